@@ -1,0 +1,263 @@
+"""Editing through units: the noise prediction shifted by a subset S of units, and the codes to feed it.
+
+    eps_hat^S(z_t, t) = eps_base(z_t, t) - sqrt(1 - alpha_bar_t) * sum_{k in S} w_k grad_k(z_t, code_k, t)
+
+is a noise predictor like any other, so the samplers draw with it and DDIM inverts with it. With S all units this is
+conditional sampling, with one unit or some the composition z^S of DisDiff (Yang et al. 2023, arXiv:2301.13721). A swap,
+a traversal and an interpolation are no modes of anything: they are other codes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from disdiff.model import DisDiff, sampling_coefficient, shift_eps
+from ldm.diffusion.grid import Progress
+from ldm.diffusion.process import sample_noise_shape
+from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sample
+from ldm.errors import UserError
+
+BATCH = 32  # codes that `decode_batches` decodes at once
+
+
+def check_units(units: list[int], num_units: int) -> list[int]:
+    """Return `units` if they are a subset of 0 .. `num_units` - 1.
+
+    Raises:
+        UserError: one is out of range or named twice.
+    """
+    wrong = [unit for unit in units if not 0 <= unit < num_units]
+    if wrong:
+        raise UserError(f"there is no unit {wrong[0]}: this model has units 0 to {num_units - 1}")
+    if len(set(units)) < len(units):
+        raise UserError(f"the units {units} name one of them twice; name each once")
+    return units
+
+
+def unit_eps_fn(
+    model: DisDiff, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
+) -> EpsFunction:
+    """The noise prediction shifted by some units; only their gradient fields are computed.
+
+    Args:
+        model: the model.
+        code: of the batch to be sampled, shape (B, N, D).
+        units: the subset S; None for all, an empty list for the frozen model alone.
+        weights: w_k of each unit in `units`, shape (K,); None for 1.
+
+    Returns:
+        (z_t (B, C, h, w), t (B,)) to eps_hat (B, C, h, w).
+
+    Raises:
+        UserError: a unit is out of range or named twice.
+    """
+    chosen = check_units(list(range(model.num_units)) if units is None else units, model.num_units)
+    index = torch.tensor(chosen, dtype=torch.int64, device=code.device)
+    part, coefficient = code[:, index], sampling_coefficient(model.schedule)
+    scale = part.new_ones(len(chosen)) if weights is None else weights.to(part)
+
+    def eps_fn(z_t: Tensor, t: Tensor) -> Tensor:
+        eps_base, features = model.predict_base(z_t, t)
+        if not chosen:
+            return eps_base
+        grad = model.factors.decoder(features, part, index)  # (B, K, C, h, w)
+        return shift_eps(eps_base, coefficient, t, torch.einsum("bkchw,k->bchw", grad, scale))
+
+    return eps_fn
+
+
+def sample_start(model: DisDiff, num_images: int, image_size: int, generator: torch.Generator) -> Tensor:
+    """Random z_T for images of `image_size` pixels, shape (num_images, C, h, w), on the model's device."""
+    shape = (num_images, *model.latent_space.latent_shape(image_size))
+    return sample_noise_shape(shape, generator, model.schedule.alpha_bar.device)
+
+
+def decode_code(
+    model: DisDiff,
+    code: Tensor,
+    z_T: Tensor,
+    sampler: SamplerConfig,
+    units: list[int] | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Tensor:  # code => image
+    """Sample the images that codes describe, from given noise.
+
+    Args:
+        model: the model.
+        code: shape (B, N, D).
+        z_T: noise to start from, random or from `invert`, shape (B, C, h, w).
+        sampler: which sampler; with eta 0 the image is a function of code and z_T.
+        units: only these take part; None for all.
+        generator: source of new noise, for samplers that add any.
+        progress: wraps the iterable of steps.
+
+    Returns:
+        Images, shape (B, 3, H, W), clamped to [-1, 1].
+    """
+    eps_fn = unit_eps_fn(model, code, units)
+    return model.latent_space.decode(sample(sampler, eps_fn, model.schedule, z_T, generator, progress)).clamp(-1, 1)
+
+
+def decode_batches(
+    model: DisDiff,
+    code: Tensor,
+    z_T: Tensor,
+    sampler: SamplerConfig,
+    units: list[int] | None = None,
+    generator: torch.Generator | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:  # code => image
+    """Do as `decode_code`, `BATCH` codes at a time; `progress` is called with the share that is done."""
+    images = []
+    for first in range(0, len(code), BATCH):
+        part = slice(first, first + BATCH)
+        images.append(decode_code(model, code[part], z_T[part], sampler, units, generator))
+        if progress is not None:
+            progress(min(first + BATCH, len(code)) / len(code))
+    return torch.cat(images)
+
+
+def invert(
+    model: DisDiff, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
+) -> Tensor:  # image => z_T
+    """Infer the noise from which `image` (B, 3, H, W) is sampled with `code` (B, N, D): DDIM walked backwards.
+
+    Returns:
+        z_T, shape (B, C, h, w), for deterministic DDIM in `num_steps` steps.
+    """
+    return invert_ddim(
+        unit_eps_fn(model, code), model.schedule, model.latent_space.encode(image), num_steps, progress
+    )
+
+
+def deterministic(sampler: SamplerConfig) -> SamplerConfig:
+    """The sampler that undoes `invert`: DDIM with eta 0 in as many steps."""
+    return replace(sampler, name="ddim", eta=0.0)
+
+
+def reconstruct(
+    model: DisDiff,
+    image: Tensor,
+    sampler: SamplerConfig,
+    z_T: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:  # image => image
+    """Encode images and sample them back from their codes.
+
+    Args:
+        model: the model.
+        image: shape (B, 3, H, W) in [-1, 1].
+        sampler: which sampler.
+        z_T: noise to start from, shape (B, C, h, w); None draws it.
+        generator: source of random z_T, and of new noise for samplers that add any.
+
+    Raises:
+        ValueError: noise is to be drawn and there is no generator.
+    """
+    if z_T is None:
+        if generator is None:
+            raise ValueError("expected z_T or a generator to draw it from, got neither")
+        z_T = sample_start(model, len(image), image.shape[-1], generator)
+    return decode_code(model, model.encode(image), z_T, sampler, generator=generator)
+
+
+def swap_units(code_source: Tensor, code_target: Tensor, units: list[int]) -> Tensor:
+    """`code_source` (..., N, D) with `units` taken from `code_target` (..., N, D).
+
+    Raises:
+        UserError: a unit is out of range or named twice.
+    """
+    code = code_source.clone()
+    index = check_units(units, code.shape[-2])
+    code[..., index, :] = code_target[..., index, :]
+    return code
+
+
+def interpolate_codes(start: Tensor, end: Tensor, num_steps: int) -> Tensor:
+    """Codes on the straight lines from `start` to `end` (B, N, D), both included, shape (B, num_steps, N, D)."""
+    share = torch.linspace(0, 1, num_steps, device=start.device)[:, None, None]
+    return torch.lerp(start[:, None], end[:, None], share)
+
+
+def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Noise on the great circle from `start` to `end` (B, C, h, w), whose norm stays that of noise.
+
+    Args:
+        start, end: standard normal noise, shape (B, C, h, w).
+        share: positions in [0, 1], shape (A,).
+
+    Returns:
+        Shape (B, A, C, h, w).
+    """
+    a, b = start.flatten(1), end.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
+    angle = cosine.acos().clamp(min=1e-4)[:, None]  # below that the circle is a straight line to float precision
+    weight_a, weight_b = (((1 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin())  # (B, A)
+    mixed = weight_a[..., None] * a[:, None] + weight_b[..., None] * b[:, None]
+    return mixed.unflatten(2, start.shape[1:])
+
+
+@dataclass
+class Directions:
+    """The line along which each unit varies most over a data set: mean + amount * std * axis.
+
+    Attributes:
+        mean: of each unit, shape (N, D).
+        axis: first principal direction of each unit, of length 1, shape (N, D).
+        std: standard deviation of the data along it, shape (N,).
+    """
+
+    mean: Tensor
+    axis: Tensor
+    std: Tensor
+
+    def to(self, code: Tensor) -> "Directions":
+        """The same on the device and with the dtype of `code`."""
+        return Directions(self.mean.to(code), self.axis.to(code), self.std.to(code))
+
+
+def principal_directions(codes: Tensor) -> Directions:
+    """First principal direction of each unit, as the metrics reduce vector units to scalars.
+
+    An eigenvector has no sign of its own: the entry of largest magnitude is made positive. With D = 1 the direction is
+    the unit itself.
+
+    Args:
+        codes: of a data set, shape (n, N, D).
+    """
+    centred = codes.double() - codes.double().mean(dim=0)
+    covariance = torch.einsum("nkd,nke->kde", centred, centred) / len(codes)
+    values, vectors = torch.linalg.eigh(covariance)
+    axis = vectors[..., -1]  # (N, D)
+    largest = axis.gather(1, axis.abs().argmax(dim=1, keepdim=True))
+    std = values[:, -1].clamp(min=0).sqrt()
+    return Directions(codes.double().mean(dim=0), axis * largest.sign(), std).to(codes)
+
+
+def traverse_code(code: Tensor, unit: int, directions: Directions, amounts: Tensor) -> Tensor:
+    """Codes whose `unit` stands at given places along its principal direction; all else stays.
+
+    What the unit holds across that direction stays as well.
+
+    Args:
+        code: shape (B, N, D).
+        unit: which one moves.
+        directions: of the data set.
+        amounts: places in standard deviations from the data's mean, shape (A,).
+
+    Returns:
+        Shape (B, A, N, D).
+
+    Raises:
+        UserError: the unit is out of range.
+    """
+    check_units([unit], code.shape[1])
+    mean, axis, std = (part[unit] for part in (directions.mean, directions.axis, directions.std))
+    here = (code[:, unit] - mean) @ axis  # (B,)
+    move = (amounts * std - here[:, None])[..., None] * axis  # (B, A, D)
+    moved = code[:, None].repeat(1, len(amounts), 1, 1)
+    moved[:, :, unit] += move
+    return moved

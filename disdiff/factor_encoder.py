@@ -1,0 +1,131 @@
+"""The factor encoder: an image or a latent => N latent units of D numbers, E(x_0) = {z^1, ..., z^N} of DisDiff.
+
+The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer; a single trunk,
+only the rows of the last layer belong to units. What it may read is a choice: the image (as published) or the latent z,
+which spares the first-stage decoder in the disentangling loss.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.nn.layers import build_norm
+
+OUTPUT_SIZE = 4  # side of the map that is flattened
+NORM_GROUPS = 8
+
+
+@dataclass
+class FactorEncoderConfig:
+    """Factor encoder.
+
+    Attributes:
+        input: `image` or `z`.
+        channels: width of every convolution.
+        norm: `batch` (released) or `group`, which knows no running statistics and so treats data and predictions alike.
+        hidden: width of a linear layer before the last; 0 for none (released).
+        posterior: `none`, or `gaussian`: each number of a unit has a mean and a variance, and a KL term prices them.
+    """
+
+    input: str = "image"
+    channels: int = 128
+    norm: str = "batch"
+    hidden: int = 0
+    posterior: str = "none"
+
+
+class Posterior(NamedTuple):
+    """What the encoder says of a batch.
+
+    Attributes:
+        mean: the code, shape (B, N, D).
+        logvar: log-variance of each number, shape (B, N, D), or None for a deterministic encoder.
+    """
+
+    mean: Tensor
+    logvar: Tensor | None
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """A code drawn from the posterior, shape (B, N, D); the mean when there is no variance."""
+        if self.logvar is None:
+            return self.mean
+        noise = torch.randn(self.mean.shape, generator=generator, device=generator.device).to(self.mean)
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence to the standard normal in nats, summed over units and numbers, shape (B,)."""
+        if self.logvar is None:
+            return self.mean.new_zeros(len(self.mean))
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(dim=1)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-activation residual block: ReLU, 3x3 convolution, norm, ReLU, 1x1 convolution."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = _norm(norm, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Apply to `h` (B, C, H, W)."""
+        return h + self.conv1(F.relu(self.norm(self.conv3(F.relu(h)))))
+
+
+class FactorEncoder(nn.Module):
+    """Stride-2 convolutions to 4x4, two residual blocks, a linear layer for all units."""
+
+    def __init__(
+        self, config: FactorEncoderConfig, in_channels: int, size: int, num_units: int, unit_dim: int
+    ) -> None:
+        """Build for inputs of `in_channels` maps of `size` x `size`.
+
+        Raises:
+            UserError: `size` is not 4 times a power of two, or an option is unknown.
+        """
+        super().__init__()
+        depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
+        if depth < 1 or OUTPUT_SIZE * 2**depth != size:
+            raise UserError(f"the factor encoder needs inputs of 8, 16, 32, ... pixels a side, got {size}")
+        if config.posterior not in ("none", "gaussian"):
+            raise UserError(f"unknown factors.encoder.posterior {config.posterior!r}; choose none or gaussian")
+        self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
+        self.trunk = nn.Sequential()
+        for i in range(depth):
+            channels = in_channels if i == 0 else config.channels
+            self.trunk.append(nn.Conv2d(channels, config.channels, 4, stride=2, padding=1))
+            self.trunk.append(_norm(config.norm, config.channels))
+            if i != depth - 2:  # the released network has no ReLU after the last but one
+                self.trunk.append(nn.ReLU())
+        blocks = [EncoderBlock(config.channels, config.norm) for _ in range(2)]
+        self.trunk.extend([blocks[0], _norm(config.norm, config.channels), nn.ReLU(), blocks[1], nn.Flatten()])
+        width, outputs = config.channels * OUTPUT_SIZE**2, num_units * unit_dim * (1 + self.gaussian)
+        if config.hidden:
+            self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
+        self.head = nn.Linear(config.hidden or width, outputs)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """Codes of `x` (B, C, size, size), with their variance where the encoder has one."""
+        units = self.head(self.trunk(x)).unflatten(1, (self.num_units, -1))
+        if not self.gaussian:
+            return Posterior(units, None)
+        mean, logvar = units.chunk(2, dim=2)
+        return Posterior(mean, logvar.clamp(-12, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
+        return self.posterior(x).mean
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "group":
+        return build_norm(channels, NORM_GROUPS)
+    raise UserError(f"unknown factors.encoder.norm {kind!r}; choose batch or group")

@@ -1,0 +1,118 @@
+"""The gradient decoder: features of the frozen denoiser and a code => the gradient field of every unit.
+
+Unit k's field is G(x_t, z^k, t) of DisDiff (Yang et al. 2023, arXiv:2301.13721), its approximation of
+grad_{x_t} log p(z^k | x_t). One decoder serves all units: unit k adds an embedding p_k to the time embedding and its
+code modulates every block. All N units go through in one pass, folded into the batch; whatever depends on the frozen
+features alone is computed once (`ldm.nn.layers.ResBlock`). The output layer starts at zero, so training starts
+exactly at the frozen diffusion model.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.nn.layers import repeat_rows
+from ldm.nn.unet import Features, UNetConfig, UNetDecoder
+
+
+@dataclass
+class GradientDecoderConfig:
+    """Gradient decoder.
+
+    Attributes:
+        channels: width at full resolution; null takes the frozen U-Net's.
+        num_res_blocks: residual blocks per level less one; null takes the frozen U-Net's.
+        unit_embedding: `orthogonal` (rows of a matrix exponential), `learned` or `none`.
+    """
+
+    channels: int | None = None
+    num_res_blocks: int | None = None
+    unit_embedding: str = "orthogonal"
+
+
+class OrthogonalEmbedding(nn.Module):
+    """N orthonormal vectors, rows of exp(W^T - W) with W free, mapped linearly to the embedding's width.
+
+    The sign of the exponent is the released code's, so that its weights mean the same here.
+    """
+
+    def __init__(self, num_units: int, emb_dim: int) -> None:
+        super().__init__()
+        size = emb_dim // 2
+        if num_units > size:
+            raise UserError(f"{num_units} units need an orthogonal embedding of at least that size, this one has {size}")
+        self.num_units = num_units
+        self.generator = nn.Parameter(torch.randn(size, size))
+        self.project = nn.Linear(size, emb_dim)
+
+    def forward(self) -> Tensor:
+        """Embeddings of all units, shape (N, emb_dim)."""
+        generator = self.generator.float()
+        basis = torch.linalg.matrix_exp(generator.T - generator).to(self.generator.dtype)
+        return self.project(basis[: self.num_units])
+
+
+class LearnedEmbedding(nn.Module):
+    """N free vectors of 32 numbers, mapped linearly to the embedding's width."""
+
+    def __init__(self, num_units: int, emb_dim: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(num_units, 32))
+        self.project = nn.Linear(32, emb_dim)
+
+    def forward(self) -> Tensor:
+        """Embeddings of all units, shape (N, emb_dim)."""
+        return self.project(self.table)
+
+
+class GradientDecoder(nn.Module):
+    """Gradient fields of all units on the features of a frozen U-Net."""
+
+    def __init__(
+        self, config: GradientDecoderConfig, unet: UNetConfig, num_units: int, unit_dim: int, out_channels: int
+    ) -> None:
+        super().__init__()
+        own = replace(
+            unet,
+            channels=config.channels or unet.channels,
+            num_res_blocks=unet.num_res_blocks if config.num_res_blocks is None else config.num_res_blocks,
+        )
+        self.condition = nn.Linear(unit_dim, unet.emb_dim)
+        self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
+        self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=unet.emb_dim)
+
+    def forward(self, features: Features, code: Tensor, units: Tensor | None = None) -> Tensor:
+        """Gradient fields of units.
+
+        Args:
+            features: of B noisy latents.
+            code: of K units, shape (B, K, D).
+            units: which units these are, shape (K,) or (B, K) int64; None for all N in order.
+
+        Returns:
+            One field per unit, shape (B, K, C, h, w).
+        """
+        batch, count = code.shape[:2]
+        emb = repeat_rows(features.emb, batch * count)
+        if self.unit_embedding is not None:
+            embedding = self.unit_embedding()
+            embedding = embedding if units is None else embedding[units]  # (K, E) or (B, K, E)
+            emb = emb + embedding.expand(batch, count, -1).flatten(0, 1)
+        grad = self.decoder(features, emb, self.condition(code.flatten(0, 1)))
+        return grad.unflatten(0, (batch, count))
+
+
+def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module | None:
+    """The embedding that tells units apart.
+
+    Raises:
+        UserError: `kind` is unknown.
+    """
+    if kind == "none":
+        return None
+    kinds = {"orthogonal": OrthogonalEmbedding, "learned": LearnedEmbedding}
+    if kind not in kinds:
+        raise UserError(f"unknown unit embedding {kind!r}; choose orthogonal, learned or none")
+    return kinds[kind](num_units, emb_dim)

@@ -1,0 +1,44 @@
+"""The losses of DisDiff (Yang et al. 2023, arXiv:2301.13721) and PDAE's weighting: pure functions of tensors.
+
+Notation: `code` is E(x_0); `code_hat` is E of the frozen model's prediction; `code_hat_c` is E of the prediction shifted by
+the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit` holds c, shape (B,) int64. Every
+function returns one value per image, shape (B,).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def invariant_logits(code_hat_c: Tensor, code_hat: Tensor) -> Tensor:
+    """d_k = ||code_hat_c^k - code_hat^k||_2: how far the shift moved each unit, shape (B, N)."""
+    return (code_hat_c - code_hat).norm(dim=-1)
+
+
+def variant_logits(code_hat_c: Tensor, code_hat: Tensor, code: Tensor) -> Tensor:
+    """d^n_k - d^p_k = ||code_hat^k - code^k||_2 - ||code_hat_c^k - code^k||_2: how much nearer it came, shape (B, N)."""
+    return (code_hat - code).norm(dim=-1) - (code_hat_c - code).norm(dim=-1)
+
+
+def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor) -> Tensor:
+    """L_in: cross-entropy of the moved distances with the sampled unit, in nats: the others shall stay where they are."""
+    return F.cross_entropy(invariant_logits(code_hat_c, code_hat), unit, reduction="none")
+
+
+def variant_loss(code_hat_c: Tensor, code_hat: Tensor, code: Tensor, unit: Tensor) -> Tensor:
+    """L_va: cross-entropy of the gained closeness with the sampled unit, in nats: it shall come near the input's code."""
+    return F.cross_entropy(variant_logits(code_hat_c, code_hat, code), unit, reduction="none")
+
+
+def change_weight(before: Tensor, after: Tensor) -> Tensor:
+    """Mean over all axes but the first of (before - after)^2, detached: the per-image weight of L_dis."""
+    return (before - after).detach().square().flatten(1).mean(dim=1)
+
+
+def snr_weight(snr: Tensor, gamma: float) -> Tensor:
+    """PDAE's lambda_t = (1 / (1 + SNR))^(1 - gamma) * (SNR / (1 + SNR))^gamma = SNR^gamma / (1 + SNR)."""
+    return snr**gamma / (1 + snr)
+
+
+def clean_weight(snr: Tensor, cap: float) -> Tensor:
+    """min(1 / SNR, cap): turns a squared error of eps into one of z0_hat, capped at the noisiest steps."""
+    return (1 / snr).clamp(max=cap)

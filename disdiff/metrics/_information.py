@@ -1,0 +1,39 @@
+"""Plug-in entropy and mutual information of discrete columns, in nats.
+
+`H(v) = -sum_v p(v) ln p(v)` and `I(c; v) = H(c) + H(v) - H(c, v)` with p the empirical frequencies. A
+continuous code is first cut into equal-width bins between its smallest and its largest value.
+"""
+
+import numpy as np
+
+NUM_BINS = 20
+
+
+def discretise(codes: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Bin each column of codes (n, N) into `num_bins` equal widths: int64 in [0, num_bins), shape (n, N)."""
+    binned = np.empty(codes.shape, dtype=np.int64)
+    for index, column in enumerate(codes.T):
+        edges = np.histogram_bin_edges(column, num_bins)
+        binned[:, index] = np.digitize(column, edges[1:-1])
+    return binned
+
+
+def compute_entropy(column: np.ndarray) -> float:
+    """Entropy in nats of a column of non-negative integers, shape (n,)."""
+    return _entropy_of_counts(np.bincount(column))
+
+
+def compute_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
+    """Mutual information in nats of two columns of non-negative integers, shape (n,) each; never below 0."""
+    joint = np.bincount(first * (second.max() + 1) + second)
+    return max(0.0, compute_entropy(first) + compute_entropy(second) - _entropy_of_counts(joint))
+
+
+def mutual_information_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Mutual information of every column of `first` (n, N) with each of `second` (n, F), shape (N, F)."""
+    return np.array([[compute_mutual_information(a, b) for b in second.T] for a in first.T])
+
+
+def _entropy_of_counts(counts: np.ndarray) -> float:
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())

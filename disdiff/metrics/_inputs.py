@@ -1,0 +1,206 @@
+"""What every metric does first: check the arrays, reduce vector units to scalars, draw rows.
+
+A vector unit (D numbers) becomes one number by its first principal component over the *whole* array,
+`s_k = (c_k - mean) v`, `v` the leading eigenvector of the unit's D x D covariance. An eigenvector has no
+sign of its own: the entry of largest magnitude is made positive.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ldm.errors import UserError
+
+Result = dict[str, object]
+Progress = Callable[[float], None]
+UNIT_MODES = ("pca1", "all")
+
+
+def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
+    """Return `codes` as an array of finite floats, at least one column of which varies.
+
+    Args:
+        codes: the codes, shape (n, N) or (n, N, D).
+        scalar: whether only shape (n, N) will do.
+
+    Raises:
+        UserError: wrong shape or type, NaN or infinity, or every column constant.
+    """
+    codes = np.asarray(codes)
+    if codes.dtype.kind not in "fiu":
+        raise UserError(f"codes must be floating-point numbers, but their type is {codes.dtype}")
+    if codes.ndim not in (2, 3) or 0 in codes.shape:
+        raise UserError(f"codes must have shape (n, N) or (n, N, D), all positive, but have {codes.shape}")
+    if scalar and codes.ndim == 3:
+        raise UserError(
+            f"codes of shape {codes.shape} hold vector units but scalars are needed: use unit_scalars first"
+        )
+    if not np.isfinite(codes).all():
+        bad = int(np.isnan(codes).any(axis=tuple(range(1, codes.ndim))).sum())
+        raise UserError(
+            f"codes hold NaN ({bad} rows) or infinity: encode again with a model whose loss is finite"
+        )
+    if (codes.min(axis=0) == codes.max(axis=0)).all():
+        raise UserError("codes are constant in every unit, the encoder has collapsed: train it longer")
+    return codes if codes.dtype.kind == "f" else codes.astype(np.float64)
+
+
+def check_factors(factors: np.ndarray, num_rows: int) -> np.ndarray:
+    """Return `factors` as int64 with the values of each factor renumbered 0, 1, ... in their order.
+
+    Args:
+        factors: ground-truth labels, integers of shape (n, F).
+        num_rows: n of the codes they belong to.
+
+    Raises:
+        UserError: wrong shape or length, not integers, or a factor with a single value.
+    """
+    factors = np.asarray(factors)
+    if factors.dtype.kind not in "iub":
+        raise UserError(
+            f"factors must be integers, but their type is {factors.dtype}: number the values of each factor"
+        )
+    if factors.ndim != 2 or factors.shape[1] == 0:
+        raise UserError(f"factors must have shape (n, F), but have {factors.shape}")
+    if len(factors) != num_rows:
+        raise UserError(
+            f"codes have {num_rows} rows but factors have {len(factors)}: both need one row per image"
+        )
+    numbered = [np.unique(column, return_inverse=True)[1] for column in factors.T]
+    constant = [index for index, column in enumerate(numbered) if column.max() == 0]
+    if constant:
+        raise UserError(f"factors have a single value in column(s) {constant}: drop what does not vary")
+    return np.stack(numbered, axis=1).astype(np.int64)
+
+
+def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Check scalar codes (n, N) and their factors (n, F) together; ask for at least `num_rows` rows.
+
+    Returns:
+        Codes as float64, shape (n, N), and factors as int64 numbered from 0, shape (n, F).
+
+    Raises:
+        UserError: see `check_codes` and `check_factors`, or too few rows.
+    """
+    codes = check_codes(codes, scalar=True).astype(np.float64)
+    factors = check_factors(factors, len(codes))
+    check_enough(len(codes), num_rows)
+    return codes, factors
+
+
+def check_enough(num_rows: int, wanted: int) -> None:
+    """Refuse fewer rows than a metric was asked to draw.
+
+    Raises:
+        UserError: `num_rows < wanted`; a sample is never shrunk silently, for that changes the score.
+    """
+    if num_rows < wanted:
+        raise UserError(
+            f"codes have {num_rows} rows but {wanted} are needed: encode more images or draw fewer"
+        )
+
+
+def unit_scalars(codes: np.ndarray, mode: str = "pca1") -> np.ndarray:
+    """Reduce units to scalar columns.
+
+    Args:
+        codes: scalar units (n, N), returned as they are, or vector units (n, N, D).
+        mode: "pca1", one column per unit, the published protocol, fitted on all n rows; or "all", every
+            dimension a column of its own, unit after unit.
+
+    Returns:
+        float64 array of shape (n, N), or (n, N * D) for "all".
+    """
+    if mode not in UNIT_MODES:
+        raise UserError(f"unit mode {mode!r} is unknown: choose one of {', '.join(UNIT_MODES)}")
+    codes = check_codes(codes)
+    if codes.ndim == 2:
+        return codes.astype(np.float64)
+    if mode == "all":
+        return codes.reshape(len(codes), -1).astype(np.float64)
+    return np.stack([_first_component(codes[:, k]) for k in range(codes.shape[1])], axis=1)
+
+
+def _first_component(unit: np.ndarray) -> np.ndarray:
+    """Project one unit (n, D) on its first principal component, shape (n,); a constant unit gives zeros."""
+    if (unit.min(axis=0) == unit.max(axis=0)).all():
+        return np.zeros(len(unit))
+    centred = unit.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    return centred @ (direction * np.sign(direction[np.abs(direction).argmax()]))
+
+
+def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> list[np.ndarray]:
+    """Draw disjoint sets of row indices: consecutive pieces of one `random.permutation(num_rows)`.
+
+    Deviation: the released code draws indices of the full data set with replacement; here the array may be
+    little larger than the sample, and a test row must not be a training row.
+    """
+    check_enough(num_rows, sum(sizes))
+    return np.split(random.permutation(num_rows)[: sum(sizes)], np.cumsum(sizes)[:-1])
+
+
+class RowsByValue:
+    """Index of the rows that share a factor's value, to draw batches in which one factor is fixed.
+
+    The exact protocol indexes the full data set: it fixes one factor and draws the others independently. On
+    an array of encoded images the same is to draw among the rows that have this value. Rows are drawn with
+    replacement; when the array is the whole factor grid the two are the same distribution.
+    """
+
+    def __init__(self, factors: np.ndarray) -> None:
+        """Index `factors`, shape (n, F), numbered from 0."""
+        self.factors = factors
+        self.order = np.argsort(factors, axis=0, kind="stable")
+        self.counts = [np.bincount(column) for column in factors.T]
+        self.starts = [np.cumsum(count) - count for count in self.counts]
+
+    def draw(self, which: np.ndarray, anchors: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Turn uniform numbers into rows that agree with their anchor in one factor.
+
+        Args:
+            which: index of the fixed factor of each batch, shape (b,).
+            anchors: rows whose value is kept, shape (b,) (one per batch) or (b, m) (one per draw).
+            uniform: numbers in [0, 1), shape (b, m).
+
+        Returns:
+            Row indices, shape (b, m).
+        """
+        rows = np.empty(uniform.shape, dtype=np.int64)
+        anchors = anchors.reshape(len(anchors), -1)
+        for factor in np.unique(which):
+            batch = which == factor
+            values = self.factors[anchors[batch], factor]
+            offset = (uniform[batch] * self.counts[factor][values]).astype(np.int64)
+            rows[batch] = self.order[self.starts[factor][values] + offset, factor]
+        return rows
+
+
+def standardise(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Standardise codes (n, N) by the moments of `reference` (m, N); a constant column is only shifted."""
+    deviation = reference.std(axis=0)
+    return (codes - reference.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+
+
+def top_two_gap(scores: np.ndarray) -> np.ndarray:
+    """Largest minus second largest entry of each column of non-negative scores (N, F): shape (F,).
+
+    With N = 1 there is no rival, and the gap is the entry itself.
+    """
+    ranked = np.sort(np.vstack([np.zeros(scores.shape[1]), scores]), axis=0)
+    return ranked[-1] - ranked[-2]
+
+
+def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
+    """Return binary `attributes` as int64, shape (n, A).
+
+    Raises:
+        UserError: see `check_factors`, or a value other than 0 and 1.
+    """
+    values = np.unique(attributes)
+    if not np.isin(values, (0, 1)).all():
+        raise UserError(
+            f"attributes must be 0 or 1, but hold {values[:5].tolist()}: map -1 to 0, or use tad_binarised"
+        )
+    return check_factors(np.asarray(attributes).astype(np.int64), num_rows)

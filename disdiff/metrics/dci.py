@@ -1,0 +1,159 @@
+"""DCI: disentanglement, completeness and informativeness of an importance matrix R (units x factors).
+
+One classifier per factor predicts its value from all units; `R[k, f]` is the importance of unit k. With
+rows normalised, `p_kf = R_kf / sum_f R_kf`, a unit's disentanglement is `1 - H_F(p_k)` (entropy to base F,
+so one factor gives 1 and all alike 0), and the score is the mean weighted by the unit's share of all
+importance. Completeness is the same of the columns, to base N. Informativeness is the accuracy on rows the
+classifiers have not seen. Eastwood and Williams, "A Framework for the Quantitative Evaluation of
+Disentangled Representations", ICLR 2018.
+
+The number depends on the estimator (what "importance" means), so its name is part of the result.
+`gradient_boosting` is the published one. Random draws: one permutation of the rows; every classifier starts
+from the seed.
+"""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import joblib
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+
+from disdiff.metrics._boosting import ParallelGradientBoosting
+from disdiff.metrics._inputs import Progress, Result, check_inputs, split_rows
+from ldm.errors import UserError
+
+ROUNDS = {"gradient_boosting": 100, "gradient_boosting_20_rounds": 20}
+ESTIMATORS = {
+    "gradient_boosting": "sklearn.GradientBoostingClassifier, defaults",
+    "gradient_boosting_20_rounds": "sklearn.GradientBoostingClassifier, n_estimators=20",
+    "random_forest": "sklearn.RandomForestClassifier, defaults",
+}
+EPSILON = 1e-11
+
+
+def compute_dci(
+    codes: np.ndarray,
+    factors: np.ndarray,
+    *,
+    seed: int,
+    num_train: int = 10_000,
+    num_test: int = 5_000,
+    estimator: str = "gradient_boosting",
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Compute DCI.
+
+    Args:
+        codes: scalar units, shape (n, N).
+        factors: integer labels, shape (n, F).
+        seed: of the choice of rows and of every classifier.
+        num_train: rows the classifiers are fitted on.
+        num_test: other rows they are judged on.
+        estimator: a name in `ESTIMATORS`.
+        num_workers: threads; the result does not depend on it. By default the number of usable cores.
+        progress: called with the share of the work done, in (0, 1].
+
+    Returns:
+        `disentanglement` (the published number), `completeness`, `informativeness` and
+        `informativeness_train`, all in [0, 1]; `importance`, shape (N, F), each column summing to 1 (or 0);
+        `accuracy` per factor.
+
+    Raises:
+        UserError: bad arrays, fewer rows than `num_train + num_test`, an unknown estimator, or a factor
+        that has a
+            single value among the training rows.
+    """
+    if estimator not in ESTIMATORS:
+        raise UserError(f"DCI estimator {estimator!r} is unknown: choose one of {', '.join(ESTIMATORS)}")
+    codes, factors = check_inputs(codes, factors, num_train + num_test)
+    train, test = split_rows(np.random.RandomState(seed), len(codes), num_train, num_test)
+    constant = np.flatnonzero(np.ptp(factors[train], axis=0) == 0).tolist()
+    if constant:
+        raise UserError(
+            f"factors have a single value in column(s) {constant} of the {num_train} training rows: use more"
+        )
+    fitted = _fit_factors(codes, factors, train, test, estimator, seed, num_workers, progress)
+    importance = np.stack([importance for importance, _, _ in fitted], axis=1)
+    train_accuracy, test_accuracy = ([scores[place] for scores in fitted] for place in (1, 2))
+    return {
+        "disentanglement": compute_disentanglement(importance),
+        "completeness": compute_completeness(importance),
+        "informativeness": float(np.mean(test_accuracy)),
+        "informativeness_train": float(np.mean(train_accuracy)),
+        "importance": importance.tolist(),
+        "accuracy": test_accuracy,
+        "estimator": estimator,
+        "settings": {"model": ESTIMATORS[estimator]},
+        "sizes": {"train": num_train, "test": num_test},
+        "seed": seed,
+    }
+
+
+def compute_disentanglement(importance: np.ndarray) -> float:
+    """Disentanglement in [0, 1] of importances >= 0, shape (N, F); 1 by definition if F is 1."""
+    return _weighted_concentration(np.asarray(importance, dtype=np.float64))
+
+
+def compute_completeness(importance: np.ndarray) -> float:
+    """Completeness in [0, 1] of importances >= 0, shape (N, F); 1 by definition if N is 1."""
+    return _weighted_concentration(np.asarray(importance, dtype=np.float64).T)
+
+
+def _weighted_concentration(rows: np.ndarray) -> float:
+    """Mean of `1 - H(row)` (entropy to the base of its length), weighted by the rows' share of the total."""
+    total = rows.sum()
+    if rows.shape[1] == 1:
+        return 1.0
+    weights = rows.sum(axis=1) / total if total > 0 else np.full(len(rows), 1 / len(rows))
+    share = rows + EPSILON
+    share /= share.sum(axis=1, keepdims=True)
+    entropy = -(share * np.log(share)).sum(axis=1) / np.log(rows.shape[1])
+    return float(weights @ (1.0 - entropy))
+
+
+def _fit_factors(
+    codes: np.ndarray,
+    factors: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    estimator: str,
+    seed: int,
+    num_workers: int | None,
+    progress: Progress | None,
+) -> list[tuple[np.ndarray, float, float]]:
+    """Fit one classifier per factor; return (importance (N,), training accuracy, test accuracy) of each.
+
+    All factors are boosted at once, and their trees share the workers: no core waits for the largest factor.
+    """
+    num_factors = factors.shape[1]
+    finished = itertools.count(1)
+
+    def report() -> None:
+        share = next(finished) / (num_factors * ROUNDS[estimator])
+        if progress:
+            progress(share)
+
+    with (
+        ThreadPoolExecutor(num_workers or joblib.cpu_count()) as trees,
+        ThreadPoolExecutor(num_factors) as drivers,
+    ):
+
+        def fit(factor: int) -> tuple[np.ndarray, float, float]:
+            labels = factors[:, factor]
+            model = _build_estimator(estimator, seed, trees, report)
+            model.fit(codes[train], labels[train])
+            accuracy = [float(np.mean(model.predict(codes[rows]) == labels[rows])) for rows in (train, test)]
+            return model.feature_importances_, *accuracy
+
+        return list(drivers.map(fit, range(num_factors)))
+
+
+def _build_estimator(name: str, seed: int, trees: Executor, on_round: Callable[[], None]) -> ClassifierMixin:
+    """Make one factor's classifier; `on_round` is called after each round of boosting."""
+    if name == "random_forest":
+        return RandomForestClassifier(random_state=seed)
+    return ParallelGradientBoosting(trees, n_estimators=ROUNDS[name], random_state=seed, on_round=on_round)

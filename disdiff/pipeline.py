@@ -1,0 +1,217 @@
+"""The main job: autoencoder, latent diffusion, factors; each stage is loaded when trained, else trained; then results."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from disdiff.build import (
+    SYSTEMS,
+    build_autoencoder_task,
+    build_denoiser,
+    build_disdiff,
+    build_factors_task,
+    build_latent_diffusion_task,
+    build_latent_space,
+    build_source,
+)
+from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
+from disdiff.stages import Stage, copy_stage, list_stages
+from ldm.autoencoder.latent_space import fit_standardisation
+from ldm.autoencoder.losses import choose, reconstruction_scores
+from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
+from ldm.data.latents import LatentCache, encode_to_cache
+from ldm.data.source import split_indices, to_float
+from ldm.errors import UserError
+from ldm.files import atomic_path
+from ldm.training.fit import Machine, fit, resolve_machine
+from ldm.training.monitor import format_duration
+from ldm.training.stage_task import StageTask
+
+ENCODE_BATCH = 256
+Say = Callable[[str], None]
+
+
+class Pipeline:
+    """The stages of one configuration: what is trained, what they are made of, and how to run them."""
+
+    def __init__(self, config: Config, say: Say) -> None:
+        choose("system", config.system, dict.fromkeys(SYSTEMS))
+        if config.trainer.threads:
+            torch.set_num_threads(config.trainer.threads)
+        self.config, self.say = config, say
+        self.machine: Machine = resolve_machine(config.trainer.device, config.trainer.precision)
+        self.source = build_source(config.data)
+        self.folder = Path(config.run.root) / config.run.name
+        self.stages = {stage.name: stage for stage in list_stages(config, self.source, self.folder)}
+        self.train_index, self.eval_index = split_indices(
+            self.source, config.data.num_train, config.evaluation.num_images
+        )
+        torch.manual_seed(config.stage_seed)
+        self.latent_space = build_latent_space(config)
+        self.denoiser = build_denoiser(config, self.latent_space)
+        torch.manual_seed(config.seed)
+        self.model = build_disdiff(config, self.latent_space, self.denoiser, self.source.image_size)
+
+    def run(self) -> None:
+        """Train what is not trained, then evaluate and draw.
+
+        Raises:
+            UserError: bad data, a diverging loss, an unwritable folder, a run folder of another configuration.
+        """
+        self.claim_folder()
+        start = time.monotonic()
+        runners = {
+            "autoencoder": self.train_autoencoder,
+            "latent_diffusion": self.train_latent_diffusion,
+            "factors": self.train_factors,
+        }
+        modules = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser, "factors": self.model.factors}
+        for name, stage in self.stages.items():
+            if stage.trained:
+                self.say(f"{name}: loaded from {stage.folder}")
+            else:
+                runners[name](stage)
+            stage.load(modules[name])
+            copy_stage(stage, self.folder / "stages" / name)
+        if "factors" in self.stages:
+            from disdiff.results import write_results  # only the last stage needs figures and metrics
+
+            write_results(self, time.monotonic() - start)
+        self.say(f"results in {self.folder}")
+
+    def claim_folder(self) -> None:
+        """Write `config.yaml` into the run folder, or check that the one there asks for the same weights.
+
+        Raises:
+            UserError: the folder belongs to another configuration.
+        """
+        path = self.folder / "config.yaml"
+        if path.exists():
+            other = merge([read_yaml(path)])
+            hashes = {stage.name: stage.hash for stage in list_stages(other, self.source, self.folder)}
+            if hashes != {name: stage.hash for name, stage in self.stages.items()}:
+                key = first_difference(to_container(other), to_container(self.config)) or "the data set"
+                raise UserError(
+                    f"{self.folder} belongs to another configuration ({key} differs); "
+                    "choose another run.name, or delete that folder"
+                )
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_yaml(self.config))
+
+    def train_autoencoder(self, stage: Stage) -> None:
+        """Stage 1, then the standardisation of its latents over the training images."""
+        task = build_autoencoder_task(self.config, self.latent_space, self.machine.device)
+        batches = ImageBatches(self.source, self.train_index)
+        seconds = self.fit(stage, task, batches)
+        self.latent_space.autoencoder.load_state_dict(task.result.state_dict())
+        cache = self.encode_latents(stage)
+        chunks = (torch.tensor(cache.latents[i : i + 4096]) for i in range(0, len(cache), 4096))
+        raw = (self.latent_space.autoencoder.sample_raw(chunk) for chunk in chunks)
+        standardise = choose(
+            "autoencoder.standardise", self.config.autoencoder.standardise, {"scalar": False, "channel": True}
+        )
+        self.latent_space.set_standardisation(*fit_standardisation(raw, per_channel=standardise))
+        self.save_stage(stage, self.latent_space, task, seconds, self.measure_reconstruction())
+
+    def train_latent_diffusion(self, stage: Stage) -> None:
+        """Stage 2."""
+        task = build_latent_diffusion_task(self.config, self.latent_space, self.denoiser, self.machine.device)
+        seconds = self.fit(stage, task, self.latent_batches(with_images=False))
+        self.save_stage(stage, task.result, task, seconds, {})
+
+    def train_factors(self, stage: Stage) -> None:
+        """Stage 3."""
+        task = build_factors_task(self.config, self.model, self.machine.device)
+        seconds = self.fit(stage, task, self.latent_batches(with_images=self.model.reads == "image"))
+        self.save_stage(stage, task.result, task, seconds, {})
+
+    def fit(self, stage: Stage, task: StageTask, batches: ImageBatches | TensorBatches) -> float:
+        """Train a task on batches; returns the seconds it took."""
+
+        def make_loader(first_step: int) -> DataLoader:
+            sampler = StepSampler(len(batches), task.budget.batch_size, task.budget.num_steps, task.seed, first_step)
+            workers = self.config.data.num_workers if isinstance(batches, ImageBatches) else 0
+            return build_loader(batches, sampler, workers, pin_memory=self.machine.device == "cuda")
+
+        self.say(f"{stage.name}: {task.budget.num_steps} steps of {task.budget.batch_size} images, in {stage.folder}")
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        return fit(task, make_loader, stage.folder, stage.name, self.machine)
+
+    def save_stage(
+        self, stage: Stage, module: torch.nn.Module, task: StageTask, seconds: float, scores: dict[str, float]
+    ) -> None:
+        """Keep a trained stage with what is to be known of its training."""
+        budget = task.budget
+        record = {
+            "seconds": round(seconds, 1),
+            "steps": budget.num_steps,
+            "images": budget.num_steps * budget.batch_size,
+            "image_size": self.source.image_size,
+            "scores": scores,
+        }
+        stage.save(module, record)
+        self.say(f"{stage.name}: trained in {format_duration(seconds)} {format_scores(scores)}")
+
+    def latent_batches(self, with_images: bool) -> TensorBatches:
+        """Batches of cached latents, with their images where the encoder reads images."""
+        cache = self.encode_latents(self.stages["autoencoder"], with_images)
+        arrays = {"statistics": cache.latents}
+        if with_images:
+            arrays["image"] = cache.images
+        return TensorBatches(arrays)
+
+    def encode_latents(self, stage: Stage, with_images: bool = False) -> LatentCache:
+        """The training images' latents, encoded once per autoencoder."""
+        path = Path(self.config.run.root) / "_stages" / f"latents-{stage.hash}{'-images' * with_images}"
+        cache = LatentCache.open(path, stage.hash)
+        if cache is not None:
+            return cache
+        bar = tqdm(total=len(self.train_index), desc="encode", unit="image", dynamic_ncols=True)
+
+        def encode(images: Tensor) -> Tensor:
+            device = self.machine.device
+            return self.latent_space.autoencoder.encode_statistics(to_float(images.to(device))).float().cpu()
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        self.latent_space.to(self.machine.device).eval()
+        with torch.no_grad(), bar:
+            cache = encode_to_cache(
+                encode, self.source, self.train_index, path, stage.hash, ENCODE_BATCH, progress, with_images
+            )
+        self.latent_space.to("cpu")
+        return cache
+
+    @torch.no_grad()
+    def measure_reconstruction(self) -> dict[str, float]:
+        """Reconstruction MSE and PSNR of the first stage on evaluation images, and what its bottleneck reports."""
+        autoencoder = self.latent_space.autoencoder.eval()
+        image = to_float(self.source.images(self.eval_index[:ENCODE_BATCH]))
+        reconstruction = autoencoder.reconstruct(image)
+        scores = reconstruction_scores(autoencoder.decode(autoencoder.encode(image)), image)
+        return {**scores, **{name: float(value) for name, value in reconstruction.stats.items()}}
+
+
+def format_scores(scores: dict[str, float]) -> str:
+    """Scores on one line, in parentheses; nothing for none."""
+    return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""
+
+
+def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
+    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options left out."""
+    for key in a:
+        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
+            continue
+        if isinstance(a[key], dict):
+            found = first_difference(a[key], b[key], f"{prefix}{key}.")
+            if found:
+                return found
+        elif a[key] != b[key]:
+            return prefix + key
+    return None

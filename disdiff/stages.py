@@ -1,0 +1,132 @@
+"""Stages by content: where a trained stage lies, what identifies it, how its weights are kept.
+
+A stage's hash covers its own configuration, the data, its seed and the hash of the stage below, so every system that asks for
+the same first stages shares them. A stage is trained when its folder holds `stage.json`, which is written last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from disdiff.config import Config, to_container
+from ldm.data.source import ImageSource
+from ldm.errors import UserError
+from ldm.files import atomic_path, load_json, save_json
+
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
+WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # on the weights
+WEIGHTS, RECORD = "model.safetensors", "stage.json"
+
+
+@dataclass
+class Stage:
+    """A stage of a run.
+
+    Attributes:
+        name: `autoencoder`, `latent_diffusion` or `factors`.
+        hash: of everything its weights depend on.
+        folder: where it is, or will be, trained.
+    """
+
+    name: str
+    hash: str
+    folder: Path
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights are there."""
+        return (self.folder / RECORD).exists()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was noted when it was trained: seconds, steps, images, hash, scores."""
+        return load_json(self.folder / RECORD)
+
+    def save(self, module: nn.Module, record: dict[str, Any]) -> None:
+        """Keep the weights of `module` and, last, the record that marks the stage as trained."""
+        save_weights(self.folder / WEIGHTS, module)
+        save_json(self.folder / RECORD, {"stage": self.name, "hash": self.hash, **record})
+        (self.folder / "resume.ckpt").unlink(missing_ok=True)
+
+    def load(self, module: nn.Module) -> None:
+        """Load the weights into `module`."""
+        load_weights(self.folder / WEIGHTS, module)
+
+
+def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[Stage]:
+    """The stages that `config.system` needs, in order; shared ones are looked for among the shipped ones too."""
+    data = {"identity": source.identity, "num_train": config.data.num_train}
+    below, stages = None, []
+    for name in ("autoencoder", "latent_diffusion", "factors"):
+        last = name == "factors"
+        seed = config.seed if last else config.stage_seed
+        digest = hash_stage(name, to_container(getattr(config, name)), data, seed, below)
+        folder = run_folder / "stages" / name if last else find_folder(config, name, digest)
+        stages.append(Stage(name, digest, folder))
+        below = digest
+        if name == config.system:
+            break
+    return stages
+
+
+def find_folder(config: Config, name: str, digest: str) -> Path:
+    """Folder of a shared stage: a shipped one of the same hash if wanted, else the one under the runs."""
+    if config.stages.pretrained:
+        for record in sorted(PRETRAINED.glob(f"*/stages/{name}/{RECORD}")):
+            if load_json(record)["hash"] == digest:
+                return record.parent
+    return Path(config.run.root) / "_stages" / f"{name}-{digest}"
+
+
+def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | None) -> str:
+    """Twelve hexadecimal digits that change with anything the stage's weights depend on."""
+    train = {key: value for key, value in section["train"].items() if key not in WITHOUT_EFFECT}
+    content = [name, {**section, "train": train}, data, seed, below]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def copy_stage(stage: Stage, folder: Path) -> None:
+    """Put a trained stage's weights and record into `folder`, as hard links where the disk allows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, "log.csv", RECORD):
+        source, target = stage.folder / name, folder / name
+        if not source.exists() or (target.exists() and os.path.samefile(source, target)):
+            continue
+        with atomic_path(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:  # another file system
+                shutil.copyfile(source, temporary)
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write a module's weights as safetensors, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Read weights into a module; every tensor must be there and fit.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another configuration.
+    """
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except Exception as error:  # safetensors raises its own kind for damaged files
+        message = f"cannot read the weights {path} ({error}); delete their folder to train that stage again"
+        raise UserError(message) from error
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        message = f"{path} holds weights of another configuration ({first}); choose another run.name"
+        raise UserError(message) from error

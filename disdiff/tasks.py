@@ -1,0 +1,200 @@
+"""The task of stage 3: what one training step of DisDiff (and of PDAE, its case of one unit) computes.
+
+    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL
+
+L_r is the error of eps_base + training_coefficient * sum_k grad_k; the second term shifts the frozen prediction by one
+sampled unit, looks at the result with the encoder, and asks which unit it was (Yang et al. 2023, arXiv:2301.13721).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from disdiff.losses import (
+    change_weight,
+    clean_weight,
+    invariant_logits,
+    invariant_loss,
+    snr_weight,
+    variant_loss,
+)
+from disdiff.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
+from ldm.autoencoder.losses import choose
+from ldm.data.source import to_float
+from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.process import predict_z0, q_sample, sample_noise
+from ldm.tasks import sample_latents
+from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.stage_task import StageTask
+
+
+@dataclass
+class FactorLossConfig:
+    """The loss of stage 3.
+
+    Attributes:
+        norm: of the noise error, `l1` or `l2`.
+        t_min, t_max: training draws t uniformly from t_min .. t_max - 1; a null t_max is the number of steps.
+        weighting: of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the error of z0_hat,
+            capped; under `l1` its square root).
+        snr_gamma: of `snr`.
+        clean_cap: of `clean`.
+        weight_disentangle: of L_dis; 0 switches it off.
+        change_space: where the per-image weight of L_dis is measured: `z` or `image`.
+        change_cap: largest per-image weight; null for none (released).
+        every: L_dis is computed at every so many steps, with a weight that many times larger.
+        detach_condition: false lets L_dis reach the encoder through the condition z^c (released code); true keeps it to
+            the decoder (paper).
+        weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
+    """
+
+    norm: str = "l1"
+    t_min: int = 0
+    t_max: int | None = None
+    weighting: str = "none"
+    snr_gamma: float = 0.1
+    clean_cap: float = 20.0
+    weight_disentangle: float = 0.05
+    change_space: str = "z"
+    change_cap: float | None = None
+    every: int = 1
+    detach_condition: bool = False
+    weight_kl: float = 0.0
+
+
+@dataclass
+class Step:
+    """The tensors of one training step that its loss terms share; B images.
+
+    Attributes:
+        z_0, z_t: clean and noisy latent, shape (B, C, h, w).
+        t: diffusion step, shape (B,).
+        eps_base: the frozen prediction, shape (B, C, h, w).
+        grad: gradient fields, shape (B, N, C, h, w).
+        code: the condition, shape (B, N, D).
+    """
+
+    z_0: Tensor
+    z_t: Tensor
+    t: Tensor
+    eps_base: Tensor
+    grad: Tensor
+    code: Tensor
+
+
+class DisDiffTask(StageTask):
+    """Trains the factor networks of a `DisDiff`; everything else in it stays frozen."""
+
+    def __init__(self, model: DisDiff, loss: FactorLossConfig, config: TrainConfig, budget: Budget, seed: int) -> None:
+        super().__init__(model.factors, config, budget, seed)
+        self.model, self.loss = model, loss
+        self.keep_frozen(model.latent_space)
+        self.keep_frozen(model.denoiser)
+        num_steps = model.schedule.num_steps
+        self.t_range = (loss.t_min, loss.t_max or num_steps)
+        weightings: dict[str, Callable[[Tensor], Tensor]] = {
+            "none": torch.ones_like,
+            "snr": lambda snr: snr_weight(snr, loss.snr_gamma),
+            "clean": lambda snr: clean_weight(snr, loss.clean_cap) ** (0.5 if loss.norm == "l1" else 1.0),
+        }
+        weight = choose("factors.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
+        choose("factors.loss.change_space", loss.change_space, {"z": None, "image": None})
+        self.register_buffer("t_weight", weight, persistent=False)
+        self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)
+        self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
+
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """All terms of the loss, each a mean over the batch."""
+        z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
+        posterior = self.trained.encoder.posterior(to_float(batch["image"]) if "image" in batch else z_0)
+        code = posterior.sample(generator)
+        t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(z_0.device)
+        eps = sample_noise(z_0, generator)
+        z_t = q_sample(self.model.schedule, z_0, t, eps)
+        eps_base, features = self.model.predict_base(z_t, t)
+        grad = self.trained.decoder(features, code)
+
+        eps_hat = shift_eps(eps_base, self.training_coefficient, t, grad.sum(dim=1))
+        weight = self.t_weight[t]
+        reconstruction = (weight * denoising_error(eps_hat, eps, self.loss.norm)).mean()
+        frozen = (weight * denoising_error(eps_base, eps, self.loss.norm)).mean()
+        self.stats = {
+            "reconstruction": reconstruction.detach(),
+            "of_frozen": (reconstruction / frozen).detach(),  # below 1: the code fills a part of the gap
+            "code_std": posterior.mean.detach().std(dim=0).mean(),
+        }
+        loss = reconstruction
+        if self.loss.weight_kl:
+            kl = posterior.kl().mean()
+            self.stats["kl"] = kl.detach()
+            loss = loss + self.loss.weight_kl * kl
+        if self.loss.weight_disentangle and step % self.loss.every == 0:
+            parts = Step(z_0, z_t, t, eps_base, grad, code)
+            unit = torch.randint(code.shape[1], (len(t),), generator=generator, device=generator.device).to(t.device)
+            chosen = self._chosen_grad(parts, features, unit)
+            terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
+            loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
+        self.stats["loss"] = loss.detach()
+        return loss
+
+    def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
+        """Gradient field of each image's sampled unit, shape (B, C, h, w)."""
+        rows = torch.arange(len(unit), device=unit.device)
+        if not self.loss.detach_condition:
+            return parts.grad[rows, unit]
+        return self.trained.decoder(features, parts.code[rows, unit, None].detach(), unit[:, None]).squeeze(1)
+
+    def disentangling_loss(self, parts: Step, chosen: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """W * (L_in + L_va) of each image, shape (B,); the encoder that looks at predictions is held constant.
+
+        Args:
+            parts: of the step.
+            chosen: gradient field of the sampled unit, shape (B, C, h, w).
+            target: code of the images, detached, shape (B, N, D).
+            unit: the sampled unit, shape (B,).
+        """
+        schedule = self.model.schedule
+        shifted = shift_eps(parts.eps_base, self.sampling_coefficient, parts.t, chosen)
+        z0_hat = predict_z0(schedule, parts.z_t, parts.t, parts.eps_base)
+        z0_hat_c = predict_z0(schedule, parts.z_t, parts.t, shifted)
+        seen_c = self.model.observe(z0_hat_c)
+        with torch.no_grad():
+            seen = self.model.observe(z0_hat)
+            code_hat = encode_frozen(self.trained.encoder, seen)
+        code_hat_c = encode_frozen(self.trained.encoder, seen_c)
+
+        before, after = (z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c)
+        weight = change_weight(before, after).clamp(max=self.loss.change_cap)
+        invariant = invariant_loss(code_hat_c, code_hat, unit)
+        variant = variant_loss(code_hat_c, code_hat, target, unit)
+        found = invariant_logits(code_hat_c, code_hat).argmax(dim=1) == unit
+        self.stats |= {
+            "invariant": invariant.detach().mean(),
+            "variant": variant.detach().mean(),
+            "unit_accuracy": found.float().mean(),
+            "weight_mean": weight.mean(),
+            "weight_max": weight.max(),
+        }
+        return weight * (invariant + variant)
+
+    def _images(self, *latents: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return tuple(self.model.latent_space.decode(z, quantize=False) for z in latents)
+
+    @property
+    def current(self) -> DisDiff:
+        """The model with the averaged factor networks."""
+        model = self.model
+        return DisDiff(model.latent_space, model.denoiser, model.schedule, self.result, model.reads)
+
+
+def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Code of `x` by `encoder` with its weights held constant and its running statistics used; gradients reach `x`."""
+    training = encoder.training
+    state = {name: tensor.detach() for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]}
+    encoder.eval()
+    code = torch.func.functional_call(encoder, state, (x,))
+    encoder.train(training)
+    return code

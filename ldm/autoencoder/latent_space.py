@@ -1,0 +1,171 @@
+"""From images to standardised latents and back, whatever the bottleneck.
+
+An autoencoder maps `image` to `z_raw` and back; the diffusion model works on z = (z_raw - mean) / std. The
+released code takes mean 0 and one scalar std (its `scale_factor` is 1 / std).
+Deviation: it measures std on the first training batch; here std is measured once over the data set.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+
+@dataclass
+class Reconstruction:
+    """What one training step of an autoencoder needs, the same for every bottleneck."""
+
+    image_hat: Tensor  # (B, C, H, W)
+    regulariser: Tensor  # (); codebook loss or mean KL, to be weighted and added
+    stats: dict[str, Tensor] = field(default_factory=dict)  # (), to be logged
+
+
+class Autoencoder(nn.Module, ABC):
+    """First stage: image (B, C, H, W) <=> z_raw (B, latent_channels, H / f, W / f).
+
+    Encoding has a deterministic part, whose result a cache can keep (`encode_statistics`), and a random one
+    that is drawn anew each time (`sample_raw`; only a KL bottleneck has any).
+    """
+
+    latent_channels: int
+    downsampling_factor: int
+
+    @abstractmethod
+    def encode_statistics(self, image: Tensor) -> Tensor:  # image => statistics of z_raw
+        """Everything that `sample_raw` needs, shape (B, S, h, w)."""
+
+    def sample_raw(self, statistics: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, latent_channels, h, w) of statistics; without a generator the most likely ones."""
+        return statistics
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z_raw
+        """Latents of images: for VQ unquantised, for KL a posterior draw (without a generator the mean).
+
+        Args:
+            image: shape (B, C, H, W) in [-1, 1].
+            generator: source of the posterior noise.
+
+        Returns:
+            z_raw, shape (B, latent_channels, H / f, W / f).
+        """
+        return self.sample_raw(self.encode_statistics(image), generator)
+
+    @abstractmethod
+    def decode(self, z_raw: Tensor, quantize: bool = True) -> Tensor:  # z_raw => image
+        """Images (B, C, H, W) of latents; `quantize` means something to a VQ bottleneck only."""
+
+    @abstractmethod
+    def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
+        """Encode and decode as in training."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter | None:
+        """The weight on which the adaptive GAN weight is measured; None without parameters."""
+
+
+class LatentSpace(nn.Module):
+    """An autoencoder and the standardisation of its latents; mean and std are saved with the weights.
+
+    Args:
+        autoencoder: the first stage; whether it is frozen is the caller's business.
+        mean, std: one number, or one per latent channel, shape (C,).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, autoencoder: Autoencoder, mean: float | Tensor = 0.0, std: float | Tensor = 1.0
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.register_buffer("mean", torch.zeros(autoencoder.latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(autoencoder.latent_channels, 1, 1))
+        self.set_standardisation(mean, std)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels C of z."""
+        return self.autoencoder.latent_channels
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Image size over latent size, f."""
+        return self.autoencoder.downsampling_factor
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the latent of a square image.
+
+        Raises:
+            UserError: the image size is not a multiple of f.
+        """
+        if image_size % self.downsampling_factor:
+            raise UserError(
+                f"images of {image_size} pixels do not fit an autoencoder that reduces "
+                f"{self.downsampling_factor}-fold; choose a multiple of that, or fewer levels (channel_mult)"
+            )
+        size = image_size // self.downsampling_factor
+        return self.latent_channels, size, size
+
+    def set_standardisation(self, mean: float | Tensor, std: float | Tensor) -> None:
+        """Overwrite mean and std by numbers or by tensors of shape () or (C,); see `fit_standardisation`."""
+        for buffer, value in ((self.mean, mean), (self.std, std)):
+            value = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device)
+            buffer.copy_(value.reshape(-1, 1, 1))
+
+    def standardise(self, z_raw: Tensor) -> Tensor:  # z_raw => z
+        """(z_raw - mean) / std, shape (B, C, h, w), float32."""
+        return (z_raw - self.mean) / self.std
+
+    def to_raw(self, z: Tensor) -> Tensor:  # z => z_raw
+        """Inverse of `standardise`, shape (B, C, h, w)."""
+        return z * self.std + self.mean
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z
+        """Standardised latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]; see `Autoencoder.encode`."""
+        return self.standardise(self.autoencoder.encode(image, generator))
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:  # z => image
+        """Images (B, 3, H, W), not clipped, of standardised latents (B, C, h, w)."""
+        return self.autoencoder.decode(self.to_raw(z), quantize=quantize)
+
+
+def fit_standardisation(
+    chunks: Iterable[Tensor | np.ndarray], per_channel: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a data set's latents, in one pass, float64 inside.
+
+    Args:
+        chunks: batches of z_raw, each of shape (B, C, h, w).
+        per_channel: one mean and one std per channel; otherwise mean 0 and the std of all entries together.
+
+    Returns:
+        mean and std, float32, both of shape (C,) or both of shape ().
+
+    Raises:
+        UserError: there are no latents, or they are constant or not finite.
+    """
+    count, mean, spread = 0, np.zeros(1), np.zeros(1)  # per channel; spread is the sum of squared deviations
+    for chunk in chunks:
+        values = np.moveaxis(np.asarray(chunk, dtype=np.float64), 1, 0)
+        values = values.reshape(len(values), -1)  # (C, n)
+        total = count + values.shape[1]
+        delta = values.mean(axis=1) - mean
+        spread = spread + values.var(axis=1) * values.shape[1] + delta**2 * (count * values.shape[1] / total)
+        mean, count = mean + delta * (values.shape[1] / total), total
+    if count == 0:
+        raise UserError("there are no latents to standardise; check that the data set is not empty")
+    variance = spread / count if per_channel else np.mean(spread / count) + np.var(mean)
+    if not np.all(np.isfinite(variance)) or np.any(variance < 1e-12):
+        raise UserError(
+            f"the latents cannot be standardised (variance {np.round(variance, 6)}): the autoencoder has "
+            "collapsed; train it longer or with a smaller learning rate"
+        )
+    center = mean if per_channel else np.zeros(())
+    return torch.tensor(center, dtype=torch.float32), torch.tensor(np.sqrt(variance), dtype=torch.float32)

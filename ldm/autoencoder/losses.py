@@ -1,0 +1,131 @@
+"""Loss terms and scores of the first stage, as functions of tensors (VQGAN, arXiv 2012.09841, Eqs. 5 to 7).
+
+    L = pixel + weight_perceptual LPIPS + weight_regulariser (codebook | KL) + lambda weight_gan L_G
+    lambda = |grad_last (pixel + weight_perceptual LPIPS)| / (|grad_last L_G| + 1e-4)
+
+Deviation: every term is a mean, over entries or over images. The released KL autoencoder sums the pixel terms
+over the CHW entries of an image, so that its KL weight of 1e-6 is 1e-6 / CHW here; Adam ignores the factor.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+
+@dataclass
+class AutoencoderLossConfig:
+    """Which terms the first stage is trained with; a weight of 0 switches a term off."""
+
+    pixel: str = "l1"  # l1 | l2
+    perceptual: str = "lpips"  # lpips | none
+    weight_perceptual: float = 1.0
+    weight_regulariser: float = 1.0  # of the codebook loss or of the KL in nats per image
+    weight_gan: float = 0.75
+    gan_start: int = 0  # the step at which the discriminator joins
+    discriminator: str = "hinge"  # hinge | vanilla
+    discriminator_channels: int = 64
+    discriminator_layers: int = 3  # stride-2 convolutions
+
+    def __post_init__(self) -> None:
+        choose("loss.pixel", self.pixel, PIXEL_LOSSES)
+        choose("loss.perceptual", self.perceptual, {"lpips": None, "none": None})
+        choose("loss.discriminator", self.discriminator, DISCRIMINATOR_LOSSES)
+
+
+def choose(key: str, name: str, table: dict) -> object:
+    """Look `name` up; a name that is not there is the user's error."""
+    if name not in table:
+        raise UserError(f"{key}={name} is unknown; choose one of {', '.join(table)}")
+    return table[name]
+
+
+def pixel_loss(image_hat: Tensor, image: Tensor, kind: str = "l1") -> Tensor:
+    """Absolute (`l1`) or squared (`l2`) error, mean over all entries of (B, C, H, W)."""
+    return choose("loss.pixel", kind, PIXEL_LOSSES)(image_hat, image)
+
+
+def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Half the sum of relu(1 - real) and relu(1 + fake), each a mean over all logits, any shape."""
+    return 0.5 * (F.relu(1.0 - logits_real).mean() + F.relu(1.0 + logits_fake).mean())
+
+
+def vanilla_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Half the sum of the two cross-entropies in nats, each a mean over all logits, any shape."""
+    return 0.5 * (F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean())
+
+
+def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, kind: str = "hinge") -> Tensor:
+    """Loss of the discriminator, `hinge` or `vanilla`, mean over all logits (of detached images)."""
+    return choose("loss.discriminator", kind, DISCRIMINATOR_LOSSES)(logits_real, logits_fake)
+
+
+def generator_loss(logits_fake: Tensor) -> Tensor:
+    """Minus the logits of the reconstructions, mean over all of them, any shape."""
+    return -logits_fake.mean()
+
+
+PIXEL_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
+DISCRIMINATOR_LOSSES = {"hinge": hinge_discriminator_loss, "vanilla": vanilla_discriminator_loss}
+
+
+def adaptive_weight(nll: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
+    """Factor that gives the GAN term the reconstruction's gradient norm at the last layer (VQGAN, Eq. 7).
+
+    Args:
+        nll: reconstruction loss, shape (), connected to `last_layer`.
+        g_loss: generator loss, shape (), connected to `last_layer`.
+        last_layer: weight of the decoder's output convolution.
+        maximum: the factor is clamped to [0, maximum].
+
+    Returns:
+        Shape (), detached; both graphs stay usable.
+    """
+    (nll_grad,) = torch.autograd.grad(nll, last_layer, retain_graph=True)
+    (g_grad,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)
+    return (nll_grad.norm() / (g_grad.norm() + 1e-4)).clamp(0.0, maximum).detach()
+
+
+def adopt_weight(weight: float, step: int, start: int) -> float:
+    """`weight` from step `start` on, 0 before."""
+    return weight if step >= start else 0.0
+
+
+class PatchDiscriminator(nn.Module):
+    """taming's PatchGAN discriminator with its initialisation: image (B, C, H, W) => logits (B, 1, h, w)."""
+
+    def __init__(self, in_channels: int = 3, channels: int = 64, num_layers: int = 3) -> None:
+        super().__init__()
+        self.net = NLayerDiscriminator(in_channels, channels, num_layers).apply(weights_init)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of patches, positive for real; 64 pixels and 3 layers give 6 x 6 of them."""
+        return self.net(image)
+
+
+def build_discriminator(config: AutoencoderLossConfig, in_channels: int = 3) -> PatchDiscriminator | None:
+    """The discriminator that `config` asks for; None when `weight_gan` is 0."""
+    if config.weight_gan == 0:
+        return None
+    return PatchDiscriminator(in_channels, config.discriminator_channels, config.discriminator_layers)
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error on the [0, 1] scale, at most 100."""
+    return -10.0 * math.log10(max(mse, 1e-10))
+
+
+def reconstruction_scores(image_hat: Tensor, image: Tensor) -> dict[str, float]:
+    """Compare images in [-1, 1], shape (B, C, H, W), on the [0, 1] scale; `image_hat` is clipped first.
+
+    Returns:
+        `mse`: mean over all entries; `psnr`: of that mean (not the mean of the images' own), in dB.
+    """
+    error = image_hat.clamp(-1.0, 1.0).double() - image.double()
+    mse = error.div(2.0).square().mean().item()
+    return {"mse": mse, "psnr": psnr(mse)}

@@ -1,0 +1,150 @@
+"""Arrays on disk that are never whole in memory: mapped for reading, appended row by row for writing."""
+
+import io
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+
+Progress = Callable[[int, int], None]  # is told (rows done, rows in all)
+
+
+class Rows(Protocol):
+    """What `gather` reads from: numpy arrays, memory maps, and files that are read lazily."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+class MappedArray(np.memmap):
+    """A read-only memory map that pickles as its address: spawned workers map the file and copy nothing."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if not isinstance(self.base, mmap.mmap):  # a view: numpy does not know where in the file it starts
+            return np.array(self).__reduce_ex__(protocol)
+        return MappedArray, (self.filename, self.dtype, "r", self.offset, self.shape)
+
+
+def open_npy(path: Path) -> MappedArray:
+    """Map an `.npy` file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no `.npy` file, or is shorter than its header says.
+    """
+    array = np.lib.format.open_memmap(path, mode="r")
+    return MappedArray(path, array.dtype, "r", array.offset, array.shape)
+
+
+def gather(array: Rows | Tensor, index: Tensor) -> Tensor:
+    """Copy rows of an array; from a file each row is read once, in ascending order.
+
+    Args:
+        array: shape (n, ...).
+        index: rows to copy, shape (B,) int64, in any order, repeats allowed.
+
+    Returns:
+        Shape (B, ...), on the device of `array`.
+
+    Raises:
+        ValueError: a row is out of range.
+    """
+    if isinstance(array, Tensor):
+        return array.index_select(0, index.to(array.device))
+    rows, inverse = np.unique(index.cpu().numpy(), return_inverse=True)
+    if len(rows) and not 0 <= rows[0] <= rows[-1] < len(array):
+        raise ValueError(f"expected rows from 0 to {len(array) - 1}, got {rows[0]} to {rows[-1]}")
+    return torch.from_numpy(np.asarray(array[rows])[inverse])
+
+
+class NpyWriter:
+    """Appends rows to an `.npy` file whose header states the final shape from the start.
+
+    Rows are written, not stored through a map: a full disk then raises an error instead of killing the
+    process. Until the last row is there, the file is shorter than its header says, so that nothing can take
+    it for whole.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done: int = 0) -> None:
+        """Start a file, or with `done` > 0 continue one that `holds_rows` after that many rows."""
+        self.path, self.row_shape, self.dtype = path, shape[1:], np.dtype(dtype)
+        with self._write_errors():
+            if done == 0:
+                path.unlink(missing_ok=True)  # whoever still maps an old file keeps it
+            self._file = path.open("r+b" if done else "wb")
+            self._file.write(_npy_header(shape, self.dtype))
+            self._file.truncate(_npy_bytes(shape, self.dtype, done))
+            self._file.seek(0, os.SEEK_END)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write rows, shape (B, *shape[1:]), of exactly the file's dtype.
+
+        Raises:
+            UserError: the file cannot be written, for instance because the disk is full.
+        """
+        if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
+            expected = f"{self.dtype} rows of {self.row_shape}"
+            raise ValueError(
+                f"expected {expected} for {self.path}, got {rows.dtype} rows of {rows.shape[1:]}"
+            )
+        with self._write_errors():
+            self._file.write(np.ascontiguousarray(rows).data)
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with self._write_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._write_errors():
+            self._file.close()
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"{error.strerror or error}; free some space or choose another folder"
+            raise UserError(f"cannot write {self.path}: {reason}") from error
+
+
+def holds_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done: int) -> bool:
+    """Whether `path` was begun by `NpyWriter` with this shape and dtype and holds at least `done` rows."""
+    header = _npy_header(shape, np.dtype(dtype))
+    try:
+        with path.open("rb") as file:
+            return file.read(len(header)) == header and path.stat().st_size >= _npy_bytes(shape, dtype, done)
+    except OSError:
+        return False
+
+
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    buffer = io.BytesIO()
+    content = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(buffer, content)
+    return buffer.getvalue()
+
+
+def _npy_bytes(shape: tuple[int, ...], dtype: np.dtype | type, rows: int) -> int:
+    dtype = np.dtype(dtype)
+    return len(_npy_header(shape, dtype)) + rows * int(np.prod(shape[1:])) * dtype.itemsize

@@ -1,0 +1,76 @@
+"""The grid of ground-truth factors of a synthetic data set: mixed-radix arithmetic between index and factors.
+
+With sizes (s_1, ..., s_F) the combination (f_1, ..., f_F) has the index sum_i f_i * prod_{j > i} s_j, so the
+last factor runs fastest.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FactorSpace:
+    """Names and sizes of the factors; its length is the number of combinations."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.sizes) or len(set(self.names)) != len(self.names):
+            raise ValueError(f"expected one distinct name per size, got {self.names} for {self.sizes}")
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"expected at least one factor, each of size 1 or more, got {self.sizes}")
+
+    def __len__(self) -> int:
+        return math.prod(self.sizes)
+
+    def factors(self, index: Tensor) -> Tensor:
+        """Factors of each combination.
+
+        Args:
+            index: combinations, shape (n,) int64, each in [0, len).
+
+        Returns:
+            Shape (n, F) int64.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        _check_range("index", index, torch.tensor(len(self), device=index.device))
+        columns = []
+        for size in reversed(self.sizes):
+            columns.append(index % size)
+            index = index // size
+        return torch.stack(columns[::-1], dim=-1)
+
+    def index(self, factors: Tensor) -> Tensor:
+        """Index of each combination; the inverse of `factors`.
+
+        Args:
+            factors: shape (n, F) int64, column i in [0, sizes[i]).
+
+        Returns:
+            Shape (n,) int64.
+
+        Raises:
+            ValueError: the shape does not fit or a factor is out of range.
+        """
+        if factors.ndim != 2 or factors.shape[1] != len(self.sizes):
+            raise ValueError(f"expected factors of shape (n, {len(self.sizes)}), got {tuple(factors.shape)}")
+        _check_range("factors", factors, torch.tensor(self.sizes, device=factors.device))
+        index = torch.zeros(len(factors), dtype=torch.int64, device=factors.device)
+        for column, size in zip(factors.unbind(dim=1), self.sizes, strict=True):
+            index = index * size + column
+        return index
+
+
+def _check_range(name: str, values: Tensor, limit: Tensor) -> None:
+    if values.dtype != torch.int64:
+        raise ValueError(f"expected {name} of int64, got {values.dtype}")
+    if bool(((values < 0) | (values >= limit)).any()):
+        raise ValueError(
+            f"expected {name} from 0 to below {limit.tolist()}, got {values.min()} to {values.max()}"
+        )

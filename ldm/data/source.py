@@ -1,0 +1,80 @@
+"""What every data set offers: images and factors by index, and the split into training and evaluation.
+
+A reader is any class with these attributes and methods; it needs no base class. Images stay uint8 until a
+batch is on its device, where `to_float` maps {0, ..., 255} to [-1, 1] by x / 127.5 - 1.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.data.factor_space import FactorSpace
+
+SPLIT_SEED = 20230531  # of the one permutation that separates training from evaluation images, in every run
+
+
+class ImageSource(Protocol):
+    """A data set, read lazily and safe to hand to worker processes.
+
+    Attributes:
+        name: of the data set, for instance "shapes3d".
+        procedural: whether the images are our rendering instead of the published files.
+        identity: short string that changes with the content and not with the path; stage hashes use it.
+        image_size: height and width in pixels.
+        channels: of an image.
+        factor_space: of the labels; None for data without factors.
+    """
+
+    name: str
+    procedural: bool
+    identity: str
+    image_size: int
+    channels: int
+    factor_space: FactorSpace | None
+
+    def __len__(self) -> int: ...
+
+    def images(self, index: Tensor) -> Tensor:
+        """Images at `index` (n,) int64, shape (n, 3, H, W) uint8."""
+        ...
+
+    def factors(self, index: Tensor) -> Tensor:
+        """Factors at `index` (n,) int64, shape (n, F) int64."""
+        ...
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 images in [0, 255] to float32 in [-1, 1], same shape."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map float images in [-1, 1] to the nearest uint8, same shape; values outside are clamped."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def split_indices(source: ImageSource, num_train: int | None, num_eval: int) -> tuple[Tensor, Tensor]:
+    """Training and evaluation images: the first and the last of one fixed permutation of the data set.
+
+    They are disjoint whenever num_train + num_eval <= len(source); otherwise, and always when training on
+    everything, the evaluation images are among the training images too. Asking for more than there are
+    means all of them.
+
+    Args:
+        source: only its length is used.
+        num_train: number of training images; None for all.
+        num_eval: number of evaluation images.
+
+    Returns:
+        Two index tensors, shapes (num_train,) and (num_eval,) int64, in random order.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+    if num_eval < 0 or (num_train is not None and num_train < 0):
+        raise ValueError(f"expected numbers of images of 0 or more, got {num_train} and {num_eval}")
+    # RandomState, because numpy promises never to change its streams.
+    order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(len(source)))
+    return order[:num_train], order[max(len(order) - num_eval, 0) :]

@@ -1,0 +1,36 @@
+"""The denoising error: how far predicted noise is from the noise that was added.
+
+With "l2", its mean over samples, steps and noise is the simple loss of Ho, Jain, Abbeel, "Denoising Diffusion
+Probabilistic Models", 2020, arXiv:2006.11239, Eq. (14); DisDiff's released configurations take "l1". Weights
+over steps and the mean over the batch are the caller's.
+"""
+
+from torch import Tensor
+
+from ldm.errors import UserError
+
+KINDS = ("l1", "l2")
+
+
+def denoising_error(eps_hat: Tensor, eps: Tensor, kind: str) -> Tensor:
+    """Compare predicted with true noise.
+
+    Args:
+        eps_hat: predicted noise, shape (B, ...).
+        eps: true noise, shape (B, ...).
+        kind: "l1" for the absolute, "l2" for the squared difference.
+
+    Returns:
+        The mean over all axes but the batch's, shape (B,).
+
+    Raises:
+        UserError: unknown kind.
+        ValueError: the shapes differ.
+    """
+    if eps_hat.shape != eps.shape:
+        raise ValueError(f"expected eps_hat of shape {tuple(eps.shape)} like eps, got {tuple(eps_hat.shape)}")
+    if kind == "l1":
+        return (eps_hat - eps).abs().flatten(1).mean(1)
+    if kind == "l2":
+        return (eps_hat - eps).square().flatten(1).mean(1)
+    raise UserError(f"unknown denoising loss '{kind}'; choose one of: {', '.join(KINDS)}")

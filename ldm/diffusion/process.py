@@ -1,0 +1,113 @@
+"""The diffusion process in closed form: adding noise, taking it out, and one step back when z_0 is known.
+
+    z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps,   eps ~ N(0, I)
+
+Solved for z_0 and for eps this gives `predict_z0` and `predict_eps`. Each sample of a batch has its own step.
+
+Reference:
+    Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239 (DDPM).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.schedule import Schedule, gather
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution with independent coordinates; `variance` broadcasts to `mean`."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Add the noise eps, in step t's proportion, to a clean latent.
+
+    Args:
+        schedule: the noise schedule.
+        z_0: clean latent, shape (B, ...).
+        t: diffusion steps, shape (B,), int64.
+        eps: standard normal noise, shape (B, ...).
+
+    Returns:
+        The noisy latent z_t, shape (B, ...).
+    """
+    signal = gather(schedule.alpha_bar, t, z_0).sqrt()
+    noise = gather(schedule.noise_variance, t, z_0).sqrt()
+    return signal * z_0 + noise * eps  # DDPM, Eq. (4)
+
+
+def predict_z0(schedule: Schedule, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
+    """Take the predicted noise out of a noisy latent.
+
+    Args:
+        schedule: the noise schedule.
+        z_t: noisy latent, shape (B, ...).
+        t: diffusion steps, shape (B,), int64.
+        eps_hat: predicted noise, shape (B, ...).
+
+    Returns:
+        The clean latent z0_hat that z_t and eps_hat imply, shape (B, ...).
+    """
+    signal = gather(schedule.alpha_bar, t, z_t).sqrt()
+    noise = gather(schedule.noise_variance, t, z_t).sqrt()
+    return (z_t - noise * eps_hat) / signal  # DDPM, Eq. (15)
+
+
+def predict_eps(schedule: Schedule, z_t: Tensor, t: Tensor, z_0: Tensor) -> Tensor:
+    """Tell which noise leads from a clean latent to a noisy one.
+
+    Args:
+        schedule: the noise schedule.
+        z_t: noisy latent, shape (B, ...).
+        t: diffusion steps, shape (B,), int64.
+        z_0: clean latent, true or predicted, shape (B, ...).
+
+    Returns:
+        The noise eps that z_t and z_0 imply, shape (B, ...).
+    """
+    signal = gather(schedule.alpha_bar, t, z_t).sqrt()
+    noise = gather(schedule.noise_variance, t, z_t).sqrt()
+    return (z_t - signal * z_0) / noise
+
+
+def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor) -> Gaussian:
+    """Return q(z_{t-1} | z_t, z_0), the step backwards when the clean latent is known; DDPM Eqs. (6) and (7).
+
+    Args:
+        schedule: the noise schedule.
+        z_0: clean latent, true or predicted, shape (B, ...).
+        z_t: noisy latent, shape (B, ...).
+        t: diffusion steps, shape (B,), int64; at t = 0 the posterior is z_0 with variance 0.
+
+    Returns:
+        Mean of shape (B, ...) and variance of shape (B, 1, ..., 1).
+    """
+    variance = gather(schedule.posterior_variance, t, z_t)
+    noise_variance = gather(schedule.noise_variance, t, z_t)
+    beta = gather(schedule.beta, t, z_t)
+    weight_0 = gather(schedule.alpha_bar_prev, t, z_t).sqrt() * beta / noise_variance
+    weight_t = gather(schedule.alpha, t, z_t).sqrt() * variance / beta
+    return Gaussian(weight_0 * z_0 + weight_t * z_t, variance)
+
+
+def sample_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal noise shaped like a tensor, on its device and of its dtype.
+
+    The draw happens on the generator's device, so that a CPU generator gives the same noise for every device.
+    """
+    return sample_noise_shape(like.shape, generator, like.device, like.dtype)
+
+
+def sample_noise_shape(
+    shape: Sequence[int],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Draw standard normal noise of a shape on the generator's device, then move it to `device`."""
+    return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=dtype).to(device)

@@ -1,0 +1,234 @@
+"""Samplers: from noise z_T to a clean latent z_0, and back, by asking a noise predictor `eps_fn(z_t, t)`.
+
+With signal_t = sqrt(alpha_bar_t), noise_t = sqrt(1 - alpha_bar_t), eps_hat = eps_fn(z_t, t) and
+z0_hat = (z_t - noise_t eps_hat) / signal_t, one jump from step t down to step s is
+
+    DDPM            z_s = posterior mean(z0_hat, z_t) + posterior standard deviation * new noise,   s = t - 1
+    DDIM            z_s = signal_s z0_hat + sqrt(noise_s^2 - sigma^2) eps_hat + sigma * new noise
+    DPM-Solver++    z_s = (noise_s / noise_t) z_t + (signal_s - signal_t noise_s / noise_t) D
+
+where sigma = eta (noise_s / noise_t) sqrt(1 - signal_t^2 / signal_s^2), and D extrapolates two steps' z0_hat.
+
+`eps_fn` may be any callable: guidance and edits wrap it, and the samplers know nothing of them. Whether
+gradients flow is the caller's choice. `t` reaches `eps_fn` with shape (B,), int64, on the latent's device.
+
+References:
+    Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239 (DDPM).
+    Song, Meng, Ermon, "Denoising Diffusion Implicit Models", 2021, arXiv:2010.02502 (DDIM).
+    Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", 2022,
+    arXiv:2211.01095.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.grid import Progress, log_snr_grid, time_grid, walk
+from ldm.diffusion.process import posterior, predict_z0, sample_noise
+from ldm.diffusion.schedule import Level, Schedule
+from ldm.errors import UserError
+
+EpsFunction = Callable[[Tensor, Tensor], Tensor]
+SAMPLERS = ("ddim", "ddpm", "dpm_solver")
+
+
+@dataclass
+class SamplerConfig:
+    """Which sampler, in how many steps (`ddpm` always takes all T), with how much new noise (`ddim` only)."""
+
+    name: str = "ddim"
+    num_steps: int = 50
+    eta: float = 0.0
+
+
+def sample(
+    config: SamplerConfig,
+    eps_fn: EpsFunction,
+    schedule: Schedule,
+    z_T: Tensor,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw clean latents with the sampler that a configuration names.
+
+    Args:
+        config: the sampler's name and settings.
+        eps_fn: (z_t, t) to eps_hat.
+        schedule: the noise schedule.
+        z_T: standard normal noise, shape (B, ...).
+        generator: source of new noise, for `ddpm` and for `ddim` with eta above 0.
+        progress: wraps the iterable of steps, such as tqdm.
+
+    Returns:
+        z_0, shape (B, ...).
+
+    Raises:
+        UserError: unknown sampler, or a setting out of its range.
+    """
+    if config.name == "ddim":
+        return sample_ddim(eps_fn, schedule, z_T, config.num_steps, config.eta, generator, progress=progress)
+    if config.name == "ddpm":
+        return sample_ddpm(eps_fn, schedule, z_T, generator, progress)
+    if config.name == "dpm_solver":
+        return sample_dpm_solver(eps_fn, schedule, z_T, config.num_steps, progress)
+    raise UserError(f"unknown sampler '{config.name}'; choose one of: {', '.join(SAMPLERS)}")
+
+
+def sample_ddpm(
+    eps_fn: EpsFunction,
+    schedule: Schedule,
+    z_T: Tensor,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw clean latents by ancestral sampling over all T steps, with the posterior's variance.
+
+    DDPM, Algorithm 2, with the mean written as that of q(z_{t-1} | z_t, z0_hat).
+
+    Args:
+        eps_fn: (z_t, t) to eps_hat.
+        schedule: the noise schedule.
+        z_T: standard normal noise, shape (B, ...).
+        generator: source of the noise that each step adds.
+        progress: wraps the iterable of steps.
+
+    Returns:
+        z_0, shape (B, ...).
+
+    Raises:
+        ValueError: there is no generator.
+    """
+    if generator is None:
+        raise ValueError("expected a generator for DDPM, got None")
+    z_t = z_T
+    for t, _, there in walk(schedule, time_grid(schedule.num_steps, schedule.num_steps), z_T, progress):
+        z0_hat = predict_z0(schedule, z_t, t, eps_fn(z_t, t))
+        z_t, variance = posterior(schedule, z0_hat, z_t, t)
+        if there.noise > 0:
+            z_t = z_t + variance.sqrt() * sample_noise(z_t, generator)
+    return z_t
+
+
+def sample_ddim(
+    eps_fn: EpsFunction,
+    schedule: Schedule,
+    z_T: Tensor,
+    num_steps: int,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+    clip_z0: float | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw clean latents by DDIM, Eqs. (12) and (16), over `time_grid`.
+
+    Args:
+        eps_fn: (z_t, t) to eps_hat.
+        schedule: the noise schedule.
+        z_T: standard normal noise, shape (B, ...).
+        num_steps: S, from 1 to T.
+        eta: share of new noise, from 0 (deterministic) to 1 (with S = T: DDPM itself).
+        generator: source of new noise, needed when eta is above 0.
+        clip_z0: clamp each z0_hat to [-clip_z0, clip_z0] and take eps_hat from it; None to leave them.
+        progress: wraps the iterable of steps.
+
+    Returns:
+        z_0, shape (B, ...).
+
+    Raises:
+        UserError: num_steps or eta out of range.
+        ValueError: eta is above 0 and there is no generator.
+    """
+    if not 0 <= eta <= 1:
+        raise UserError(f"DDIM's eta is a share from 0 to 1, got {eta}; use 0 for a deterministic sampler")
+    if eta > 0 and generator is None:
+        raise ValueError(f"expected a generator for eta={eta}, got None")
+    z_t = z_T
+    for t, here, there in walk(schedule, time_grid(schedule.num_steps, num_steps), z_T, progress):
+        eps_hat = eps_fn(z_t, t)
+        z0_hat = _denoise(z_t, eps_hat, here)
+        if clip_z0 is not None:
+            z0_hat = z0_hat.clamp(-clip_z0, clip_z0)
+            eps_hat = (z_t - here.signal * z0_hat) / here.noise
+        variance = (eta * there.noise / here.noise) ** 2 * (1 - (here.signal / there.signal) ** 2)
+        z_t = there.signal * z0_hat + (there.noise**2 - variance) ** 0.5 * eps_hat
+        if variance > 0:
+            z_t = z_t + variance**0.5 * sample_noise(z_t, generator)
+    return z_t
+
+
+def invert_ddim(
+    eps_fn: EpsFunction,
+    schedule: Schedule,
+    z_0: Tensor,
+    num_steps: int,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Find the noise from which deterministic DDIM samples a latent: z_0 => z_T, `time_grid` walked upwards.
+
+    A jump from t to s is undone with eps_fn told t, as when it was made, but shown z_s, as z_t is unknown.
+    At the clean end it is shown z_0 and told t = 0, the least noise. The result is exact when eps_fn does not
+    depend on the latent, else off by the first order of the step size.
+
+    Args:
+        eps_fn: (z_t, t) to eps_hat, the same as for sampling.
+        schedule: the noise schedule.
+        z_0: clean latent, shape (B, ...).
+        num_steps: S, from 1 to T, the same as for sampling.
+        progress: wraps the iterable of steps.
+
+    Returns:
+        z_T, shape (B, ...).
+
+    Raises:
+        UserError: num_steps out of range.
+    """
+    z_s, grid = z_0, time_grid(schedule.num_steps, num_steps)
+    for t, here, there in walk(schedule, grid, z_0, progress, upwards=True):
+        eps_hat = eps_fn(z_s, t)
+        z_s = here.signal * _denoise(z_s, eps_hat, there) + here.noise * eps_hat
+    return z_s
+
+
+def sample_dpm_solver(
+    eps_fn: EpsFunction,
+    schedule: Schedule,
+    z_T: Tensor,
+    num_steps: int,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw clean latents by DPM-Solver++(2M), Algorithm 2, over `log_snr_grid`: deterministic, second order.
+
+    Two jumps are of first order: the first, which has no history, and the last, which is infinitely long in
+    log-SNR and returns z0_hat.
+
+    Args:
+        eps_fn: (z_t, t) to eps_hat.
+        schedule: the noise schedule.
+        z_T: standard normal noise, shape (B, ...).
+        num_steps: S, from 1 to T.
+        progress: wraps the iterable of steps.
+
+    Returns:
+        z_0, shape (B, ...).
+
+    Raises:
+        UserError: num_steps out of range.
+    """
+    z_t, previous = z_T, None
+    for t, here, there in walk(schedule, log_snr_grid(schedule, num_steps), z_T, progress):
+        direction = z0_hat = _denoise(z_t, eps_fn(z_t, t), here)
+        if previous is not None and there.noise > 0:
+            z0_before, log_snr_before = previous
+            ratio = (here.log_snr - log_snr_before) / (there.log_snr - here.log_snr)
+            direction = z0_hat + (z0_hat - z0_before) / (2 * ratio)
+        shrink = there.noise / here.noise
+        z_t = shrink * z_t + (there.signal - shrink * here.signal) * direction
+        previous = z0_hat, here.log_snr
+    return z_t
+
+
+def _denoise(z_t: Tensor, eps_hat: Tensor, level: Level) -> Tensor:
+    """Do as `predict_z0`, for one level that the whole batch shares and that may be clean."""
+    return (z_t - level.noise * eps_hat) / level.signal

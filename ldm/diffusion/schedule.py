@@ -1,0 +1,156 @@
+"""The noise schedule: how much signal and how much noise a latent carries at each of T steps.
+
+    alpha_t = 1 - beta_t,   alpha_bar_t = alpha_1 ... alpha_t,   snr_t = alpha_bar_t / (1 - alpha_bar_t)
+    q(z_t | z_0) = N(sqrt(alpha_bar_t) z_0, (1 - alpha_bar_t) I)
+
+Steps count from 0, the least noise, to T - 1. The clean latent is the step before the first, `CLEAN`.
+
+References:
+    Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239 (Sections 2 and 3.2).
+    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, arXiv:2112.10752.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+CLEAN = -1
+KINDS = ("scaled_linear", "linear")
+
+
+@dataclass
+class ScheduleConfig:
+    """Which betas: `linear` in beta, or `scaled_linear` in sqrt(beta), latent diffusion's choice."""
+
+    kind: str = "scaled_linear"
+    num_steps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0155
+
+
+class Level(NamedTuple):
+    """One step's amounts as host floats in double precision: z_t = signal * z_0 + noise * eps."""
+
+    signal: float
+    noise: float
+
+    @property
+    def log_snr(self) -> float:
+        """Half the logarithm of the signal-to-noise ratio, DPM-Solver's lambda; infinite when clean."""
+        return math.log(self.signal / self.noise) if self.noise > 0 else math.inf
+
+
+class Schedule(nn.Module):
+    """The schedule's sequences, each of shape (T,), computed in float64 and served as float32 buffers.
+
+    The buffers follow the module's device and stay out of checkpoints, for the configuration decides them.
+
+    Attributes:
+        beta: variance added by a step.
+        alpha: 1 - beta.
+        alpha_bar: cumulative product of alpha, falling from almost 1 to almost 0.
+        alpha_bar_prev: alpha_bar one step earlier, 1 before the first.
+        noise_variance: 1 - alpha_bar, kept because that difference loses digits in float32 at small t.
+        snr: alpha_bar / (1 - alpha_bar).
+        posterior_variance: beta (1 - alpha_bar_prev) / (1 - alpha_bar), DDPM Eq. (7); 0 at the first step.
+
+    Raises:
+        UserError: the configuration is not a schedule.
+    """
+
+    beta: Tensor
+    alpha: Tensor
+    alpha_bar: Tensor
+    alpha_bar_prev: Tensor
+    noise_variance: Tensor
+    snr: Tensor
+    posterior_variance: Tensor
+
+    def __init__(self, config: ScheduleConfig) -> None:
+        super().__init__()
+        beta = compute_beta(config)
+        alpha_bar = torch.cumprod(1 - beta, dim=0)
+        if alpha_bar[-1] < torch.finfo(torch.float32).tiny:
+            raise UserError(
+                f"the noise schedule leaves no signal at its last step (alpha_bar {alpha_bar[-1]:.1e}); "
+                "lower beta_end or num_steps"
+            )
+        alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        sequences = {
+            "beta": beta,
+            "alpha": 1 - beta,
+            "alpha_bar": alpha_bar,
+            "alpha_bar_prev": alpha_bar_prev,
+            "noise_variance": 1 - alpha_bar,
+            "snr": alpha_bar / (1 - alpha_bar),
+            "posterior_variance": beta * (1 - alpha_bar_prev) / (1 - alpha_bar),
+        }
+        for name, values in sequences.items():
+            self.register_buffer(name, values.float(), persistent=False)
+        self._alpha_bar = tuple(alpha_bar.tolist())
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps T."""
+        return len(self._alpha_bar)
+
+    def level(self, step: int) -> Level:
+        """Return the signal and noise at `step`, from 0 to T - 1 or `CLEAN`, without asking the device.
+
+        Raises:
+            ValueError: the step is outside the schedule.
+        """
+        if not CLEAN <= step < self.num_steps:
+            raise ValueError(f"expected a step from {CLEAN} (clean) to {self.num_steps - 1}, got {step}")
+        alpha_bar = 1.0 if step == CLEAN else self._alpha_bar[step]
+        return Level(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
+
+
+def compute_beta(config: ScheduleConfig) -> Tensor:
+    """Return beta_t for every step.
+
+    Returns:
+        Shape (T,), float64, not decreasing, in (0, 1).
+
+    Raises:
+        UserError: unknown kind, no steps, or betas that do not satisfy 0 < beta_start <= beta_end < 1.
+    """
+    start, end = config.beta_start, config.beta_end
+    if config.num_steps < 1:
+        raise UserError(
+            f"a noise schedule needs at least 1 step, got {config.num_steps}; set num_steps to e.g. 1000"
+        )
+    if not 0 < start <= end < 1:
+        raise UserError(
+            f"a noise schedule needs 0 < beta_start <= beta_end < 1, got {start} and {end}; "
+            "use e.g. 0.0015 and 0.0155"
+        )
+    if config.kind == "linear":
+        return torch.linspace(start, end, config.num_steps, dtype=torch.float64)
+    if config.kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, config.num_steps, dtype=torch.float64) ** 2
+    raise UserError(f"unknown noise schedule '{config.kind}'; choose one of: {', '.join(KINDS)}")
+
+
+def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    """Pick each sample's value of a sequence, ready to multiply a batch.
+
+    Args:
+        values: a sequence over steps, shape (T,).
+        t: diffusion steps, shape (B,), int64 in [0, T).
+        like: the batch to multiply, shape (B, ...); gives the number of axes and the dtype.
+
+    Returns:
+        Shape (B, 1, ..., 1).
+
+    Raises:
+        ValueError: t does not hold one step per sample.
+    """
+    if t.shape != like.shape[:1]:
+        raise ValueError(f"expected t of shape {tuple(like.shape[:1])}, got {tuple(t.shape)}")
+    return values[t].to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,54 @@
+"""Writing files so that a killed run or a full disk never leaves a half-written one under its final name."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
+
+    The temporary name keeps the suffix, so that writers which look at it (numpy, matplotlib) agree.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
+        raise UserError(message) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def save_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def load_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from error

@@ -1,0 +1,190 @@
+"""Layers of the denoiser: time embedding, self-attention, and a residual block that many units can share.
+
+The residual block is ADM's (Dhariwal & Nichol 2021, arXiv:2105.05233): GroupNorm, SiLU, convolution, then an adaptive
+GroupNorm whose scale and shift come from the time embedding and, where there is one, from a condition (PDAE, Eq. 9:
+time first, condition second):
+
+    h <- (GN(h) * (1 + s_t) + b_t) * (1 + s_c) + b_c
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+
+def embed_time(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of diffusion steps `t` (B,), cosines first; shape (B, dim), dim even."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def build_norm(channels: int, num_groups: int) -> nn.GroupNorm:
+    """GroupNorm over `channels` in at most `num_groups` groups.
+
+    Raises:
+        UserError: the groups do not divide the channels.
+    """
+    groups = min(num_groups, channels)
+    if channels % groups:
+        raise UserError(f"{channels} channels cannot be split into {groups} groups; choose num_groups to divide them")
+    return nn.GroupNorm(groups, channels)
+
+
+def zero_init(layer: nn.Module) -> nn.Module:
+    """Set all parameters of `layer` to zero and return it."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the pixels of a map, residual, with a zero-initialised output."""
+
+    def __init__(self, channels: int, num_heads: int, num_groups: int) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise UserError(f"{channels} channels cannot be split over {num_heads} attention heads")
+        self.num_heads = num_heads
+        self.norm = build_norm(channels, num_groups)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Attend within each map of `h` (B, C, H, W); heads are contiguous blocks of [q, k, v] channels."""
+        batch, channels = h.shape[:2]
+        qkv = self.qkv(self.norm(h).flatten(2)).view(batch, self.num_heads, 3, channels // self.num_heads, -1)
+        q, k, v = qkv.transpose(-1, -2).unbind(2)  # (B, heads, HW, C / heads)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(batch, channels, -1)
+        return h + self.out(attended).view_as(h)
+
+
+class ResBlock(nn.Module):
+    """ADM residual block with optional condition, optional resampling and optional skip input.
+
+    Several conditions may share one input: when `emb` has k times the rows of `h`, or `h` k times the rows of `skip`,
+    row i of the smaller belongs to rows i*k ... i*k+k-1 of the larger, and all that depends on the smaller alone is
+    computed once. The result equals that of repeating the smaller first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: int,
+        *,
+        cond_dim: int | None = None,
+        cond_affine: str = "scale_shift",
+        resample: str | None = None,
+        dropout: float = 0.0,
+        num_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.in_norm = build_norm(in_channels, num_groups)
+        self.in_conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.emb_affine = nn.Linear(emb_dim, 2 * out_channels)
+        width = {"scale": 1, "scale_shift": 2}[cond_affine]
+        self.cond_affine = nn.Linear(cond_dim, width * out_channels) if cond_dim else None
+        self.out_norm = build_norm(out_channels, num_groups)
+        self.dropout = nn.Dropout(dropout)
+        self.out_conv = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
+        """Apply the block.
+
+        Args:
+            h: input, shape (B, C, H, W).
+            emb: time embedding, shape (K, E), K a multiple of B.
+            cond: condition, shape (K, cond_dim); None when the block was built without.
+            skip: skip connection, shape (S, C', H, W), S a divisor of B.
+
+        Returns:
+            Output, shape (K, out_channels, H', W').
+        """
+        if skip is None or skip.shape[0] == h.shape[0]:
+            joined = h if skip is None else torch.cat([h, skip], dim=1)
+            update, shortcut = self._plain_input(joined)
+        else:
+            update, shortcut = self._shared_skip_input(h, skip)
+        update = repeat_rows(update, emb.shape[0])
+        return repeat_rows(shortcut, emb.shape[0]) + self._modulated_output(update, emb, cond)
+
+    def _plain_input(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        update = F.silu(self.in_norm(h))
+        if self.resample == "up":
+            update, h = (F.interpolate(x, scale_factor=2.0, mode="nearest") for x in (update, h))
+        elif self.resample == "down":
+            update, h = (F.avg_pool2d(x, 2) for x in (update, h))
+        return self.in_conv(update), self.shortcut(h)
+
+    def _shared_skip_input(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise and convolve [h, skip] with the part that depends on `skip` alone computed once per row of `skip`.
+
+        GroupNorm and convolution both split over channels at a group's border; skip channels in the group that straddles
+        the join go with `h`.
+        """
+        norm, channels = self.in_norm, h.shape[1] + skip.shape[1]
+        group_size = channels // norm.num_groups
+        own_groups = -(-h.shape[1] // group_size)
+        border = own_groups * group_size
+        straddling = skip[:, : border - h.shape[1]]
+        if border == channels or isinstance(self.shortcut, nn.Identity):
+            return self._plain_input(torch.cat([h, repeat_rows(skip, h.shape[0])], dim=1))
+        own = torch.cat([h, repeat_rows(straddling, h.shape[0])], dim=1) if straddling.shape[1] else h
+        shared = skip[:, border - h.shape[1] :]
+
+        def normalise(x: Tensor, groups: int, part: slice) -> Tensor:
+            return F.silu(F.group_norm(x, groups, norm.weight[part], norm.bias[part], norm.eps))
+
+        own_part, shared_part = slice(None, border), slice(border, None)
+        weight = self.in_conv.weight
+        update = F.conv2d(normalise(own, own_groups, own_part), weight[:, own_part], self.in_conv.bias, padding=1)
+        shared_update = F.conv2d(
+            normalise(shared, norm.num_groups - own_groups, shared_part), weight[:, shared_part], padding=1
+        )
+        weight = self.shortcut.weight
+        shortcut = F.conv2d(own, weight[:, own_part], self.shortcut.bias)
+        shared_shortcut = F.conv2d(shared, weight[:, shared_part])
+        return add_shared(update, shared_update), add_shared(shortcut, shared_shortcut)
+
+    def _modulated_output(self, h: Tensor, emb: Tensor, cond: Tensor | None) -> Tensor:
+        scale, shift = self.emb_affine(F.silu(emb)).chunk(2, dim=1)
+        scale = 1 + scale
+        if self.cond_affine is not None:
+            affine = self.cond_affine(F.silu(cond))
+            cond_scale, cond_shift = affine.chunk(2, dim=1) if affine.shape[1] > scale.shape[1] else (affine, 0)
+            scale, shift = scale * (1 + cond_scale), shift * (1 + cond_scale) + cond_shift
+        h = torch.addcmul(shift[..., None, None], self.out_norm(h), scale[..., None, None])
+        return self.out_conv(self.dropout(F.silu(h)))
+
+
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """Repeat each row of `x` (B, ...) so that there are `rows` of them, copies side by side."""
+    return x if x.shape[0] == rows else x.repeat_interleave(rows // x.shape[0], dim=0)
+
+
+def add_shared(x: Tensor, shared: Tensor) -> Tensor:
+    """`x + repeat_rows(shared, len(x))` without the copy: x (B * k, C, H, W), shared (B, C, H, W)."""
+    return (x.unflatten(0, (shared.shape[0], -1)) + shared[:, None]).flatten(0, 1)
+
+
+class Resample(nn.Module):
+    """Halve (strided convolution) or double (nearest, then convolution) the resolution, keeping the channels."""
+
+    def __init__(self, channels: int, direction: str) -> None:
+        super().__init__()
+        self.direction = direction
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2 if direction == "down" else 1, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Resample `h` (B, C, H, W)."""
+        if self.direction == "up":
+            h = F.interpolate(h, scale_factor=2.0, mode="nearest")
+        return self.conv(h)

@@ -1,0 +1,51 @@
+"""Checkpoints of a stage in training: what Lightning saves, when the clock says so, under one name, atomically.
+
+Deviation: Lightning's ModelCheckpoint keys files by epoch or optimiser step, which an adversarial stage doubles.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from ldm.errors import UserError
+from ldm.files import atomic_path
+from ldm.training.monitor import Monitor
+
+
+class StageCheckpoint(pl.Callback):
+    """Saves `path` every `seconds`, and at the end of a fit that did not finish its steps (an interrupt)."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
+    ) -> None:
+        """Lightning's hook: save when it is time. Never after a loss that was not finite."""
+        if time.monotonic() - self._last >= self.seconds:
+            next(callback for callback in trainer.callbacks if isinstance(callback, Monitor)).check()
+            with atomic_path(self.path) as temporary:
+                trainer.save_checkpoint(temporary, weights_only=False)  # with the optimiser
+            self._last = time.monotonic()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running anything that it may contain.
+
+    Raises:
+        UserError: the file is unreadable.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for damaged files
+        message = f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to start this stage anew"
+        raise UserError(message) from error
+
+
+def count_steps(checkpoint: dict[str, Any]) -> int:
+    """Training steps that a checkpoint has behind it."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]

@@ -1,0 +1,147 @@
+"""Run one stage's task with Lightning's Trainer: resume, log, checkpoint, picture."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.utils import save_image
+
+from ldm.errors import UserError
+from ldm.files import atomic_path
+from ldm.training.checkpoint import StageCheckpoint, count_steps, read_checkpoint
+from ldm.training.monitor import Monitor
+from ldm.training.stage_task import StageTask
+
+LOG_EVERY = 50
+
+
+@dataclass
+class Machine:
+    """Where and how precisely to compute: `cpu` or `cuda`; a Lightning precision such as `32-true`."""
+
+    device: str
+    precision: str
+
+
+def resolve_machine(device: str, precision: str) -> Machine:
+    """Turn `auto` into what this machine offers.
+
+    Raises:
+        UserError: an unknown name, or CUDA where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown trainer.device {device!r}; choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("trainer.device=cuda, but PyTorch sees no CUDA device; use trainer.device=cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = {"auto": "bf16-mixed" if device == "cuda" else "32-true", "float32": "32-true", "bf16": "bf16-mixed"}
+    if precision not in names:
+        raise UserError(f"unknown trainer.precision {precision!r}; choose one of {', '.join(names)}")
+    return Machine(device, names[precision])
+
+
+class Preview(pl.Callback):
+    """Writes `preview.png`, a picture of the state of training, every so many steps and at the end."""
+
+    def __init__(self, path: Path, every: int, num_steps: int) -> None:
+        self.path, self.every, self.num_steps = path, every, num_steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: StageTask, outputs: object, batch: dict[str, Tensor], step: int
+    ) -> None:
+        """Lightning's hook."""
+        if (step + 1) % self.every and step + 1 != self.num_steps:
+            return
+        with torch.no_grad():
+            rows = task.preview(batch, torch.Generator(task.device).manual_seed(0))
+        if rows is None:
+            return
+        with atomic_path(self.path) as temporary:
+            images = rows.flatten(0, 1).float().cpu()
+            save_image((images + 1) / 2, temporary, nrow=rows.shape[1], normalize=False)
+
+
+def fit(
+    task: StageTask,
+    make_loader: Callable[[int], DataLoader],
+    folder: Path,
+    name: str,
+    machine: Machine,
+) -> float:
+    """Train `task` to the end of its budget, from its last checkpoint if there is one.
+
+    Args:
+        task: of the stage.
+        make_loader: batches from a given first step on; its length is the number of all steps.
+        folder: of the stage: `resume.ckpt`, `log.csv`, `preview.png`.
+        name: of the stage, for the progress bar.
+        machine: to compute on.
+
+    Returns:
+        Seconds of training, those before an interruption included.
+
+    Raises:
+        UserError: training diverged, the checkpoint is unreadable, or the folder cannot be written.
+    """
+    checkpoint = folder / "resume.ckpt"
+    first_step = count_steps(read_checkpoint(checkpoint)) if checkpoint.exists() else 0
+    num_steps = task.budget.num_steps
+    monitor = Monitor(folder / "log.csv", name, num_steps, task.budget.batch_size, first_step, LOG_EVERY)
+    callbacks = [
+        monitor,
+        Preview(folder / "preview.png", task.config.preview_steps, num_steps),
+        StageCheckpoint(checkpoint, task.config.checkpoint_seconds),
+    ]
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="gpu" if machine.device == "cuda" else machine.device,
+            devices=1,
+            precision=machine.precision,
+            max_epochs=1,
+            callbacks=callbacks,
+            logger=build_logger(folder),
+            gradient_clip_val=task.config.grad_clip if task.automatic_optimization else None,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        resume = str(checkpoint) if first_step else None
+        if first_step < num_steps:
+            trainer.fit(task, make_loader(first_step), ckpt_path=resume, weights_only=True if resume else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    task.to("cpu")
+    return monitor.seconds
+
+
+def build_logger(folder: Path) -> pl.loggers.Logger | bool:
+    """TensorBoard where it is installed; the CSV log is written in any case."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return False
+    return pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard")
+
+
+class quiet_lightning:
+    """Silence, for a while, what Lightning says of loaders, hardware and tips: none of it applies here."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("pytorch_lightning")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+
+    def __exit__(self, *error: object) -> None:
+        self._warnings.__exit__(*error)
+        self._logger.setLevel(self._level)

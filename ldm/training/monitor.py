@@ -1,0 +1,140 @@
+"""What one sees of a training stage: a progress bar with the losses, a CSV log, throughput, and a stop at the first NaN."""
+
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.files import atomic_path
+
+
+class Monitor(pl.Callback):
+    """Progress bar and `log.csv` of one stage.
+
+    Statistics stay on the device between log rows, so that steps need not wait for each other. The first step at which
+    one of them is not finite is remembered there as well and reported at the next row.
+    """
+
+    def __init__(self, path: Path, stage: str, num_steps: int, batch_size: int, first_step: int, every: int) -> None:
+        self.path, self.every, self.batch_size = path, every, batch_size
+        self.step, self.first_step, self.num_steps = first_step, first_step, num_steps
+        self.seconds = 0.0  # of training, those before a resume included
+        self._trouble: Tensor | None = None
+        self._names: list[str] = []
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            desc=stage,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=1.0 if sys.stderr.isatty() else 20.0,
+            file=sys.stderr,
+        )
+        rows = read_log(path) if first_step else []
+        self._rows = [row for row in rows if int(row["step"]) <= first_step]
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Lightning's hook."""
+        self._row_clock = time.monotonic()
+        self._clock = self._row_clock - self.seconds
+        self._row_step = self.step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
+    ) -> None:
+        """Lightning's hook: count, remember trouble, write a row when it is time."""
+        self.step += 1
+        self._watch(task.stats)
+        self._bar.update()
+        if self.step % self.every == 0 or self.step in (self.first_step + 10, self.num_steps):
+            self._write_row(trainer, task.stats)
+
+    def state_dict(self) -> dict[str, float]:
+        """Lightning's hook: what a checkpoint keeps."""
+        return {"seconds": time.monotonic() - self._clock}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Lightning's hook."""
+        self.seconds = state["seconds"]
+
+    def check(self) -> None:
+        """Stop when a statistic was not finite.
+
+        Raises:
+            UserError: naming the step and the term.
+        """
+        if self._trouble is None:
+            return
+        trouble = self._trouble.tolist()
+        if max(trouble) < 0:
+            return
+        step = min(value for value in trouble if value >= 0)
+        terms = ", ".join(name for name, value in zip(self._names, trouble, strict=True) if value == step)
+        raise UserError(
+            f"training diverged at step {int(step)}: {terms} is not finite; the last checkpoint is from before that. "
+            "Lower train.learning_rate or set train.grad_clip"
+        )
+
+    def _watch(self, stats: dict[str, Tensor]) -> None:
+        values = torch.stack([value.detach().float() for value in stats.values()])
+        if self._trouble is None:
+            self._names = list(stats)
+            self._trouble = torch.full_like(values, -1)
+        bad = ~values.isfinite() & (self._trouble < 0)
+        self._trouble = torch.where(bad, float(self.step), self._trouble)
+
+    def _write_row(self, trainer: pl.Trainer, stats: dict[str, Tensor]) -> None:
+        self.check()
+        now = time.monotonic()
+        rate = (self.step - self._row_step) * self.batch_size / max(now - self._row_clock, 1e-9)
+        self.seconds, self._row_clock, self._row_step = now - self._clock, now, self.step
+        values = {name: float(value) for name, value in stats.items()}
+        self._rows.append({"step": self.step, "images_per_second": round(rate, 1), **values})
+        save_log(self.path, self._rows)
+        shown = {name: f"{value:.3g}" for name, value in values.items()}
+        self._bar.set_postfix({**shown, "img/s": f"{rate:.0f}"}, refresh=False)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, self.step)
+
+    def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Lightning's hook."""
+        self.seconds = time.monotonic() - self._clock
+        self.check()
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
+        """Lightning's hook."""
+        self._bar.close()
+
+
+def save_log(path: Path, rows: list[dict]) -> None:
+    """Write log rows as CSV; columns are all names in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Rows of a log, values as text; none when there is no log."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it: `40 s`, `12 min`, `3.2 h`."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,94 @@
+"""How a stage is optimised: budget, optimiser, learning rate over the steps."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ldm.errors import UserError
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+DECAYS = ("constant", "cosine")
+
+
+@dataclass
+class TrainConfig:
+    """Training of one stage.
+
+    Attributes:
+        images: budget: training images seen, repeats counted.
+        batch_size: images per step on the CPU.
+        cuda_batch_factor: on CUDA the batch is this many times larger, steps as many times fewer, and the learning rate
+            grows by the factor's square root.
+        optimizer: `adam` or `adamw`.
+        learning_rate: at its highest.
+        betas: of the optimiser.
+        weight_decay: of the optimiser.
+        warmup_steps: the learning rate rises linearly over these steps.
+        decay: `constant`, or `cosine` to zero over the budget.
+        grad_clip: largest norm of the gradient; null for none.
+        ema_decay: of the average of the weights that is kept as the result; null keeps the last weights.
+        checkpoint_seconds: time between checkpoints.
+        preview_steps: steps between pictures of the state of training.
+    """
+
+    images: int = 1_000_000
+    batch_size: int = 128
+    cuda_batch_factor: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 2.56e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    decay: str = "constant"
+    grad_clip: float | None = None
+    ema_decay: float | None = 0.9999
+    checkpoint_seconds: float = 60.0
+    preview_steps: int = 2000
+
+
+@dataclass
+class Budget:
+    """What a `TrainConfig` means on a device."""
+
+    batch_size: int
+    num_steps: int
+    learning_rate: float
+
+
+def resolve_budget(config: TrainConfig, device: str) -> Budget:
+    """Batch size, steps and learning rate on `device` (`cpu`, `cuda`).
+
+    Raises:
+        UserError: the budget is smaller than one batch.
+    """
+    factor = config.cuda_batch_factor if device == "cuda" else 1
+    batch_size = config.batch_size * factor
+    num_steps = config.images // batch_size
+    if num_steps < 1:
+        raise UserError(f"train.images={config.images} is less than one batch of {batch_size}; raise it")
+    return Budget(batch_size, num_steps, config.learning_rate * math.sqrt(factor))
+
+
+def build_optimizer(
+    config: TrainConfig, parameters: Iterable[nn.Parameter], learning_rate: float
+) -> torch.optim.Optimizer:
+    """The configured optimiser.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    if config.optimizer not in OPTIMIZERS:
+        raise UserError(f"unknown optimizer {config.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+    make = OPTIMIZERS[config.optimizer]
+    return make(parameters, lr=learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay)
+
+
+def scale_learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
+    """Factor on the learning rate at `step` of `num_steps`, in [0, 1]: linear warm-up times the decay."""
+    if config.decay not in DECAYS:
+        raise UserError(f"unknown decay {config.decay!r}; choose one of {', '.join(DECAYS)}")
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return warm * (0.5 * (1 + math.cos(math.pi * step / num_steps)) if config.decay == "cosine" else 1.0)

@@ -1,0 +1,99 @@
+"""What every stage's task shares: a budget, an optimiser, an average, frozen parts, and random numbers keyed by the step.
+
+The generator of step s depends on (seed, s) only, so that a resumed run draws what an uninterrupted one would have.
+A Lightning run is one epoch whose batches are the steps.
+"""
+
+from abc import abstractmethod
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from ldm.training.ema import EMA
+from ldm.training.optimizer import Budget, TrainConfig, build_optimizer, scale_learning_rate
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Exclude `module` from training: no gradients, evaluation mode. `StageTask` keeps it so through `train()`."""
+    return module.requires_grad_(False).eval()
+
+
+class StageTask(pl.LightningModule):
+    """Trains one module (`self.trained`) with one optimiser; subclasses say what the loss is.
+
+    Attributes:
+        trained: the module that learns.
+        stats: losses and statistics of the last step by name, detached, shape ().
+    """
+
+    def __init__(self, trained: nn.Module, config: TrainConfig, budget: Budget, seed: int) -> None:
+        super().__init__()
+        self.trained, self.config, self.budget, self.seed = trained, config, budget, seed
+        self.ema = EMA(trained, config.ema_decay) if config.ema_decay else None
+        self.stats: dict[str, Tensor] = {}
+        self._frozen: list[nn.Module] = []
+        self._generator: torch.Generator | None = None
+
+    @abstractmethod
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """The loss of a batch, shape (); fills `self.stats`."""
+
+    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor | None:
+        """Rows of images that show the state of training, shape (rows, columns, 3, H, W) in [-1, 1]; or None."""
+        return None
+
+    @property
+    def result(self) -> nn.Module:
+        """The module whose weights are the stage's outcome."""
+        return self.trained if self.ema is None else self.ema.average
+
+    def keep_frozen(self, module: nn.Module) -> nn.Module:
+        """Freeze `module` for as long as this task lives."""
+        self._frozen.append(freeze(module))
+        return module
+
+    def train(self, mode: bool = True) -> "StageTask":
+        """Set training mode, except for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def step_generator(self, step: int) -> torch.Generator:
+        """The generator of one step, on the task's device."""
+        if self._generator is None or self._generator.device != self.device:
+            self._generator = torch.Generator(self.device)
+        return self._generator.manual_seed(self.seed * 1_000_003 + step)
+
+    def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        """Lightning's hook: the loss of step `step`."""
+        torch.manual_seed(self.seed * 1_000_003 + step)  # for dropout, the one layer that takes no generator
+        return self.compute_loss(batch, step, self.step_generator(step))
+
+    def optimizer_step(self, epoch: int, step: int, optimizer: object, closure: object = None) -> None:
+        """Lightning's hook: step, then update the average; both precede any checkpoint of this step."""
+        super().optimizer_step(epoch, step, optimizer, closure)
+        if self.ema is not None:
+            self.ema.update(self.trained, step)
+
+    def configure_optimizers(self) -> dict:
+        """Lightning's hook: the optimiser and its learning rate per step."""
+        optimizer = build_optimizer(self.config, self.trained.parameters(), self.budget.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: scale_learning_rate(self.config, step, self.budget.num_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Lightning's hook: frozen weights are not saved, they belong to other stages."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: state[key] for key in self._own_keys()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Lightning's hook: complete the state by the frozen weights, which are loaded already."""
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+    def _own_keys(self) -> list[str]:
+        frozen = {id(tensor) for module in self._frozen for tensor in module.state_dict(keep_vars=True).values()}
+        return [key for key, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in frozen]

@@ -1,0 +1,131 @@
+"""Where pretrained weights of others come from.
+
+Searched in this order: the path in the configuration (`weights.<name>`), the folder $DISDIFF_WEIGHTS, the
+cache of torch hub; then, only if `weights.allow_download=true`, the publisher's address, checksum verified.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import urlopen
+
+import torch
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.files import atomic_path
+
+FOLDER_VARIABLE = "DISDIFF_WEIGHTS"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of weights that this project uses and does not ship."""
+
+    name: str  # of the option `weights.<name>`
+    file_name: str
+    url: str
+    sha256: str  # all of it, or its beginning where no more is published
+    megabytes: int
+    purpose: str  # "... is needed for <purpose>"
+    without: str  # the option that makes it unnecessary, key=value
+
+
+VGG16 = WeightFile(
+    name="vgg16",
+    file_name="vgg16-397923af.pth",
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    sha256="397923af",
+    megabytes=528,
+    purpose="the LPIPS loss of the autoencoder",
+    without="loss.perceptual=none",
+)
+
+
+def resolve_weight(weight: WeightFile, path: str | Path | None = None, allow_download: bool = False) -> Path:
+    """Find a weight file, or download it if that is allowed.
+
+    Args:
+        weight: what is looked for.
+        path: `weights.<name>` of the configuration: the file or the folder it lies in; None if not set.
+        allow_download: `weights.allow_download` of the configuration.
+
+    Returns:
+        The path of an existing file. Only a downloaded file's checksum is verified.
+
+    Raises:
+        UserError: `path` is set and holds no such file; or nothing is found and nothing may be downloaded; or
+            the download fails or gives another file.
+    """
+    if path is not None:
+        given = Path(path).expanduser()
+        given = given / weight.file_name if given.is_dir() else given
+        if not given.is_file():
+            raise UserError(
+                f"weights.{weight.name}={path} is not a file; correct the path or leave the option out"
+            )
+        return given
+    folders = weight_folders()
+    for folder in folders:
+        if (folder / weight.file_name).is_file():
+            return folder / weight.file_name
+    if not allow_download:
+        raise UserError(explain_absence(weight, folders))
+    target = folders[0] / weight.file_name
+    download(weight, target)
+    return target
+
+
+def weight_folders() -> list[Path]:
+    """The folders that are searched, the first of them also the one downloads go to."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    return [Path(chosen).expanduser(), cache] if chosen else [cache]
+
+
+def explain_absence(weight: WeightFile, folders: list[Path]) -> str:
+    """One sentence: what the file is for, every way to provide it, and how to do without."""
+    return (
+        f"{weight.file_name} is needed for {weight.purpose} and is not in {' or '.join(map(str, folders))}: "
+        f"put it there or into ${FOLDER_VARIABLE} ({weight.url}, {weight.megabytes} MB, "
+        f"sha256 {weight.sha256}...), or set weights.{weight.name}=PATH, or allow the download with "
+        f"weights.allow_download=true, or work without it: {weight.without}"
+    )
+
+
+def download(weight: WeightFile, target: Path) -> None:
+    """Fetch `weight.url`; `target` appears whole and verified, or not at all.
+
+    Raises:
+        UserError: the address cannot be read, the checksum differs, or the folder cannot be written.
+    """
+    digest = hashlib.sha256()
+    with atomic_path(target) as temporary:
+        with temporary.open("wb") as file:
+            for chunk in stream(weight):
+                digest.update(chunk)
+                file.write(chunk)
+        if not digest.hexdigest().startswith(weight.sha256.lower()):
+            raise UserError(
+                f"{weight.url} gave a file with sha256 {digest.hexdigest()}, expected {weight.sha256}...; "
+                f"nothing was kept: try again, or set weights.{weight.name}=PATH"
+            )
+
+
+def stream(weight: WeightFile) -> Iterator[bytes]:
+    """The bytes at `weight.url`, in pieces of 1 MiB, while a bar shows how far they are."""
+    try:
+        with urlopen(weight.url, timeout=60) as response:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, unit="B", unit_scale=True, desc=weight.file_name) as bar:
+                while chunk := response.read(1 << 20):
+                    yield chunk
+                    bar.update(len(chunk))
+    except (OSError, HTTPException) as error:
+        raise UserError(
+            f"{weight.url} cannot be downloaded ({error}); get the file another way and set "
+            f"weights.{weight.name}=PATH"
+        ) from error

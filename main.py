@@ -1,0 +1,68 @@
+"""Train and evaluate a system: `python main.py --base configs/disdiff/shapes3d.yaml -t`."""
+
+import argparse
+import sys
+
+EXAMPLES = """
+examples:
+  python main.py --base configs/disdiff/shapes3d.yaml
+      say what would be done: configuration, stages, sizes, what is already trained; train nothing
+  python main.py --base configs/disdiff/shapes3d.yaml -t
+      train what is missing, then scores and pictures in runs/disdiff-shapes3d-small-s0; again: resume
+  python main.py --base configs/disdiff/shapes3d.yaml -t preset=smoke
+      the whole pipeline in a minute, to see that it works
+  python main.py --base configs/disdiff/shapes3d.yaml -t preset=paper trainer.device=cuda
+      the published sizes, for a GPU
+  python main.py --base configs/disdiff/shapes3d.yaml -t seed=1 factors.num_units=6 run.name=six-units
+      any key of the configuration can be set; a misspelt one is refused
+
+presets: small (default; two CPU cores), smoke (a proof that all works), paper (published sizes)
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", nargs="+", required=True, metavar="FILE", help="configuration files, merged left to right"
+    )
+    parser.add_argument("-t", "--train", action="store_true", help="train; without it nothing is trained or written")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments, overrides = parser.parse_known_args()
+    # `--base a.yaml key=value` hands overrides to --base; they are told apart by their form
+    files = [text for text in arguments.base if "=" not in text]
+    arguments.overrides = [text for text in arguments.base if "=" in text] + overrides
+    if not files:
+        parser.error("--base needs a configuration file")
+    arguments.base = files
+    return arguments
+
+
+def main() -> int:
+    """Run; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    arguments = parse_arguments()
+    from disdiff.config import load_config  # after the arguments, so that --help is immediate
+    from disdiff.overview import print_overview, say
+    from disdiff.pipeline import Pipeline
+    from ldm.errors import UserError
+
+    try:
+        pipeline = Pipeline(load_config(arguments.base, arguments.overrides), say)
+        print_overview(pipeline, full=not arguments.train)
+        if arguments.train:
+            pipeline.run()
+    except UserError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

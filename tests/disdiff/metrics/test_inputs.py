@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from disdiff.metrics._inputs import RowsByValue, check_factors, check_inputs, split_rows, unit_scalars
+from ldm.errors import UserError
+
+
+def spoil(array, value):
+    copy = np.array(array)
+    copy[3, 1] = value
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change_codes", "change_factors", "sentence"),
+    [
+        (lambda c: spoil(c, np.nan), lambda f: f, r"codes hold NaN \(1 rows\)"),
+        (lambda c: spoil(c, np.inf), lambda f: f, "codes hold .* infinity"),
+        (lambda c: c[:-1], lambda f: f, "codes have 2999 rows but factors have 3000"),
+        (lambda c: np.ones_like(c), lambda f: f, "codes are constant in every unit"),
+        (lambda c: c[:, 0], lambda f: f, "codes must have shape"),
+        (lambda c: c[..., None], lambda f: f, "use unit_scalars"),
+        (lambda c: c.astype(str), lambda f: f, "codes must be floating-point"),
+        (lambda c: c, lambda f: f + 0.5, "factors must be integers"),
+        (lambda c: c, lambda f: f[:, 0], "factors must have shape"),
+        (lambda c: c, lambda f: f * [1, 0, 1], r"single value in column\(s\) \[1\]"),
+    ],
+)
+def test_bad_arrays_are_named(identity, factors, change_codes, change_factors, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_inputs(change_codes(identity), change_factors(factors))
+
+
+def test_too_few_rows_are_refused(identity, factors):
+    with pytest.raises(UserError, match="codes have 3000 rows but 3001 are needed"):
+        check_inputs(identity, factors, 3_001)
+
+
+def test_one_constant_unit_is_allowed(identity, factors):
+    codes, _ = check_inputs(identity * [1, 0, 1], factors)
+    assert (codes[:, 1] == 0).all()
+
+
+def test_factor_values_are_renumbered_in_their_order():
+    assert check_factors(np.array([[7, -3], [2, 5], [7, 5]]), 3).tolist() == [[1, 0], [0, 1], [1, 1]]
+
+
+def test_unit_scalars_are_the_first_principal_component():
+    codes = np.random.default_rng(0).normal(size=(500, 4, 6)) @ np.diag([3, 1, 1, 0.5, 0.5, 2.0])
+    scalars = unit_scalars(codes)
+    for unit in range(4):
+        expected = PCA(1).fit(codes[:, unit])
+        sign = np.sign(expected.components_[0][np.abs(expected.components_[0]).argmax()])
+        expected_scores = sign * expected.transform(codes[:, unit])[:, 0]
+        np.testing.assert_allclose(scalars[:, unit], expected_scores, atol=1e-10)
+
+
+def test_unit_scalars_recover_a_scalar_behind_a_vector(identity):
+    direction = np.array([0.6, -0.8])
+    scalars = unit_scalars(identity[..., None] * direction)
+    np.testing.assert_allclose(scalars, identity.mean(axis=0) - identity, atol=1e-12)
+
+
+def test_unit_scalars_keep_scalar_units_and_flatten_on_request(identity):
+    assert (unit_scalars(identity) == identity).all()
+    vectors = np.stack([identity, -identity], axis=2)
+    assert unit_scalars(vectors, "all").tolist() == vectors.reshape(len(identity), -1).tolist()
+    with pytest.raises(UserError, match="unit mode 'pca2' is unknown"):
+        unit_scalars(identity, "pca2")
+
+
+def test_a_constant_vector_unit_becomes_zeros(identity):
+    vectors = np.stack([identity, identity], axis=2)
+    vectors[:, 1] = 0.1
+    assert (unit_scalars(vectors)[:, 1] == 0).all()
+
+
+def test_drawn_rows_share_only_the_fixed_factor(factors):
+    random = np.random.RandomState(0)
+    which, anchors = random.randint(3, size=400), random.randint(len(factors), size=400)
+    rows = RowsByValue(factors).draw(which, anchors, random.random_sample((400, 64)))
+    for factor in range(3):
+        batch = which == factor
+        assert (factors[rows[batch], factor] == factors[anchors[batch], factor][:, None]).all()
+        free = (factor + 1) % 3
+        share = np.bincount(factors[rows[batch], free].ravel()) / rows[batch].size
+        np.testing.assert_allclose(share, np.bincount(factors[:, free]) / len(factors), atol=0.02)
+
+
+def test_split_rows_are_disjoint_and_depend_on_the_seed_alone():
+    train, test = split_rows(np.random.RandomState(3), 100, 60, 40)
+    assert sorted([*train, *test]) == list(range(100))
+    assert (train == split_rows(np.random.RandomState(3), 100, 60)[0]).all()

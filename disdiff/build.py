@@ -13,12 +13,12 @@ from disdiff.tasks import DisDiffTask
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
-from ldm.autoencoder.losses import choose
 from ldm.autoencoder.vq import VQAutoencoder
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.shapes3d import Shapes3D, find_shapes3d
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
+from ldm.errors import choose
 from ldm.nn.unet import UNet
 from ldm.tasks import AutoencoderTask, LatentDiffusionTask
 from ldm.training.optimizer import resolve_budget

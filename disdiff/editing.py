@@ -2,15 +2,17 @@
 
     eps_hat^S(z_t, t) = eps_base(z_t, t) - sqrt(1 - alpha_bar_t) * sum_{k in S} w_k grad_k(z_t, code_k, t)
 
-is a noise predictor like any other, so the samplers draw with it and DDIM inverts with it. With S all units this is
-conditional sampling, with one unit or some the composition z^S of DisDiff (Yang et al. 2023, arXiv:2301.13721). A swap,
-a traversal and an interpolation are no modes of anything: they are other codes.
+is a noise predictor like any other, so the samplers draw with it and DDIM inverts with it. With S all units
+this is conditional sampling, with one unit or some the composition z^S of DisDiff (Yang et al. 2023,
+arXiv:2301.13721). A swap, a traversal and an interpolation are no modes of anything: they are other codes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from disdiff.model import DisDiff, sampling_coefficient, shift_eps
@@ -19,7 +21,7 @@ from ldm.diffusion.process import sample_noise_shape
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sample
 from ldm.errors import UserError
 
-BATCH = 32  # codes that `decode_batches` decodes at once
+BATCH = 32  # images that `in_batches` works on at once
 
 
 def check_units(units: list[int], num_units: int) -> list[int]:
@@ -98,32 +100,35 @@ def decode_code(
         Images, shape (B, 3, H, W), clamped to [-1, 1].
     """
     eps_fn = unit_eps_fn(model, code, units)
-    return model.latent_space.decode(sample(sampler, eps_fn, model.schedule, z_T, generator, progress)).clamp(-1, 1)
+    return model.latent_space.decode(sample(sampler, eps_fn, model.schedule, z_T, generator, progress)).clamp(
+        -1, 1
+    )
 
 
-def decode_batches(
-    model: DisDiff,
-    code: Tensor,
-    z_T: Tensor,
-    sampler: SamplerConfig,
-    units: list[int] | None = None,
-    generator: torch.Generator | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> Tensor:  # code => image
-    """Do as `decode_code`, `BATCH` codes at a time; `progress` is called with the share that is done."""
-    images = []
-    for first in range(0, len(code), BATCH):
-        part = slice(first, first + BATCH)
-        images.append(decode_code(model, code[part], z_T[part], sampler, units, generator))
+def in_batches(
+    function: Callable[..., Tensor], *rows: Tensor, progress: Callable[[float], None] | None = None
+) -> Tensor:
+    """Apply `function` to `BATCH` rows of each tensor at a time and join the results, so that memory stays
+    bounded.
+
+    Args:
+        function: takes as many tensors as there are in `rows`, gives one with as many rows.
+        rows: tensors of one length n.
+        progress: called with the share that is done.
+    """
+    results, count = [], len(rows[0])
+    for parts in zip(*(tensor.split(BATCH) for tensor in rows), strict=True):
+        results.append(function(*parts))
         if progress is not None:
-            progress(min(first + BATCH, len(code)) / len(code))
-    return torch.cat(images)
+            progress(min(len(results) * BATCH, count) / count)
+    return torch.cat(results)
 
 
 def invert(
     model: DisDiff, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
 ) -> Tensor:  # image => z_T
-    """Infer the noise from which `image` (B, 3, H, W) is sampled with `code` (B, N, D): DDIM walked backwards.
+    """Infer the noise from which `image` (B, 3, H, W) is sampled with `code` (B, N, D): DDIM walked
+    backwards.
 
     Returns:
         z_T, shape (B, C, h, w), for deterministic DDIM in `num_steps` steps.
@@ -177,7 +182,7 @@ def swap_units(code_source: Tensor, code_target: Tensor, units: list[int]) -> Te
 
 
 def interpolate_codes(start: Tensor, end: Tensor, num_steps: int) -> Tensor:
-    """Codes on the straight lines from `start` to `end` (B, N, D), both included, shape (B, num_steps, N, D)."""
+    """Codes on the lines from `start` to `end` (B, N, D), ends included, shape (B, num_steps, N, D)."""
     share = torch.linspace(0, 1, num_steps, device=start.device)[:, None, None]
     return torch.lerp(start[:, None], end[:, None], share)
 
@@ -186,16 +191,19 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     """Noise on the great circle from `start` to `end` (B, C, h, w), whose norm stays that of noise.
 
     Args:
-        start, end: standard normal noise, shape (B, C, h, w).
+        start: standard normal noise, shape (B, C, h, w).
+        end: more of it, same shape.
         share: positions in [0, 1], shape (A,).
 
     Returns:
         Shape (B, A, C, h, w).
     """
     a, b = start.flatten(1), end.flatten(1)
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
-    angle = cosine.acos().clamp(min=1e-4)[:, None]  # below that the circle is a straight line to float precision
-    weight_a, weight_b = (((1 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin())  # (B, A)
+    cosine = F.cosine_similarity(a, b, dim=1).clamp(-1, 1)
+    angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)[
+        :, None
+    ]  # nearer, the arc is straight to float precision
+    weight_a, weight_b = ((place * angle).sin() / angle.sin() for place in (1 - share, share))  # (B, A)
     mixed = weight_a[..., None] * a[:, None] + weight_b[..., None] * b[:, None]
     return mixed.unflatten(2, start.shape[1:])
 
@@ -222,8 +230,8 @@ class Directions:
 def principal_directions(codes: Tensor) -> Directions:
     """First principal direction of each unit, as the metrics reduce vector units to scalars.
 
-    An eigenvector has no sign of its own: the entry of largest magnitude is made positive. With D = 1 the direction is
-    the unit itself.
+    An eigenvector has no sign of its own: the entry of largest magnitude is made positive. With D = 1 the
+    direction is the unit itself.
 
     Args:
         codes: of a data set, shape (n, N, D).

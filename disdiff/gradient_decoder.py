@@ -10,9 +10,10 @@ exactly at the frozen diffusion model.
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, choose
 from ldm.nn.layers import repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
 
@@ -25,11 +26,14 @@ class GradientDecoderConfig:
         channels: width at full resolution; null takes the frozen U-Net's.
         num_res_blocks: residual blocks per level less one; null takes the frozen U-Net's.
         unit_embedding: `orthogonal` (rows of a matrix exponential), `learned` or `none`.
+        condition: how a unit's code becomes the condition: by one linear layer that all units share (`shared`, released),
+            or by a small network of each unit's own (`private`, as in EncDiff, arXiv:2402.09712).
     """
 
     channels: int | None = None
     num_res_blocks: int | None = None
     unit_embedding: str = "orthogonal"
+    condition: str = "shared"
 
 
 class OrthogonalEmbedding(nn.Module):
@@ -67,6 +71,46 @@ class LearnedEmbedding(nn.Module):
         return self.project(self.table)
 
 
+class SharedCondition(nn.Module):
+    """One linear layer for the codes of all units."""
+
+    def __init__(self, num_units: int, unit_dim: int, emb_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(unit_dim, emb_dim)
+
+    def forward(self, code: Tensor, units: Tensor | None) -> Tensor:
+        """Conditions of `code` (B, K, D), shape (B, K, emb_dim), whatever `units` they are."""
+        return self.project(code)
+
+
+class PrivateCondition(nn.Module):
+    """A network of each unit's own, D -> 64 -> emb_dim: what a number means is the unit's business from the start."""
+
+    def __init__(self, num_units: int, unit_dim: int, emb_dim: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.lift = UnitLinear(num_units, unit_dim, hidden)
+        self.project = UnitLinear(num_units, hidden, emb_dim)
+
+    def forward(self, code: Tensor, units: Tensor | None) -> Tensor:
+        """Conditions of `code` (B, K, D), shape (B, K, emb_dim), of `units` (K,) or (B, K); None for all in order."""
+        return self.project(F.silu(self.lift(code, units)), units)
+
+
+class UnitLinear(nn.Module):
+    """A linear layer of each unit's own; all units go through in one product."""
+
+    def __init__(self, num_units: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        bound = in_dim**-0.5
+        self.weight = nn.Parameter(torch.empty(num_units, in_dim, out_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_units, out_dim).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, units: Tensor | None) -> Tensor:
+        """Map `x` (B, K, in_dim) to (B, K, out_dim)."""
+        weight, bias = (self.weight, self.bias) if units is None else (self.weight[units], self.bias[units])
+        return (x[:, :, None] @ weight).squeeze(2) + bias
+
+
 class GradientDecoder(nn.Module):
     """Gradient fields of all units on the features of a frozen U-Net."""
 
@@ -79,7 +123,8 @@ class GradientDecoder(nn.Module):
             channels=config.channels or unet.channels,
             num_res_blocks=unet.num_res_blocks if config.num_res_blocks is None else config.num_res_blocks,
         )
-        self.condition = nn.Linear(unit_dim, unet.emb_dim)
+        condition = choose("factors.decoder.condition", config.condition, CONDITIONS)
+        self.condition = condition(num_units, unit_dim, unet.emb_dim)
         self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
         self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=unet.emb_dim)
 
@@ -100,8 +145,11 @@ class GradientDecoder(nn.Module):
             embedding = self.unit_embedding()
             embedding = embedding if units is None else embedding[units]  # (K, E) or (B, K, E)
             emb = emb + embedding.expand(batch, count, -1).flatten(0, 1)
-        grad = self.decoder(features, emb, self.condition(code.flatten(0, 1)))
+        grad = self.decoder(features, emb, self.condition(code, units).flatten(0, 1))
         return grad.unflatten(0, (batch, count))
+
+
+CONDITIONS = {"shared": SharedCondition, "private": PrivateCondition}
 
 
 def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module | None:
@@ -110,9 +158,5 @@ def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module |
     Raises:
         UserError: `kind` is unknown.
     """
-    if kind == "none":
-        return None
-    kinds = {"orthogonal": OrthogonalEmbedding, "learned": LearnedEmbedding}
-    if kind not in kinds:
-        raise UserError(f"unknown unit embedding {kind!r}; choose orthogonal, learned or none")
-    return kinds[kind](num_units, emb_dim)
+    kinds = {"orthogonal": OrthogonalEmbedding, "learned": LearnedEmbedding, "none": lambda *sizes: None}
+    return choose("factors.decoder.unit_embedding", kind, kinds)(num_units, emb_dim)

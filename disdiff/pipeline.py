@@ -22,11 +22,11 @@ from disdiff.build import (
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
 from disdiff.stages import Stage, copy_stage, list_stages
 from ldm.autoencoder.latent_space import fit_standardisation
-from ldm.autoencoder.losses import choose, reconstruction_scores
+from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import LatentCache, encode_to_cache
 from ldm.data.source import split_indices, to_float
-from ldm.errors import UserError
+from ldm.errors import UserError, choose
 from ldm.files import atomic_path
 from ldm.training.fit import Machine, fit, resolve_machine
 from ldm.training.monitor import format_duration
@@ -56,6 +56,11 @@ class Pipeline:
         self.denoiser = build_denoiser(config, self.latent_space)
         torch.manual_seed(config.seed)
         self.model = build_disdiff(config, self.latent_space, self.denoiser, self.source.image_size)
+        self.modules = {
+            "autoencoder": self.latent_space,
+            "latent_diffusion": self.denoiser,
+            "factors": self.model.factors,
+        }
 
     def run(self) -> None:
         """Train what is not trained, then evaluate and draw.
@@ -70,13 +75,12 @@ class Pipeline:
             "latent_diffusion": self.train_latent_diffusion,
             "factors": self.train_factors,
         }
-        modules = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser, "factors": self.model.factors}
         for name, stage in self.stages.items():
             if stage.trained:
                 self.say(f"{name}: loaded from {stage.folder}")
             else:
                 runners[name](stage)
-            stage.load(modules[name])
+            stage.load(self.modules[name])
             copy_stage(stage, self.folder / "stages" / name)
         if "factors" in self.stages:
             from disdiff.results import write_results  # only the last stage needs figures and metrics
@@ -103,9 +107,29 @@ class Pipeline:
         with atomic_path(path) as temporary:
             temporary.write_text(to_yaml(self.config))
 
+    def build_task(self, name: str) -> StageTask:
+        """The training task of a stage, on this pipeline's modules."""
+        config, device = self.config, self.machine.device
+        builders = {
+            "autoencoder": lambda: build_autoencoder_task(config, self.latent_space, device),
+            "latent_diffusion": lambda: build_latent_diffusion_task(
+                config, self.latent_space, self.denoiser, device
+            ),
+            "factors": lambda: build_factors_task(config, self.model, device),
+        }
+        return builders[name]()
+
+    def example_batch(self, name: str, size: int) -> dict[str, Tensor]:
+        """A batch such as a stage trains on, of at most `size` images, from whatever the autoencoder is now."""
+        images = self.source.images(self.train_index[:size])
+        with torch.no_grad():
+            statistics = self.latent_space.autoencoder.encode_statistics(to_float(images))
+        reads_images = name == "autoencoder" or (name == "factors" and self.model.reads == "image")
+        return {"statistics": statistics, **({"image": images} if reads_images else {})}
+
     def train_autoencoder(self, stage: Stage) -> None:
         """Stage 1, then the standardisation of its latents over the training images."""
-        task = build_autoencoder_task(self.config, self.latent_space, self.machine.device)
+        task = self.build_task(stage.name)
         batches = ImageBatches(self.source, self.train_index)
         seconds = self.fit(stage, task, batches)
         self.latent_space.autoencoder.load_state_dict(task.result.state_dict())
@@ -120,13 +144,13 @@ class Pipeline:
 
     def train_latent_diffusion(self, stage: Stage) -> None:
         """Stage 2."""
-        task = build_latent_diffusion_task(self.config, self.latent_space, self.denoiser, self.machine.device)
+        task = self.build_task(stage.name)
         seconds = self.fit(stage, task, self.latent_batches(with_images=False))
         self.save_stage(stage, task.result, task, seconds, {})
 
     def train_factors(self, stage: Stage) -> None:
         """Stage 3."""
-        task = build_factors_task(self.config, self.model, self.machine.device)
+        task = self.build_task(stage.name)
         seconds = self.fit(stage, task, self.latent_batches(with_images=self.model.reads == "image"))
         self.save_stage(stage, task.result, task, seconds, {})
 

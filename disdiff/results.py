@@ -13,6 +13,7 @@ from tqdm import tqdm
 from disdiff.metrics.protocols import compute_scores
 from disdiff.model import DisDiff
 from ldm.data.source import ImageSource, to_float
+from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         metrics["scores_reason"] = f"{source.name} has no factor labels"
     else:
         protocol = config.evaluation.protocol
-        metrics["scores"] = {protocol: score_codes(codes, factors, protocol, config.evaluation.seed)}
+        try:
+            metrics["scores"] = {protocol: score_codes(codes, factors, protocol, config.evaluation.seed)}
+        except UserError as error:  # a collapsed code has no scores, but its pictures are worth a look
+            metrics["scores_reason"] = str(error)
     metrics["seconds_total"] = round(seconds + sum(s["seconds"] for s in metrics["stages"].values()), 1)
     save_json(folder / "metrics.json", metrics)
 

@@ -21,10 +21,10 @@ from disdiff.losses import (
     variant_loss,
 )
 from disdiff.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
-from ldm.autoencoder.losses import choose
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_z0, q_sample, sample_noise
+from ldm.errors import choose
 from ldm.tasks import sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
 from ldm.training.stage_task import StageTask

@@ -14,10 +14,6 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.ensemble._gb import _update_terminal_regions
 from sklearn.tree import DecisionTreeRegressor
 
-from disdiff.metrics._presorted import PresortedColumns
-
-CNT=[0,0]
-
 
 class ParallelGradientBoosting(GradientBoostingClassifier):
     """`GradientBoostingClassifier(n_estimators=..., random_state=...)` that grows its trees in `executor`."""
@@ -48,20 +44,13 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
         """Fit round `i` (scikit-learn's hook; the arguments are its own)."""
         residual = -self._loss.gradient(y_true=y, raw_prediction=raw_predictions, sample_weight=None)
         residual = np.asfortranarray(residual.reshape(len(y), -1))
-        if i == 0:
-            self.presorted = PresortedColumns(X)
         states = [_next_state(random_state) for _ in range(self.n_trees_per_iteration_)]
 
         def grow(k: int) -> None:
             tree = DecisionTreeRegressor(
                 criterion=self._tree_criterion, max_depth=self.max_depth, random_state=states[k]
             )
-            grown = self.presorted.grow(residual[:, k], self.max_depth)
-            CNT[grown is not None]+=1
-            if grown is None:
-                tree.fit(X, residual[:, k], sample_weight=sample_weight, check_input=False)
-            else:
-                tree.tree_, tree.n_features_in_, tree.n_outputs_ = grown, X.shape[1], 1
+            tree.fit(X, residual[:, k], sample_weight=sample_weight, check_input=False)
             target = (y == k).astype(np.float64) if self._loss.is_multiclass else y
             _update_terminal_regions(
                 self._loss,

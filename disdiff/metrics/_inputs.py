@@ -1,4 +1,4 @@
-"""What every metric does first: check the arrays, reduce vector units to scalars, draw rows.
+"""What every metric does first: check the arrays and reduce vector units to scalars.
 
 A vector unit (D numbers) becomes one number by its first principal component over the *whole* array,
 `s_k = (c_k - mean) v`, `v` the leading eigenvector of the unit's D x D covariance. An eigenvector has no
@@ -73,6 +73,20 @@ def check_factors(factors: np.ndarray, num_rows: int) -> np.ndarray:
     return np.stack(numbered, axis=1).astype(np.int64)
 
 
+def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
+    """Return binary `attributes` as int64, shape (n, A).
+
+    Raises:
+        UserError: see `check_factors`, or a value other than 0 and 1.
+    """
+    values = np.unique(attributes)
+    if not np.isin(values, (0, 1)).all():
+        raise UserError(
+            f"attributes must be 0 or 1, but hold {values[:5].tolist()}: map -1 to 0, or use tad_binarised"
+        )
+    return check_factors(np.asarray(attributes).astype(np.int64), num_rows)
+
+
 def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Check scalar codes (n, N) and their factors (n, F) together; ask for at least `num_rows` rows.
 
@@ -131,52 +145,6 @@ def _first_component(unit: np.ndarray) -> np.ndarray:
     return centred @ (direction * np.sign(direction[np.abs(direction).argmax()]))
 
 
-def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> list[np.ndarray]:
-    """Draw disjoint sets of row indices: consecutive pieces of one `random.permutation(num_rows)`.
-
-    Deviation: the released code draws indices of the full data set with replacement; here the array may be
-    little larger than the sample, and a test row must not be a training row.
-    """
-    check_enough(num_rows, sum(sizes))
-    return np.split(random.permutation(num_rows)[: sum(sizes)], np.cumsum(sizes)[:-1])
-
-
-class RowsByValue:
-    """Index of the rows that share a factor's value, to draw batches in which one factor is fixed.
-
-    The exact protocol indexes the full data set: it fixes one factor and draws the others independently. On
-    an array of encoded images the same is to draw among the rows that have this value. Rows are drawn with
-    replacement; when the array is the whole factor grid the two are the same distribution.
-    """
-
-    def __init__(self, factors: np.ndarray) -> None:
-        """Index `factors`, shape (n, F), numbered from 0."""
-        self.factors = factors
-        self.order = np.argsort(factors, axis=0, kind="stable")
-        self.counts = [np.bincount(column) for column in factors.T]
-        self.starts = [np.cumsum(count) - count for count in self.counts]
-
-    def draw(self, which: np.ndarray, anchors: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Turn uniform numbers into rows that agree with their anchor in one factor.
-
-        Args:
-            which: index of the fixed factor of each batch, shape (b,).
-            anchors: rows whose value is kept, shape (b,) (one per batch) or (b, m) (one per draw).
-            uniform: numbers in [0, 1), shape (b, m).
-
-        Returns:
-            Row indices, shape (b, m).
-        """
-        rows = np.empty(uniform.shape, dtype=np.int64)
-        anchors = anchors.reshape(len(anchors), -1)
-        for factor in np.unique(which):
-            batch = which == factor
-            values = self.factors[anchors[batch], factor]
-            offset = (uniform[batch] * self.counts[factor][values]).astype(np.int64)
-            rows[batch] = self.order[self.starts[factor][values] + offset, factor]
-        return rows
-
-
 def standardise(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Standardise codes (n, N) by the moments of `reference` (m, N); a constant column is only shifted."""
     deviation = reference.std(axis=0)
@@ -190,17 +158,3 @@ def top_two_gap(scores: np.ndarray) -> np.ndarray:
     """
     ranked = np.sort(np.vstack([np.zeros(scores.shape[1]), scores]), axis=0)
     return ranked[-1] - ranked[-2]
-
-
-def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
-    """Return binary `attributes` as int64, shape (n, A).
-
-    Raises:
-        UserError: see `check_factors`, or a value other than 0 and 1.
-    """
-    values = np.unique(attributes)
-    if not np.isin(values, (0, 1)).all():
-        raise UserError(
-            f"attributes must be 0 or 1, but hold {values[:5].tolist()}: map -1 to 0, or use tad_binarised"
-        )
-    return check_factors(np.asarray(attributes).astype(np.int64), num_rows)

@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from disdiff.metrics._inputs import Result, RowsByValue, check_inputs
+from disdiff.metrics._inputs import Result, check_inputs
+from disdiff.metrics._sampling import RowsByValue
 from ldm.errors import UserError
 
 CHUNK = 1000

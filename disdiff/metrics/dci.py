@@ -22,7 +22,8 @@ from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 
 from disdiff.metrics._boosting import ParallelGradientBoosting
-from disdiff.metrics._inputs import Progress, Result, check_inputs, split_rows
+from disdiff.metrics._inputs import Progress, Result, check_inputs
+from disdiff.metrics._sampling import split_rows
 from ldm.errors import UserError
 
 ROUNDS = {"gradient_boosting": 100, "gradient_boosting_20_rounds": 20}
@@ -64,8 +65,7 @@ def compute_dci(
 
     Raises:
         UserError: bad arrays, fewer rows than `num_train + num_test`, an unknown estimator, or a factor
-        that has a
-            single value among the training rows.
+            that has a single value among the training rows.
     """
     if estimator not in ESTIMATORS:
         raise UserError(f"DCI estimator {estimator!r} is unknown: choose one of {', '.join(ESTIMATORS)}")

@@ -13,7 +13,8 @@ uniform numbers.
 
 import numpy as np
 
-from disdiff.metrics._inputs import Result, RowsByValue, check_inputs, split_rows
+from disdiff.metrics._inputs import Result, check_inputs
+from disdiff.metrics._sampling import RowsByValue, split_rows
 
 CHUNK = 1000
 

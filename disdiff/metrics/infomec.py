@@ -22,7 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from disdiff.metrics._information import compute_entropy
-from disdiff.metrics._inputs import Result, check_inputs, split_rows, standardise
+from disdiff.metrics._inputs import Result, check_inputs, standardise
+from disdiff.metrics._sampling import split_rows
 
 NUM_NEIGHBOURS = 10
 ACTIVE_SHARE = 1 / 20

@@ -12,7 +12,8 @@ rows.
 import numpy as np
 
 from disdiff.metrics._information import NUM_BINS, discretise
-from disdiff.metrics._inputs import Result, check_inputs, split_rows
+from disdiff.metrics._inputs import Result, check_inputs
+from disdiff.metrics._sampling import split_rows
 
 
 def compute_irs(

@@ -11,7 +11,8 @@ the rows.
 import numpy as np
 
 from disdiff.metrics._information import NUM_BINS, discretise, mutual_information_matrix
-from disdiff.metrics._inputs import Result, check_inputs, split_rows
+from disdiff.metrics._inputs import Result, check_inputs
+from disdiff.metrics._sampling import split_rows
 from disdiff.metrics.dci import compute_completeness, compute_disentanglement
 
 

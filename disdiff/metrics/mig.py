@@ -9,7 +9,8 @@ rows.
 import numpy as np
 
 from disdiff.metrics._information import NUM_BINS, compute_entropy, discretise, mutual_information_matrix
-from disdiff.metrics._inputs import Result, check_inputs, split_rows, top_two_gap
+from disdiff.metrics._inputs import Result, check_inputs, top_two_gap
+from disdiff.metrics._sampling import split_rows
 
 
 def compute_mig(

@@ -17,7 +17,8 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from disdiff.metrics._auroc import compute_auroc
 from disdiff.metrics._information import NUM_BINS, discretise, mutual_information_matrix
-from disdiff.metrics._inputs import Result, check_inputs, split_rows, standardise
+from disdiff.metrics._inputs import Result, check_inputs, standardise
+from disdiff.metrics._sampling import split_rows
 
 
 def compute_modularity(

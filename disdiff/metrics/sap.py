@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
-from disdiff.metrics._inputs import Result, check_inputs, split_rows, top_two_gap
+from disdiff.metrics._inputs import Result, check_inputs, top_two_gap
+from disdiff.metrics._sampling import split_rows
 
 SETTINGS = {"C": 0.01, "class_weight": "balanced", "dual": False}
 

@@ -75,7 +75,6 @@ def compute_tad_binarised(
     num_rows: int = NUM_ROWS,
 ) -> Result:
     """Compute TAD of multi-valued factors: an attribute is "factor f has value v", one for a binary factor.
-    factor).
 
     Values of one factor exclude each other, so an attribute's redundancy is taken over the other factors
     only.

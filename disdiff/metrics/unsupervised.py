@@ -11,7 +11,8 @@ arXiv:1811.12359). Random draws: one permutation of the rows.
 import numpy as np
 
 from disdiff.metrics._information import NUM_BINS, discretise, mutual_information_matrix
-from disdiff.metrics._inputs import Result, check_codes, check_enough, split_rows
+from disdiff.metrics._inputs import Result, check_codes, check_enough
+from disdiff.metrics._sampling import split_rows
 
 SINGULAR = 1e-12
 

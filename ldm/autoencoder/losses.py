@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import choose
 
 
 @dataclass
@@ -36,13 +36,6 @@ class AutoencoderLossConfig:
         choose("loss.pixel", self.pixel, PIXEL_LOSSES)
         choose("loss.perceptual", self.perceptual, {"lpips": None, "none": None})
         choose("loss.discriminator", self.discriminator, DISCRIMINATOR_LOSSES)
-
-
-def choose(key: str, name: str, table: dict) -> object:
-    """Look `name` up; a name that is not there is the user's error."""
-    if name not in table:
-        raise UserError(f"{key}={name} is unknown; choose one of {', '.join(table)}")
-    return table[name]
 
 
 def pixel_loss(image_hat: Tensor, image: Tensor, kind: str = "l1") -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from disdiff.metrics._inputs import RowsByValue, check_factors, check_inputs, split_rows, unit_scalars
+from disdiff.metrics._inputs import check_factors, check_inputs, unit_scalars
 from ldm.errors import UserError
 
 
@@ -74,21 +74,3 @@ def test_a_constant_vector_unit_becomes_zeros(identity):
     vectors = np.stack([identity, identity], axis=2)
     vectors[:, 1] = 0.1
     assert (unit_scalars(vectors)[:, 1] == 0).all()
-
-
-def test_drawn_rows_share_only_the_fixed_factor(factors):
-    random = np.random.RandomState(0)
-    which, anchors = random.randint(3, size=400), random.randint(len(factors), size=400)
-    rows = RowsByValue(factors).draw(which, anchors, random.random_sample((400, 64)))
-    for factor in range(3):
-        batch = which == factor
-        assert (factors[rows[batch], factor] == factors[anchors[batch], factor][:, None]).all()
-        free = (factor + 1) % 3
-        share = np.bincount(factors[rows[batch], free].ravel()) / rows[batch].size
-        np.testing.assert_allclose(share, np.bincount(factors[:, free]) / len(factors), atol=0.02)
-
-
-def test_split_rows_are_disjoint_and_depend_on_the_seed_alone():
-    train, test = split_rows(np.random.RandomState(3), 100, 60, 40)
-    assert sorted([*train, *test]) == list(range(100))
-    assert (train == split_rows(np.random.RandomState(3), 100, 60)[0]).all()

@@ -1,0 +1,96 @@
+"""The probe: a small classifier of images, trained with labels, that judges edits and nothing else.
+
+It learns from images and from their first-stage reconstructions, half of each, so that the blur of the
+decoder does not count as a wrong edit. The loss is the cross-entropy in nats, summed over factors.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.autoencoder.latent_space import LatentSpace
+from ldm.data.factor_space import FactorSpace
+from ldm.data.source import ImageSource, to_float
+
+WIDTHS = (32, 48, 64, 64)
+HIDDEN = 128
+BATCH_SIZE = 64
+LEARNING_RATE = 4e-3
+NOISE_STD = 0.02  # pixel noise in training, image range [-1, 1]
+
+
+class Probe(nn.Module):
+    """Stride-2 convolutions to 4x4, one hidden layer, one classifier per factor."""
+
+    def __init__(self, factor_space: FactorSpace, image_size: int) -> None:
+        super().__init__()
+        self.sizes = list(factor_space.sizes)
+        depth = max(1, round(np.log2(image_size / 4)))
+        widths = [3, *(WIDTHS[min(i, len(WIDTHS) - 1)] for i in range(depth))]
+        self.trunk = nn.Sequential()
+        for i in range(depth):
+            convolution = nn.Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, bias=False)
+            self.trunk.extend([convolution, nn.BatchNorm2d(widths[i + 1]), nn.ReLU()])
+        hidden = nn.Linear(widths[-1] * 16, HIDDEN, bias=False)
+        self.trunk.extend([nn.AdaptiveAvgPool2d(4), nn.Flatten(), hidden, nn.BatchNorm1d(HIDDEN), nn.ReLU()])
+        self.heads = nn.Linear(HIDDEN, sum(self.sizes))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Logits of each factor's values, shapes (B, size), for images (B, 3, H, W) in [-1, 1]."""
+        return self.heads(self.trunk(image)).split(self.sizes, dim=1)
+
+    def predict(self, image: Tensor) -> Tensor:
+        """Most likely factors, shape (B, F) int64."""
+        return torch.stack([logits.argmax(dim=1) for logits in self(image)], dim=1)
+
+
+def train_probe(
+    latent_space: LatentSpace,
+    source: ImageSource,
+    index: Tensor,
+    num_steps: int,
+    seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> Probe:
+    """Train a probe.
+
+    Args:
+        latent_space: the first stage whose images the probe is to read.
+        source: the data set, with factors.
+        index: images to train on, shape (n,); half of each batch as the first stage reconstructs them.
+        num_steps: training steps of `BATCH_SIZE` images.
+        seed: of initialisation, batches and noise.
+        progress: called with the share that is done.
+
+    Gradients are switched on for the probe, whatever the caller has set.
+
+    Returns:
+        The probe, frozen, in eval mode, on the device of `latent_space`.
+    """
+    device = latent_space.mean.device
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = Probe(source.factor_space, source.image_size).to(device)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=LEARNING_RATE)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    for step in range(num_steps):
+        batch = index[torch.randint(len(index), (BATCH_SIZE,), generator=generator)]
+        image, factors = to_float(source.images(batch)), source.factors(batch).to(device)
+        noise = NOISE_STD * torch.randn(image.shape, generator=generator)
+        seen, plain = image.to(device).chunk(2)
+        with torch.no_grad():
+            seen = latent_space.decode(latent_space.encode(seen)).clamp(-1, 1)
+        with torch.enable_grad():
+            logits = probe(torch.cat([seen, plain]) + noise.to(device))
+            loss = sum(F.cross_entropy(logits[f], factors[:, f]) for f in range(len(logits)))
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        decay.step()
+        if progress is not None:
+            progress((step + 1) / num_steps)
+    return probe.eval().requires_grad_(False)

@@ -1,0 +1,98 @@
+"""Labelled grids of images as PNG files: every image at whole pixels, a label on every row and column."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from torch import Tensor
+
+from ldm.data.source import to_uint8
+from ldm.files import atomic_path
+
+CELL = (
+    128  # pixels a side that an image is brought to, when that is a whole multiple of its size, or shrunk to
+)
+GAP, MARGIN = 4, 14  # pixels
+DPI = 100
+LABEL, SMALL, TITLE = (FontProperties(family="DejaVu Sans", size=size) for size in (10, 9, 13))
+INK, FAINT = "#1b1f24", "#59636e"
+
+
+def save_grid(
+    path: str | Path,
+    images: Tensor,
+    title: str,
+    subtitle: str = "",
+    rows: list[str] | None = None,
+    columns: list[str] | None = None,
+) -> None:
+    """Write a grid of images with labels.
+
+    Args:
+        path: of the PNG.
+        images: shape (R, C, 3, H, W) in [-1, 1].
+        title: what is to be seen.
+        subtitle: of which data and which run.
+        rows: labels, R of them.
+        columns: labels, C of them.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    num_rows, num_columns = images.shape[:2]
+    tiles = resize(images.flatten(0, 1)).unflatten(0, (num_rows, num_columns))
+    pitch = tiles.shape[-1] + GAP
+    left = MARGIN + (GAP * 2 + max(text_width(label, LABEL) for label in rows) if rows else 0)
+    top = MARGIN + 24 + (20 if subtitle else 0) + (22 if columns else 6)
+    text = MARGIN + max(text_width(title, TITLE), text_width(subtitle, SMALL))
+    width, height = max(left + num_columns * pitch, text) + MARGIN, top + num_rows * pitch + MARGIN
+
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.figimage(tile(tiles), xo=left, yo=MARGIN, origin="upper")
+
+    def write(x: float, y: float, label: str, font: FontProperties, color: str = INK, **align: str) -> None:
+        figure.text(x / width, 1 - y / height, label, fontproperties=font, color=color, **align)
+
+    write(MARGIN, MARGIN, title, TITLE, va="top")
+    write(MARGIN, MARGIN + 24, subtitle, SMALL, FAINT, va="top")
+    for r, label in enumerate(rows or []):
+        write(left - 2 * GAP, top + (r + 0.5) * pitch, label, LABEL, ha="right", va="center")
+    for c, label in enumerate(columns or []):
+        write(left + c * pitch + (pitch - GAP) / 2, top - GAP, label, SMALL, ha="center", va="bottom")
+    with atomic_path(path) as temporary, matplotlib.rc_context({"savefig.bbox": None}):
+        figure.savefig(temporary, dpi=DPI)
+
+
+def resize(images: Tensor) -> Tensor:
+    """Repeat pixels, or average them, so that images (n, 3, H, W) are about `CELL` pixels a side."""
+    size = images.shape[-1]
+    if size > CELL:
+        return F.interpolate(images, size=(CELL, CELL), mode="area")
+    return images.repeat_interleave(CELL // size, dim=-1).repeat_interleave(CELL // size, dim=-2)
+
+
+def tile(images: Tensor) -> np.ndarray:
+    """Lay images (R, C, 3, H, W) in [-1, 1] out on white, shape (R * (H + GAP) - GAP, ..., 3) uint8."""
+    framed = F.pad(images, (0, GAP, 0, GAP), value=1.0)
+    canvas = framed.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    return to_uint8(canvas[:-GAP, :-GAP]).cpu().numpy()
+
+
+def text_width(text: str, font: FontProperties) -> float:
+    """Width of a line of text in pixels."""
+    renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+    return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
+
+
+def as_grid(images: Tensor) -> Tensor:
+    """Arrange images (n, 3, H, W) in nearly square rows, the last filled up with white, (R, C, 3, H, W)."""
+    columns = min(len(images), int(np.ceil(np.sqrt(1.6 * len(images)))))
+    missing = -len(images) % columns
+    blank = torch.ones_like(images[:1]).expand(missing, -1, -1, -1)
+    return torch.cat([images, blank]).unflatten(0, (-1, columns))

@@ -1,0 +1,235 @@
+"""The report of a run: one HTML file that opens offline, on a phone too, in light and in dark.
+
+Everything it shows lies in the run folder: `metrics.json`, `codes.npz`, `log.csv`, `config.yaml` and the
+pictures. What is missing there is left out.
+"""
+
+import base64
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes, to_png
+from disdiff.report.naming import name_data, name_units
+from disdiff.report.style import PAGE, STYLE
+from disdiff.report.summary import Rows, list_edits, list_reconstructions, list_scores, list_tiles
+from ldm.errors import UserError
+from ldm.files import atomic_path, load_json
+from ldm.training.monitor import format_duration, read_log
+
+PICTURES = {
+    "swap": (
+        "Swaps",
+        "First row: source. Second row: target. Every further row is the source with one unit taken from the "
+        "target. A unit that carries one factor changes that factor to the target's value, and nothing else.",
+    ),
+    "traversal": (
+        "Traversals",
+        "One image, one unit a row. The unit moves from two standard deviations below its mean over the data "
+        "to two above; what changes along a row is what the unit carries.",
+    ),
+    "reconstruction": (
+        "Reconstructions",
+        "What the first stage loses; what code and random noise bring back (where that differs from the "
+        "original, the code does not know); and the code with the noise inferred from the image.",
+    ),
+    "samples": ("Samples", "Codes drawn from the data set, decoded from random noise."),
+}
+MATRICES = (
+    (
+        "dci",
+        "importance",
+        plot_importance,
+        "Importance (DCI)",
+        "How much of what a classifier of the factor reads, it reads from the unit. D: disentanglement of a "
+        "unit, 1 when it matters for one factor only. C: completeness of a factor, 1 when one unit has all.",
+    ),
+    (
+        "mig",
+        "mutual_information",
+        plot_information,
+        "Mutual information (MIG)",
+        "What a unit knows of a factor. MIG is the gap between the framed cells of a column, the best unit "
+        "and the second best (dotted), as a share of the factor's entropy.",
+    ),
+    (
+        "factor_vae",
+        "votes",
+        plot_votes,
+        "Votes (FactorVAE)",
+        "How often the unit moved least while the factor was held fixed. The score is the share of votes "
+        "that fall on each unit's most frequent factor.",
+    ),
+)
+
+
+def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write `report.html` from what lies in a run folder.
+
+    Args:
+        folder: of the run.
+        out: another place for the file.
+
+    Returns:
+        Where the report is.
+
+    Raises:
+        UserError: the folder has no `metrics.json`, or the report cannot be written.
+    """
+    folder = Path(folder)
+    if not (folder / "metrics.json").exists():
+        raise UserError(
+            f"{folder} has no metrics.json, so there is nothing to report; run the main job first"
+        )
+    metrics = load_json(folder / "metrics.json")
+    data = metrics.get("dataset") or {}
+    data_name = name_data(data.get("name", "unnamed data"), bool(data.get("procedural")))
+    sections = [
+        *write_summary(metrics, data_name),
+        *write_findings(folder, metrics),
+        *write_pictures(folder),
+        *write_training(folder),
+        *write_environment(folder, metrics),
+    ]
+    title = escape(f"{metrics.get('system', 'run')} on {data_name}")
+    page = PAGE.format(title=title, run=escape(folder.resolve().name), style=STYLE, body="\n".join(sections))
+    out = Path(out) if out else folder / "report.html"
+    with atomic_path(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out
+
+
+def write_summary(metrics: dict[str, Any], data_name: str) -> Iterator[str]:
+    """What was run on what, and the numbers with their protocol."""
+    facts = [f"preset {metrics.get('preset')}", f"seed {metrics.get('seed')}", f"data {data_name}"]
+    if metrics.get("seconds_total"):
+        facts.append(
+            f"{format_duration(metrics['seconds_total'])} on {metrics.get('device', 'unknown device')}"
+        )
+    yield f'<p class="faint">{escape(" · ".join(facts))}</p>'
+    if (metrics.get("dataset") or {}).get("procedural"):
+        yield (
+            '<p class="notice">The data are procedural: our own rendering with the factors of the published '
+            "data set. The numbers do not compare with those published on the original images.</p>"
+        )
+    tiles = [
+        f"<div class=tile><b>{escape(v)}</b><span>{escape(n)}</span></div>" for v, n in list_tiles(metrics)
+    ]
+    if tiles:
+        yield f'<div class="tiles">{"".join(tiles)}</div>'
+    yield "<h2>Scores</h2>"
+    if not metrics.get("scores"):
+        yield f"<p>No scores: {escape(str(metrics.get('scores_reason', 'the run was not evaluated')))}.</p>"
+    for protocol, scores in (metrics.get("scores") or {}).items():
+        yield "<p>Numbers of different protocols do not compare.</p>" if len(metrics["scores"]) > 1 else ""
+        yield write_table(f"Protocol: {protocol}", ["score", "value", "estimated by"], list_scores(scores))
+    if metrics.get("editing"):
+        heads = ["factor", "carried by", "swap succeeds", "worst kept", "unedited", "probe accuracy"]
+        yield write_table(
+            "Edits, judged by a probe trained with labels", heads, list_edits(metrics["editing"])
+        )
+    if metrics.get("reconstruction"):
+        rows = list_reconstructions(metrics["reconstruction"])
+        yield write_table("Reconstruction (PSNR)", ["from", "value"], rows)
+
+
+def write_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
+    """What each unit carries, in words and as matrices."""
+    factors = load_factor_names(folder)
+    for protocol, scores in (metrics.get("scores") or {}).items():
+        if not factors or "dci" not in scores:
+            continue
+        names = name_units(len(scores["dci"]["importance"]), np.array(scores["dci"]["importance"]), factors)
+        yield f"<h2>What the units carry ({escape(protocol)})</h2>"
+        yield f"<ul>{''.join(f'<li>{escape(names.sentences[unit])}</li>' for unit in names.order)}</ul>"
+        units = [f"unit {unit}" for unit in range(len(names.labels))]
+        for metric, key, plot, title, says in MATRICES:
+            if key in scores.get(metric, {}):
+                figure = plot(np.array(scores[metric][key]), units, factors)
+                yield f"<h2>{title}</h2><p>{says}</p>{embed_figure(figure, title)}"
+
+
+def write_pictures(folder: Path) -> Iterator[str]:
+    """The PNG files that are there, each with what it shows."""
+    for name, (title, says) in PICTURES.items():
+        path = folder / f"{name}.png"
+        if path.exists():
+            yield f"<h2>{title}</h2><p>{says}</p>{embed_png(path.read_bytes(), title, 'picture')}"
+
+
+def write_training(folder: Path) -> Iterator[str]:
+    """Curves of every log: the run's own, and those of its stages."""
+    logs = {path.parent.name: path for path in sorted(folder.glob("stages/*/log.csv"))}
+    if not logs and (folder / "log.csv").exists():
+        logs = {"the last stage": folder / "log.csv"}
+    for name, path in logs.items():
+        rows = read_log(path)
+        if rows:
+            title = f"Training of {name.replace('_', ' ')}"
+            yield f"<h2>{escape(title)}</h2>{embed_figure(plot_training(rows), title)}"
+
+
+def write_environment(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
+    """Where the run was made, from what, and in how much time."""
+    versions = ", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items())
+    rows: Rows = [
+        ["device", str(metrics.get("device"))],
+        ["versions", versions],
+        ["commit", str(metrics.get("commit"))],
+    ]
+    for name, stage in (metrics.get("stages") or {}).items():
+        rows.append([name, f"{stage.get('steps')} steps, {format_duration(stage.get('seconds', 0.0))}"])
+    yield "<h2>Environment</h2>" + write_table("", ["what", "which"], rows)
+    if (folder / "config.yaml").exists():
+        text = escape((folder / "config.yaml").read_text())
+        yield f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
+
+
+def write_table(caption: str, heads: list[str], rows: Rows) -> str:
+    """A table; numbers stand to the right with three decimals."""
+
+    def cell(value: str | float) -> str:
+        if isinstance(value, str):
+            return f"<td>{escape(value)}</td>"
+        return f'<td class="number">{value:.3f}</td>'
+
+    body = "".join(f"<tr>{''.join(cell(value) for value in row)}</tr>" for row in rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def load_factor_names(folder: Path) -> list[str]:
+    """Names of the factors from `codes.npz`; none when it is not there.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / "codes.npz"
+    if not path.exists():
+        return []
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [str(name) for name in file["factor_names"]] if "factor_names" in file.files else []
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path} is damaged; delete it and run the main job again") from error
+
+
+def embed_figure(figure: Figure, title: str) -> str:
+    """A chart within the page; the dark style inverts it."""
+    return embed_png(to_png(figure), title, "chart")
+
+
+def embed_png(data: bytes, title: str, kind: str) -> str:
+    """A PNG within the page."""
+    encoded = base64.b64encode(data).decode("ascii")
+    return (
+        f'<figure><img class="{kind}" alt="{escape(title)}" src="data:image/png;base64,{encoded}"></figure>'
+    )

@@ -1,0 +1,68 @@
+"""What units and data sets are called in pictures and reports.
+
+A unit is named after the factors it carries, by its importance for each of them (DCI): how much of what a
+classifier of that factor reads, it reads from this unit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+STRONG = 0.2  # importance from which a unit is said to carry a factor
+WEAK = 0.05  # importance below which it is said to carry nothing
+
+
+@dataclass
+class UnitNames:
+    """Names of N units.
+
+    Attributes:
+        labels: short, such as `unit 3 · wall hue 0.91`.
+        sentences: the same in words.
+        order: units from the most to the least important.
+    """
+
+    labels: list[str]
+    sentences: list[str]
+    order: list[int]
+
+
+def name_units(num_units: int, importance: np.ndarray | None, factor_names: list[str]) -> UnitNames:
+    """Name units by their importance for factors, shape (N, F); by their numbers alone without it."""
+    if importance is None:
+        labels = [f"unit {unit}" for unit in range(num_units)]
+        return UnitNames(
+            labels,
+            [f"Unit {unit} has no name: there are no scores." for unit in range(num_units)],
+            list(range(num_units)),
+        )
+    importance = np.asarray(importance, dtype=float)
+    carried = [list_carried(row, factor_names) for row in importance]
+    labels = [
+        f"unit {unit} · " + (", ".join(f"{name} {value:.2f}" for name, value in pairs) or "no factor")
+        for unit, pairs in enumerate(carried)
+    ]
+    sentences = [describe_unit(unit, pairs) for unit, pairs in enumerate(carried)]
+    return UnitNames(labels, sentences, np.argsort(-importance.sum(axis=1), kind="stable").tolist())
+
+
+def list_carried(row: np.ndarray, factor_names: list[str]) -> list[tuple[str, float]]:
+    """Factors that a unit of importances `row` (F,) carries, at most two, or the one it carries best."""
+    best = [(factor_names[f], float(row[f])) for f in np.argsort(-row, kind="stable")[:2]]
+    strong = [pair for pair in best if pair[1] >= STRONG]
+    return strong or [pair for pair in best[:1] if pair[1] >= WEAK]
+
+
+def describe_unit(unit: int, carried: list[tuple[str, float]]) -> str:
+    """One sentence on what a unit carries."""
+    if not carried:
+        return f"Unit {unit} carries no factor."
+    verb = "carries" if carried[0][1] >= STRONG else "has a little of"
+    return (
+        f"Unit {unit} {verb} {' and '.join(f'{name} (importance {value:.2f})' for name, value in carried)}."
+    )
+
+
+def name_data(name: str, procedural: bool) -> str:
+    """A data set's name, saying whether it is our rendering."""
+    return f"{name} (procedural)" if procedural else name

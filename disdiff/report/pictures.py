@@ -1,0 +1,220 @@
+"""The pictures of a run: swaps, traversals, reconstructions and samples, computed and written as labelled
+grids.
+
+The `draw_*` functions give images, for the scripts too; `make_pictures` is the main job's.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disdiff.editing import (
+    Directions,
+    decode_code,
+    deterministic,
+    in_batches,
+    invert,
+    principal_directions,
+    sample_start,
+    swap_units,
+    traverse_code,
+)
+from disdiff.model import DisDiff
+from disdiff.report.grids import as_grid, save_grid
+from disdiff.report.naming import UnitNames, name_data, name_units
+from ldm.autoencoder.losses import reconstruction_scores
+from ldm.data.source import ImageSource, to_float
+from ldm.diffusion.sampler import SamplerConfig
+
+Share = Callable[[float], None]
+Report = Callable[[str, float], None]
+NUM_COLUMNS = 8  # of the swap and reconstruction grids
+NUM_SAMPLES = 32
+TITLES = {
+    "swap": "Swaps: the source image with one unit of the target image",
+    "traversal": "Traversals: one unit moves along its principal direction, the others stay",
+    "reconstruction": "Reconstructions: by the first stage, and from the code with random and inferred noise",
+    "samples": "Samples: codes of the data set, random noise",
+}
+AMOUNTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # of a traversal, in standard deviations
+
+
+def draw_swap(
+    model: DisDiff,
+    image_source: Tensor,
+    image_target: Tensor,
+    swaps: list[list[int]],
+    sampler: SamplerConfig,
+    z_T: Tensor,
+    progress: Share | None = None,
+) -> Tensor:
+    """Source images with units of the target images.
+
+    Args:
+        model: the model.
+        image_source: shape (B, 3, H, W).
+        image_target: shape (B, 3, H, W).
+        swaps: which units each row takes from the target.
+        sampler: which sampler.
+        z_T: noise to start from, shape (B, C, h, w).
+        progress: called with the share that is done.
+
+    Returns:
+        Source, target and one row per entry of `swaps`, shape (2 + R, B, 3, H, W).
+    """
+    code_source, code_target = model.encode(image_source), model.encode(image_target)
+    code = torch.cat([swap_units(code_source, code_target, units) for units in swaps])
+    decode = partial(decode_code, model, sampler=sampler)
+    edited = in_batches(decode, code, z_T.repeat(len(swaps), 1, 1, 1), progress=progress)
+    return torch.stack([image_source, image_target, *edited.chunk(len(swaps))])
+
+
+def draw_traversal(
+    model: DisDiff,
+    image: Tensor,
+    units: list[int],
+    directions: Directions,
+    amounts: tuple[float, ...],
+    sampler: SamplerConfig,
+    z_T: Tensor,
+    progress: Share | None = None,
+) -> Tensor:
+    """One image while its units, one at a time, walk along their principal directions.
+
+    Args:
+        model: the model.
+        image: shape (1, 3, H, W).
+        units: one row each.
+        directions: of the data set.
+        amounts: places in standard deviations.
+        sampler: which sampler.
+        z_T: noise to start from, shape (1, C, h, w).
+        progress: called with the share that is done.
+
+    Returns:
+        The image, then one column per amount, shape (R, 1 + A, 3, H, W).
+    """
+    code = model.encode(image)
+    places = torch.tensor(amounts, device=code.device)
+    moved = torch.cat([traverse_code(code, unit, directions.to(code), places)[0] for unit in units])
+    decode = partial(decode_code, model, sampler=sampler)
+    edited = in_batches(decode, moved, z_T.expand(len(moved), -1, -1, -1), progress=progress)
+    edited = edited.unflatten(0, (len(units), len(amounts)))
+    return torch.cat([image.expand(len(units), 1, -1, -1, -1), edited], dim=1)
+
+
+def draw_reconstruction(
+    model: DisDiff, image: Tensor, sampler: SamplerConfig, generator: torch.Generator
+) -> tuple[Tensor, list[str]]:
+    """Images (B, 3, H, W) as they are, by the first stage and from their codes.
+
+    Returns:
+        Images of shape (4, B, 3, H, W), and a label per row with its PSNR.
+    """
+    ddim, code = deterministic(sampler), model.encode(image)
+    first_stage = model.latent_space.decode(model.latent_space.encode(image)).clamp(-1, 1)
+    fresh = decode_code(model, code, sample_start(model, len(image), image.shape[-1], generator), ddim)
+    inferred = decode_code(model, code, invert(model, image, code, ddim.num_steps), ddim)
+    made = {"first stage": first_stage, "random x_T": fresh, "inferred x_T": inferred}
+    labels = [f"{name} · {reconstruction_scores(hat, image)['psnr']:.1f} dB" for name, hat in made.items()]
+    return torch.stack([image, *made.values()]), ["original", *labels]
+
+
+def draw_samples(
+    model: DisDiff,
+    code: Tensor,
+    image_size: int,
+    sampler: SamplerConfig,
+    generator: torch.Generator,
+    units: list[int] | None = None,
+    progress: Share | None = None,
+) -> Tensor:
+    """Images of codes (n, N, D) from random noise, shape (n, 3, H, W); `units` restricts which take part."""
+    decode = partial(decode_code, model, sampler=sampler, units=units, generator=generator)
+    return in_batches(decode, code, sample_start(model, len(code), image_size, generator), progress=progress)
+
+
+def load_codes(codes: Mapping[str, np.ndarray]) -> Tensor:
+    """Codes of a `codes.npz` as a tensor of shape (n, N, D)."""
+    array = torch.from_numpy(np.asarray(codes["codes"], dtype=np.float32))
+    return array[..., None] if array.ndim == 2 else array
+
+
+def name_run_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:
+    """Names of a run's units from its `codes.npz` and the scores of one protocol; numbers without scores."""
+    importance = None if not scores or "dci" not in scores else np.array(scores["dci"]["importance"])
+    return name_units(
+        codes["codes"].shape[1], importance, [str(name) for name in codes.get("factor_names", [])]
+    )
+
+
+@torch.no_grad()
+def make_pictures(
+    model: DisDiff,
+    source: ImageSource,
+    eval_index: Tensor,
+    codes: Mapping[str, np.ndarray],
+    scores: Mapping | None,
+    folder: str | Path,
+    sampler: SamplerConfig,
+    seed: int,
+    progress: Report | None = None,
+    run_name: str | None = None,
+) -> None:
+    """Write `swap.png`, `traversal.png`, `reconstruction.png` and `samples.png`.
+
+    Args:
+        model: in eval mode.
+        source: the data set.
+        eval_index: images to choose from, shape (n,).
+        codes: content of `codes.npz`.
+        scores: of one protocol; names the units. None without labels.
+        folder: where to write.
+        sampler: of the samples; edits use deterministic DDIM in as many steps.
+        seed: of the choice of images and of noise.
+        progress: called with the picture at work and the share of it that is done.
+        run_name: for the subtitle; the folder's name if None.
+    """
+    report, ddim = progress or (lambda name, share: None), deterministic(sampler)
+    generator = torch.Generator().manual_seed(seed)
+    subtitle = f"{name_data(source.name, source.procedural)} · {run_name or Path(folder).name}"
+    save = partial(save_picture, Path(folder), subtitle)
+    chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
+    image = to_float(source.images(chosen)).to(model.latent_space.mean.device)
+    start, target = image[0::2][: len(image) // 2], image[1::2]
+    names, unit_codes = name_run_units(codes, scores), load_codes(codes)
+    labels, units = [names.labels[unit] for unit in names.order], names.order
+    z_T = invert(model, start, model.encode(start), ddim.num_steps)
+
+    tell = partial(report, "swap.png")
+    grid = draw_swap(model, start, target, [[unit] for unit in units], ddim, z_T, tell)
+    save("swap", grid, ["source", "target", *labels])
+    directions, tell = principal_directions(unit_codes), partial(report, "traversal.png")
+    grid = draw_traversal(model, start[:1], units, directions, AMOUNTS, ddim, z_T[:1], tell)
+    save("traversal", grid, labels, label_amounts(AMOUNTS))
+    grid, rows = draw_reconstruction(model, start, sampler, generator)
+    save("reconstruction", grid, rows)
+    drawn = unit_codes[torch.randint(len(unit_codes), (NUM_SAMPLES,), generator=generator)].to(image)
+    tell = partial(report, "samples.png")
+    save("samples", as_grid(draw_samples(model, drawn, source.image_size, sampler, generator, progress=tell)))
+
+
+def save_picture(
+    folder: Path,
+    subtitle: str,
+    name: str,
+    grid: Tensor,
+    rows: list[str] | None = None,
+    columns: list[str] | None = None,
+) -> None:
+    """Write `<name>.png`, one of `TITLES`, into `folder`; see `save_grid`."""
+    save_grid(folder / f"{name}.png", grid, TITLES[name], subtitle, rows, columns)
+
+
+def label_amounts(amounts: tuple[float, ...]) -> list[str]:
+    """Column labels of a traversal, the image's own first."""
+    return ["image", *(f"{amount:+.3g} std" if amount else "mean" for amount in amounts)]

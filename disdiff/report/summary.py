@@ -1,0 +1,83 @@
+"""From `metrics.json` to the rows of the report's tables."""
+
+from typing import Any
+
+SCORES = {  # (metric, key): name
+    ("factor_vae", "eval_accuracy"): "FactorVAE score",
+    ("dci", "disentanglement"): "DCI disentanglement",
+    ("dci", "completeness"): "DCI completeness",
+    ("dci", "informativeness"): "DCI informativeness",
+    ("mig", "score"): "MIG",
+    ("beta_vae", "eval_accuracy"): "beta-VAE score",
+    ("sap", "score"): "SAP",
+    ("modularity", "score"): "Modularity",
+    ("explicitness", "score"): "Explicitness",
+    ("irs", "score"): "IRS",
+    ("med", "disentanglement"): "MED disentanglement",
+    ("infomec", "infom"): "InfoM",
+    ("infomec", "infoe"): "InfoE",
+    ("infomec", "infoc"): "InfoC",
+    ("unsupervised", "gaussian_total_correlation"): "Total correlation (Gaussian, nats)",
+    ("unsupervised", "mutual_information"): "Mutual information of units (nats)",
+}
+PSNR = {
+    "autoencoder": "First stage alone",
+    "inferred": "Code and inferred noise",
+    "random": "Code and random noise",
+}
+Rows = list[list[str | float]]
+
+
+def list_scores(scores: dict[str, Any]) -> Rows:
+    """Scores of one protocol: name, value, and how it was estimated."""
+    rows: Rows = []
+    for (metric, key), name in SCORES.items():
+        result = scores.get(metric, {})
+        if isinstance(result.get(key), (int, float)):
+            sizes = ", ".join(f"{count:,} {what}" for what, count in result.get("sizes", {}).items())
+            rows.append([name, result[key], "; ".join(filter(None, [result.get("estimator"), sizes]))])
+    return rows
+
+
+def list_edits(editing: dict[str, Any]) -> Rows:
+    """Per factor its unit, the rate of success, the factor kept worst, and what the probe is worth."""
+    rows: Rows = []
+    for name, success in editing.get("success", {}).items():
+        kept = editing.get("kept", {}).get(name, {})
+        worst = min(kept, key=kept.get, default=None)
+        rows.append(
+            [
+                name,
+                f"unit {editing['assigned_unit'][name]}",
+                success,
+                "" if worst is None else f"{kept[worst]:.2f} ({worst})",
+                editing.get("unedited", {}).get(name, ""),
+                editing.get("probe_accuracy", {}).get(name, ""),
+            ]
+        )
+    return rows
+
+
+def list_reconstructions(reconstruction: dict[str, Any]) -> Rows:
+    """Per kind of reconstruction its PSNR in dB."""
+    return [
+        [name, f"{reconstruction[f'{kind}_psnr']:.1f} dB"]
+        for kind, name in PSNR.items()
+        if f"{kind}_psnr" in reconstruction
+    ]
+
+
+def list_tiles(metrics: dict[str, Any]) -> Rows:
+    """The few numbers that come first: value and what it is."""
+    tiles: Rows = []
+    for protocol, scores in (metrics.get("scores") or {}).items():
+        values = {(metric, key): scores.get(metric, {}).get(key) for metric, key in list(SCORES)[:2]}
+        tiles += [[f"{v:.2f}", f"{SCORES[k]} ({protocol})"] for k, v in values.items() if v is not None]
+    editing, reconstruction = metrics.get("editing") or {}, metrics.get("reconstruction") or {}
+    if editing.get("success_mean") is not None:
+        tiles.append([f"{100 * editing['success_mean']:.0f} %", "swaps that give the target's value"])
+    if editing.get("kept_mean") is not None:
+        tiles.append([f"{100 * editing['kept_mean']:.0f} %", "other factors kept by swaps"])
+    if "psnr" in reconstruction:
+        tiles.append([f"{reconstruction['psnr']:.1f} dB", "reconstruction, inferred noise"])
+    return tiles

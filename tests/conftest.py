@@ -1,0 +1,82 @@
+"""Tiny builders that several test folders share."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from disdiff.factor_encoder import FactorEncoder, FactorEncoderConfig
+from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.model import DisDiff, FactorNetworks
+from ldm.autoencoder.identity import IdentityAutoencoder
+from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.latent_space import LatentSpace
+from ldm.autoencoder.networks import NetworkConfig
+from ldm.diffusion.schedule import Schedule, ScheduleConfig
+from ldm.nn.unet import UNet, UNetConfig
+
+
+@pytest.fixture
+def tiny_unet():
+    """A U-Net of two levels for maps of 8x8."""
+    return UNetConfig(
+        channels=8, channel_mult=[1, 2], num_res_blocks=1, attention_levels=[1], num_heads=2, num_groups=4
+    )
+
+
+@pytest.fixture
+def randomise():
+    """Return a function that gives a module random parameters, the zero-initialised ones included."""
+
+    def apply(module):
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 9
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+        return module
+
+    return apply
+
+
+@pytest.fixture
+def build_tiny_disdiff(tiny_unet, randomise):
+    """Return a function that builds a DisDiff of images 16x16, its first two stages random but fixed.
+
+    In latent space z is (4, 8, 8), in pixel space (3, 16, 16).
+    """
+
+    def build(
+        space="latent",
+        reads="z",
+        num_units=3,
+        unit_dim=2,
+        fields="zero",
+        unit_embedding="orthogonal",
+        **encoder,
+    ):
+        torch.manual_seed(0)
+        network = NetworkConfig(
+            channels=4, channel_mult=[1, 2], num_res_blocks=1, z_channels=4, attention=False, num_groups=2
+        )
+        autoencoder = KLAutoencoder(network) if space == "latent" else IdentityAutoencoder(3)
+        latent_space = LatentSpace(autoencoder)
+        channels, size, _ = latent_space.latent_shape(16)
+        denoiser = randomise(UNet(tiny_unet, channels))
+        options = FactorEncoderConfig(**{"input": reads, "channels": 8, "norm": "group", **encoder})
+        shape = (3, 16) if reads == "image" else (channels, size)
+        decoder = GradientDecoder(
+            GradientDecoderConfig(unit_embedding=unit_embedding), tiny_unet, num_units, unit_dim, channels
+        )
+        factors = FactorNetworks(FactorEncoder(options, *shape, num_units, unit_dim), decoder)
+        if fields == "random":
+            randomise(factors.decoder.decoder)
+        return DisDiff(latent_space, denoiser, Schedule(ScheduleConfig()), factors, reads)
+
+    return build
+
+
+@pytest.fixture
+def linear_schedule():
+    """The schedule of DDPM, Diff-AE and PDAE: betas linear from 1e-4 to 2e-2."""
+    return Schedule(replace(ScheduleConfig(), kind="linear", beta_start=1e-4, beta_end=2e-2))

@@ -47,6 +47,8 @@ class Probe(nn.Module):
         return torch.stack([logits.argmax(dim=1) for logits in self(image)], dim=1)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train_probe(
     latent_space: LatentSpace,
     source: ImageSource,
@@ -55,7 +57,7 @@ def train_probe(
     seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> Probe:
-    """Train a probe.
+    """Train a probe, with gradients whatever the caller has set for itself.
 
     Args:
         latent_space: the first stage whose images the probe is to read.
@@ -64,8 +66,6 @@ def train_probe(
         num_steps: training steps of `BATCH_SIZE` images.
         seed: of initialisation, batches and noise.
         progress: called with the share that is done.
-
-    Gradients are switched on for the probe, whatever the caller has set.
 
     Returns:
         The probe, frozen, in eval mode, on the device of `latent_space`.
@@ -84,11 +84,10 @@ def train_probe(
         seen, plain = image.to(device).chunk(2)
         with torch.no_grad():
             seen = latent_space.decode(latent_space.encode(seen)).clamp(-1, 1)
-        with torch.enable_grad():
-            logits = probe(torch.cat([seen, plain]) + noise.to(device))
-            loss = sum(F.cross_entropy(logits[f], factors[:, f]) for f in range(len(logits)))
-            optimizer.zero_grad()
-            loss.backward()
+        logits = probe(torch.cat([seen, plain]) + noise.to(device))
+        loss = sum(F.cross_entropy(logits[f], factors[:, f]) for f in range(len(logits)))
+        optimizer.zero_grad()
+        loss.backward()
         optimizer.step()
         decay.step()
         if progress is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from disdiff.factor_encoder import FactorEncoderConfig
@@ -221,6 +221,8 @@ def read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must be a mapping of configuration keys")
+    if not isinstance(tree.get("bases", []), list | ListConfig):
+        raise UserError(f"{path}: bases must be a list of names, such as [shapes3d]")
     return tree
 
 
@@ -240,13 +242,16 @@ def parse_overrides(overrides: list[str]) -> DictConfig:
 
 
 def check_keys(tree: DictConfig) -> None:
-    """Refuse keys that no part of the configuration has.
+    """Refuse keys that no part of the configuration has, and values where a section belongs.
 
     Raises:
         UserError: naming the key and the nearest valid one.
     """
     valid = set(list_keys(Config))
+    sections = {key.rsplit(".", 1)[0] for key in valid if "." in key}
     for key in _paths(OmegaConf.to_container(tree)):
+        if key in sections and not isinstance(OmegaConf.select(tree, key), DictConfig):
+            raise UserError(f"{key} has a value of the wrong type: it is a section, its keys are {key}.<name>")
         if key not in valid:
             last = key.rsplit(".", 1)[-1]
             same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]

@@ -3,7 +3,11 @@
 import importlib.metadata
 import platform
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +16,9 @@ from tqdm import tqdm
 
 from disdiff.metrics.protocols import compute_scores
 from disdiff.model import DisDiff
+from disdiff.probe import compute_editing, compute_reconstruction
+from disdiff.report.html import write_report
+from disdiff.report.pictures import make_pictures
 from ldm.data.source import ImageSource, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
@@ -27,63 +34,113 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
 
     Args:
         pipeline: whose stages are all loaded.
-        seconds: that this call of the main job has taken so far.
+        seconds: that loading and training took in this call of the main job.
     """
+    start = time.monotonic()
     config, source, folder = pipeline.config, pipeline.source, pipeline.folder
     model = pipeline.model.eval().to(pipeline.machine.device)
     codes = encode_codes(model, source, pipeline.eval_index)
-    factors = None if source.factor_space is None else source.factors(pipeline.eval_index).numpy()
-    save_codes(folder / "codes.npz", codes, factors, source)
-    metrics: dict[str, Any] = {
+    save_codes(folder / "codes.npz", codes)
+    copyfile(pipeline.stages["factors"].folder / "log.csv", folder / "log.csv")
+    scores, reason = score_codes(codes, config.evaluation.protocol, config.evaluation.seed)
+    with torch.inference_mode():
+        editing, reconstruction = measure_edits(pipeline, model, scores)
+        with progress_bar("pictures") as progress:
+            make_pictures(
+                model, source, pipeline.eval_index, codes, scores, folder, config.sampler, config.seed, progress
+            )
+    records = {name: stage.record for name, stage in pipeline.stages.items()}
+    trained = sum(record["seconds"] for record in records.values())
+    metrics = {
         "system": config.system,
         "preset": config.preset,
         "seed": config.seed,
         "dataset": {"name": source.name, "procedural": source.procedural, "num_images": len(source)},
-        "scores": None,
-        "stages": {name: stage.record for name, stage in pipeline.stages.items()},
+        "scores": None if scores is None else {config.evaluation.protocol: scores},
+        **({} if reason is None else {"scores_reason": reason}),
+        "editing": editing,
+        "reconstruction": reconstruction,
+        "stages": records,
+        # all stages from nothing, whether this call trained them or loaded them, and the results
+        "seconds_total": round(trained + time.monotonic() - start, 1),
+        "seconds_this_call": round(seconds + time.monotonic() - start, 1),
         "device": describe_device(pipeline.machine.device),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": find_commit(),
     }
-    if factors is None:
-        metrics["scores_reason"] = f"{source.name} has no factor labels"
-    else:
-        protocol = config.evaluation.protocol
-        try:
-            metrics["scores"] = {protocol: score_codes(codes, factors, protocol, config.evaluation.seed)}
-        except UserError as error:  # a collapsed code has no scores, but its pictures are worth a look
-            metrics["scores_reason"] = str(error)
-    metrics["seconds_total"] = round(seconds + sum(s["seconds"] for s in metrics["stages"].values()), 1)
     save_json(folder / "metrics.json", metrics)
+    write_report(folder)
+
+
+def measure_edits(
+    pipeline: "Pipeline", model: DisDiff, scores: dict[str, Any] | None
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Editing success, where there are labels and scores to assign units by, and reconstruction errors."""
+    config, editing = pipeline.config, None
+    shared = (model, pipeline.source, pipeline.eval_index)
+    with progress_bar("editing") as progress:
+        if scores is not None and config.evaluation.num_pairs:
+            importance = np.array(scores["dci"]["importance"])
+            editing = compute_editing(
+                *shared,
+                importance,
+                config.sampler,
+                config.evaluation.num_pairs,
+                config.evaluation.seed,
+                config.evaluation.probe_steps,
+                progress,
+            )
+        reconstruction = compute_reconstruction(
+            *shared, config.sampler, config.evaluation.num_reconstructions, config.evaluation.seed, progress
+        )
+    return editing, reconstruction
 
 
 @torch.no_grad()
-def encode_codes(model: DisDiff, source: ImageSource, index: torch.Tensor, batch_size: int = 256) -> np.ndarray:
-    """Codes of the images `index` (n,), shape (n, N, D) float32."""
-    device = next(model.parameters()).device
-    batches = tqdm(index.split(batch_size), desc="encode codes", unit="batch", dynamic_ncols=True)
-    return torch.cat([model.encode(to_float(source.images(part).to(device))).cpu() for part in batches]).numpy()
+def encode_codes(
+    model: DisDiff, source: ImageSource, index: torch.Tensor, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """Codes of the images `index` (n,) and their factors, as `codes.npz` holds them."""
+    device = model.latent_space.mean.device
+    batches = tqdm(index.split(batch_size), desc="codes", unit="batch", dynamic_ncols=True, mininterval=1.0)
+    codes = torch.cat([model.encode(to_float(source.images(part).to(device))).cpu() for part in batches])
+    arrays = {"codes": codes.numpy()}
+    if source.factor_space is not None:
+        names = np.array(source.factor_space.names)
+        arrays |= {"factors": source.factors(index).numpy(), "factor_names": names}
+    return arrays
 
 
-def save_codes(path: Path, codes: np.ndarray, factors: np.ndarray | None, source: ImageSource) -> None:
-    """Write `codes.npz`: codes, and factors with their names where the data set has them."""
-    arrays = {"codes": codes}
-    if factors is not None:
-        arrays |= {"factors": factors, "factor_names": np.array(source.factor_space.names)}
+def save_codes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write `codes.npz` atomically."""
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)
 
 
-def score_codes(codes: np.ndarray, factors: np.ndarray, protocol: str, seed: int) -> dict[str, Any]:
-    """Scores of a protocol, with a progress bar."""
-    with tqdm(total=100, desc=f"scores ({protocol})", mininterval=1.0, dynamic_ncols=True) as bar:
+def score_codes(
+    arrays: dict[str, np.ndarray], protocol: str, seed: int
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Scores of a protocol, or None and the reason why there are none."""
+    if "factors" not in arrays:
+        return None, "the data set has no factor labels"
+    try:
+        with progress_bar(f"scores ({protocol})") as progress:
+            return compute_scores(arrays["codes"], arrays["factors"], protocol, seed, progress=progress), None
+    except UserError as error:  # a collapsed code has no scores, but its pictures are worth a look
+        return None, str(error)
 
-        def progress(name: str, share: float) -> None:
-            bar.set_description(f"scores ({protocol}): {name}", refresh=False)
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar for work in named parts; yields a function that takes a part's name and the share of it that is done."""
+    with tqdm(total=100, desc=title, unit="%", mininterval=1.0, dynamic_ncols=True) as bar:
+
+        def report(name: str, share: float) -> None:
+            bar.set_description(f"{title}: {name}", refresh=False)
             bar.n = round(100 * share)
             bar.update(0)
 
-        return compute_scores(codes, factors, protocol, seed, progress=progress)
+        yield report
 
 
 def describe_device(device: str) -> str:

@@ -24,7 +24,7 @@ from disdiff.model import DisDiff, sampling_coefficient, shift_eps, training_coe
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_z0, q_sample, sample_noise
-from ldm.errors import choose
+from ldm.errors import UserError, choose
 from ldm.tasks import sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
 from ldm.training.stage_task import StageTask
@@ -93,7 +93,12 @@ class DisDiffTask(StageTask):
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
         num_steps = model.schedule.num_steps
-        self.t_range = (loss.t_min, loss.t_max or num_steps)
+        self.t_range = (loss.t_min, num_steps if loss.t_max is None else loss.t_max)
+        if not 0 <= loss.t_min < self.t_range[1] <= num_steps:
+            raise UserError(
+                f"factors.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of 0 .. {num_steps - 1}; "
+                "choose t_min < t_max"
+            )
         weightings: dict[str, Callable[[Tensor], Tensor]] = {
             "none": torch.ones_like,
             "snr": lambda snr: snr_weight(snr, loss.snr_gamma),
@@ -166,7 +171,9 @@ class DisDiffTask(StageTask):
         code_hat_c = encode_frozen(self.trained.encoder, seen_c)
 
         before, after = (z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c)
-        weight = change_weight(before, after).clamp(max=self.loss.change_cap)
+        weight = change_weight(before, after)
+        if self.loss.change_cap is not None:
+            weight = weight.clamp(max=self.loss.change_cap)
         invariant = invariant_loss(code_hat_c, code_hat, unit)
         variant = variant_loss(code_hat_c, code_hat, target, unit)
         found = invariant_logits(code_hat_c, code_hat).argmax(dim=1) == unit

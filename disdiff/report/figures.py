@@ -17,7 +17,7 @@ CURVE = "#0969da"
 def plot_importance(importance: np.ndarray, units: list[str], factors: list[str]) -> Figure:
     """DCI importance (N, F); in the margins each unit's disentanglement, each factor's completeness."""
     importance = np.asarray(importance, dtype=float)
-    figure, axes = _matrix(importance, units, factors, "{:.2f}", "importance")
+    figure, axes = _matrix(importance, units, factors, "{:.2f}")
     unit_scores = [compute_disentanglement(row[None]) for row in importance]
     factor_scores = [compute_completeness(column[:, None]) for column in importance.T]
     for unit, score in enumerate(unit_scores):
@@ -32,7 +32,7 @@ def plot_importance(importance: np.ndarray, units: list[str], factors: list[str]
 def plot_information(information: np.ndarray, units: list[str], factors: list[str]) -> Figure:
     """Mutual information (N, F) in nats; framed are the two units whose gap MIG takes."""
     information = np.asarray(information, dtype=float)
-    figure, axes = _matrix(information, units, factors, "{:.2f}", "nats")
+    figure, axes = _matrix(information, units, factors, "{:.2f}")
     for factor, ranking in enumerate(np.argsort(-information, axis=0, kind="stable")[:2].T):
         for place, unit in enumerate(ranking):
             style = {"linewidth": 1.8, "linestyle": "-" if place == 0 else ":"}
@@ -44,7 +44,7 @@ def plot_information(information: np.ndarray, units: list[str], factors: list[st
 
 def plot_votes(votes: np.ndarray, units: list[str], factors: list[str]) -> Figure:
     """FactorVAE votes (N, F): how often a unit moved least while a factor was held fixed."""
-    return _matrix(np.asarray(votes, dtype=float), units, factors, "{:.0f}", "votes")[0]
+    return _matrix(np.asarray(votes, dtype=float), units, factors, "{:.0f}")[0]
 
 
 def plot_training(rows: list[dict[str, str]]) -> Figure:
@@ -74,15 +74,13 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _matrix(
-    values: np.ndarray, units: list[str], factors: list[str], number: str, unit_of_measure: str
-) -> tuple[Figure, Axes]:
+def _matrix(values: np.ndarray, units: list[str], factors: list[str], number: str) -> tuple[Figure, Axes]:
     """Heatmap of values >= 0, shape (N, F), every cell with its number."""
-    size = (2.6 + 0.72 * len(factors) + 0.9, 1.2 + 0.36 * len(units) + 0.5)
+    size = (1.5 + 0.72 * len(factors), 1.2 + 0.36 * len(units) + 0.5)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     top = values.max() if values.size and values.max() > 0 else 1.0
-    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     axes.set_xticks(range(len(factors)), factors, fontsize=8, rotation=30, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(units)), units, fontsize=8)
     axes.xaxis.tick_top()
@@ -91,7 +89,4 @@ def _matrix(
     for (unit, factor), value in np.ndenumerate(values):
         color = "white" if value > 0.6 * top else "#1b1f24"
         axes.text(factor, unit, number.format(value), ha="center", va="center", fontsize=7.5, color=color)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.1)
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label(unit_of_measure, fontsize=8)
     return figure, axes

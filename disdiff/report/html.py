@@ -54,8 +54,8 @@ MATRICES = (
         "mutual_information",
         plot_information,
         "Mutual information (MIG)",
-        "What a unit knows of a factor. MIG is the gap between the framed cells of a column, the best unit "
-        "and the second best (dotted), as a share of the factor's entropy.",
+        "What a unit knows of a factor, in nats. MIG is the gap between the framed cells of a column, the "
+        "best unit and the second best (dotted), as a share of the factor's entropy.",
     ),
     (
         "factor_vae",

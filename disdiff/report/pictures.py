@@ -196,6 +196,7 @@ def make_pictures(
     directions, tell = principal_directions(unit_codes), partial(report, "traversal.png")
     grid = draw_traversal(model, start[:1], units, directions, AMOUNTS, ddim, z_T[:1], tell)
     save("traversal", grid, labels, label_amounts(AMOUNTS))
+    report("reconstruction.png", 0.0)
     grid, rows = draw_reconstruction(model, start, sampler, generator)
     save("reconstruction", grid, rows)
     drawn = unit_codes[torch.randint(len(unit_codes), (NUM_SAMPLES,), generator=generator)].to(image)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.errors import UserError
 from ldm.nn.layers import Resample, ResBlock, SelfAttention, build_norm, embed_time, zero_init
 
 
@@ -127,8 +128,16 @@ class UNetDecoder(nn.Module):
 
         The two sizes may differ in width and, downwards, in `num_res_blocks`: then the first skips of each level are
         read, those nearest the bottleneck.
+
+        Raises:
+            UserError: more blocks are wanted than there are skips.
         """
         super().__init__()
+        if config.num_res_blocks > feature_config.num_res_blocks:
+            raise UserError(
+                f"a decoder of num_res_blocks={config.num_res_blocks} needs more skips than a U-Net of "
+                f"num_res_blocks={feature_config.num_res_blocks} leaves; choose at most that"
+            )
         blocks = BlockFactory(config, feature_config.emb_dim, cond_dim, cond_affine)
         self.num_blocks = config.num_res_blocks + 1
         self.stride = feature_config.num_res_blocks + 1

@@ -16,7 +16,7 @@ from ldm.training.monitor import Monitor
 
 
 class StageCheckpoint(pl.Callback):
-    """Saves `path` every `seconds`, and at the end of a fit that did not finish its steps (an interrupt)."""
+    """Saves `path` every `seconds`."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path, seconds
@@ -25,9 +25,11 @@ class StageCheckpoint(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
     ) -> None:
-        """Lightning's hook: save when it is time. Never after a loss that was not finite."""
+        """Lightning's hook: save when it is time. Never after a loss, and never weights, that are not finite."""
         if time.monotonic() - self._last >= self.seconds:
             next(callback for callback in trainer.callbacks if isinstance(callback, Monitor)).check()
+            if not all(parameter.isfinite().all() for parameter in task.parameters()):
+                return  # the next loss will tell
             with atomic_path(self.path) as temporary:
                 trainer.save_checkpoint(temporary, weights_only=False)  # with the optimiser
             self._last = time.monotonic()
@@ -40,7 +42,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is unreadable.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        count_steps(checkpoint)
+        return checkpoint
     except Exception as error:  # torch raises a dozen kinds for damaged files
         message = f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to start this stage anew"
         raise UserError(message) from error

@@ -117,6 +117,11 @@ def fit(
         resume = str(checkpoint) if first_step else None
         if first_step < num_steps:
             trainer.fit(task, make_loader(first_step), ckpt_path=resume, weights_only=True if resume else None)
+        else:  # killed after its last step
+            saved = read_checkpoint(checkpoint)
+            task.on_load_checkpoint(saved)
+            task.load_state_dict(saved["state_dict"])
+            monitor.load_state_dict(saved["callbacks"][monitor.state_key])
     if trainer.interrupted:
         raise KeyboardInterrupt
     task.to("cpu")

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -26,8 +27,8 @@ class Monitor(pl.Callback):
         self.path, self.every, self.batch_size = path, every, batch_size
         self.step, self.first_step, self.num_steps = first_step, first_step, num_steps
         self.seconds = 0.0  # of training, those before a resume included
-        self._trouble: Tensor | None = None
-        self._names: list[str] = []
+        self._latest: dict[str, Tensor] = {}  # some statistics are computed at some steps only
+        self._trouble: dict[tuple[str, ...], Tensor] = {}  # first bad step of each, -1 for none, by set of names
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -52,17 +53,20 @@ class Monitor(pl.Callback):
         """Lightning's hook: count, remember trouble, write a row when it is time."""
         self.step += 1
         self._watch(task.stats)
+        self._latest |= task.stats
         self._bar.update()
         if self.step % self.every == 0 or self.step in (self.first_step + 10, self.num_steps):
-            self._write_row(trainer, task.stats)
+            self._write_row(trainer, self._latest)
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Lightning's hook: what a checkpoint keeps."""
-        return {"seconds": time.monotonic() - self._clock}
+        latest = {name: float(value) for name, value in self._latest.items()}
+        return {"seconds": time.monotonic() - self._clock, "latest": latest}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Lightning's hook."""
         self.seconds = state["seconds"]
+        self._latest = {name: torch.tensor(value) for name, value in state["latest"].items()}
 
     def check(self) -> None:
         """Stop when a statistic was not finite.
@@ -70,25 +74,26 @@ class Monitor(pl.Callback):
         Raises:
             UserError: naming the step and the term.
         """
-        if self._trouble is None:
+        found = [
+            (step, name)
+            for names, steps in self._trouble.items()
+            for name, step in zip(names, steps.tolist(), strict=True)
+            if step >= 0
+        ]
+        if not found:
             return
-        trouble = self._trouble.tolist()
-        if max(trouble) < 0:
-            return
-        step = min(value for value in trouble if value >= 0)
-        terms = ", ".join(name for name, value in zip(self._names, trouble, strict=True) if value == step)
+        step = min(found)[0]
+        terms = ", ".join(name for bad_step, name in found if bad_step == step)
         raise UserError(
             f"training diverged at step {int(step)}: {terms} is not finite; the last checkpoint is from before that. "
             "Lower train.learning_rate or set train.grad_clip"
         )
 
     def _watch(self, stats: dict[str, Tensor]) -> None:
-        values = torch.stack([value.detach().float() for value in stats.values()])
-        if self._trouble is None:
-            self._names = list(stats)
-            self._trouble = torch.full_like(values, -1)
-        bad = ~values.isfinite() & (self._trouble < 0)
-        self._trouble = torch.where(bad, float(self.step), self._trouble)
+        names, values = tuple(stats), torch.stack([value.detach().float() for value in stats.values()])
+        trouble = self._trouble.get(names, torch.full_like(values, -1))
+        bad = ~values.isfinite() & (trouble < 0)
+        self._trouble[names] = torch.where(bad, float(self.step), trouble)
 
     def _write_row(self, trainer: pl.Trainer, stats: dict[str, Tensor]) -> None:
         self.check()

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.errors import UserError
 from ldm.training.ema import EMA
 from ldm.training.optimizer import Budget, TrainConfig, build_optimizer, scale_learning_rate
 
@@ -29,7 +30,8 @@ class StageTask(pl.LightningModule):
 
     def __init__(self, trained: nn.Module, config: TrainConfig, budget: Budget, seed: int) -> None:
         super().__init__()
-        self.trained, self.config, self.budget, self.seed = trained, config, budget, seed
+        self.trained = trained.requires_grad_(True).train()  # an earlier task may have frozen it
+        self.config, self.budget, self.seed = config, budget, seed
         self.ema = EMA(trained, config.ema_decay) if config.ema_decay else None
         self.stats: dict[str, Tensor] = {}
         self._frozen: list[nn.Module] = []
@@ -91,8 +93,18 @@ class StageTask(pl.LightningModule):
         checkpoint["state_dict"] = {key: state[key] for key in self._own_keys()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Lightning's hook: complete the state by the frozen weights, which are loaded already."""
-        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+        """Lightning's hook: complete the state by the frozen weights, which are loaded already.
+
+        Raises:
+            UserError: the weights are of another configuration.
+        """
+        state, saved = self.state_dict(), checkpoint["state_dict"]
+        wrong = {(key, state[key].shape) for key in self._own_keys()} ^ {(key, saved[key].shape) for key in saved}
+        if wrong:
+            raise UserError(
+                f"resume.ckpt is of another configuration ({min(wrong)[0]} does not fit); delete it to start this stage anew"
+            )
+        checkpoint["state_dict"] = {**state, **saved}
 
     def _own_keys(self) -> list[str]:
         frozen = {id(tensor) for module in self._frozen for tensor in module.state_dict(keep_vars=True).values()}

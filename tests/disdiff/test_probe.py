@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from disdiff.classifier import train_probe
-from disdiff.editing import BATCH
 from disdiff.probe import complement, compute_editing, compute_reconstruction, draw_targets, summarise_edits
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
@@ -49,16 +48,18 @@ def eval_index(halves):
 
 def test_probe_learns_the_factors_and_is_reproducible(model, halves):
     index = torch.arange(len(halves))
-    first, second = (train_probe(model.latent_space, halves, index, 40, seed) for seed in (0, 0))
+    first, second = (train_probe(model.latent_space, halves, index, 30, seed) for seed in (0, 0))
     image = to_float(halves.images(index))
     assert (first.predict(image) == halves.factors(index)).float().mean() > 0.98
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not any(parameter.requires_grad for parameter in first.parameters()) and not first.training
 
 
-def test_probe_trains_inside_no_grad_and_leaves_the_default_generator(model, halves):
-    state, index = torch.get_rng_state(), torch.arange(len(halves))
-    with torch.no_grad():
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_probe_trains_in_every_mode_and_leaves_the_default_generator(model, halves, mode):
+    state = torch.get_rng_state()
+    with mode():
+        index = torch.arange(len(halves))
         probe = train_probe(model.latent_space, halves, index, 40, 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert (probe.predict(to_float(halves.images(index))) == halves.factors(index)).float().mean() > 0.98
@@ -109,20 +110,19 @@ def test_complement_is_the_rest():
 
 
 def test_reconstruction_of_the_first_stage_and_of_codes(model, halves, eval_index):
-    steps = SamplerConfig("ddim", 20, 1.0)
-    shares = []
+    steps, shares = SamplerConfig("ddim", 20, 1.0), []
     result = compute_reconstruction(
         model,
         halves,
         eval_index,
         steps,
-        BATCH + 2,
+        6,
         seed=0,
         progress=lambda name, share: shares.append(share),
     )
     assert result["autoencoder_psnr"] == 100.0 and result["autoencoder_mse"] == 0.0
     assert result["psnr"] == result["inferred_psnr"] > result["random_psnr"]
     assert result["inferred_psnr"] == pytest.approx(-10 * np.log10(result["inferred_mse"]))
-    assert result["num_images"] == BATCH + 2 and result["sampler"]["eta"] == 0.0
+    assert result["num_images"] == 6 and result["sampler"]["eta"] == 0.0
     assert shares[-1] == 1.0
     json.dumps(result, allow_nan=False)

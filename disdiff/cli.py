@@ -1,0 +1,137 @@
+"""What the scripts share: common arguments, errors as one sentence, images named on the command line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from disdiff.report.naming import UnitNames, name_data, name_units
+from disdiff.report.pictures import name_run_units
+from disdiff.run import Run
+from ldm.data.source import ImageSource, split_indices, to_float
+from ldm.errors import UserError
+
+
+def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+    """A parser with what every script on a run folder takes: RUN, --out, --seed, --device, --debug."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="where to write")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line and run; bad input ends in one sentence and exit status 2."""
+    arguments = parser.parse_args()
+    try:
+        main(arguments)
+    except UserError as error:
+        if arguments.debug:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def resolve_device(name: str) -> str:
+    """`cpu` or `cuda` for a `--device`.
+
+    Raises:
+        UserError: CUDA is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("PyTorch sees no CUDA device; use --device cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def parse_units(text: str) -> list[int]:
+    """Units of a `--units`, such as `0,3`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of units; write for example 0,3") from None
+
+
+def load_image(name: str | int, source: ImageSource) -> Tensor:
+    """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
+
+    A file is turned upright, cropped to its central square and brought to the data set's size.
+
+    Raises:
+        UserError: the index is out of range, or the file is missing or no picture.
+    """
+    if isinstance(name, int) or (name.isdigit() and not Path(name).exists()):
+        if not 0 <= int(name) < len(source):
+            raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
+        return to_float(source.images(torch.tensor([int(name)])))
+    try:
+        with Image.open(name) as file:
+            picture = ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the picture {name}: {error}") from error
+    picture = ImageOps.fit(picture, (source.image_size, source.image_size), Image.Resampling.BICUBIC)
+    return to_float(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
+
+
+def draw_images(run: Run, num_images: int, seed: int) -> Tensor:
+    """Random evaluation images of a run, shape (num_images, 3, H, W) in [-1, 1]."""
+    data, evaluation = run.config.data, run.config.evaluation
+    index = split_indices(run.source, data.num_train, evaluation.num_images)[1]
+    generator = torch.Generator().manual_seed(seed)
+    return to_float(run.source.images(index[torch.randint(len(index), (num_images,), generator=generator)]))
+
+
+def load_codes_of(run: Run) -> dict[str, np.ndarray]:
+    """Content of a run's `codes.npz`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    codes = run.codes()
+    if codes is None:
+        raise UserError(f"{run.folder} has no codes.npz; run the main job to its end first")
+    return codes
+
+
+def load_scores_of(run: Run) -> dict | None:
+    """A run's scores: of the protocol `paper`, else of the first there is, else None."""
+    scores = (run.metrics() or {}).get("scores") or {}
+    return scores.get("paper") or next(iter(scores.values()), None)
+
+
+def name_units_of(run: Run) -> UnitNames:
+    """Names of a run's units; numbers when it has no codes or no scores."""
+    codes = run.codes()
+    if codes is None:
+        return name_units(run.model.num_units, None, [])
+    return name_run_units(codes, load_scores_of(run))
+
+
+def describe_run(run: Run) -> str:
+    """Data set and run, for the line under a picture's title."""
+    return f"{name_data(run.source.name, run.source.procedural)} · {run.folder.resolve().name}"
+
+
+def choose_path(arguments: argparse.Namespace, name: str) -> Path:
+    """Where a script writes: `--out`, else `edits/<run>-<name>`."""
+    return arguments.out or Path("edits") / f"{arguments.run.resolve().name}-{name}"
+
+
+@contextmanager
+def show_progress(description: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar; yields what is to be called with the share that is done."""
+    with tqdm(total=100, desc=description, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+        yield lambda share: bar.update(round(100 * share) - bar.n)

@@ -1,0 +1,87 @@
+"""Swap units between images: source, target, and the source with one unit after the other from the target."""
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from disdiff.cli import (
+    build_parser,
+    choose_path,
+    describe_run,
+    draw_images,
+    load_image,
+    name_units_of,
+    parse_units,
+    resolve_device,
+    run_script,
+    show_progress,
+)
+from disdiff.editing import check_units, deterministic, invert, sample_start
+from disdiff.report.grids import save_grid
+from disdiff.report.pictures import TITLES, draw_swap
+from disdiff.run import Run, load_run
+from ldm.errors import UserError
+
+EXAMPLES = """examples:
+  python scripts/swap.py pretrained/shapes3d                              eight random pairs, every unit
+  python scripts/swap.py pretrained/shapes3d --units 0,3                  these units, and both together
+  python scripts/swap.py pretrained/shapes3d --source 12 --target 70000   two images of the data set
+  python scripts/swap.py pretrained/shapes3d --images a.png b.png         two pictures of your own
+  python scripts/swap.py pretrained/shapes3d --noise random --steps 100   noise without the source
+writes edits/<run>-swap.png; --out PATH for another place"""
+
+NUM_PAIRS = 8
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to swap (all)")
+    parser.add_argument("--source", type=int, metavar="I", help="index of the source image in the data set")
+    parser.add_argument("--target", type=int, metavar="J", help="index of the target image in the data set")
+    parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files instead")
+    parser.add_argument("--noise", choices=("inferred", "random"), default="inferred", help="x_T (inferred)")
+    parser.add_argument("--steps", type=int, help="DDIM steps (the run's own)")
+    return parser
+
+
+def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source and target images, shape (B, 3, H, W) each."""
+    if (arguments.source is None) != (arguments.target is None):
+        raise UserError("--source and --target go together; give both")
+    if arguments.images and arguments.source is not None:
+        raise UserError("give --images or --source and --target, not both")
+    names = arguments.images or [arguments.source, arguments.target]
+    if names[0] is None:
+        return draw_images(run, 2 * NUM_PAIRS, arguments.seed).chunk(2)
+    source, target = (load_image(name, run.source) for name in names)
+    return source, target
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    run = load_run(arguments.run, resolve_device(arguments.device))
+    model, sampler = run.model, deterministic(run.config.sampler)
+    sampler = replace(sampler, num_steps=arguments.steps or sampler.num_steps)
+    names = name_units_of(run)
+    units = check_units(arguments.units or names.order, model.num_units)
+    swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
+    device = model.schedule.alpha_bar.device
+    source, target = (image.to(device) for image in choose_pairs(arguments, run))
+    if arguments.noise == "inferred":
+        z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    else:
+        generator = torch.Generator().manual_seed(arguments.seed)
+        z_T = sample_start(model, len(source), source.shape[-1], generator)
+    with show_progress("swapping") as progress:
+        grid = draw_swap(model, source, target, swaps, sampler, z_T, progress)
+    labels = [
+        names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
+    ]
+    out = choose_path(arguments, "swap.png")
+    save_grid(out, grid, TITLES["swap"], describe_run(run), ["source", "target", *labels])
+    print(out)
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser())

@@ -1,0 +1,254 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from disdiff.losses import change_weight, snr_weight
+from disdiff.tasks import DisDiffTask, FactorLossConfig, encode_frozen
+from ldm.errors import UserError
+from ldm.training.optimizer import Budget, TrainConfig
+
+TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
+BATCH = 6
+
+
+def build_task(model, train=TRAIN, **loss):
+    task = DisDiffTask(model, FactorLossConfig(**loss), train, Budget(BATCH, 20, train.learning_rate), seed=0)
+    return task.train()
+
+
+def build_batch(model):
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randint(0, 256, (BATCH, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        statistics = model.latent_space.autoencoder.encode_statistics(image.float() / 127.5 - 1)
+    return {"statistics": statistics, **({"image": image} if model.reads == "image" else {})}
+
+
+def loss_at(task, step=0):
+    """Loss of a step; the same step draws the same numbers."""
+    return task.compute_loss(build_batch(task.model), step, task.step_generator(step))
+
+
+def gradients(task, step=0):
+    """Gradient of the loss for the encoder and for the decoder, each as one vector."""
+    task.zero_grad()
+    loss_at(task, step).backward()
+    parts = (task.trained.encoder, task.trained.decoder)
+    return [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in parts]
+
+
+def snapshot(*modules):
+    named = [[*module.named_parameters(), *module.named_buffers()] for module in modules]
+    return [tensor.clone() for group in named for _, tensor in group]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(("space", "reads"), [("latent", "z"), ("latent", "image"), ("pixel", "image")])
+def test_training_moves_every_weight_and_nothing_frozen(build_tiny_disdiff, space, reads, norm):
+    model = build_tiny_disdiff(space, reads, norm=norm)
+    task = build_task(model)
+    (frozen, before) = snapshot(model.latent_space, model.denoiser), snapshot(task.trained)
+    optimizer = task.configure_optimizers()["optimizer"]
+    for step in range(4):  # the zero-initialised layers let the gradient through one after the other
+        optimizer.zero_grad()
+        loss_at(task, step).backward()
+        optimizer.step()
+    assert all(map(torch.equal, frozen, snapshot(model.latent_space, model.denoiser)))
+    unmoved = [
+        name
+        for (name, tensor), old in zip(task.trained.named_parameters(), before, strict=False)
+        if torch.equal(tensor, old)
+    ]
+    assert not unmoved
+    assert all(parameter.grad is None for parameter in model.denoiser.parameters())
+
+
+def test_frozen_parts_stay_in_evaluation_mode_through_train(build_tiny_disdiff):
+    model = build_tiny_disdiff(norm="batch")
+    task = build_task(model)
+    assert task.trained.training and task.training
+    for part in (model.latent_space, model.denoiser, task.ema.average):
+        assert not any(module.training for module in part.modules())
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+    task.eval()
+    assert not task.trained.training
+
+
+def test_the_average_covers_encoder_and_decoder(build_tiny_disdiff):
+    task = build_task(build_tiny_disdiff())
+    assert task.result is task.ema.average is task.current.factors
+    names = [name for name, _ in task.result.named_parameters()]
+    assert names == [name for name, _ in task.trained.named_parameters()]
+    assert {name.split(".")[0] for name in names} == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("space", ["z", "image"])
+@pytest.mark.parametrize("reads", ["z", "image"])
+def test_detaching_the_condition_keeps_the_disentangling_loss_from_the_encoder(build_tiny_disdiff, reads, space):
+    model = build_tiny_disdiff(reads=reads, fields="random")
+
+    def both(weight, detach):
+        options = {"weight_disentangle": weight, "detach_condition": detach, "change_space": space}
+        return gradients(build_task(model, **options))
+
+    (encoder, decoder), (encoder_dis, decoder_dis) = both(0.0, True), both(100.0, True)
+    assert torch.equal(encoder, encoder_dis)
+    assert not torch.allclose(decoder, decoder_dis, rtol=0.1)
+    encoder_dis, _ = both(100.0, False)
+    assert not torch.allclose(encoder, encoder_dis, rtol=0.1)
+
+
+def test_detaching_the_condition_does_not_change_the_loss(build_tiny_disdiff):
+    model = build_tiny_disdiff(fields="random")
+    values = [loss_at(build_task(model, detach_condition=detach)) for detach in (True, False)]
+    torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_frozen_encoder_leaves_its_statistics_and_weights_alone(build_tiny_disdiff, training):
+    encoder = build_tiny_disdiff(norm="batch").factors.encoder
+    x = torch.randn(4, 4, 8, 8)
+    encoder.train()(3 * x + 1)  # running statistics that differ from the batch's
+    expected = encoder.eval()(x)
+    encoder.train(training)
+    before = snapshot(encoder)
+    x.requires_grad_()
+    code = encode_frozen(encoder, x)
+    code.sum().backward()
+    assert torch.equal(code, expected) and encoder.training == training
+    assert all(map(torch.equal, before, snapshot(encoder)))
+    assert x.grad.any() and all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_the_loss_is_the_sum_of_its_terms(build_tiny_disdiff):
+    model = build_tiny_disdiff(fields="random")
+    bare, single, double = (loss_at(build_task(model, weight_disentangle=weight)) for weight in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(double - bare, 2 * (single - bare))
+    task = build_task(model, weight_disentangle=0.0)
+    assert loss_at(task).item() == pytest.approx(task.stats["reconstruction"].item())
+    assert "invariant" not in task.stats
+
+
+def test_disentangling_at_some_steps_with_a_larger_weight(build_tiny_disdiff):
+    model = build_tiny_disdiff(fields="random")
+    often, seldom, never = (build_task(model, **o) for o in ({}, {"every": 3}, {"weight_disentangle": 0.0}))
+    base = loss_at(never, 6)
+    torch.testing.assert_close(loss_at(seldom, 6) - base, 3 * (loss_at(often, 6) - base))
+    for step in (7, 8):
+        assert loss_at(seldom, step) == loss_at(never, step) and "invariant" not in seldom.stats
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_a_new_model_starts_at_the_frozen_error(build_tiny_disdiff, norm):
+    task = build_task(build_tiny_disdiff(), norm=norm)
+    loss = loss_at(task)
+    assert task.stats["of_frozen"] == 1
+    assert loss == task.stats["reconstruction"]  # the weight of L_dis is the change, and that is zero
+    assert task.stats["weight_mean"] == 0
+
+
+@pytest.mark.parametrize("t", [5, 300, 900])
+def test_the_weightings_over_t(build_tiny_disdiff, t):
+    model = build_tiny_disdiff(fields="random")
+
+    def reconstruction(**options):
+        task = build_task(model, t_min=t, t_max=t + 1, weight_disentangle=0.0, **options)
+        return loss_at(task).item()
+
+    snr = model.schedule.snr[t]
+    for norm in ("l1", "l2"):
+        plain = reconstruction(norm=norm)
+        assert reconstruction(norm=norm, weighting="snr") == pytest.approx(plain * snr_weight(snr, 0.1).item(), rel=1e-4)
+        clean = min(1 / snr.item(), 20.0) ** (0.5 if norm == "l1" else 1)
+        assert reconstruction(norm=norm, weighting="clean") == pytest.approx(plain * clean, rel=1e-4)
+
+
+def test_steps_are_drawn_from_the_configured_range(build_tiny_disdiff, monkeypatch):
+    task, seen = build_task(build_tiny_disdiff(), t_min=100, t_max=110), []
+    predict = task.model.predict_base
+    monkeypatch.setattr(task.model, "predict_base", lambda z_t, t: seen.append(t) or predict(z_t, t))
+    for step in range(20):
+        loss_at(task, step)
+    assert set(torch.cat(seen).tolist()) == set(range(100, 110))
+
+
+@pytest.mark.parametrize(("t_min", "t_max"), [(500, 500), (0, 1001), (-1, None), (1000, None), (0, 0)])
+def test_a_range_without_steps_is_refused(build_tiny_disdiff, t_min, t_max):
+    with pytest.raises(UserError, match="t_min"):
+        build_task(build_tiny_disdiff(), t_min=t_min, t_max=t_max)
+
+
+@pytest.mark.parametrize("option", [{"weighting": "snrr"}, {"change_space": "pixels"}])
+def test_unknown_options_are_refused(build_tiny_disdiff, option):
+    with pytest.raises(UserError, match=f"{next(iter(option.values()))} is unknown"):
+        build_task(build_tiny_disdiff(), **option)
+
+
+def test_the_kl_term_of_a_gaussian_encoder(build_tiny_disdiff):
+    model = build_tiny_disdiff(posterior="gaussian")
+    without, with_kl = build_task(model), build_task(model, weight_kl=0.3)
+    base, priced = loss_at(without), loss_at(with_kl)
+    posterior = model.factors.encoder.posterior(build_batch_z(with_kl))
+    variance = posterior.logvar.exp()
+    kl = 0.5 * (posterior.mean**2 + variance - 1 - variance.log()).sum(dim=(1, 2)).mean()
+    torch.testing.assert_close(with_kl.stats["kl"], kl)
+    torch.testing.assert_close(priced - base, 0.3 * kl, rtol=1e-4, atol=1e-6)
+
+
+def build_batch_z(task):
+    """The latents that the task draws at step 0."""
+    statistics = build_batch(task.model)["statistics"]
+    latent_space = task.model.latent_space
+    return latent_space.standardise(latent_space.autoencoder.sample_raw(statistics, task.step_generator(0)))
+
+
+def test_a_gaussian_encoder_draws_its_code_and_reports_its_mean(build_tiny_disdiff):
+    encoder = build_tiny_disdiff(posterior="gaussian").factors.encoder
+    posterior = encoder.posterior(torch.randn(4, 4, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([posterior.sample(generator) for _ in range(4000)])
+    torch.testing.assert_close(draws.mean(dim=0), posterior.mean, rtol=0, atol=0.1)
+    torch.testing.assert_close(draws.std(dim=0), (posterior.logvar / 2).exp(), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("space", ["z", "image"])
+def test_the_change_is_measured_where_configured_and_capped(build_tiny_disdiff, space, monkeypatch):
+    model = build_tiny_disdiff(reads="image", fields="random")
+    task = build_task(model, change_space=space, t_min=400, t_max=500)
+    seen = []
+    monkeypatch.setattr("disdiff.tasks.change_weight", lambda *pair: seen.append(pair) or change_weight(*pair))
+    loss_at(task)
+    assert seen[0][0].shape == (BATCH, *((4, 8, 8) if space == "z" else (3, 16, 16)))
+    weight = change_weight(*seen[0])
+    assert task.stats["weight_max"] == weight.max() > 0
+    capped = build_task(model, change_space=space, t_min=400, t_max=500, change_cap=weight.median().item())
+    loss_at(capped)
+    assert capped.stats["weight_max"] == weight.median()
+    torch.testing.assert_close(capped.stats["weight_mean"], weight.clamp(max=weight.median()).mean())
+
+
+def test_the_accuracy_is_of_finding_the_unit_that_was_changed(build_tiny_disdiff, monkeypatch):
+    task = build_task(build_tiny_disdiff(fields="random"))
+    for shift, accuracy in ((0, 1.0), (1, 0.0)):
+        monkeypatch.setattr(
+            "disdiff.tasks.invariant_logits",
+            lambda after, before, shift=shift: torch.nn.functional.one_hot((seen[-1] + shift) % 3, 3).float(),
+        )
+        seen = []
+        original = task.disentangling_loss
+        monkeypatch.setattr(
+            task, "disentangling_loss", lambda *parts: (seen.append(parts[-1]), original(*parts))[1]
+        )
+        loss_at(task)
+        assert task.stats["unit_accuracy"] == accuracy
+        monkeypatch.setattr(task, "disentangling_loss", original)
+
+
+def test_the_random_numbers_of_a_step_depend_on_seed_and_step_alone(build_tiny_disdiff):
+    model = build_tiny_disdiff(fields="random")
+    one, two = build_task(model), build_task(model)
+    loss_at(one, 3)
+    assert loss_at(one, 4) == loss_at(two, 4) != loss_at(two, 3)
+    other = DisDiffTask(model, FactorLossConfig(), replace(TRAIN), Budget(BATCH, 20, 1e-2), seed=1)
+    assert loss_at(other.train(), 4) != loss_at(two, 4)

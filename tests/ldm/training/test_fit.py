@@ -1,0 +1,147 @@
+import shutil
+
+import pytest
+import torch
+
+from ldm.errors import UserError
+from ldm.training.fit import resolve_machine
+from ldm.training.monitor import read_log
+
+
+def state(task):
+    """Weights, averages and running statistics of a task."""
+    return {name: tensor.clone() for name, tensor in task.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_rows(folder):
+    """Log rows by step, without what depends on the clock."""
+    rows = {int(row["step"]): row for row in read_log(folder / "log.csv")}
+    return {step: {k: v for k, v in row.items() if k != "images_per_second"} for step, row in rows.items()}
+
+
+@pytest.fixture
+def every_step_logged(monkeypatch):
+    monkeypatch.setattr("ldm.training.fit.LOG_EVERY", 1)
+
+
+def test_a_killed_run_resumes_to_the_very_bits_of_an_uninterrupted_one(tmp_path, run, tiny_task, every_step_logged):
+    whole = tiny_task()
+    run(whole, tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=13), tmp_path / "killed")
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=21), tmp_path / "killed")
+    resumed = tiny_task()
+    run(resumed, tmp_path / "killed")
+    assert_same(state(whole), state(resumed))
+    assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")
+    assert list(log_rows(tmp_path / "killed")) == list(range(1, 31))
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(tmp_path, run, tiny_task, every_step_logged):
+    whole = tiny_task()
+    run(whole, tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=9), tmp_path / "killed")
+    old = tmp_path / "old.ckpt"
+    shutil.copy(tmp_path / "killed" / "resume.ckpt", old)
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=20), tmp_path / "killed")
+    shutil.copy(old, tmp_path / "killed" / "resume.ckpt")  # as if none had been written since
+    resumed = tiny_task()
+    run(resumed, tmp_path / "killed")
+    assert_same(state(whole), state(resumed))
+    assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")
+
+
+def test_an_adversarial_stage_resumes_exactly_too(tmp_path, run, adversarial_task, every_step_logged):
+    whole = adversarial_task()
+    run(whole, tmp_path / "whole", images=True)
+    with pytest.raises(SystemExit):
+        run(adversarial_task(kill_at=13), tmp_path / "killed", images=True)
+    resumed = adversarial_task()
+    run(resumed, tmp_path / "killed", images=True)
+    assert_same(state(whole), state(resumed))
+    rows = log_rows(tmp_path / "killed")
+    assert rows == log_rows(tmp_path / "whole")
+    assert not rows[5]["generator"] and rows[6]["generator"]  # the sixth step is step 5
+
+
+def test_killed_after_its_last_step_a_stage_keeps_what_it_learned(tmp_path, run, tiny_task):
+    whole = tiny_task()
+    assert run(whole, tmp_path / "run") > 0
+    resumed = tiny_task()  # the checkpoint of the last step lies there, the weights were not saved yet
+    assert run(resumed, tmp_path / "run") > 0
+    assert_same(state(whole), state(resumed))
+
+
+def test_seconds_add_up_over_a_resume(tmp_path, run, tiny_task):
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=20), tmp_path)
+    checkpoint = torch.load(tmp_path / "resume.ckpt", weights_only=True)
+    before = checkpoint["callbacks"]["Monitor"]["seconds"]
+    assert run(tiny_task(), tmp_path) > before > 0
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint_before(tmp_path, run, tiny_task):
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=9), tmp_path)
+    good = (tmp_path / "resume.ckpt").read_bytes()
+    with pytest.raises(UserError, match="step 10: noise is not finite"):
+        run(tiny_task(nan_at=9), tmp_path)
+    assert (tmp_path / "resume.ckpt").read_bytes() == good
+    run(tiny_task(), tmp_path)  # and it goes on from there
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_last_good_checkpoint(tmp_path, run, tiny_task):
+    with pytest.raises(UserError, match="step 13: loss"):
+        run(tiny_task(bad_gradient_at=11), tmp_path)  # the loss of step 11 is still good, that of the next is not
+    run(tiny_task(), tmp_path)
+
+
+def test_trouble_between_checkpoints_is_found_at_the_end_at_the_latest(tmp_path, run, train_config, tiny_task):
+    task = tiny_task(nan_at=28)
+    task.config.checkpoint_seconds = 1e9
+    with pytest.raises(UserError, match="step 29: noise is not finite"):
+        run(task, tmp_path)
+
+
+def test_a_run_keeps_no_frozen_weights(tmp_path, run, tiny_task):
+    task = tiny_task()
+    run(task, tmp_path)
+    saved = torch.load(tmp_path / "resume.ckpt", weights_only=True)["state_dict"]
+    assert not any(name.startswith("frozen") for name in saved)
+    assert {name.split(".")[0] for name in saved} == {"trained", "ema"}
+
+
+def test_training_needs_no_random_state_from_outside(tmp_path, run, tiny_task):
+    tasks = [tiny_task(), tiny_task(), tiny_task(seed=1)]
+    for number, task in enumerate(tasks):
+        torch.manual_seed(number)
+        run(task, tmp_path / str(number))
+    assert_same(state(tasks[0]), state(tasks[1]))
+    assert not torch.equal(state(tasks[0])["trained.0.weight"], state(tasks[2])["trained.0.weight"])
+
+
+def test_a_machine_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machine = resolve_machine("auto", "auto")
+    assert (machine.device, machine.precision) == ("cpu", "32-true")
+    with pytest.raises(UserError, match="trainer.device=cpu"):
+        resolve_machine("cuda", "auto")
+    with pytest.raises(UserError, match="gpu"):
+        resolve_machine("gpu", "auto")
+    with pytest.raises(UserError, match="fp16"):
+        resolve_machine("cpu", "fp16")
+
+
+def test_cuda_is_taken_with_bf16_where_it_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    machine = resolve_machine("auto", "auto")
+    assert (machine.device, machine.precision) == ("cuda", "bf16-mixed")
+    assert resolve_machine("auto", "float32").precision == "32-true"

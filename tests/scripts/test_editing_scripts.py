@@ -1,0 +1,158 @@
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from disdiff.build import build_denoiser, build_disdiff, build_latent_space
+from disdiff.config import Config, to_yaml
+from disdiff.factor_encoder import FactorEncoderConfig
+from disdiff.stages import save_weights
+from ldm.autoencoder.networks import NetworkConfig
+from ldm.data.procedural import ProceduralShapes3D
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.files import save_json
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def run_folder(tmp_path, tiny_unet, randomise, monkeypatch):
+    """A run of an untrained tiny model on procedural Shapes3D, whose images are noise, for speed."""
+    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
+    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
+    monkeypatch.chdir(tmp_path)
+    config = Config()
+    config.data.procedural = "always"
+    config.autoencoder.network = NetworkConfig(
+        channels=4, channel_mult=[1, 2, 2, 2], num_res_blocks=1, z_channels=4, attention=False, num_groups=2
+    )
+    config.latent_diffusion.unet = tiny_unet
+    config.factors.num_units, config.factors.unit_dim = 3, 2
+    config.factors.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
+    config.sampler, config.evaluation.num_images = SamplerConfig("ddim", 2, 0.0), 100
+    space = build_latent_space(config)
+    denoiser = build_denoiser(config, space)
+    model = build_disdiff(config, space, denoiser, 64)
+    randomise(model.factors.decoder)
+
+    folder = tmp_path / "runs" / "tiny"
+    parts = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model.factors}
+    for name, module in parts.items():
+        save_weights(folder / "stages" / name / "model.safetensors", module)
+        save_json(folder / "stages" / name / "stage.json", {"image_size": 64})
+    (folder / "config.yaml").write_text(to_yaml(config))
+    names = np.array(ProceduralShapes3D.factor_space.names)
+    np.savez(folder / "codes.npz", codes=np.random.default_rng(0).normal(size=(50, 3, 2)), factor_names=names)
+    scores = {"fast": {"dci": {"importance": np.eye(3, 6).tolist()}}}
+    save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores})
+    return folder
+
+
+@pytest.fixture
+def call(run_folder, capsys):
+    """Return a function that runs a script on the run folder: the path it prints, or status and error."""
+
+    def run(name, *arguments):
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        sys.argv = [name, str(run_folder), "--device", "cpu", *map(str, arguments)]
+        try:
+            script.run_script(script.main, script.make_parser())
+        except SystemExit as error:
+            return error.code, capsys.readouterr().err
+        return Path(capsys.readouterr().out.strip())
+
+    argv = sys.argv
+    yield run
+    sys.argv = argv
+
+
+def height(path):
+    return Image.open(path).height
+
+
+def test_swap_shows_a_row_per_unit_and_one_for_all_together(call):
+    every, some = call("swap"), call("swap", "--units", "0,2", "--out", "some.png")
+    assert every == Path("edits/tiny-swap.png") and height(every) == height(some)  # 3 units; 2 and both
+    assert height(call("swap", "--units", "1", "--out", "one.png")) == height(every) - 2 * 132
+
+
+def test_swap_of_named_images_and_of_files(call, tmp_path):
+    by_index = call("swap", "--source", 5, "--target", 400_000, "--out", "index.png")
+    for name, index in (("a", 5), ("b", 400_000)):
+        image = ProceduralShapes3D().images(torch.tensor([index]))[0]
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
+    by_file = call("swap", "--images", "a.png", "b.png", "--out", "file.png")
+    assert by_index.read_bytes() == by_file.read_bytes()
+    noisy = call(
+        "swap", "--source", 5, "--target", 400_000, "--noise", "random", "--steps", 3, "--out", "n.png"
+    )
+    assert noisy.read_bytes() != by_index.read_bytes()
+
+
+def test_traversal_has_the_columns_and_units_asked_for(call):
+    wide = call("traverse")
+    narrow = call("traverse", "--units", "2", "--columns", 3, "--reach", 1, "--image", 7, "--out", "n.png")
+    assert wide == Path("edits/tiny-traversal.png")
+    assert Image.open(wide).width - Image.open(narrow).width == pytest.approx(6 * 132, abs=40)
+    assert height(narrow) == height(wide) - 2 * 132
+
+
+def test_samples_follow_the_seed_and_the_units(call):
+    first, again, other, some = (
+        call("sample", "--num", 3, "--out", f"{i}.png", *extra).read_bytes()
+        for i, extra in enumerate([[], [], ["--seed", 1], ["--units", "0"]])
+    )
+    assert first == again and first != other and first != some
+
+
+def test_report_is_written_and_pictures_drawn_anew(call, run_folder):
+    assert call("report") == run_folder / "report.html"
+    assert "swap.png" not in [path.name for path in run_folder.iterdir()]
+    assert call("report", "--pictures", "--out", "r.html") == Path("r.html")
+    names = {path.name for path in run_folder.glob("*.png")}
+    assert names == {"swap.png", "traversal.png", "reconstruction.png", "samples.png"}
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["swap", "--units", "0,3"], "there is no unit 3"),
+        (["swap", "--source", "1"], "go together"),
+        (["swap", "--source", "1", "--target", "480000"], "images 0 to 479999"),
+        (["swap", "--images", "missing.png", "b.png"], "cannot read the picture missing.png"),
+        (["swap", "--steps", "5000"], "cannot sample in 5000 steps"),
+        (["traverse", "--image", "config.txt"], "cannot read the picture config.txt"),
+        (["traverse", "--columns", "1"], "--columns of 2 or more"),
+        (["sample", "--num", "0"], "cannot sample 0 images"),
+        (["sample", "--units", "a"], "no list of units"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(call, tmp_path, command, says):
+    (tmp_path / "config.txt").write_text("no picture")
+    code, error = call(*command)
+    assert code == 2 and says in error and "Traceback" not in error
+
+
+def test_codes_that_are_missing_are_asked_for(call, run_folder):
+    (run_folder / "codes.npz").unlink()
+    assert "no codes.npz" in call("sample")[1]
+    assert call("swap", "--units", "1").exists()  # units have numbers for names
+
+
+@pytest.mark.parametrize("name", ["swap", "traverse", "sample", "report"])
+def test_scripts_explain_themselves_and_stop_at_a_folder_that_is_no_run(name, tmp_path, monkeypatch, capsys):
+    for arguments, code in (["--help"], 0), ([str(tmp_path)], 2):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        assert stop.value.code == code
+    printed = capsys.readouterr()
+    assert f"python scripts/{name}.py pretrained/shapes3d" in printed.out
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoderConfig
+from disdiff.limits import check_limits
 from disdiff.tasks import FactorLossConfig
 from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
@@ -175,7 +176,8 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
         overrides: dotted `key=value` texts.
 
     Raises:
-        UserError: a file cannot be read, a key is unknown (the nearest valid one is named) or has the wrong type.
+        UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong type or is
+            out of range.
     """
     own = [read_yaml(Path(file)) for file in files]
     bases = [name for tree in own for name in tree.pop("bases", [])]
@@ -187,6 +189,7 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
         config.run.name = f"{name_config(Path(files[-1]))}-{config.preset}-s{config.seed}"
+    check_limits(to_container(config))
     return config
 
 

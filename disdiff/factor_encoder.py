@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
 
 OUTPUT_SIZE = 4  # side of the map that is flattened
@@ -29,14 +29,20 @@ class FactorEncoderConfig:
         channels: width of every convolution.
         norm: `batch` (released) or `group`, which knows no running statistics and so treats data and predictions alike.
         hidden: width of a linear layer before the last; 0 for none (released).
-        posterior: `none`, or `gaussian`: each number of a unit has a mean and a variance, and a KL term prices them.
+        code_norm: `none` (released), or `batch`: every number of the code has mean 0 and variance 1 over the batch
+            (running statistics in evaluation), so that no unit can die and no loss can be lowered by inflating the code.
+        posterior: `none`; `fixed`: the code is read with Gaussian noise of standard deviation `code_noise`, which limits
+            what one number can carry; or `gaussian`: each number has a variance of its own, which a KL term prices.
+        code_noise: of `fixed`.
     """
 
     input: str = "image"
     channels: int = 128
     norm: str = "batch"
     hidden: int = 0
+    code_norm: str = "none"
     posterior: str = "none"
+    code_noise: float = 0.1
 
 
 class Posterior(NamedTuple):
@@ -93,9 +99,9 @@ class FactorEncoder(nn.Module):
         depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
         if depth < 1 or OUTPUT_SIZE * 2**depth != size:
             raise UserError(f"the factor encoder needs inputs of 8, 16, 32, ... pixels a side, got {size}")
-        if config.posterior not in ("none", "gaussian"):
-            raise UserError(f"unknown factors.encoder.posterior {config.posterior!r}; choose none or gaussian")
+        choose("factors.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
         self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
+        self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
         self.trunk = nn.Sequential()
         for i in range(depth):
             channels = in_channels if i == 0 else config.channels
@@ -109,14 +115,17 @@ class FactorEncoder(nn.Module):
         if config.hidden:
             self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
         self.head = nn.Linear(config.hidden or width, outputs)
+        norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
+        self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
 
     def posterior(self, x: Tensor) -> Posterior:
         """Codes of `x` (B, C, size, size), with their variance where the encoder has one."""
-        units = self.head(self.trunk(x)).unflatten(1, (self.num_units, -1))
-        if not self.gaussian:
-            return Posterior(units, None)
-        mean, logvar = units.chunk(2, dim=2)
-        return Posterior(mean, logvar.clamp(-12, 6))
+        units = self.head(self.trunk(x))
+        mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
+        mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
+        if self.gaussian:
+            return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))
+        return Posterior(mean, None if self.fixed_logvar is None else torch.full_like(mean, self.fixed_logvar))
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
@@ -124,8 +133,5 @@ class FactorEncoder(nn.Module):
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    if kind == "group":
-        return build_norm(channels, NORM_GROUPS)
-    raise UserError(f"unknown factors.encoder.norm {kind!r}; choose batch or group")
+    kinds = {"batch": nn.BatchNorm2d, "group": lambda channels: build_norm(channels, NORM_GROUPS)}
+    return choose("factors.encoder.norm", kind, kinds)(channels)

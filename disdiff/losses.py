@@ -19,14 +19,18 @@ def variant_logits(code_hat_c: Tensor, code_hat: Tensor, code: Tensor) -> Tensor
     return (code_hat - code).norm(dim=-1) - (code_hat_c - code).norm(dim=-1)
 
 
-def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor) -> Tensor:
-    """L_in: cross-entropy of the moved distances with the sampled unit, in nats: the others shall stay where they are."""
-    return F.cross_entropy(invariant_logits(code_hat_c, code_hat), unit, reduction="none")
+def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor, temperature: float = 1.0) -> Tensor:
+    """L_in: cross-entropy of the moved distances with the sampled unit, in nats: the others shall stay in place."""
+    logits = invariant_logits(code_hat_c, code_hat) / temperature
+    return F.cross_entropy(logits, unit, reduction="none")
 
 
-def variant_loss(code_hat_c: Tensor, code_hat: Tensor, code: Tensor, unit: Tensor) -> Tensor:
-    """L_va: cross-entropy of the gained closeness with the sampled unit, in nats: it shall come near the input's code."""
-    return F.cross_entropy(variant_logits(code_hat_c, code_hat, code), unit, reduction="none")
+def variant_loss(
+    code_hat_c: Tensor, code_hat: Tensor, code: Tensor, unit: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """L_va: cross-entropy of the gained closeness with the sampled unit, in nats: it shall near the input's code."""
+    logits = variant_logits(code_hat_c, code_hat, code) / temperature
+    return F.cross_entropy(logits, unit, reduction="none")
 
 
 def change_weight(before: Tensor, after: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ def print_overview(pipeline: Pipeline, full: bool) -> None:
         if stage.trained:
             say(f"  {name}: {size}, trained ({stage.folder})")
             continue
+        if not pipeline.learns(name):
+            say(f"  {name}: {size}, nothing to train")
+            continue
         device = pipeline.machine.device
         task = pipeline.build_task(name).to(device)
         batch = {key: value.to(device) for key, value in pipeline.example_batch(name, TRIAL_BATCH).items()}

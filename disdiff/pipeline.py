@@ -20,14 +20,16 @@ from disdiff.build import (
     build_source,
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
-from disdiff.stages import Stage, copy_stage, list_stages
+from disdiff.metrics.protocols import PROTOCOLS
+from disdiff.stages import RECORD, Stage, copy_stage, fingerprint, list_stages
 from ldm.autoencoder.latent_space import fit_standardisation
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import LatentCache, encode_to_cache
 from ldm.data.source import split_indices, to_float
+from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
-from ldm.files import atomic_path
+from ldm.files import atomic_path, load_json
 from ldm.training.fit import Machine, fit, resolve_machine
 from ldm.training.monitor import format_duration
 from ldm.training.stage_task import StageTask
@@ -41,6 +43,11 @@ class Pipeline:
 
     def __init__(self, config: Config, say: Say) -> None:
         choose("system", config.system, dict.fromkeys(SYSTEMS))
+        choose("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
+        choose("sampler.name", config.sampler.name, dict.fromkeys(SAMPLERS))
+        self.per_channel = choose(
+            "autoencoder.standardise", config.autoencoder.standardise, {"scalar": False, "channel": True}
+        )
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         self.config, self.say = config, say
@@ -98,6 +105,8 @@ class Pipeline:
         if path.exists():
             other = merge([read_yaml(path)])
             hashes = {stage.name: stage.hash for stage in list_stages(other, self.source, self.folder)}
+            records = [self.folder / "stages" / name / RECORD for name in hashes]
+            hashes |= {path.parent.name: load_json(path)["hash"] for path in records if path.exists()}
             if hashes != {name: stage.hash for name, stage in self.stages.items()}:
                 key = first_difference(to_container(other), to_container(self.config)) or "the data set"
                 raise UserError(
@@ -119,6 +128,10 @@ class Pipeline:
         }
         return builders[name]()
 
+    def learns(self, name: str) -> bool:
+        """Whether a stage has anything to train; pixel space has no autoencoder."""
+        return any(True for _ in self.modules[name].parameters())
+
     def example_batch(self, name: str, size: int) -> dict[str, Tensor]:
         """A batch such as a stage trains on, of at most `size` images, from whatever the autoencoder is now."""
         images = self.source.images(self.train_index[:size])
@@ -131,15 +144,12 @@ class Pipeline:
         """Stage 1, then the standardisation of its latents over the training images."""
         task = self.build_task(stage.name)
         batches = ImageBatches(self.source, self.train_index)
-        seconds = self.fit(stage, task, batches)
+        seconds = self.fit(stage, task, batches) if self.learns(stage.name) else 0.0
         self.latent_space.autoencoder.load_state_dict(task.result.state_dict())
         cache = self.encode_latents(stage)
         chunks = (torch.tensor(cache.latents[i : i + 4096]) for i in range(0, len(cache), 4096))
         raw = (self.latent_space.autoencoder.sample_raw(chunk) for chunk in chunks)
-        standardise = choose(
-            "autoencoder.standardise", self.config.autoencoder.standardise, {"scalar": False, "channel": True}
-        )
-        self.latent_space.set_standardisation(*fit_standardisation(raw, per_channel=standardise))
+        self.latent_space.set_standardisation(*fit_standardisation(raw, per_channel=self.per_channel))
         self.save_stage(stage, self.latent_space, task, seconds, self.measure_reconstruction())
 
     def train_latent_diffusion(self, stage: Stage) -> None:
@@ -170,11 +180,11 @@ class Pipeline:
         self, stage: Stage, module: torch.nn.Module, task: StageTask, seconds: float, scores: dict[str, float]
     ) -> None:
         """Keep a trained stage with what is to be known of its training."""
-        budget = task.budget
+        steps = task.budget.num_steps if self.learns(stage.name) else 0
         record = {
             "seconds": round(seconds, 1),
-            "steps": budget.num_steps,
-            "images": budget.num_steps * budget.batch_size,
+            "steps": steps,
+            "images": steps * task.budget.batch_size,
             "image_size": self.source.image_size,
             "scores": scores,
         }
@@ -190,9 +200,13 @@ class Pipeline:
         return TensorBatches(arrays)
 
     def encode_latents(self, stage: Stage, with_images: bool = False) -> LatentCache:
-        """The training images' latents, encoded once per autoencoder."""
-        path = Path(self.config.run.root) / "_stages" / f"latents-{stage.hash}{'-images' * with_images}"
-        cache = LatentCache.open(path, stage.hash)
+        """The training images' latents, encoded once per autoencoder.
+
+        A shipped autoencoder and one trained here may share their hash, yet not their weights: hence the fingerprint.
+        """
+        key = f"{stage.hash}-{fingerprint(self.latent_space.autoencoder)}"
+        path = Path(self.config.run.root) / "_stages" / f"latents-{key}{'-images' * with_images}"
+        cache = LatentCache.open(path, key)
         if cache is not None:
             return cache
         bar = tqdm(total=len(self.train_index), desc="encode", unit="image", dynamic_ncols=True)
@@ -207,7 +221,7 @@ class Pipeline:
         self.latent_space.to(self.machine.device).eval()
         with torch.no_grad(), bar:
             cache = encode_to_cache(
-                encode, self.source, self.train_index, path, stage.hash, ENCODE_BATCH, progress, with_images
+                encode, self.source, self.train_index, path, key, ENCODE_BATCH, progress, with_images
             )
         self.latent_space.to("cpu")
         return cache

@@ -24,7 +24,7 @@ from ldm.errors import UserError
 
 Report = Callable[[str, float], None]
 ORDINAL = ("scale", "orientation")  # neighbouring values look alike: also judged to within one value
-NUM_JUDGED = 1000  # held-out images on which the probe itself is judged
+NUM_JUDGED = 500  # held-out images on which the probe itself is judged
 
 
 class Judge:

@@ -5,6 +5,7 @@ metrics.json       scores                            codes.npz         codes and
 log.csv            of the last stage                 *.png, report.html
 """
 
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +50,7 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged; delete it and run the main job again") from error
 
     def metrics(self) -> dict[str, Any] | None:

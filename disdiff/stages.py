@@ -106,11 +106,19 @@ def copy_stage(stage: Stage, folder: Path) -> None:
                 shutil.copyfile(source, temporary)
 
 
+def fingerprint(module: nn.Module) -> str:
+    """Twelve hexadecimal digits that change with any weight."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def save_weights(path: Path, module: nn.Module) -> None:
     """Write a module's weights as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
+        temporary.write_bytes(safetensors.torch.save(tensors))  # save_file has an error of its own for a full disk
 
 
 def load_weights(path: Path, module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from disdiff.editing import unit_eps_fn
 from disdiff.losses import (
     change_weight,
     clean_weight,
@@ -24,8 +25,9 @@ from disdiff.model import DisDiff, sampling_coefficient, shift_eps, training_coe
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_z0, q_sample, sample_noise
+from ldm.diffusion.sampler import sample_ddim
 from ldm.errors import UserError, choose
-from ldm.tasks import sample_latents
+from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
 from ldm.training.stage_task import StageTask
 
@@ -42,6 +44,8 @@ class FactorLossConfig:
         snr_gamma: of `snr`.
         clean_cap: of `clean`.
         weight_disentangle: of L_dis; 0 switches it off.
+        temperature: divides the logits of L_in and L_va; 1 as released, less for codes of few numbers, whose distances
+            are small.
         change_space: where the per-image weight of L_dis is measured: `z` or `image`.
         change_cap: largest per-image weight; null for none (released).
         every: L_dis is computed at every so many steps, with a weight that many times larger.
@@ -57,6 +61,7 @@ class FactorLossConfig:
     snr_gamma: float = 0.1
     clean_cap: float = 20.0
     weight_disentangle: float = 0.05
+    temperature: float = 1.0
     change_space: str = "z"
     change_cap: float | None = None
     every: int = 1
@@ -174,8 +179,8 @@ class DisDiffTask(StageTask):
         weight = change_weight(before, after)
         if self.loss.change_cap is not None:
             weight = weight.clamp(max=self.loss.change_cap)
-        invariant = invariant_loss(code_hat_c, code_hat, unit)
-        variant = variant_loss(code_hat_c, code_hat, target, unit)
+        invariant = invariant_loss(code_hat_c, code_hat, unit, self.loss.temperature)
+        variant = variant_loss(code_hat_c, code_hat, target, unit, self.loss.temperature)
         found = invariant_logits(code_hat_c, code_hat).argmax(dim=1) == unit
         self.stats |= {
             "invariant": invariant.detach().mean(),
@@ -189,6 +194,15 @@ class DisDiffTask(StageTask):
     def _images(self, *latents: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return tuple(self.model.latent_space.decode(z, quantize=False) for z in latents)
+
+    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3, H, W)."""
+        model = self.current
+        z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
+        seen = to_float(batch["image"][:PREVIEW_IMAGES]) if "image" in batch else z_0
+        eps_fn = unit_eps_fn(model, model.factors.encoder(seen))
+        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), PREVIEW_STEPS)
+        return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
 
     @property
     def current(self) -> DisDiff:

@@ -1,5 +1,7 @@
 """Tiny builders that several test folders share."""
 
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -80,3 +82,19 @@ def build_tiny_disdiff(tiny_unet, randomise):
 def linear_schedule():
     """The schedule of DDPM, Diff-AE and PDAE: betas linear from 1e-4 to 2e-2."""
     return Schedule(replace(ScheduleConfig(), kind="linear", beta_start=1e-4, beta_end=2e-2))
+
+
+@pytest.fixture
+def no_file_larger_than():
+    """Within `with no_file_larger_than(size)` writing beyond it raises OSError, as on a full disk."""
+
+    @contextmanager
+    def limit(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

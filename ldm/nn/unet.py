@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, choose
 from ldm.nn.layers import Resample, ResBlock, SelfAttention, build_norm, embed_time, zero_init
 
 
@@ -109,7 +109,7 @@ class BlockFactory:
         """The configured kind of resampling, or None."""
         if direction is None:
             return None
-        residual = self.config.resample == "residual"
+        residual = choose("unet.resample", self.config.resample, {"residual": True, "conv": False})
         return self.res(channels, channels, direction) if residual else Resample(channels, direction)
 
 

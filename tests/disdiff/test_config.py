@@ -99,18 +99,29 @@ def test_the_merge_order(write, monkeypatch, tmp_path):
     left = write("left.yaml", nest(tree(3, 3, bases=["base"])))
     right = write("right.yaml", nest(tree(2, 4)))
     config = load_config([left, right], ["stage_seed=5"])
-    found = [config.stage_seed, config.seed, config.data.num_workers, config.evaluation.seed, config.evaluation.num_pairs]
+    found = [
+        config.stage_seed,
+        config.seed,
+        config.data.num_workers,
+        config.evaluation.seed,
+        config.evaluation.num_pairs,
+    ]
     assert found == [5, 4, 3, 2, 1]
 
 
 def test_a_preset_may_stand_in_a_file_and_an_override_beats_it(write):
     path = write("own.yaml", {"bases": ["shapes3d"], "preset": "smoke"})
-    assert load_config([path]).autoencoder.train.images == load_config([SHAPES3D], ["preset=smoke"]).autoencoder.train.images
+    assert (
+        load_config([path]).autoencoder.train.images
+        == load_config([SHAPES3D], ["preset=smoke"]).autoencoder.train.images
+    )
     assert load_config([path], ["preset=paper"]).preset == "paper"
 
 
 def test_lists_are_replaced_and_numbers_read_as_yaml():
-    config = load_config([SHAPES3D], ["latent_diffusion.unet.channel_mult=[1,3]", "factors.train.learning_rate=1e-3"])
+    config = load_config(
+        [SHAPES3D], ["latent_diffusion.unet.channel_mult=[1,3]", "factors.train.learning_rate=1e-3"]
+    )
     assert config.latent_diffusion.unet.channel_mult == [1, 3]
     assert config.factors.train.learning_rate == 1e-3
     assert load_config([SHAPES3D], ["factors.train.grad_clip=null"]).factors.train.grad_clip is None
@@ -156,6 +167,42 @@ def test_a_misspelt_key_names_the_nearest(override, nearest):
 def test_a_value_of_the_wrong_type_is_named(override):
     key = override.split("=")[0]
     with pytest.raises(UserError, match=f"{re.escape(key)}.*wrong type"):
+        load_config([SHAPES3D], [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "limit"),
+    [
+        ("seed=-1", "at least 0"),
+        ("stage_seed=-1", "at least 0"),
+        ("trainer.threads=-1", "at least 1"),
+        ("data.num_train=0", "at least 1"),
+        ("evaluation.num_images=0", "at least 1"),
+        ("factors.num_units=0", "at least 1"),
+        ("factors.unit_dim=0", "at least 1"),
+        ("factors.loss.every=0", "at least 1"),
+        ("factors.loss.weight_disentangle=-0.1", "at least 0"),
+        ("factors.loss.weight_kl=.nan", "at least 0"),
+        ("factors.train.batch_size=0", "at least 1"),
+        ("factors.train.preview_steps=0", "at least 1"),
+        ("factors.train.learning_rate=0", "more than 0"),
+        ("factors.train.ema_decay=1.5", "less than 1"),
+        ("factors.train.betas=[0.9,1.0]", "less than 1"),
+        ("latent_diffusion.unet.channel_mult=[1,0]", "at least 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(override, limit):
+    with pytest.raises(UserError, match=f"{override.split('=')[0]}=.* is out of range; it must be {limit}"):
+        load_config([SHAPES3D], [override])
+
+
+def test_numbers_that_may_be_zero():
+    for override in (
+        "seed=0",
+        "evaluation.num_pairs=0",
+        "factors.decoder.num_res_blocks=0",
+        "data.num_workers=0",
+    ):
         load_config([SHAPES3D], [override])
 
 
@@ -213,6 +260,10 @@ def test_the_printed_configuration_is_complete():
     assert tree == to_container(load_config([SHAPES3D]))
 
     def paths(node, prefix=""):
-        return [p for k, v in node.items() for p in [prefix + k, *(paths(v, f"{prefix}{k}.") if isinstance(v, dict) else [])]]
+        return [
+            p
+            for k, v in node.items()
+            for p in [prefix + k, *(paths(v, f"{prefix}{k}.") if isinstance(v, dict) else [])]
+        ]
 
     assert paths(tree) == list_keys(Config)

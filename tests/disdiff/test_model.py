@@ -17,7 +17,18 @@ def inputs(model, channels=4, size=8):
 def test_the_ratio_of_the_two_coefficients_on_the_released_schedule():
     schedule = Schedule(ScheduleConfig())
     ratio = training_coefficient(schedule) / sampling_coefficient(schedule)
-    table = {0: 0, 1: 0.499, 2: 0.665, 5: 0.831, 10: 0.907, 20: 0.950, 50: 0.978, 100: 0.988, 500: 0.995, 999: 0.992}
+    table = {
+        0: 0,
+        1: 0.499,
+        2: 0.665,
+        5: 0.831,
+        10: 0.907,
+        20: 0.950,
+        50: 0.978,
+        100: 0.988,
+        500: 0.995,
+        999: 0.992,
+    }
     assert {t: round(ratio[t].item(), 3) for t in table} == table
     assert ratio[20:].min() > 0.95  # the two differ by less than 5 % from there on
 

@@ -65,6 +65,11 @@ def test_probe_trains_in_every_mode_and_leaves_the_default_generator(model, halv
     assert (probe.predict(to_float(halves.images(index))) == halves.factors(index)).float().mean() > 0.98
 
 
+def test_too_few_steps_are_refused(model, halves):
+    with pytest.raises(UserError, match="at least 10"):
+        train_probe(model.latent_space, halves, torch.arange(5), 9, 0)
+
+
 def test_a_perfect_model_edits_perfectly(copier, halves, eval_index):
     result = compute_editing(copier(), halves, eval_index, np.eye(2), SAMPLER, 40, seed=0, probe_steps=60)
     assert result["probe_accuracy"] == {"brightness": 1.0, "scale": 1.0}

@@ -85,7 +85,9 @@ def test_the_average_covers_encoder_and_decoder(build_tiny_disdiff):
 
 @pytest.mark.parametrize("space", ["z", "image"])
 @pytest.mark.parametrize("reads", ["z", "image"])
-def test_detaching_the_condition_keeps_the_disentangling_loss_from_the_encoder(build_tiny_disdiff, reads, space):
+def test_detaching_the_condition_keeps_the_disentangling_loss_from_the_encoder(
+    build_tiny_disdiff, reads, space
+):
     model = build_tiny_disdiff(reads=reads, fields="random")
 
     def both(weight, detach):
@@ -123,7 +125,9 @@ def test_the_frozen_encoder_leaves_its_statistics_and_weights_alone(build_tiny_d
 
 def test_the_loss_is_the_sum_of_its_terms(build_tiny_disdiff):
     model = build_tiny_disdiff(fields="random")
-    bare, single, double = (loss_at(build_task(model, weight_disentangle=weight)) for weight in (0.0, 1.0, 2.0))
+    bare, single, double = (
+        loss_at(build_task(model, weight_disentangle=weight)) for weight in (0.0, 1.0, 2.0)
+    )
     torch.testing.assert_close(double - bare, 2 * (single - bare))
     task = build_task(model, weight_disentangle=0.0)
     assert loss_at(task).item() == pytest.approx(task.stats["reconstruction"].item())
@@ -159,7 +163,9 @@ def test_the_weightings_over_t(build_tiny_disdiff, t):
     snr = model.schedule.snr[t]
     for norm in ("l1", "l2"):
         plain = reconstruction(norm=norm)
-        assert reconstruction(norm=norm, weighting="snr") == pytest.approx(plain * snr_weight(snr, 0.1).item(), rel=1e-4)
+        assert reconstruction(norm=norm, weighting="snr") == pytest.approx(
+            plain * snr_weight(snr, 0.1).item(), rel=1e-4
+        )
         clean = min(1 / snr.item(), 20.0) ** (0.5 if norm == "l1" else 1)
         assert reconstruction(norm=norm, weighting="clean") == pytest.approx(plain * clean, rel=1e-4)
 
@@ -217,7 +223,9 @@ def test_the_change_is_measured_where_configured_and_capped(build_tiny_disdiff, 
     model = build_tiny_disdiff(reads="image", fields="random")
     task = build_task(model, change_space=space, t_min=400, t_max=500)
     seen = []
-    monkeypatch.setattr("disdiff.tasks.change_weight", lambda *pair: seen.append(pair) or change_weight(*pair))
+    monkeypatch.setattr(
+        "disdiff.tasks.change_weight", lambda *pair: seen.append(pair) or change_weight(*pair)
+    )
     loss_at(task)
     assert seen[0][0].shape == (BATCH, *((4, 8, 8) if space == "z" else (3, 16, 16)))
     weight = change_weight(*seen[0])

@@ -47,7 +47,9 @@ def train_config():
 
     def build(**options):
         fast = {"images": NUM_STEPS * BATCH, "batch_size": BATCH, "learning_rate": 1e-2, "warmup_steps": 5}
-        return TrainConfig(**{**fast, "decay": "cosine", "ema_decay": 0.9, "checkpoint_seconds": 0.0, **options})
+        return TrainConfig(
+            **{**fast, "decay": "cosine", "ema_decay": 0.9, "checkpoint_seconds": 0.0, **options}
+        )
 
     return build
 
@@ -102,7 +104,9 @@ def adversarial_task(train_config):
             perceptual="none", weight_gan=0.5, gan_start=5, discriminator_channels=4, discriminator_layers=1
         )
         config = train_config(ema_decay=None)
-        task = KilledAutoencoderTask(KLAutoencoder(network), loss, None, config, resolve_budget(config, "cpu"), seed=0)
+        task = KilledAutoencoderTask(
+            KLAutoencoder(network), loss, None, config, resolve_budget(config, "cpu"), seed=0
+        )
         task.kill_at = kill_at
         return task
 

@@ -29,7 +29,9 @@ def every_step_logged(monkeypatch):
     monkeypatch.setattr("ldm.training.fit.LOG_EVERY", 1)
 
 
-def test_a_killed_run_resumes_to_the_very_bits_of_an_uninterrupted_one(tmp_path, run, tiny_task, every_step_logged):
+def test_a_killed_run_resumes_to_the_very_bits_of_an_uninterrupted_one(
+    tmp_path, run, tiny_task, every_step_logged
+):
     whole = tiny_task()
     run(whole, tmp_path / "whole")
     with pytest.raises(SystemExit):
@@ -100,11 +102,15 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint_befor
 
 def test_weights_that_are_not_finite_do_not_replace_the_last_good_checkpoint(tmp_path, run, tiny_task):
     with pytest.raises(UserError, match="step 13: loss"):
-        run(tiny_task(bad_gradient_at=11), tmp_path)  # the loss of step 11 is still good, that of the next is not
+        run(
+            tiny_task(bad_gradient_at=11), tmp_path
+        )  # the loss of step 11 is still good, that of the next is not
     run(tiny_task(), tmp_path)
 
 
-def test_trouble_between_checkpoints_is_found_at_the_end_at_the_latest(tmp_path, run, train_config, tiny_task):
+def test_trouble_between_checkpoints_is_found_at_the_end_at_the_latest(
+    tmp_path, run, train_config, tiny_task
+):
     task = tiny_task(nan_at=28)
     task.config.checkpoint_seconds = 1e9
     with pytest.raises(UserError, match="step 29: noise is not finite"):

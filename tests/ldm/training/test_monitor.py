@@ -22,7 +22,15 @@ def test_a_log_row_holds_every_statistic_also_those_of_some_steps_only(tmp_path,
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (1800, "30 min"), (7200, "2.0 h"), (math.inf, "unknown"), (math.nan, "unknown")],
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (1800, "30 min"),
+        (7200, "2.0 h"),
+        (math.inf, "unknown"),
+        (math.nan, "unknown"),
+    ],
 )
 def test_durations_as_people_say_them(seconds, text):
     assert format_duration(seconds) == text

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
-from ldm.training.stage_task import freeze
+from ldm.training.optimizer import Budget
+from ldm.training.stage_task import StageTask, freeze
 
 
 def test_what_is_frozen_stays_so_through_train(tiny_task):
@@ -11,12 +13,14 @@ def test_what_is_frozen_stays_so_through_train(tiny_task):
     assert not any(parameter.requires_grad for parameter in task.frozen.parameters())
 
 
-def test_a_module_that_another_task_froze_learns_again(tiny_task):
-    task = tiny_task()
-    freeze(task.trained)
-    task.__init__(task.config)  # as when a later stage's task was built first
+def test_a_module_that_another_task_froze_learns_again(train_config):
+    module = freeze(
+        nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    )  # as when a later stage's task was built first
+    task = StageTask(module, train_config(), Budget(4, 30, 1e-2), seed=0)
     assert all(parameter.requires_grad for parameter in task.trained.parameters())
     assert all(module.training for module in task.trained.modules())
+    assert not any(module.training for module in task.ema.average.modules())
 
 
 def test_a_step_draws_from_its_own_generator(tiny_task):

@@ -1,0 +1,73 @@
+"""Controls of a run: what an untrained encoder and a PCA of the latents score on the same images and protocol.
+
+example:
+  python benchmarks/controls.py runs/disdiff-shapes3d-small-s0 --protocol paper
+
+The third control, DisDiff without its disentangling loss, is a run of its own:
+  python main.py --base configs/disdiff/shapes3d.yaml -t factors.loss.weight_disentangle=0 run.name=without-l-dis
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+from disdiff.build import build_factor_networks
+from disdiff.results import encode_codes, score_codes
+from disdiff.run import Run, load_run
+from ldm.data.source import split_indices, to_float
+from ldm.files import save_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    parser.add_argument("--protocol", default="paper", choices=("paper", "fast"), help="of the metrics (paper)")
+    parser.add_argument("--seed", type=int, default=0, help="of the untrained encoder (0)")
+    parser.add_argument("--out", type=Path, help="where to write the JSON (RUN/controls.json)")
+    arguments = parser.parse_args()
+
+    run = load_run(arguments.run)
+    _, index = split_indices(run.source, run.config.data.num_train, run.config.evaluation.num_images)
+    controls = {
+        "untrained encoder": encode_untrained(run, index, arguments.seed),
+        "PCA of the latents": encode_pca(run, index),
+    }
+    rows = {}
+    for name, arrays in controls.items():
+        scores, reason = score_codes(arrays, arguments.protocol, run.config.evaluation.seed)
+        rows[name] = {"scores": scores, "scores_reason": reason}
+        if scores is not None:
+            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
+            print(f"{name}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({arguments.protocol})")
+    save_json(arguments.out or arguments.run / "controls.json", {"protocol": arguments.protocol, **rows})
+
+
+def encode_untrained(run: Run, index: torch.Tensor, seed: int) -> dict[str, np.ndarray]:
+    """Codes of the run's own encoder before any training; its statistics, if it keeps any, see one batch."""
+    torch.manual_seed(seed)
+    run.model.factors = build_factor_networks(run.config, run.model.latent_space, run.source.image_size)
+    run.model.factors.encoder.train()
+    with torch.no_grad():
+        for part in index[:2560].split(256):
+            run.model.encode(to_float(run.source.images(part)))
+    run.model.eval()
+    return encode_codes(run.model, run.source, index)
+
+
+@torch.no_grad()
+def encode_pca(run: Run, index: torch.Tensor) -> dict[str, np.ndarray]:
+    """The first principal components of the flattened latents, as many as the run has units."""
+    space = run.model.latent_space
+    latents = [space.encode(to_float(run.source.images(part))).flatten(1) for part in index.split(256)]
+    codes = PCA(run.config.factors.num_units, random_state=0).fit_transform(torch.cat(latents).numpy())
+    arrays = {"codes": codes[..., None].astype(np.float32)}
+    if run.source.factor_space is not None:
+        arrays["factors"] = run.source.factors(index).numpy()
+    return arrays
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The main job's stages, in one process, on tiny images; tests/end_to_end runs the command itself."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from disdiff import pipeline as module
+from disdiff.config import CONFIGS, load_config
+from disdiff.pipeline import Pipeline, first_difference
+from disdiff.run import load_run
+from ldm.data.factor_space import FactorSpace
+from ldm.errors import UserError
+
+SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
+TINY = [
+    "preset=smoke",
+    "stages.pretrained=false",
+    "trainer.device=cpu",
+    "data.num_train=24",
+    "evaluation.num_images=24",
+    "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2], num_groups: 2}",
+    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
+    "factors.encoder={channels: 8, hidden: 0}",
+    *(
+        f"{stage}.train.{key}"
+        for stage in ("autoencoder", "latent_diffusion", "factors")
+        for key in ("images=32", "batch_size=8")
+    ),
+]
+
+
+@dataclass
+class Noise:
+    """48 images 16x16 of noise that knows its number."""
+
+    name: str = "noise"
+    procedural: bool = True
+    identity: str = "noise-1"
+    image_size: int = 16
+    channels: int = 3
+    factor_space: FactorSpace = field(default_factory=lambda: FactorSpace(("a", "b"), (6, 8)))
+
+    def __len__(self):
+        return 48
+
+    def images(self, index):
+        everything = torch.randint(0, 256, (48, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+        return everything[index].to(torch.uint8)
+
+    def factors(self, index):
+        return self.factor_space.factors(index)
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """Return a function that builds a pipeline on noise, without scores and pictures at its end."""
+    monkeypatch.setattr("disdiff.results.write_results", lambda *_: None)
+
+    def make(*overrides, source=None, file=SHAPES3D):
+        monkeypatch.setattr(module, "build_source", lambda config: source or Noise())
+        said = []
+        pipeline = Pipeline(load_config([file], [*TINY, f"run.root={tmp_path}", *overrides]), said.append)
+        pipeline.said = said
+        return pipeline
+
+    return make
+
+
+def weights(pipeline):
+    paths = sorted((pipeline.folder / "stages").glob("*/model.safetensors"))
+    return {path.parent.name: path.read_bytes() for path in paths}
+
+
+def test_three_stages_are_trained_once_and_then_loaded(build):
+    first = build()
+    first.run()
+    assert set(weights(first)) == {"autoencoder", "latent_diffusion", "factors"}
+    assert sum("trained in" in line for line in first.said) == 3
+    again = build()
+    again.run()
+    assert sum("loaded from" in line for line in again.said) == 3
+    for name, part in again.modules.items():
+        assert all(map(torch.equal, part.state_dict().values(), first.modules[name].state_dict().values()))
+
+
+def test_seeds_share_the_first_stages(build):
+    build().run()
+    other = build("seed=1")
+    other.run()
+    assert sum("loaded from" in line for line in other.said) == 2
+    assert other.folder.name.endswith("-s1")
+
+
+def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
+    from disdiff.overview import print_overview
+
+    plain = build("run.root=" + str(tmp_path / "plain"))
+    plain.run()
+    shown = build("run.root=" + str(tmp_path / "shown"))
+    print_overview(shown, full=True)
+    assert not (tmp_path / "shown").exists()
+    text = capsys.readouterr().out
+    assert (
+        "PROCEDURAL" in text and "preset smoke" in text and "4 steps of 8" in text and "num_units: 6" in text
+    )
+    shown.run()
+    assert weights(shown) == weights(plain)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["autoencoder.kind=identity", "factors.encoder.input=image"], id="pixel-space"),
+        pytest.param(["autoencoder.kind=vq", "autoencoder.codebook_size=16"], id="vq"),
+        pytest.param(
+            [
+                "autoencoder.loss={weight_gan: 0.5, gan_start: 2, discriminator_channels: 4, discriminator_layers: 1}",
+                "factors.encoder={input: image, norm: batch}",
+                "factors.loss={every: 2, change_cap: null, detach_condition: true, change_space: image}",
+                "latent_diffusion.train.ema_decay=null",
+                "factors.train.grad_clip=1.0",
+            ],
+            id="adversarial-image-batchnorm",
+        ),
+    ],
+)
+def test_variants_run_and_come_back(build, overrides):
+    from disdiff.overview import print_overview
+
+    pipeline = build(*overrides)
+    print_overview(pipeline, full=False)
+    pipeline.run()
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    expected = pipeline.model.eval().encode(image)
+    assert torch.equal(load_run(pipeline.folder).model.encode(image), expected)
+    assert build(*overrides).stages["factors"].trained
+
+
+def test_the_paper_losses_run(build):
+    """Its 200 million parameters aside: options of the preset that no other preset sets."""
+    paper = load_config([SHAPES3D], ["preset=paper"])
+    loss = [
+        f"factors.loss.{key}={value}" for key, value in vars(paper.factors.loss).items() if value is not None
+    ]
+    build(
+        *loss, "factors.loss.change_cap=null", "factors.loss.t_max=null", "factors.encoder.norm=batch"
+    ).run()
+
+
+def test_a_run_folder_of_another_configuration_is_refused(build):
+    build("run.name=mine").run()
+    with pytest.raises(UserError, match="mine belongs to another configuration .factors.num_units differs"):
+        build("run.name=mine", "factors.num_units=3").run()
+    with pytest.raises(UserError, match="another configuration .seed differs"):
+        build("run.name=mine", "seed=3").run()
+    build("run.name=mine", "evaluation.seed=3").run()
+
+
+def test_a_run_folder_of_other_data_is_refused(build):
+    """The file of a data set appears or vanishes: same configuration, other images."""
+    build("run.name=mine").run()
+    with pytest.raises(UserError, match="mine belongs to another configuration .*data"):
+        build("run.name=mine", source=Noise(identity="noise-2")).run()
+
+
+def test_damaged_weights_are_named_with_their_remedy(build):
+    pipeline = build()
+    pipeline.run()
+    path = pipeline.stages["latent_diffusion"].folder / "model.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-10])
+    with pytest.raises(UserError, match="latent_diffusion-.*delete"):
+        build().run()
+
+
+def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(build, tmp_path, monkeypatch):
+    """A shipped autoencoder and one trained here have the same hash, but not the same weights."""
+    shipped = tmp_path / "pretrained" / "noise" / "stages" / "autoencoder"
+    monkeypatch.setattr("disdiff.stages.PRETRAINED", tmp_path / "pretrained")
+    other = build("stage_seed=1", file=CONFIGS / "autoencoder" / "shapes3d.yaml")
+    other.run()
+    shipped.mkdir(parents=True)
+    for name in ("model.safetensors", "stage.json"):
+        (shipped / name).write_bytes((other.folder / "stages" / "autoencoder" / name).read_bytes())
+    record = json.loads((shipped / "stage.json").read_text())
+    record["hash"] = build().stages["autoencoder"].hash
+    (shipped / "stage.json").write_text(json.dumps(record))
+
+    build("stages.pretrained=true").run()
+    own = build("stages.pretrained=false", "run.name=own")
+    own.run()
+    statistics = own.latent_batches(with_images=False).arrays["statistics"]
+    image = Noise().images(own.train_index).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = own.latent_space.autoencoder.encode_statistics(image)
+    torch.testing.assert_close(torch.tensor(statistics[:]), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "system=disdif",
+        "autoencoder.kind=vqq",
+        "autoencoder.standardise=channels",
+        "latent_diffusion.loss=l3",
+        "latent_diffusion.unet.resample=convolution",
+        "latent_diffusion.unet.num_heads=3",
+        "latent_diffusion.schedule.kind=cosine",
+        "factors.encoder.input=images",
+        "factors.encoder.norm=layer",
+        "factors.decoder.unit_embedding=learnt",
+        "factors.decoder.num_res_blocks=2",
+        "factors.num_units=17",
+        "evaluation.protocol=papers",
+        "sampler.name=ddimm",
+        "trainer.device=tpu",
+        "trainer.precision=fp8",
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_anything_is_trained(build, override, tmp_path):
+    from disdiff.overview import print_overview
+
+    with pytest.raises(UserError):
+        print_overview(build(override), full=False)  # as main.py does first
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_difference_is_named_by_its_key():
+    a = {"run": {"name": "x"}, "factors": {"loss": {"norm": "l1", "every": 1}}, "seed": 0}
+    b = {"run": {"name": "y"}, "factors": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
+    assert first_difference(a, b) == "factors.loss.every"
+    assert first_difference(a, {**a, "run": {"name": "y"}}) is None

@@ -1,0 +1,206 @@
+"""`python main.py`: what it leaves behind, what it says, how it bears being killed, and what it makes of bad input."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+CONTRACT = {
+    *("config.yaml", "metrics.json", "log.csv", "codes.npz", "report.html", "stages"),
+    *("swap.png", "traversal.png", "reconstruction.png", "samples.png"),
+}
+NAME = "disdiff-shapes3d-smoke-s0"
+
+
+class TestFinishedRun:
+    def test_the_run_folder_holds_what_the_contract_says(self, finished):
+        folder = finished[0] / NAME
+        assert {path.name for path in folder.iterdir()} >= CONTRACT
+        assert not list(finished[0].rglob(".*.part*"))
+        for name in ("autoencoder", "latent_diffusion", "factors"):
+            assert {p.name for p in (folder / "stages" / name).iterdir()} >= {
+                "model.safetensors",
+                "stage.json",
+                "log.csv",
+            }
+        assert not list(finished[0].rglob("resume.ckpt"))
+
+    def test_the_metrics_are_those_of_the_contract(self, finished):
+        metrics = json.loads((finished[0] / NAME / "metrics.json").read_text())
+        assert metrics["dataset"] == {"name": "shapes3d", "procedural": True, "num_images": 480_000}
+        assert (metrics["system"], metrics["preset"], metrics["seed"]) == ("disdiff", "smoke", 0)
+        scores = metrics["scores"]["fast"]
+        assert 0 <= scores["factor_vae"]["eval_accuracy"] <= 1
+        assert 0 <= scores["dci"]["disentanglement"] <= 1 and "informativeness" in scores["dci"]
+        assert 0 <= scores["mig"]["score"] <= 1
+        assert metrics["reconstruction"]["psnr"] > 0
+        steps = {name: stage["steps"] for name, stage in metrics["stages"].items()}
+        assert steps == {"autoencoder": 20, "latent_diffusion": 40, "factors": 20}
+        assert metrics["seconds_total"] > sum(stage["seconds"] for stage in metrics["stages"].values())
+        assert {"device", "versions", "commit", "editing"} <= metrics.keys()
+
+    def test_the_codes_are_those_of_the_contract(self, finished):
+        with np.load(finished[0] / NAME / "codes.npz", allow_pickle=False) as file:
+            assert file["codes"].shape == (2000, 6, 1) and file["factors"].shape == (2000, 6)
+            assert file["factor_names"].tolist()[:2] == ["floor hue", "wall hue"]
+
+    def test_the_first_lines_say_what_and_how_large_and_how_long(self, finished):
+        first = finished[1].split("autoencoder: 20 steps")[0]
+        for text in (
+            "preset smoke",
+            "preset=small|smoke|paper",
+            "PROCEDURAL",
+            "M parameters",
+            "will take about",
+        ):
+            assert text in first
+
+    def test_the_saved_configuration_is_complete_and_can_be_run_from(self, finished):
+        from disdiff.config import load_config, merge, read_yaml, to_container
+
+        path = finished[0] / NAME / "config.yaml"
+        assert yaml.safe_load(path.read_text()) == to_container(merge([read_yaml(path)]))
+        assert load_config([path]).factors == merge([read_yaml(path)]).factors
+
+    def test_the_same_command_again_loads_everything(self, finished, call, command, read_weights):
+        before = read_weights(finished[0] / NAME)
+        times = {path: path.stat().st_mtime_ns for path in finished[0].rglob("model.safetensors")}
+        status, said, _ = call(*command(finished[0]))
+        assert status == 0
+        assert said.count("loaded from") == 3 and "trained in" not in said
+        assert read_weights(finished[0] / NAME) == before
+        assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("model.safetensors")} == times
+
+    def test_a_run_folder_of_another_configuration_is_refused(self, finished, call, command):
+        status, _, errors = call(*command(finished[0], f"run.name={NAME}", "factors.num_units=5"))
+        assert status == 2 and errors.count("\n") == 1
+        assert "belongs to another configuration (factors.num_units differs)" in errors
+
+    def test_without_t_it_says_what_is_trained_already(self, finished, call, command):
+        status, said, _ = call(*command(finished[0], train=False))
+        assert status == 0 and said.count("trained (") == 3 and "will take about" not in said
+
+
+def test_without_t_nothing_is_written(call, command, tmp_path):
+    status, said, _ = call(*command(tmp_path / "runs", train=False))
+    assert status == 0 and not list(tmp_path.iterdir())
+    assert yaml.safe_load(said.split("\nsystem disdiff, preset")[0])["factors"]["num_units"] == 6
+    for text in (
+        "autoencoder",
+        "latent_diffusion",
+        "factors",
+        "M parameters, to train: 20 steps of 16",
+        "about",
+    ):
+        assert text in said
+
+
+KILLS = {
+    "autoencoder": "_stages/autoencoder-*/resume.ckpt",
+    "encoding": "_stages/latents-*/cache.json",
+    "latent_diffusion": "_stages/latent_diffusion-*/resume.ckpt",
+    "factors": f"{NAME}/stages/factors/resume.ckpt",
+    "results": f"{NAME}/codes.npz",
+}
+FREQUENT = [f"{stage}.train.checkpoint_seconds=0" for stage in ("autoencoder", "latent_diffusion", "factors")]
+
+
+def kill_when(process, root, pattern):
+    """Send SIGKILL once a file of that pattern is there and training went on for another moment."""
+    while not list(root.glob(pattern)):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param(["latent_diffusion"], id="once"),
+        pytest.param(list(KILLS), id="everywhere", marks=pytest.mark.slow),
+        pytest.param(["autoencoder", "autoencoder", "encoding", "encoding", "factors", "factors"], id="again-and-again",
+                     marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
+    finished, call, command, start, read_weights, tmp_path, moments
+):
+    for moment in moments:
+        kill_when(start(*command(tmp_path, *FREQUENT)), tmp_path, KILLS[moment])
+    status, said, errors = call(*command(tmp_path, *FREQUENT))
+    assert status == 0, errors
+    assert read_weights(tmp_path / NAME) == read_weights(finished[0] / NAME)
+    ours, theirs = (
+        json.loads((root / NAME / "metrics.json").read_text()) for root in (tmp_path, finished[0])
+    )
+    assert ours["scores"] == theirs["scores"]
+
+
+class TestBadInput:
+    def test_a_misspelt_key_is_one_line_and_exit_status_2(self, start, command, tmp_path):
+        process = start(*command(tmp_path / "runs", "factors.num_unit=3"))
+        said, errors = process.communicate(timeout=300)
+        assert process.returncode == 2 and not said
+        assert (
+            errors
+            == "error: unknown configuration key 'factors.num_unit'; did you mean 'factors.num_units'?\n"
+        )
+        assert not list(tmp_path.iterdir())
+
+    def test_help_teaches_by_example_and_at_once(self, start):
+        process = start("--help")
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert said.count("python main.py --base configs/disdiff/shapes3d.yaml") >= 4
+        assert all(
+            word in said for word in ("examples:", "preset=smoke", "seed=1", "resume", "small", "paper")
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            (["--base", "absent.yaml"], "absent.yaml"),
+            (["--base", "configs/disdiff/shapes3d.yaml", "seed=one"], "seed"),
+            (["--base", "configs/disdiff/shapes3d.yaml", "--epochs=3"], "--epochs=3"),
+            (["--base", "configs/disdiff/shapes3d.yaml", "-t", "seed"], "seed"),
+            (
+                ["--base", "configs/disdiff/shapes3d.yaml", "data.procedural=never", "data.root=nowhere"],
+                "nowhere",
+            ),
+            (["--base", "configs/disdiff/shapes3d.yaml", "trainer.device=tpu"], "tpu"),
+        ],
+    )
+    def test_one_sentence_names_it(self, call, arguments, named):
+        status, _, errors = call(*arguments)
+        assert status == 2
+        assert errors.startswith("error: ") and errors.count("\n") == 1 and named in errors
+
+    def test_a_run_folder_that_cannot_be_written(self, call, command, tmp_path):
+        (tmp_path / "file").write_text("not a folder")
+        status, _, errors = call(*command(tmp_path / "file"))
+        assert status == 2
+        assert (
+            errors.splitlines()[-1].startswith(f"error: cannot write {tmp_path / 'file'}")
+            and "Traceback" not in errors
+        )
+
+    @pytest.mark.parametrize("size", [400_000, 50_000])
+    def test_a_disk_that_fills_stops_with_one_sentence_and_leaves_no_rubbish(
+        self, call, command, no_file_larger_than, tmp_path, size
+    ):
+        with no_file_larger_than(size):
+            status, _, errors = call(*command(tmp_path, *FREQUENT))
+        assert status == 2, errors
+        last = errors.splitlines()[-1]
+        assert last.startswith("error: cannot write") and "Traceback" not in errors
+        assert not list(tmp_path.rglob(".*.part*"))
+
+    def test_a_truncated_data_file(self, call, command, tmp_path):
+        (tmp_path / "3dshapes.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(1000))
+        status, _, errors = call(*command(tmp_path / "runs", f"data.root={tmp_path}"))
+        assert status == 2 and errors.count("\n") == 1 and "3dshapes.h5" in errors

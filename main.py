@@ -28,7 +28,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--base", nargs="+", required=True, metavar="FILE", help="configuration files, merged left to right"
     )
-    parser.add_argument("-t", "--train", action="store_true", help="train; without it nothing is trained or written")
+    parser.add_argument(
+        "-t", "--train", action="store_true", help="train; without it nothing is trained or written"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments, overrides = parser.parse_known_args()
     # `--base a.yaml key=value` hands overrides to --base; they are told apart by their form

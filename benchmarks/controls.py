@@ -1,10 +1,12 @@
-"""Controls of a run: what an untrained encoder and a PCA of the latents score on the same images and protocol.
+"""Controls of a run: what an untrained encoder and a PCA of the latents score on the same images and
+protocol.
 
-example:
+usage:
   python benchmarks/controls.py runs/disdiff-shapes3d-small-s0 --protocol paper
 
 The third control, DisDiff without its disentangling loss, is a run of its own:
-  python main.py --base configs/disdiff/shapes3d.yaml -t factors.loss.weight_disentangle=0 run.name=without-l-dis
+  python main.py --base configs/disdiff/shapes3d.yaml -t factors.loss.weight_disentangle=0
+  run.name=without-l-dis
 """
 
 import argparse
@@ -22,9 +24,13 @@ from ldm.files import save_json
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument("--protocol", default="paper", choices=("paper", "fast"), help="of the metrics (paper)")
+    parser.add_argument(
+        "--protocol", default="paper", choices=("paper", "fast"), help="of the metrics (paper)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the untrained encoder (0)")
     parser.add_argument("--out", type=Path, help="where to write the JSON (RUN/controls.json)")
     arguments = parser.parse_args()

@@ -1,7 +1,9 @@
 """The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
 
-Merge order: the bases a file names (from `configs/_shared`), the preset, the `--base` files from left to right, then dotted
-`key=value` overrides. What comes out is complete: it is printed, saved beside the run, and every key in it is read.
+Merge order: the bases a file names (from `configs/_shared`), the preset, the `--base` files from left to
+    right, then dotted
+`key=value` overrides. What comes out is complete: it is printed, saved beside the run, and every key in it is
+read.
 """
 
 import difflib
@@ -48,7 +50,8 @@ class DataConfig:
     Attributes:
         name: of the data set.
         root: folder that holds its files.
-        procedural: `auto` draws the data set when its file is absent, `always` draws it, `never` insists on the file.
+        procedural: `auto` draws the data set when its file is absent, `always` draws it, `never` insists on
+            the file.
         num_train: images to train on, a fixed random subset; null for all.
         num_workers: processes that read images.
     """
@@ -67,9 +70,10 @@ class AutoencoderConfig:
     Attributes:
         kind: bottleneck: `vq`, `kl` or `identity` (pixel space).
         codebook_size: codes of `vq`.
-        legacy_codebook: `vq` weighs the codebook term instead of the commitment term, as the released models do.
-        standardise: latents by one standard deviation over the data set (`scalar`) or by mean and deviation of each
-            channel (`channel`).
+        legacy_codebook: `vq` weighs the codebook term instead of the commitment term, as the released models
+            do.
+        standardise: latents by one standard deviation over the data set (`scalar`) or by mean and deviation
+            of each channel (`channel`).
     """
 
     kind: str = "kl"
@@ -134,14 +138,18 @@ class WeightsConfig:
 
 @dataclass
 class StagesConfig:
-    """Whether stages of the same configuration that ship under `pretrained/` are used instead of training them."""
+    """Whether stages of the same configuration that ship under `pretrained/` are used instead of training
+    them.
+    """
 
     pretrained: bool = True
 
 
 @dataclass
 class TrainerConfig:
-    """The machine: `device` auto, cpu or cuda; `precision` auto (bf16 on CUDA), float32 or bf16; CPU `threads`."""
+    """The machine: `device` auto, cpu or cuda; `precision` auto (bf16 on CUDA), float32 or bf16; CPU
+    `threads`.
+    """
 
     device: str = "auto"
     precision: str = "auto"
@@ -176,13 +184,15 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
         overrides: dotted `key=value` texts.
 
     Raises:
-        UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong type or is
-            out of range.
+        UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong
+            type or is out of range.
     """
     own = [read_yaml(Path(file)) for file in files]
     bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
-    preset = next((tree["preset"] for tree in [command_line, *reversed(own)] if "preset" in tree), Config.preset)
+    preset = next(
+        (tree["preset"] for tree in [command_line, *reversed(own)] if "preset" in tree), Config.preset
+    )
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     shared = [read_yaml(CONFIGS / "_shared" / f"{name}.yaml") for name in [*bases, f"presets/{preset}"]]
@@ -237,7 +247,9 @@ def parse_overrides(overrides: list[str]) -> DictConfig:
     """
     for text in overrides:
         if "=" not in text or text.startswith("-"):
-            raise UserError(f"{text!r} is no override; write key=value, for example seed=1 or factors.num_units=6")
+            raise UserError(
+                f"{text!r} is no override; write key=value, for example seed=1 or factors.num_units=6"
+            )
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # the values are YAML
@@ -254,7 +266,9 @@ def check_keys(tree: DictConfig) -> None:
     sections = {key.rsplit(".", 1)[0] for key in valid if "." in key}
     for key in _paths(OmegaConf.to_container(tree)):
         if key in sections and not isinstance(OmegaConf.select(tree, key), DictConfig):
-            raise UserError(f"{key} has a value of the wrong type: it is a section, its keys are {key}.<name>")
+            raise UserError(
+                f"{key} has a value of the wrong type: it is a section, its keys are {key}.<name>"
+            )
         if key not in valid:
             last = key.rsplit(".", 1)[-1]
             same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]
@@ -284,7 +298,8 @@ def to_container(config: Any) -> dict:
 
 
 def name_config(file: Path) -> str:
-    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml."""
+    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml.
+    """
     file = file.resolve().with_suffix("")
     parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
     return "-".join(parts)

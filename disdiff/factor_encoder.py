@@ -1,8 +1,8 @@
-"""The factor encoder: an image or a latent => N latent units of D numbers, E(x_0) = {z^1, ..., z^N} of DisDiff.
+"""The factor encoder: image or latent => N latent units of D numbers, E(x_0) = {z^1, ..., z^N} of DisDiff.
 
-The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer; a single trunk,
-only the rows of the last layer belong to units. What it may read is a choice: the image (as published) or the latent z,
-which spares the first-stage decoder in the disentangling loss.
+The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer; a
+single trunk, only the rows of the last layer belong to units. What it may read is a choice: the image (as
+published) or the latent z, which spares the first-stage decoder in the disentangling loss.
 """
 
 import math
@@ -27,12 +27,15 @@ class FactorEncoderConfig:
     Attributes:
         input: `image` or `z`.
         channels: width of every convolution.
-        norm: `batch` (released) or `group`, which knows no running statistics and so treats data and predictions alike.
+        norm: `batch` (released) or `group`, which knows no running statistics and so treats data and
+            predictions alike.
         hidden: width of a linear layer before the last; 0 for none (released).
-        code_norm: `none` (released), or `batch`: every number of the code has mean 0 and variance 1 over the batch
-            (running statistics in evaluation), so that no unit can die and no loss can be lowered by inflating the code.
-        posterior: `none`; `fixed`: the code is read with Gaussian noise of standard deviation `code_noise`, which limits
-            what one number can carry; or `gaussian`: each number has a variance of its own, which a KL term prices.
+        code_norm: `none` (released), or `batch`: every number of the code has mean 0 and variance 1 over the
+            batch (running statistics in evaluation), so that no unit can die and no loss can be lowered by
+            inflating the code.
+        posterior: `none`; `fixed`: the code is read with Gaussian noise of standard deviation `code_noise`,
+            which limits what one number can carry; or `gaussian`: each number has a variance of its own,
+            which a KL term prices.
         code_noise: of `fixed`.
     """
 
@@ -110,7 +113,9 @@ class FactorEncoder(nn.Module):
             if i != depth - 2:  # the released network has no ReLU after the last but one
                 self.trunk.append(nn.ReLU())
         blocks = [EncoderBlock(config.channels, config.norm) for _ in range(2)]
-        self.trunk.extend([blocks[0], _norm(config.norm, config.channels), nn.ReLU(), blocks[1], nn.Flatten()])
+        self.trunk.extend(
+            [blocks[0], _norm(config.norm, config.channels), nn.ReLU(), blocks[1], nn.Flatten()]
+        )
         width, outputs = config.channels * OUTPUT_SIZE**2, num_units * unit_dim * (1 + self.gaussian)
         if config.hidden:
             self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
@@ -125,7 +130,9 @@ class FactorEncoder(nn.Module):
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
         if self.gaussian:
             return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))
-        return Posterior(mean, None if self.fixed_logvar is None else torch.full_like(mean, self.fixed_logvar))
+        return Posterior(
+            mean, None if self.fixed_logvar is None else torch.full_like(mean, self.fixed_logvar)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""

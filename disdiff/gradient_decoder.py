@@ -1,10 +1,10 @@
 """The gradient decoder: features of the frozen denoiser and a code => the gradient field of every unit.
 
 Unit k's field is G(x_t, z^k, t) of DisDiff (Yang et al. 2023, arXiv:2301.13721), its approximation of
-grad_{x_t} log p(z^k | x_t). One decoder serves all units: unit k adds an embedding p_k to the time embedding and its
-code modulates every block. All N units go through in one pass, folded into the batch; whatever depends on the frozen
-features alone is computed once (`ldm.nn.layers.ResBlock`). The output layer starts at zero, so training starts
-exactly at the frozen diffusion model.
+grad_{x_t} log p(z^k | x_t). One decoder serves all units: unit k adds an embedding p_k to the time embedding
+and its code modulates every block. All N units go through in one pass, folded into the batch; whatever
+depends on the frozen features alone is computed once (`ldm.nn.layers.ResBlock`). The output layer starts at
+zero, so training starts exactly at the frozen diffusion model.
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +26,9 @@ class GradientDecoderConfig:
         channels: width at full resolution; null takes the frozen U-Net's.
         num_res_blocks: residual blocks per level less one; null takes the frozen U-Net's.
         unit_embedding: `orthogonal` (rows of a matrix exponential), `learned` or `none`.
-        condition: how a unit's code becomes the condition: by one linear layer that all units share (`shared`, released),
-            or by a small network of each unit's own (`private`, as in EncDiff, arXiv:2402.09712).
+        condition: how a unit's code becomes the condition: by one linear layer that all units share
+            (`shared`, released), or by a small network of each unit's own (`private`, as in EncDiff,
+            arXiv:2402.09712).
     """
 
     channels: int | None = None
@@ -46,7 +47,9 @@ class OrthogonalEmbedding(nn.Module):
         super().__init__()
         size = emb_dim // 2
         if num_units > size:
-            raise UserError(f"{num_units} units need an orthogonal embedding of at least that size, this one has {size}")
+            raise UserError(
+                f"{num_units} units need an orthogonal embedding of at least that size, this one has {size}"
+            )
         self.num_units = num_units
         self.generator = nn.Parameter(torch.randn(size, size))
         self.project = nn.Linear(size, emb_dim)
@@ -84,7 +87,9 @@ class SharedCondition(nn.Module):
 
 
 class PrivateCondition(nn.Module):
-    """A network of each unit's own, D -> 64 -> emb_dim: what a number means is the unit's business from the start."""
+    """A network of each unit's own, D -> 64 -> emb_dim: what a number means is the unit's business from the
+    start.
+    """
 
     def __init__(self, num_units: int, unit_dim: int, emb_dim: int, hidden: int = 64) -> None:
         super().__init__()
@@ -92,7 +97,9 @@ class PrivateCondition(nn.Module):
         self.project = UnitLinear(num_units, hidden, emb_dim)
 
     def forward(self, code: Tensor, units: Tensor | None) -> Tensor:
-        """Conditions of `code` (B, K, D), shape (B, K, emb_dim), of `units` (K,) or (B, K); None for all in order."""
+        """Conditions of `code` (B, K, D), shape (B, K, emb_dim), of `units` (K,) or (B, K); None for all in
+        order.
+        """
         return self.project(F.silu(self.lift(code, units)), units)
 
 
@@ -115,7 +122,12 @@ class GradientDecoder(nn.Module):
     """Gradient fields of all units on the features of a frozen U-Net."""
 
     def __init__(
-        self, config: GradientDecoderConfig, unet: UNetConfig, num_units: int, unit_dim: int, out_channels: int
+        self,
+        config: GradientDecoderConfig,
+        unet: UNetConfig,
+        num_units: int,
+        unit_dim: int,
+        out_channels: int,
     ) -> None:
         super().__init__()
         own = replace(

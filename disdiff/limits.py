@@ -1,7 +1,8 @@
 """The limits of the numbers in a configuration, so that a slip is refused before anything is trained.
 
-Whole numbers are at least 1 and others at least 0, but for the exceptions below, by the last part of their key. What a
-value means together with others (sizes that must divide each other, ranges of steps) is checked where it is used.
+Whole numbers are at least 1 and others at least 0, but for the exceptions below, by the last part of their
+key. What a value means together with others (sizes that must divide each other, ranges of steps) is checked
+where it is used.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ MAY_BE_ZERO = {
     *("seed", "stage_seed", "num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "gan_start", "warmup_steps", "t_min"),
 }
-MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature"}
+MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature", "code_noise"}
 BELOW_ONE = {"ema_decay", "betas", "dropout"}
 
 

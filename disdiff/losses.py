@@ -1,8 +1,9 @@
 """The losses of DisDiff (Yang et al. 2023, arXiv:2301.13721) and PDAE's weighting: pure functions of tensors.
 
-Notation: `code` is E(x_0); `code_hat` is E of the frozen model's prediction; `code_hat_c` is E of the prediction shifted by
-the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit` holds c, shape (B,) int64. Every
-function returns one value per image, shape (B,).
+Notation: `code` is E(x_0); `code_hat` is E of the frozen model's prediction; `code_hat_c` is E of the
+    prediction shifted by
+the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit` holds c, shape (B,)
+int64. Every function returns one value per image, shape (B,).
 """
 
 import torch.nn.functional as F
@@ -15,12 +16,16 @@ def invariant_logits(code_hat_c: Tensor, code_hat: Tensor) -> Tensor:
 
 
 def variant_logits(code_hat_c: Tensor, code_hat: Tensor, code: Tensor) -> Tensor:
-    """d^n_k - d^p_k = ||code_hat^k - code^k||_2 - ||code_hat_c^k - code^k||_2: how much nearer it came, shape (B, N)."""
+    """d^n_k - d^p_k = ||code_hat^k - code^k||_2 - ||code_hat_c^k - code^k||_2: how much nearer it came, shape
+    (B, N).
+    """
     return (code_hat - code).norm(dim=-1) - (code_hat_c - code).norm(dim=-1)
 
 
 def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor, temperature: float = 1.0) -> Tensor:
-    """L_in: cross-entropy of the moved distances with the sampled unit, in nats: the others shall stay in place."""
+    """L_in: cross-entropy of the moved distances with the sampled unit, in nats: the others shall stay in
+    place.
+    """
     logits = invariant_logits(code_hat_c, code_hat) / temperature
     return F.cross_entropy(logits, unit, reduction="none")
 
@@ -28,7 +33,9 @@ def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor, temperatu
 def variant_loss(
     code_hat_c: Tensor, code_hat: Tensor, code: Tensor, unit: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """L_va: cross-entropy of the gained closeness with the sampled unit, in nats: it shall near the input's code."""
+    """L_va: cross-entropy of the gained closeness with the sampled unit, in nats: it shall near the input's
+    code.
+    """
     logits = variant_logits(code_hat_c, code_hat, code) / temperature
     return F.cross_entropy(logits, unit, reduction="none")
 

@@ -2,8 +2,8 @@
 
     eps_hat = eps_base + coefficient(t) * sum_k grad_k(z_t, code_k, t)
 
-The gradient enters with one of two coefficients: the training one is the paper's (with the posterior variance as sigma_t),
-the sampling one is classifier guidance's. Beyond t = 20 they differ by less than 5 %.
+The gradient enters with one of two coefficients: the training one is the paper's (with the posterior variance
+as sigma_t), the sampling one is classifier guidance's. Beyond t = 20 they differ by less than 5 %.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,9 @@ class Prediction:
 
 
 class FactorNetworks(nn.Module):
-    """What stage 3 trains: the encoder that finds the code and the decoder that turns it into gradient fields."""
+    """What stage 3 trains: the encoder that finds the code and the decoder that turns it into gradient
+    fields.
+    """
 
     def __init__(self, encoder: FactorEncoder, decoder: GradientDecoder) -> None:
         super().__init__()
@@ -58,7 +60,12 @@ class DisDiff(nn.Module):
     """A latent space, a frozen denoiser in it, and the factor networks on both."""
 
     def __init__(
-        self, latent_space: LatentSpace, denoiser: UNet, schedule: Schedule, factors: FactorNetworks, reads: str
+        self,
+        latent_space: LatentSpace,
+        denoiser: UNet,
+        schedule: Schedule,
+        factors: FactorNetworks,
+        reads: str,
     ) -> None:
         """Put the parts together; `reads` says what the encoder looks at, `image` or `z`."""
         super().__init__()

@@ -1,4 +1,5 @@
-"""The first lines of the main job: what will be trained on what, how large it is, how long it will take here."""
+"""The first lines of the main job: what will be trained on what, how large it is, how long it will take here.
+"""
 
 import copy
 import time
@@ -26,12 +27,18 @@ def print_overview(pipeline: Pipeline, full: bool) -> None:
     if full:
         say(to_yaml(config).rstrip())
     kind = "PROCEDURAL stand-in" if source.procedural else "file"
-    say(f"system {config.system}, preset {config.preset} (others: preset={'|'.join(PRESETS)}), seed {config.seed}")
+    say(
+        f"system {config.system}, preset {config.preset} (others: preset={'|'.join(PRESETS)}), "
+        f"seed {config.seed}"
+    )
     say(
         f"data {source.name} ({kind}, {len(source)} images): "
         f"{len(pipeline.train_index)} to train on, {len(pipeline.eval_index)} to evaluate on"
     )
-    say(f"device {pipeline.machine.device}, {pipeline.machine.precision}, {torch.get_num_threads()} CPU threads")
+    say(
+        f"device {pipeline.machine.device}, {pipeline.machine.precision}, "
+        f"{torch.get_num_threads()} CPU threads"
+    )
     total = 0.0
     for name, stage in pipeline.stages.items():
         size = f"{count_parameters(pipeline.modules[name]) / 1e6:.2f} M parameters"
@@ -53,7 +60,10 @@ def print_overview(pipeline: Pipeline, full: bool) -> None:
             f"about {format_duration(seconds)} here"
         )
     if total:
-        say(f"training will take about {format_duration(total)} on this machine (measured on {TRIAL_STEPS} small steps)")
+        say(
+            f"training will take about {format_duration(total)} on this machine "
+            f"(measured on {TRIAL_STEPS} small steps)"
+        )
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,4 +1,6 @@
-"""The main job: autoencoder, latent diffusion, factors; each stage is loaded when trained, else trained; then results."""
+"""The main job: autoencoder, latent diffusion, factors; each stage is loaded when trained, else trained; then
+results.
+"""
 
 import time
 from collections.abc import Callable
@@ -73,7 +75,8 @@ class Pipeline:
         """Train what is not trained, then evaluate and draw.
 
         Raises:
-            UserError: bad data, a diverging loss, an unwritable folder, a run folder of another configuration.
+            UserError: bad data, a diverging loss, an unwritable folder, a run folder of another
+                configuration.
         """
         self.claim_folder()
         start = time.monotonic()
@@ -133,7 +136,8 @@ class Pipeline:
         return any(True for _ in self.modules[name].parameters())
 
     def example_batch(self, name: str, size: int) -> dict[str, Tensor]:
-        """A batch such as a stage trains on, of at most `size` images, from whatever the autoencoder is now."""
+        """A batch such as a stage trains on, of at most `size` images, from whatever the autoencoder is now.
+        """
         images = self.source.images(self.train_index[:size])
         with torch.no_grad():
             statistics = self.latent_space.autoencoder.encode_statistics(to_float(images))
@@ -168,11 +172,16 @@ class Pipeline:
         """Train a task on batches; returns the seconds it took."""
 
         def make_loader(first_step: int) -> DataLoader:
-            sampler = StepSampler(len(batches), task.budget.batch_size, task.budget.num_steps, task.seed, first_step)
+            sampler = StepSampler(
+                len(batches), task.budget.batch_size, task.budget.num_steps, task.seed, first_step
+            )
             workers = self.config.data.num_workers if isinstance(batches, ImageBatches) else 0
             return build_loader(batches, sampler, workers, pin_memory=self.machine.device == "cuda")
 
-        self.say(f"{stage.name}: {task.budget.num_steps} steps of {task.budget.batch_size} images, in {stage.folder}")
+        self.say(
+            f"{stage.name}: {task.budget.num_steps} steps of {task.budget.batch_size} images, "
+            f"in {stage.folder}"
+        )
         stage.folder.mkdir(parents=True, exist_ok=True)
         return fit(task, make_loader, stage.folder, stage.name, self.machine)
 
@@ -202,7 +211,8 @@ class Pipeline:
     def encode_latents(self, stage: Stage, with_images: bool = False) -> LatentCache:
         """The training images' latents, encoded once per autoencoder.
 
-        A shipped autoencoder and one trained here may share their hash, yet not their weights: hence the fingerprint.
+        A shipped autoencoder and one trained here may share their hash, yet not their weights: hence the
+        fingerprint.
         """
         key = f"{stage.hash}-{fingerprint(self.latent_space.autoencoder)}"
         path = Path(self.config.run.root) / "_stages" / f"latents-{key}{'-images' * with_images}"
@@ -228,7 +238,9 @@ class Pipeline:
 
     @torch.no_grad()
     def measure_reconstruction(self) -> dict[str, float]:
-        """Reconstruction MSE and PSNR of the first stage on evaluation images, and what its bottleneck reports."""
+        """Reconstruction MSE and PSNR of the first stage on evaluation images, and what its bottleneck
+        reports.
+        """
         autoencoder = self.latent_space.autoencoder.eval()
         image = to_float(self.source.images(self.eval_index[:ENCODE_BATCH]))
         reconstruction = autoencoder.reconstruct(image)
@@ -242,7 +254,9 @@ def format_scores(scores: dict[str, float]) -> str:
 
 
 def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
-    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options left out."""
+    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
+    left out.
+    """
     for key in a:
         if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
             continue

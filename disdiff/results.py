@@ -47,7 +47,15 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         editing, reconstruction = measure_edits(pipeline, model, scores)
         with progress_bar("pictures") as progress:
             make_pictures(
-                model, source, pipeline.eval_index, codes, scores, folder, config.sampler, config.seed, progress
+                model,
+                source,
+                pipeline.eval_index,
+                codes,
+                scores,
+                folder,
+                config.sampler,
+                config.seed,
+                progress,
             )
     records = {name: stage.record for name, stage in pipeline.stages.items()}
     trained = sum(record["seconds"] for record in records.values())
@@ -132,7 +140,9 @@ def score_codes(
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar for work in named parts; yields a function that takes a part's name and the share of it that is done."""
+    """A bar for work in named parts; yields a function that takes a part's name and the share of it that is
+    done.
+    """
     with tqdm(total=100, desc=title, unit="%", mininterval=1.0, dynamic_ncols=True) as bar:
 
         def report(name: str, share: float) -> None:

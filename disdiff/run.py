@@ -1,8 +1,8 @@
 """A run folder: what a finished (or shipped) run holds, and how to load it back.
 
 config.yaml        the complete configuration        stages/<name>/    weights, record and log of each stage
-metrics.json       scores                            codes.npz         codes and factors of the evaluation images
-log.csv            of the last stage                 *.png, report.html
+metrics.json       scores                            codes.npz         codes and factors of the evaluation
+images log.csv            of the last stage                 *.png, report.html
 """
 
 import zipfile
@@ -71,12 +71,18 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     """
     folder = Path(folder)
     if not (folder / "config.yaml").exists():
-        raise UserError(f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote")
+        raise UserError(
+            f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
+        )
     config = merge([read_yaml(folder / "config.yaml")])
     image_size = load_json(folder / "stages" / "autoencoder" / "stage.json")["image_size"]
     latent_space = build_latent_space(config)
     denoiser = build_denoiser(config, latent_space)
     model = build_disdiff(config, latent_space, denoiser, image_size)
-    for name, module in (("autoencoder", latent_space), ("latent_diffusion", denoiser), ("factors", model.factors)):
+    for name, module in (
+        ("autoencoder", latent_space),
+        ("latent_diffusion", denoiser),
+        ("factors", model.factors),
+    ):
         load_weights(folder / "stages" / name / WEIGHTS, module)
     return Run(folder, config, freeze(model).to(device))

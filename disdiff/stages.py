@@ -1,7 +1,8 @@
 """Stages by content: where a trained stage lies, what identifies it, how its weights are kept.
 
-A stage's hash covers its own configuration, the data, its seed and the hash of the stage below, so every system that asks for
-the same first stages shares them. A stage is trained when its folder holds `stage.json`, which is written last.
+A stage's hash covers its own configuration, the data, its seed and the hash of the stage below, so every
+system that asks for the same first stages shares them. A stage is trained when its folder holds `stage.json`,
+which is written last.
 """
 
 import hashlib
@@ -61,7 +62,8 @@ class Stage:
 
 
 def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[Stage]:
-    """The stages that `config.system` needs, in order; shared ones are looked for among the shipped ones too."""
+    """The stages that `config.system` needs, in order; shared ones are looked for among the shipped ones too.
+    """
     data = {"identity": source.identity, "num_train": config.data.num_train}
     below, stages = None, []
     for name in ("autoencoder", "latent_diffusion", "factors"):
@@ -118,7 +120,9 @@ def save_weights(path: Path, module: nn.Module) -> None:
     """Write a module's weights as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors))  # save_file has an error of its own for a full disk
+        temporary.write_bytes(
+            safetensors.torch.save(tensors)
+        )  # save_file has an error of its own for a full disk
 
 
 def load_weights(path: Path, module: nn.Module) -> None:

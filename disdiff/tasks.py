@@ -2,8 +2,9 @@
 
     L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL
 
-L_r is the error of eps_base + training_coefficient * sum_k grad_k; the second term shifts the frozen prediction by one
-sampled unit, looks at the result with the encoder, and asks which unit it was (Yang et al. 2023, arXiv:2301.13721).
+L_r is the error of eps_base + training_coefficient * sum_k grad_k; the second term shifts the frozen
+prediction by one sampled unit, looks at the result with the encoder, and asks which unit it was (Yang et al.
+2023, arXiv:2301.13721).
 """
 
 from collections.abc import Callable
@@ -39,18 +40,18 @@ class FactorLossConfig:
     Attributes:
         norm: of the noise error, `l1` or `l2`.
         t_min, t_max: training draws t uniformly from t_min .. t_max - 1; a null t_max is the number of steps.
-        weighting: of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the error of z0_hat,
-            capped; under `l1` its square root).
+        weighting: of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the error
+            of z0_hat, capped; under `l1` its square root).
         snr_gamma: of `snr`.
         clean_cap: of `clean`.
         weight_disentangle: of L_dis; 0 switches it off.
-        temperature: divides the logits of L_in and L_va; 1 as released, less for codes of few numbers, whose distances
-            are small.
+        temperature: divides the logits of L_in and L_va; 1 as released, less for codes of few numbers, whose
+            distances are small.
         change_space: where the per-image weight of L_dis is measured: `z` or `image`.
         change_cap: largest per-image weight; null for none (released).
         every: L_dis is computed at every so many steps, with a weight that many times larger.
-        detach_condition: false lets L_dis reach the encoder through the condition z^c (released code); true keeps it to
-            the decoder (paper).
+        detach_condition: false lets L_dis reach the encoder through the condition z^c (released code); true
+            keeps it to the decoder (paper).
         weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
     """
 
@@ -92,7 +93,9 @@ class Step:
 class DisDiffTask(StageTask):
     """Trains the factor networks of a `DisDiff`; everything else in it stays frozen."""
 
-    def __init__(self, model: DisDiff, loss: FactorLossConfig, config: TrainConfig, budget: Budget, seed: int) -> None:
+    def __init__(
+        self, model: DisDiff, loss: FactorLossConfig, config: TrainConfig, budget: Budget, seed: int
+    ) -> None:
         super().__init__(model.factors, config, budget, seed)
         self.model, self.loss = model, loss
         self.keep_frozen(model.latent_space)
@@ -101,8 +104,8 @@ class DisDiffTask(StageTask):
         self.t_range = (loss.t_min, num_steps if loss.t_max is None else loss.t_max)
         if not 0 <= loss.t_min < self.t_range[1] <= num_steps:
             raise UserError(
-                f"factors.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of 0 .. {num_steps - 1}; "
-                "choose t_min < t_max"
+                f"factors.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of "
+                f"0 .. {num_steps - 1}; choose t_min < t_max"
             )
         weightings: dict[str, Callable[[Tensor], Tensor]] = {
             "none": torch.ones_like,
@@ -120,7 +123,9 @@ class DisDiffTask(StageTask):
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.trained.encoder.posterior(to_float(batch["image"]) if "image" in batch else z_0)
         code = posterior.sample(generator)
-        t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(z_0.device)
+        t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(
+            z_0.device
+        )
         eps = sample_noise(z_0, generator)
         z_t = q_sample(self.model.schedule, z_0, t, eps)
         eps_base, features = self.model.predict_base(z_t, t)
@@ -142,7 +147,9 @@ class DisDiffTask(StageTask):
             loss = loss + self.loss.weight_kl * kl
         if self.loss.weight_disentangle and step % self.loss.every == 0:
             parts = Step(z_0, z_t, t, eps_base, grad, code)
-            unit = torch.randint(code.shape[1], (len(t),), generator=generator, device=generator.device).to(t.device)
+            unit = torch.randint(code.shape[1], (len(t),), generator=generator, device=generator.device).to(
+                t.device
+            )
             chosen = self._chosen_grad(parts, features, unit)
             terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
@@ -157,7 +164,8 @@ class DisDiffTask(StageTask):
         return self.trained.decoder(features, parts.code[rows, unit, None].detach(), unit[:, None]).squeeze(1)
 
     def disentangling_loss(self, parts: Step, chosen: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-        """W * (L_in + L_va) of each image, shape (B,); the encoder that looks at predictions is held constant.
+        """W * (L_in + L_va) of each image, shape (B,); the encoder that looks at predictions is held
+        constant.
 
         Args:
             parts: of the step.
@@ -175,7 +183,9 @@ class DisDiffTask(StageTask):
             code_hat = encode_frozen(self.trained.encoder, seen)
         code_hat_c = encode_frozen(self.trained.encoder, seen_c)
 
-        before, after = (z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c)
+        before, after = (
+            (z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c)
+        )
         weight = change_weight(before, after)
         if self.loss.change_cap is not None:
             weight = weight.clamp(max=self.loss.change_cap)
@@ -196,7 +206,9 @@ class DisDiffTask(StageTask):
             return tuple(self.model.latent_space.decode(z, quantize=False) for z in latents)
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3, H, W)."""
+        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3,
+        H, W).
+        """
         model = self.current
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
         seen = to_float(batch["image"][:PREVIEW_IMAGES]) if "image" in batch else z_0
@@ -212,9 +224,13 @@ class DisDiffTask(StageTask):
 
 
 def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Code of `x` by `encoder` with its weights held constant and its running statistics used; gradients reach `x`."""
+    """Code of `x` by `encoder` with its weights held constant and its running statistics used; gradients
+    reach `x`.
+    """
     training = encoder.training
-    state = {name: tensor.detach() for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]}
+    state = {
+        name: tensor.detach() for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]
+    }
     encoder.eval()
     code = torch.func.functional_call(encoder, state, (x,))
     encoder.train(training)

@@ -52,13 +52,19 @@ class AutoencoderTask(StageTask):
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.budget.learning_rate * scale_learning_rate(self.config, step, self.budget.num_steps)
+                group["lr"] = self.budget.learning_rate * scale_learning_rate(
+                    self.config, step, self.budget.num_steps
+                )
         reconstruction = self.trained.reconstruct(image, self.step_generator(step))
         self.stats = dict(reconstruction.stats)
         loss = self._autoencoder_loss(reconstruction.image_hat, image, reconstruction.regulariser, step)
         self._step(optimizers[0], loss, self.trained)
         if self.discriminator is not None:
-            self._step(optimizers[1], self._discriminator_loss(reconstruction.image_hat, image, step), self.discriminator)
+            self._step(
+                optimizers[1],
+                self._discriminator_loss(reconstruction.image_hat, image, step),
+                self.discriminator,
+            )
         if self.ema is not None:
             self.ema.update(self.trained, step)
 
@@ -146,6 +152,8 @@ class LatentDiffusionTask(StageTask):
         return self.latent_space.decode(z_0)[None]
 
 
-def sample_latents(latent_space: LatentSpace, statistics: Tensor, generator: torch.Generator | None) -> Tensor:
+def sample_latents(
+    latent_space: LatentSpace, statistics: Tensor, generator: torch.Generator | None
+) -> Tensor:
     """Cached statistics => z: a draw from the posterior (without a generator its mean), standardised."""
     return latent_space.standardise(latent_space.autoencoder.sample_raw(statistics, generator))

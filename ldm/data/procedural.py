@@ -1,14 +1,15 @@
 """A procedural Shapes3D: the factors of the real data set, drawn by a small ray caster.
 
-A square room is seen from a camera that turns round it with the orientation factor; one shaded object with a highlight
-and a soft contact shadow stands in the middle. For one geometry (scale, shape, orientation: 480 of them) an image is
-linear in the three material colours plus a white highlight,
+A square room is seen from a camera that turns round it with the orientation factor; one shaded object with a
+highlight and a soft contact shadow stands in the middle. For one geometry (scale, shape, orientation: 480 of
+them) an image is linear in the three material colours plus a white highlight,
 
     image = floor_map * floor_rgb + wall_map * wall_rgb + object_map * object_rgb + highlight,
 
 so 480 x 4 maps hold all 480,000 images, and a batch is a gather and an einsum on any device.
 
-Deviation: this is not the data set of Burgess & Kim (2018), only its factors and layout; every output names it procedural.
+Deviation: this is not the data set of Burgess & Kim (2018), only its factors and layout; every output names
+it procedural.
 """
 
 import colorsys
@@ -75,7 +76,8 @@ def hue_to_rgb(num_hues: int) -> Tensor:
 
 
 def camera_rays(angle: float) -> tuple[Tensor, Tensor]:
-    """Origin (3,) and unit directions (R, 3) of the rays of a camera at `angle` radians, R = (64 * supersampling)^2.
+    """Origin (3,) and unit directions (R, 3) of the rays of a camera at `angle` radians, R = (64 *
+    supersampling)^2.
 
     At angle 0 the camera looks straight into the far corner of the room.
     """
@@ -130,7 +132,11 @@ def shade_room(origin: Tensor, directions: Tensor, shadow_radius: float) -> tupl
 
     facing = torch.where(wall_axis == 0, 0.9, 0.66)  # the two visible walls catch the light differently
     along = corner.gather(1, 1 - wall_axis[:, None]).squeeze(1).clamp(min=0)
-    wall = facing * (1 - 0.25 * torch.exp(-1.2 * along)) * (1 - 0.25 * torch.exp(-1.5 * point[:, 2].clamp(min=0)))
+    wall = (
+        facing
+        * (1 - 0.25 * torch.exp(-1.2 * along))
+        * (1 - 0.25 * torch.exp(-1.5 * point[:, 2].clamp(min=0)))
+    )
     zero = torch.zeros_like(floor)
     return torch.where(is_floor, floor, zero), torch.where(is_floor, zero, wall)
 
@@ -173,7 +179,9 @@ def _solve_quadratic(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:
     return torch.where(discriminant > 0, root, torch.inf)
 
 
-def _intersect_sphere(origin: Tensor, directions: Tensor, centre: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+def _intersect_sphere(
+    origin: Tensor, directions: Tensor, centre: Tensor, radius: float
+) -> tuple[Tensor, Tensor]:
     start = origin - centre
     distance = _solve_quadratic(torch.ones(()), directions @ start, start @ start - radius**2)
     normal = (start + directions * distance.nan_to_num(posinf=0)[:, None]) / radius
@@ -191,7 +199,9 @@ def _intersect_side(
     return torch.where(inside, distance, torch.inf), normal
 
 
-def _intersect_cylinder(origin: Tensor, directions: Tensor, radius: float, height: float) -> tuple[Tensor, Tensor]:
+def _intersect_cylinder(
+    origin: Tensor, directions: Tensor, radius: float, height: float
+) -> tuple[Tensor, Tensor]:
     side = _intersect_side(origin, directions, radius, 0.0, height)
     to_lid = (height - origin[2]) / directions[:, 2]
     point = origin[:2] + directions[:, :2] * to_lid[:, None]

@@ -1,8 +1,8 @@
 """Layers of the denoiser: time embedding, self-attention, and a residual block that many units can share.
 
-The residual block is ADM's (Dhariwal & Nichol 2021, arXiv:2105.05233): GroupNorm, SiLU, convolution, then an adaptive
-GroupNorm whose scale and shift come from the time embedding and, where there is one, from a condition (PDAE, Eq. 9:
-time first, condition second):
+The residual block is ADM's (Dhariwal & Nichol 2021, arXiv:2105.05233): GroupNorm, SiLU, convolution, then an
+adaptive GroupNorm whose scale and shift come from the time embedding and, where there is one, from a
+condition (PDAE, Eq. 9: time first, condition second):
 
     h <- (GN(h) * (1 + s_t) + b_t) * (1 + s_c) + b_c
 """
@@ -32,7 +32,9 @@ def build_norm(channels: int, num_groups: int) -> nn.GroupNorm:
     """
     groups = min(num_groups, channels)
     if channels % groups:
-        raise UserError(f"{channels} channels cannot be split into {groups} groups; choose num_groups to divide them")
+        raise UserError(
+            f"{channels} channels cannot be split into {groups} groups; choose num_groups to divide them"
+        )
     return nn.GroupNorm(groups, channels)
 
 
@@ -67,9 +69,9 @@ class SelfAttention(nn.Module):
 class ResBlock(nn.Module):
     """ADM residual block with optional condition, optional resampling and optional skip input.
 
-    Several conditions may share one input: when `emb` has k times the rows of `h`, or `h` k times the rows of `skip`,
-    row i of the smaller belongs to rows i*k ... i*k+k-1 of the larger, and all that depends on the smaller alone is
-    computed once. The result equals that of repeating the smaller first.
+    Several conditions may share one input. When `emb` has k times the rows of `h`, or `h` k times those of
+    `skip`, row i of the smaller belongs to rows i*k ... i*k+k-1 of the larger, and all that depends on the
+    smaller alone is computed once. The result equals that of repeating the smaller first.
     """
 
     def __init__(
@@ -94,9 +96,13 @@ class ResBlock(nn.Module):
         self.out_norm = build_norm(out_channels, num_groups)
         self.dropout = nn.Dropout(dropout)
         self.out_conv = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        )
 
-    def forward(self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None
+    ) -> Tensor:
         """Apply the block.
 
         Args:
@@ -125,10 +131,11 @@ class ResBlock(nn.Module):
         return self.in_conv(update), self.shortcut(h)
 
     def _shared_skip_input(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise and convolve [h, skip] with the part that depends on `skip` alone computed once per row of `skip`.
+        """Normalise and convolve [h, skip] with the part that depends on `skip` alone computed once per row
+        of `skip`.
 
-        GroupNorm and convolution both split over channels at a group's border; skip channels in the group that straddles
-        the join go with `h`.
+        GroupNorm and convolution both split over channels at a group's border; skip channels in the group
+        that straddles the join go with `h`.
         """
         norm, channels = self.in_norm, h.shape[1] + skip.shape[1]
         group_size = channels // norm.num_groups
@@ -145,7 +152,9 @@ class ResBlock(nn.Module):
 
         own_part, shared_part = slice(None, border), slice(border, None)
         weight = self.in_conv.weight
-        update = F.conv2d(normalise(own, own_groups, own_part), weight[:, own_part], self.in_conv.bias, padding=1)
+        update = F.conv2d(
+            normalise(own, own_groups, own_part), weight[:, own_part], self.in_conv.bias, padding=1
+        )
         shared_update = F.conv2d(
             normalise(shared, norm.num_groups - own_groups, shared_part), weight[:, shared_part], padding=1
         )
@@ -159,7 +168,9 @@ class ResBlock(nn.Module):
         scale = 1 + scale
         if self.cond_affine is not None:
             affine = self.cond_affine(F.silu(cond))
-            cond_scale, cond_shift = affine.chunk(2, dim=1) if affine.shape[1] > scale.shape[1] else (affine, 0)
+            cond_scale, cond_shift = (
+                affine.chunk(2, dim=1) if affine.shape[1] > scale.shape[1] else (affine, 0)
+            )
             scale, shift = scale * (1 + cond_scale), shift * (1 + cond_scale) + cond_shift
         h = torch.addcmul(shift[..., None, None], self.out_norm(h), scale[..., None, None])
         return self.out_conv(self.dropout(F.silu(h)))
@@ -176,7 +187,8 @@ def add_shared(x: Tensor, shared: Tensor) -> Tensor:
 
 
 class Resample(nn.Module):
-    """Halve (strided convolution) or double (nearest, then convolution) the resolution, keeping the channels."""
+    """Halve (strided convolution) or double (nearest, then convolution) the resolution, keeping the channels.
+    """
 
     def __init__(self, channels: int, direction: str) -> None:
         super().__init__()

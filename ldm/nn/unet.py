@@ -1,8 +1,9 @@
 """The denoiser: a U-Net in two halves, whose features are the interface between them.
 
-`UNet.features(z_t, t)` runs the time embedding and the down path; `UNet.decode(features)` runs the middle and the up path.
-Whoever wants another decoder on the same features (PDAE's and DisDiff's gradient decoders) builds a `UNetDecoder` of
-their own. Layout and initialisation follow latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+`UNet.features(z_t, t)` runs the time embedding and the down path; `UNet.decode(features)` runs the middle and
+the up path. Whoever wants another decoder on the same features (PDAE's and DisDiff's gradient decoders)
+builds a `UNetDecoder` of their own. Layout and initialisation follow latent diffusion (Rombach et al. 2022,
+arXiv:2112.10752).
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ class UNetConfig:
         num_heads: heads of each attention.
         dropout: rate inside residual blocks.
         num_groups: groups of GroupNorm.
-        resample: `residual` resamples inside a residual block (DisDiff), `conv` with a convolution (CompVis LDM).
+        resample: `residual` resamples inside a residual block (DisDiff), `conv` with a convolution (CompVis
+            LDM).
     """
 
     channels: int = 64
@@ -62,11 +64,15 @@ class Features:
 class Level(nn.Module):
     """A residual block, attention after it or not, resampling after that or not."""
 
-    def __init__(self, res: ResBlock, attention: SelfAttention | None, resample: nn.Module | None = None) -> None:
+    def __init__(
+        self, res: ResBlock, attention: SelfAttention | None, resample: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.res, self.attention, self.resample = res, attention, resample
 
-    def forward(self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None
+    ) -> Tensor:
         """Apply to `h` (B, C, H, W); see `ResBlock.forward` for the other arguments."""
         h = self.res(h, emb, cond, skip)
         if self.attention is not None:
@@ -126,8 +132,8 @@ class UNetDecoder(nn.Module):
     ) -> None:
         """Build a decoder of size `config` on the features of a U-Net of size `feature_config`.
 
-        The two sizes may differ in width and, downwards, in `num_res_blocks`: then the first skips of each level are
-        read, those nearest the bottleneck.
+        The two sizes may differ in width and, downwards, in `num_res_blocks`: then the first skips of each
+        level are read, those nearest the bottleneck.
 
         Raises:
             UserError: more blocks are wanted than there are skips.
@@ -163,8 +169,8 @@ class UNetDecoder(nn.Module):
 
         Args:
             features: of B inputs.
-            emb: time embedding of B * k outputs, copies of one input side by side, shape (B * k, E); None takes the
-                features' own.
+            emb: time embedding of B * k outputs, copies of one input side by side, shape (B * k, E); None
+                takes the features' own.
             cond: condition, shape (B * k, cond_dim).
 
         Returns:
@@ -184,7 +190,11 @@ class UNet(nn.Module):
     """Predicts the noise in z_t; conditional on `cond` when built with `cond_dim`."""
 
     def __init__(
-        self, config: UNetConfig, in_channels: int, cond_dim: int | None = None, cond_affine: str = "scale_shift"
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        cond_dim: int | None = None,
+        cond_affine: str = "scale_shift",
     ) -> None:
         super().__init__()
         self.config = config

@@ -1,6 +1,8 @@
-"""Checkpoints of a stage in training: what Lightning saves, when the clock says so, under one name, atomically.
+"""Checkpoints of a stage in training: what Lightning saves, when the clock says so, under one name,
+atomically.
 
-Deviation: Lightning's ModelCheckpoint keys files by epoch or optimiser step, which an adversarial stage doubles.
+Deviation: Lightning's ModelCheckpoint keys files by epoch or optimiser step, which an adversarial stage
+doubles.
 """
 
 import time
@@ -25,7 +27,8 @@ class StageCheckpoint(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
     ) -> None:
-        """Lightning's hook: save when it is time. Never after a loss, and never weights, that are not finite."""
+        """Lightning's hook: save when it is time. Never after a loss, and never weights, that are not finite.
+        """
         if time.monotonic() - self._last >= self.seconds:
             next(callback for callback in trainer.callbacks if isinstance(callback, Monitor)).check()
             if not all(parameter.isfinite().all() for parameter in task.parameters()):
@@ -46,7 +49,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         count_steps(checkpoint)
         return checkpoint
     except Exception as error:  # torch raises a dozen kinds for damaged files
-        message = f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to start this stage anew"
+        message = (
+            f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to start this stage anew"
+        )
         raise UserError(message) from error
 
 

@@ -42,7 +42,11 @@ def resolve_machine(device: str, precision: str) -> Machine:
         raise UserError("trainer.device=cuda, but PyTorch sees no CUDA device; use trainer.device=cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    names = {"auto": "bf16-mixed" if device == "cuda" else "32-true", "float32": "32-true", "bf16": "bf16-mixed"}
+    names = {
+        "auto": "bf16-mixed" if device == "cuda" else "32-true",
+        "float32": "32-true",
+        "bf16": "bf16-mixed",
+    }
     if precision not in names:
         raise UserError(f"unknown trainer.precision {precision!r}; choose one of {', '.join(names)}")
     return Machine(device, names[precision])
@@ -116,7 +120,9 @@ def fit(
         )
         resume = str(checkpoint) if first_step else None
         if first_step < num_steps:
-            trainer.fit(task, make_loader(first_step), ckpt_path=resume, weights_only=True if resume else None)
+            trainer.fit(
+                task, make_loader(first_step), ckpt_path=resume, weights_only=True if resume else None
+            )
         else:  # killed after its last step
             saved = read_checkpoint(checkpoint)
             task.on_load_checkpoint(saved)

@@ -1,4 +1,6 @@
-"""What one sees of a training stage: a progress bar with the losses, a CSV log, throughput, and a stop at the first NaN."""
+"""What one sees of a training stage: a progress bar with the losses, a CSV log, throughput, and a stop at the
+first NaN.
+"""
 
 import csv
 import math
@@ -19,16 +21,20 @@ from ldm.files import atomic_path
 class Monitor(pl.Callback):
     """Progress bar and `log.csv` of one stage.
 
-    Statistics stay on the device between log rows, so that steps need not wait for each other. The first step at which
-    one of them is not finite is remembered there as well and reported at the next row.
+    Statistics stay on the device between log rows, so that steps need not wait for each other. The first step
+    at which one of them is not finite is remembered there as well and reported at the next row.
     """
 
-    def __init__(self, path: Path, stage: str, num_steps: int, batch_size: int, first_step: int, every: int) -> None:
+    def __init__(
+        self, path: Path, stage: str, num_steps: int, batch_size: int, first_step: int, every: int
+    ) -> None:
         self.path, self.every, self.batch_size = path, every, batch_size
         self.step, self.first_step, self.num_steps = first_step, first_step, num_steps
         self.seconds = 0.0  # of training, those before a resume included
         self._latest: dict[str, Tensor] = {}  # some statistics are computed at some steps only
-        self._trouble: dict[tuple[str, ...], Tensor] = {}  # first bad step of each, -1 for none, by set of names
+        self._trouble: dict[
+            tuple[str, ...], Tensor
+        ] = {}  # first bad step of each, -1 for none, by set of names
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -85,7 +91,8 @@ class Monitor(pl.Callback):
         step = min(found)[0]
         terms = ", ".join(name for bad_step, name in found if bad_step == step)
         raise UserError(
-            f"training diverged at step {int(step)}: {terms} is not finite; the last checkpoint is from before that. "
+            f"training diverged at step {int(step)}: {terms} is not finite; "
+            "the last checkpoint is from before that. "
             "Lower train.learning_rate or set train.grad_clip"
         )
 

@@ -20,8 +20,8 @@ class TrainConfig:
     Attributes:
         images: budget: training images seen, repeats counted.
         batch_size: images per step on the CPU.
-        cuda_batch_factor: on CUDA the batch is this many times larger, steps as many times fewer, and the learning rate
-            grows by the factor's square root.
+        cuda_batch_factor: on CUDA the batch is this many times larger, steps as many times fewer, and the
+            learning rate grows by the factor's square root.
         optimizer: `adam` or `adamw`.
         learning_rate: at its highest.
         betas: of the optimiser.

@@ -1,7 +1,8 @@
-"""What every stage's task shares: a budget, an optimiser, an average, frozen parts, and random numbers keyed by the step.
+"""What every stage's task shares: a budget, an optimiser, an average, frozen parts, and random numbers keyed
+by the step.
 
-The generator of step s depends on (seed, s) only, so that a resumed run draws what an uninterrupted one would have.
-A Lightning run is one epoch whose batches are the steps.
+The generator of step s depends on (seed, s) only, so that a resumed run draws what an uninterrupted one would
+have. A Lightning run is one epoch whose batches are the steps.
 """
 
 from abc import abstractmethod
@@ -16,7 +17,9 @@ from ldm.training.optimizer import Budget, TrainConfig, build_optimizer, scale_l
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Exclude `module` from training: no gradients, evaluation mode. `StageTask` keeps it so through `train()`."""
+    """Exclude `module` from training: no gradients, evaluation mode. `StageTask` keeps it so through
+    `train()`.
+    """
     return module.requires_grad_(False).eval()
 
 
@@ -42,7 +45,8 @@ class StageTask(pl.LightningModule):
         """The loss of a batch, shape (); fills `self.stats`."""
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor | None:
-        """Rows of images that show the state of training, shape (rows, columns, 3, H, W) in [-1, 1]; or None."""
+        """Rows of images that show the state of training, shape (rows, columns, 3, H, W) in [-1, 1]; or None.
+        """
         return None
 
     @property
@@ -99,13 +103,18 @@ class StageTask(pl.LightningModule):
             UserError: the weights are of another configuration.
         """
         state, saved = self.state_dict(), checkpoint["state_dict"]
-        wrong = {(key, state[key].shape) for key in self._own_keys()} ^ {(key, saved[key].shape) for key in saved}
+        wrong = {(key, state[key].shape) for key in self._own_keys()} ^ {
+            (key, saved[key].shape) for key in saved
+        }
         if wrong:
             raise UserError(
-                f"resume.ckpt is of another configuration ({min(wrong)[0]} does not fit); delete it to start this stage anew"
+                f"resume.ckpt is of another configuration ({min(wrong)[0]} does not fit); "
+                "delete it to start this stage anew"
             )
         checkpoint["state_dict"] = {**state, **saved}
 
     def _own_keys(self) -> list[str]:
-        frozen = {id(tensor) for module in self._frozen for tensor in module.state_dict(keep_vars=True).values()}
+        frozen = {
+            id(tensor) for module in self._frozen for tensor in module.state_dict(keep_vars=True).values()
+        }
         return [key for key, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in frozen]

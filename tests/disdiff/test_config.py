@@ -3,8 +3,7 @@ import re
 import pytest
 import yaml
 
-from disdiff.build import build_disdiff, build_latent_space
-from disdiff.build import build_denoiser as build_unet
+from disdiff.build import build_denoiser, build_disdiff, build_latent_space
 from disdiff.config import (
     CONFIGS,
     PRESETS,
@@ -58,7 +57,7 @@ class TestEveryFile:
 def test_every_file_builds_a_model(path):
     config = load_config([path], ["preset=smoke"])
     latent_space = build_latent_space(config)
-    model = build_disdiff(config, latent_space, build_unet(config, latent_space), image_size=64)
+    model = build_disdiff(config, latent_space, build_denoiser(config, latent_space), image_size=64)
     assert model.num_units == config.factors.num_units
 
 
@@ -167,42 +166,6 @@ def test_a_misspelt_key_names_the_nearest(override, nearest):
 def test_a_value_of_the_wrong_type_is_named(override):
     key = override.split("=")[0]
     with pytest.raises(UserError, match=f"{re.escape(key)}.*wrong type"):
-        load_config([SHAPES3D], [override])
-
-
-@pytest.mark.parametrize(
-    ("override", "limit"),
-    [
-        ("seed=-1", "at least 0"),
-        ("stage_seed=-1", "at least 0"),
-        ("trainer.threads=-1", "at least 1"),
-        ("data.num_train=0", "at least 1"),
-        ("evaluation.num_images=0", "at least 1"),
-        ("factors.num_units=0", "at least 1"),
-        ("factors.unit_dim=0", "at least 1"),
-        ("factors.loss.every=0", "at least 1"),
-        ("factors.loss.weight_disentangle=-0.1", "at least 0"),
-        ("factors.loss.weight_kl=.nan", "at least 0"),
-        ("factors.train.batch_size=0", "at least 1"),
-        ("factors.train.preview_steps=0", "at least 1"),
-        ("factors.train.learning_rate=0", "more than 0"),
-        ("factors.train.ema_decay=1.5", "less than 1"),
-        ("factors.train.betas=[0.9,1.0]", "less than 1"),
-        ("latent_diffusion.unet.channel_mult=[1,0]", "at least 1"),
-    ],
-)
-def test_a_number_that_cannot_be_is_refused(override, limit):
-    with pytest.raises(UserError, match=f"{override.split('=')[0]}=.* is out of range; it must be {limit}"):
-        load_config([SHAPES3D], [override])
-
-
-def test_numbers_that_may_be_zero():
-    for override in (
-        "seed=0",
-        "evaluation.num_pairs=0",
-        "factors.decoder.num_res_blocks=0",
-        "data.num_workers=0",
-    ):
         load_config([SHAPES3D], [override])
 
 

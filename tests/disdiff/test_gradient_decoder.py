@@ -5,7 +5,7 @@ import torch
 
 from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig, OrthogonalEmbedding
 from ldm.errors import UserError
-from ldm.nn.unet import UNet
+from ldm.nn.unet import UNet, UNetConfig
 
 
 def difference(a, b):
@@ -15,7 +15,7 @@ def difference(a, b):
 
 @pytest.fixture
 def build(tiny_unet, randomise):
-    """Return a function that gives a decoder of 6 units of 3 numbers with random weights, features, and a code."""
+    """Return a function that gives a decoder of 6 units of 3 numbers, random, with features and a code."""
 
     def make(kind="orthogonal", num_units=6, dtype=torch.float64, **options):
         torch.manual_seed(0)
@@ -35,6 +35,12 @@ def test_zero_at_initialisation(tiny_unet):
     features = UNet(tiny_unet, 3).features(torch.randn(2, 3, 8, 8), torch.tensor([0, 5]))
     grad = decoder(features, torch.randn(2, 4, 3))
     assert grad.shape == (2, 4, 3, 8, 8) and not grad.any()
+
+
+def test_the_released_decoder_has_the_released_size():
+    with torch.device("meta"):
+        decoder = GradientDecoder(GradientDecoderConfig(), UNetConfig(), num_units=6, unit_dim=32, out_channels=3)
+    assert round(sum(p.numel() for p in decoder.parameters()) / 1e6, 2) == 22.74
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "learned", "none"])
@@ -58,8 +64,9 @@ def test_one_pass_gives_the_gradients_of_the_loop(build):
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "learned", "none"])
-def test_permuting_units_with_their_indices_permutes_the_fields(build, kind):
-    decoder, features, code = build(kind)
+@pytest.mark.parametrize("condition", ["shared", "private"])
+def test_permuting_units_with_their_indices_permutes_the_fields(build, kind, condition):
+    decoder, features, code = build(kind, condition=condition)
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     grad = decoder(features, code)
     assert difference(decoder(features, code[:, order], order), grad[:, order]) < 1e-12
@@ -67,8 +74,9 @@ def test_permuting_units_with_their_indices_permutes_the_fields(build, kind):
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "learned"])
-def test_units_may_differ_by_image(build, kind):
-    decoder, features, code = build(kind)
+@pytest.mark.parametrize("condition", ["shared", "private"])
+def test_units_may_differ_by_image(build, kind, condition):
+    decoder, features, code = build(kind, condition=condition)
     units = torch.tensor([[1, 4], [5, 0]])
     chosen = code[torch.arange(2)[:, None], units]
     expected = decoder(features, code)[torch.arange(2)[:, None], units]

@@ -42,6 +42,15 @@ def test_variant_loss_by_hand():
     assert variant_loss(after, before, truth, UNIT).item() == pytest.approx(cross_entropy([2.0, 1.0], 1))
 
 
+def test_the_temperature_divides_the_logits():
+    before, after, truth = (torch.randn(4, 3, 2) for _ in range(3))
+    unit = torch.tensor([0, 1, 2, 0])
+    halved = invariant_loss(after, before, unit, temperature=0.5)
+    torch.testing.assert_close(halved, invariant_loss(2 * after, 2 * before, unit))
+    halved = variant_loss(after, before, truth, unit, temperature=0.5)
+    torch.testing.assert_close(halved, variant_loss(2 * after, 2 * before, 2 * truth, unit))
+
+
 @pytest.mark.parametrize("num_units", [2, 6, 10])
 def test_no_change_costs_the_logarithm_of_the_number_of_units(num_units):
     same, truth = torch.randn(4, num_units, 3), torch.randn(4, num_units, 3)

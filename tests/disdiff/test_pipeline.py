@@ -116,7 +116,8 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
         pytest.param(["autoencoder.kind=vq", "autoencoder.codebook_size=16"], id="vq"),
         pytest.param(
             [
-                "autoencoder.loss={weight_gan: 0.5, gan_start: 2, discriminator_channels: 4, discriminator_layers: 1}",
+                "autoencoder.loss={weight_gan: 0.5, gan_start: 2}",
+                "autoencoder.loss={discriminator_channels: 4, discriminator_layers: 1}",
                 "factors.encoder={input: image, norm: batch}",
                 "factors.loss={every: 2, change_cap: null, detach_condition: true, change_space: image}",
                 "latent_diffusion.train.ema_decay=null",

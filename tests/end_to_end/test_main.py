@@ -1,4 +1,4 @@
-"""`python main.py`: what it leaves behind, what it says, how it bears being killed, and what it makes of bad input."""
+"""`python main.py`: what it leaves behind, what it says, how it bears a kill and bad input."""
 
 import json
 import time
@@ -123,8 +123,7 @@ def kill_when(process, root, pattern):
     [
         pytest.param(["latent_diffusion"], id="once"),
         pytest.param(list(KILLS), id="everywhere", marks=pytest.mark.slow),
-        pytest.param(["autoencoder", "autoencoder", "encoding", "encoding", "factors", "factors"], id="again-and-again",
-                     marks=pytest.mark.slow),
+        pytest.param(["autoencoder", "encoding", "factors"] * 2, id="again", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(

@@ -17,7 +17,7 @@ NUM_STEPS, BATCH = 30, 4
 
 
 class TinyTask(StageTask):
-    """A regression with everything that a resumed run could get wrong: dropout, running statistics, noise, warm-up."""
+    """A regression with all that a resumed run could get wrong: dropout, running statistics, noise."""
 
     def __init__(self, config, seed=0, **faults):
         torch.manual_seed(3)
@@ -43,7 +43,7 @@ class TinyTask(StageTask):
 
 @pytest.fixture
 def train_config():
-    """Return a function that gives the training configuration of 30 steps; a checkpoint after every one of them."""
+    """Return a function that gives the training configuration of 30 steps, with a checkpoint after each."""
 
     def build(**options):
         fast = {"images": NUM_STEPS * BATCH, "batch_size": BATCH, "learning_rate": 1e-2, "warmup_steps": 5}
@@ -56,7 +56,7 @@ def train_config():
 
 @pytest.fixture
 def run():
-    """Return a function that fits a task in a folder on 10 samples and gives the seconds that `fit` returns."""
+    """Return a function that fits a task in a folder, on 10 samples, and gives the seconds it took."""
 
     def fit_task(task, folder, images=False):
         generator = torch.Generator().manual_seed(1)

@@ -151,3 +151,17 @@ def test_cuda_is_taken_with_bf16_where_it_is(monkeypatch):
     machine = resolve_machine("auto", "auto")
     assert (machine.device, machine.precision) == ("cuda", "bf16-mixed")
     assert resolve_machine("auto", "float32").precision == "32-true"
+
+
+def test_an_interrupt_reaches_the_caller(tmp_path, run, tiny_task, monkeypatch):
+    task = tiny_task()
+    compute = task.compute_loss
+
+    def interrupted(batch, step, generator):
+        if step == 4:
+            raise KeyboardInterrupt
+        return compute(batch, step, generator)
+
+    monkeypatch.setattr(task, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(task, tmp_path)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from disdiff.config import Config, to_container
 from disdiff.metrics.protocols import compute_scores
 from disdiff.model import DisDiff
 from disdiff.probe import compute_editing, compute_reconstruction
@@ -21,11 +22,15 @@ from disdiff.report.html import write_report
 from disdiff.report.pictures import make_pictures
 from ldm.data.source import ImageSource, to_float
 from ldm.errors import UserError
-from ldm.files import atomic_path, save_json
+from ldm.files import atomic_path, load_json, save_json
 
 if TYPE_CHECKING:
     from disdiff.pipeline import Pipeline
 
+FILES = (
+    *("metrics.json", "codes.npz", "log.csv", "report.html"),
+    *("swap.png", "traversal.png", "reconstruction.png", "samples.png"),
+)
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
 
 
@@ -36,6 +41,10 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         pipeline: whose stages are all loaded.
         seconds: that loading and training took in this call of the main job.
     """
+    if results_are_complete(pipeline):
+        pipeline.say("results: complete, nothing to do")
+        pipeline.say(summarise(load_json(pipeline.folder / "metrics.json")))
+        return
     start = time.monotonic()
     config, source, folder = pipeline.config, pipeline.source, pipeline.folder
     model = pipeline.model.eval().to(pipeline.machine.device)
@@ -68,6 +77,7 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         **({} if reason is None else {"scores_reason": reason}),
         "editing": editing,
         "reconstruction": reconstruction,
+        "evaluation": describe_evaluation(config),
         "stages": records,
         # all stages from nothing, whether this call trained them or loaded them, and the results
         "seconds_total": round(trained + time.monotonic() - start, 1),
@@ -78,6 +88,39 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
     }
     save_json(folder / "metrics.json", metrics)
     write_report(folder)
+    pipeline.say(summarise(metrics))
+
+
+def results_are_complete(pipeline: "Pipeline") -> bool:
+    """Whether the run folder holds all results of these very stages and this evaluation."""
+    folder = pipeline.folder
+    if not all((folder / name).exists() for name in FILES):
+        return False
+    metrics = load_json(folder / "metrics.json")
+    hashes = {name: record["hash"] for name, record in metrics["stages"].items()}
+    same_stages = hashes == {name: stage.hash for name, stage in pipeline.stages.items()}
+    return same_stages and metrics["evaluation"] == describe_evaluation(pipeline.config)
+
+
+def describe_evaluation(config: Config) -> dict[str, Any]:
+    """The settings on which the results depend."""
+    return {**to_container(config.evaluation), "sampler": to_container(config.sampler)}
+
+
+def summarise(metrics: dict[str, Any]) -> str:
+    """The scores that people ask for first, on one line."""
+    parts = [f"reconstruction {metrics['reconstruction']['psnr']:.1f} dB"]
+    if metrics["editing"] is not None:
+        editing = metrics["editing"]
+        parts.append(
+            f"swaps {editing['success_mean']:.0%} right, {editing['kept_mean']:.0%} of the rest kept"
+        )
+    for protocol, scores in (metrics["scores"] or {}).items():
+        factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
+        parts.insert(0, f"FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({protocol})")
+    minutes = metrics["seconds_total"] / 60
+    data = "procedural " * metrics["dataset"]["procedural"] + metrics["dataset"]["name"]
+    return f"{data}: {'; '.join(parts)}; {minutes:.1f} min from nothing"
 
 
 def measure_edits(

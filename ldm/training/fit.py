@@ -120,18 +120,24 @@ def fit(
         )
         resume = str(checkpoint) if first_step else None
         if first_step < num_steps:
-            trainer.fit(
-                task, make_loader(first_step), ckpt_path=resume, weights_only=True if resume else None
-            )
+            run_loop(trainer, task, make_loader(first_step), resume)
         else:  # killed after its last step
             saved = read_checkpoint(checkpoint)
             task.on_load_checkpoint(saved)
             task.load_state_dict(saved["state_dict"])
             monitor.load_state_dict(saved["callbacks"][monitor.state_key])
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     task.to("cpu")
     return monitor.seconds
+
+
+def run_loop(trainer: pl.Trainer, task: StageTask, loader: DataLoader, checkpoint: str | None) -> None:
+    """Run Lightning's loop; an interrupt, of which Lightning makes an exit, is an interrupt again."""
+    try:
+        trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def build_logger(folder: Path) -> pl.loggers.Logger | bool:

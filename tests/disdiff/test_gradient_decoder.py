@@ -39,7 +39,7 @@ def test_zero_at_initialisation(tiny_unet):
 
 def test_the_released_decoder_has_the_released_size():
     with torch.device("meta"):
-        decoder = GradientDecoder(GradientDecoderConfig(), UNetConfig(), num_units=6, unit_dim=32, out_channels=3)
+        decoder = GradientDecoder(GradientDecoderConfig(), UNetConfig(), 6, 32, out_channels=3)
     assert round(sum(p.numel() for p in decoder.parameters()) / 1e6, 2) == 22.74
 
 

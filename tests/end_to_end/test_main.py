@@ -141,10 +141,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
 
 
 class TestBadInput:
-    def test_a_misspelt_key_is_one_line_and_exit_status_2(self, start, command, tmp_path):
-        process = start(*command(tmp_path / "runs", "factors.num_unit=3"))
-        said, errors = process.communicate(timeout=300)
-        assert process.returncode == 2 and not said
+    def test_a_misspelt_key_is_one_line_and_exit_status_2(self, call, command, tmp_path):
+        status, said, errors = call(*command(tmp_path / "runs", "factors.num_unit=3"))
+        assert status == 2 and not said
         assert (
             errors
             == "error: unknown configuration key 'factors.num_unit'; did you mean 'factors.num_units'?\n"

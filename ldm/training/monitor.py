@@ -21,8 +21,9 @@ from ldm.files import atomic_path
 class Monitor(pl.Callback):
     """Progress bar and `log.csv` of one stage.
 
-    Statistics stay on the device between log rows, so that steps need not wait for each other. The first step
-    at which one of them is not finite is remembered there as well and reported at the next row.
+    What is logged is an exponential average over about as many steps as lie between two rows. It stays on the
+    device, so that steps need not wait for each other. The first step at which a statistic is not finite is
+    remembered there as well and reported at the next row.
     """
 
     def __init__(
@@ -31,10 +32,9 @@ class Monitor(pl.Callback):
         self.path, self.every, self.batch_size = path, every, batch_size
         self.step, self.first_step, self.num_steps = first_step, first_step, num_steps
         self.seconds = 0.0  # of training, those before a resume included
-        self._latest: dict[str, Tensor] = {}  # some statistics are computed at some steps only
-        self._trouble: dict[
-            tuple[str, ...], Tensor
-        ] = {}  # first bad step of each, -1 for none, by set of names
+        self._average: dict[str, Tensor] = {}
+        # By set of names, for some statistics are computed at some steps only: the first bad step of each, or -1.
+        self._trouble: dict[tuple[str, ...], Tensor] = {}
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -59,20 +59,23 @@ class Monitor(pl.Callback):
         """Lightning's hook: count, remember trouble, write a row when it is time."""
         self.step += 1
         self._watch(task.stats)
-        self._latest |= task.stats
+        for name, value in task.stats.items():
+            value = value.detach().float()
+            average = self._average.get(name, value).to(value.device)
+            self._average[name] = torch.lerp(average, value, 2 / (self.every + 1))
         self._bar.update()
         if self.step % self.every == 0 or self.step in (self.first_step + 10, self.num_steps):
-            self._write_row(trainer, self._latest)
+            self._write_row(trainer, self._average)
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's hook: what a checkpoint keeps."""
-        latest = {name: float(value) for name, value in self._latest.items()}
-        return {"seconds": time.monotonic() - self._clock, "latest": latest}
+        average = {name: float(value) for name, value in self._average.items()}
+        return {"seconds": time.monotonic() - self._clock, "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Lightning's hook."""
         self.seconds = state["seconds"]
-        self._latest = {name: torch.tensor(value) for name, value in state["latest"].items()}
+        self._average = {name: torch.tensor(value) for name, value in state["average"].items()}
 
     def check(self) -> None:
         """Stop when a statistic was not finite.

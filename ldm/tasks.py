@@ -105,9 +105,13 @@ class AutoencoderTask(StageTask):
         return [build_optimizer(self.config, m.parameters(), self.budget.learning_rate) for m in modules]
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """Reconstruction loss of a batch without its GAN term, mean over all entries."""
+        """The losses of both optimisers in one: all that a step computes, for measuring how long it takes."""
         image = to_float(batch["image"])
-        return pixel_loss(self.trained.reconstruct(image, generator).image_hat, image, self.loss.pixel)
+        reconstruction = self.trained.reconstruct(image, generator)
+        loss = self._autoencoder_loss(reconstruction.image_hat, image, reconstruction.regulariser, step)
+        if self.discriminator is None:
+            return loss
+        return loss + self._discriminator_loss(reconstruction.image_hat, image, step)
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Images and their reconstructions, shape (2, columns, 3, H, W)."""

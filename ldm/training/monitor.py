@@ -33,7 +33,7 @@ class Monitor(pl.Callback):
         self.step, self.first_step, self.num_steps = first_step, first_step, num_steps
         self.seconds = 0.0  # of training, those before a resume included
         self._average: dict[str, Tensor] = {}
-        # By set of names, for some statistics are computed at some steps only: the first bad step of each, or -1.
+        # By set of names, as some statistics belong to some steps only: the first bad step of each, or -1.
         self._trouble: dict[tuple[str, ...], Tensor] = {}
         self._bar = tqdm(
             total=num_steps,

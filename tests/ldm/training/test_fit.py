@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ldm.errors import UserError
+from ldm.training.ema import EMA
 from ldm.training.fit import resolve_machine
 from ldm.training.monitor import read_log
 
@@ -44,6 +45,26 @@ def test_a_killed_run_resumes_to_the_very_bits_of_an_uninterrupted_one(
     assert_same(state(whole), state(resumed))
     assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")
     assert list(log_rows(tmp_path / "killed")) == list(range(1, 31))
+
+
+def test_what_the_log_averages_survives_a_resume(tmp_path, run, tiny_task, monkeypatch):
+    monkeypatch.setattr("ldm.training.fit.LOG_EVERY", 4)
+    run(tiny_task(), tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=14), tmp_path / "killed")
+    run(tiny_task(), tmp_path / "killed")
+    whole, killed = log_rows(tmp_path / "whole"), log_rows(tmp_path / "killed")
+    assert {4, 8, 12, 16, 20, 24, 28, 30} <= whole.keys() & killed.keys()
+    assert all(whole[step] == killed[step] for step in whole.keys() & killed.keys())
+
+
+def test_the_average_counts_its_updates_through_a_resume(tmp_path, run, tiny_task, monkeypatch):
+    counts, update = [], EMA.update
+    monkeypatch.setattr(EMA, "update", lambda ema, module, n: counts.append(n) or update(ema, module, n))
+    with pytest.raises(SystemExit):
+        run(tiny_task(kill_at=13), tmp_path)
+    run(tiny_task(), tmp_path)
+    assert counts == list(range(30))
 
 
 def test_steps_after_the_last_checkpoint_are_done_again(tmp_path, run, tiny_task, every_step_logged):

@@ -9,6 +9,7 @@ as sigma_t), the sampling one is classifier guidance's. Beyond t = 20 they diffe
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.factor_encoder import FactorEncoder
@@ -20,7 +21,8 @@ from ldm.nn.unet import Features, UNet
 
 def training_coefficient(schedule: Schedule) -> Tensor:
     """-sqrt(alpha_t) (1 - alpha_bar_{t-1}) / sqrt(1 - alpha_bar_t), shape (T,)  # PDAE and DisDiff, L_r."""
-    return -schedule.alpha.sqrt() * (1 - schedule.alpha_bar_prev) / schedule.noise_variance.sqrt()
+    noise_prev = F.pad(schedule.noise_variance[:-1], (1, 0))  # 1 - alpha_bar_{t-1}, to full precision
+    return -schedule.alpha.sqrt() * noise_prev / schedule.noise_variance.sqrt()
 
 
 def sampling_coefficient(schedule: Schedule) -> Tensor:

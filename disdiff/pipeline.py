@@ -22,7 +22,7 @@ from disdiff.build import (
     build_source,
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
-from disdiff.metrics.protocols import PROTOCOLS
+from disdiff.metrics.protocols import get_protocol
 from disdiff.stages import RECORD, Stage, copy_stage, fingerprint, list_stages
 from ldm.autoencoder.latent_space import fit_standardisation
 from ldm.autoencoder.losses import reconstruction_scores
@@ -31,7 +31,7 @@ from ldm.data.latents import LatentCache, encode_to_cache
 from ldm.data.source import split_indices, to_float
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
-from ldm.files import atomic_path, load_json
+from ldm.files import atomic_path, load_json, remove_partial
 from ldm.training.fit import Machine, fit, resolve_machine
 from ldm.training.monitor import format_duration
 from ldm.training.stage_task import StageTask
@@ -45,7 +45,7 @@ class Pipeline:
 
     def __init__(self, config: Config, say: Say) -> None:
         choose("system", config.system, dict.fromkeys(SYSTEMS))
-        choose("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
+        self.protocol = get_protocol(config.evaluation.protocol)
         choose("sampler.name", config.sampler.name, dict.fromkeys(SAMPLERS))
         self.per_channel = choose(
             "autoencoder.standardise", config.autoencoder.standardise, {"scalar": False, "channel": True}
@@ -79,6 +79,11 @@ class Pipeline:
                 configuration.
         """
         self.claim_folder()
+        if len(self.eval_index) < self.protocol.num_rows:
+            self.say(
+                f"note: no scores, since protocol {self.protocol.name} needs {self.protocol.num_rows} "
+                f"evaluation images and here are {len(self.eval_index)} (evaluation.num_images)"
+            )
         start = time.monotonic()
         runners = {
             "autoencoder": self.train_autoencoder,
@@ -183,6 +188,7 @@ class Pipeline:
             f"in {stage.folder}"
         )
         stage.folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(stage.folder)
         return fit(task, make_loader, stage.folder, stage.name, self.machine)
 
     def save_stage(

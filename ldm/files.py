@@ -33,6 +33,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remove_partial(folder: str | Path) -> None:
+    """Delete what killed writers left in `folder`; nobody else may be writing there."""
+    for path in Path(folder).glob(".*.part*"):
+        path.unlink(missing_ok=True)
+
+
 def save_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
     text = json.dumps(content, indent=2, allow_nan=False)

@@ -18,6 +18,8 @@ from ldm.nn.layers import build_norm
 
 OUTPUT_SIZE = 4  # side of the map that is flattened
 NORM_GROUPS = 8
+# A Gaussian code starts with little noise: the decoder learns to read it before the KL term prices it.
+INITIAL_LOGVAR = -3.5
 
 
 @dataclass
@@ -120,6 +122,8 @@ class FactorEncoder(nn.Module):
         if config.hidden:
             self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
         self.head = nn.Linear(config.hidden or width, outputs)
+        if self.gaussian:
+            nn.init.constant_(self.head.bias[num_units * unit_dim :], INITIAL_LOGVAR)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
 

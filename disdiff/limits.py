@@ -11,7 +11,8 @@ from ldm.errors import UserError
 
 MAY_BE_ZERO = {
     *("seed", "stage_seed", "num_workers", "num_pairs"),
-    *("num_res_blocks", "attention_levels", "hidden", "gan_start", "warmup_steps", "t_min"),
+    *("num_res_blocks", "attention_levels", "hidden", "gan_start"),
+    *("warmup_steps", "kl_warmup_steps", "t_min"),
 }
 MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature", "code_noise"}
 BELOW_ONE = {"ema_decay", "betas", "dropout"}

@@ -53,6 +53,7 @@ class FactorLossConfig:
         detach_condition: false lets L_dis reach the encoder through the condition z^c (released code); true
             keeps it to the decoder (paper).
         weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
+        kl_warmup_steps: that weight rises linearly over these steps.
     """
 
     norm: str = "l1"
@@ -68,6 +69,7 @@ class FactorLossConfig:
     every: int = 1
     detach_condition: bool = False
     weight_kl: float = 0.0
+    kl_warmup_steps: int = 0
 
 
 @dataclass
@@ -144,7 +146,8 @@ class DisDiffTask(StageTask):
         if self.loss.weight_kl:
             kl = posterior.kl().mean()
             self.stats["kl"] = kl.detach()
-            loss = loss + self.loss.weight_kl * kl
+            ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
+            loss = loss + ramp * self.loss.weight_kl * kl
         if self.loss.weight_disentangle and step % self.loss.every == 0:
             parts = Step(z_0, z_t, t, eps_base, grad, code)
             unit = torch.randint(code.shape[1], (len(t),), generator=generator, device=generator.device).to(

@@ -80,3 +80,8 @@ def test_unknown_options_are_refused(option):
     (key, value) = next(iter(option.items()))
     with pytest.raises(UserError, match=f"factors.encoder.{key}={value} is unknown"):
         build(**option)
+
+
+def test_a_gaussian_code_starts_with_little_noise():
+    posterior = build(posterior="gaussian").posterior(torch.randn(200, 3, 16, 16))
+    assert (0.5 * posterior.logvar).exp().mean() < 0.3

@@ -198,6 +198,8 @@ def test_the_kl_term_of_a_gaussian_encoder(build_tiny_disdiff):
     kl = 0.5 * (posterior.mean**2 + variance - 1 - variance.log()).sum(dim=(1, 2)).mean()
     torch.testing.assert_close(with_kl.stats["kl"], kl)
     torch.testing.assert_close(priced - base, 0.3 * kl, rtol=1e-4, atol=1e-6)
+    rising = loss_at(build_task(model, weight_kl=0.3, kl_warmup_steps=4))  # at its first step
+    torch.testing.assert_close(rising - base, 0.3 / 4 * kl, rtol=1e-4, atol=1e-6)
 
 
 def build_batch_z(task):

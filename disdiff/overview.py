@@ -12,8 +12,9 @@ from disdiff.pipeline import Pipeline
 from ldm.training.monitor import format_duration
 from ldm.training.stage_task import StageTask
 
-TRIAL_BATCH = 8
 TRIAL_STEPS = 2
+TRIAL_BATCHES = (8, 64)  # of the first trial, and of the others if that one was quick
+QUICK_SECONDS = 1.0
 
 
 def say(line: str) -> None:
@@ -50,7 +51,8 @@ def print_overview(pipeline: Pipeline, full: bool) -> None:
             continue
         device = pipeline.machine.device
         task = pipeline.build_task(name).to(device)
-        batch = {key: value.to(device) for key, value in pipeline.example_batch(name, TRIAL_BATCH).items()}
+        example = pipeline.example_batch(name, TRIAL_BATCHES[1])
+        batch = {key: value.to(device) for key, value in example.items()}
         seconds = estimate_seconds(task, batch)
         task.to("cpu")
         total += seconds
@@ -62,7 +64,7 @@ def print_overview(pipeline: Pipeline, full: bool) -> None:
     if total:
         say(
             f"training will take about {format_duration(total)} on this machine "
-            f"(measured on {TRIAL_STEPS} small steps)"
+            f"(measured on {TRIAL_STEPS} trial steps)"
         )
 
 
@@ -77,13 +79,17 @@ def estimate_seconds(task: StageTask, batch: dict[str, Tensor]) -> float:
     The trial runs on a copy of the task and of the caller's random state, so that training is none the wiser.
     """
     trial = copy.deepcopy(task).train()
-    seconds = 0.0
+
+    def time_step(size: int) -> float:
+        small = {key: value[:size] for key, value in batch.items()}
+        start = time.perf_counter()
+        trial.compute_loss(small, 0, trial.step_generator(0)).backward()
+        if trial.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    few, many = (min(size, task.budget.batch_size) for size in TRIAL_BATCHES)
     with torch.random.fork_rng():
-        for step in range(TRIAL_STEPS + 1):
-            start = time.perf_counter()
-            trial.compute_loss(batch, 0, trial.step_generator(0)).backward()
-            if trial.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds += (time.perf_counter() - start) * (step > 0)  # the first step warms up
-    images = task.budget.num_steps * task.budget.batch_size
-    return seconds / TRIAL_STEPS * images / len(next(iter(batch.values())))
+        size = many if time_step(few) < QUICK_SECONDS else few
+        seconds = min(time_step(size) for _ in range(TRIAL_STEPS))
+    return seconds * task.budget.num_steps * task.budget.batch_size / size

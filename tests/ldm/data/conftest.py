@@ -1,5 +1,3 @@
-import resource
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import h5py
@@ -66,19 +64,3 @@ def shapes3d():
     images = rng.integers(0, 256, (50, 64, 64, 3), dtype=np.uint8)
     labels = factors_to_labels(SHAPES3D.factors(torch.from_numpy(combinations)))
     return Shapes3DFixture(combinations, images, labels)
-
-
-@pytest.fixture
-def no_file_larger_than():
-    """Within `with no_file_larger_than(size)` writing beyond it raises OSError, as on a full disk."""
-
-    @contextmanager
-    def limit(size):
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limit

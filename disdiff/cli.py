@@ -65,6 +65,30 @@ def parse_units(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of units; write for example 0,3") from None
 
 
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of a `--seeds`, such as `0,1,2`."""
+    if not all(part.strip().isdecimal() and int(part) < 2**32 for part in text.split(",")):
+        raise UserError(f"--seeds {text} is no list of seeds, 0 or more; write for example 0,1,2")
+    return [int(part) for part in text.split(",")]
+
+
+def load_codes_file(path: Path, labels: set[str]) -> dict[str, np.ndarray]:
+    """Arrays of a `codes.npz`: `codes` and at least one of the arrays `labels`.
+
+    Raises:
+        UserError: the file is missing, damaged, or lacks them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise UserError(f"cannot read codes from {path}: {error}") from error
+    wanted = " or ".join(repr(name) for name in sorted(labels))
+    if "codes" not in arrays or not labels & set(arrays):
+        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}; not {sorted(arrays)}")
+    return arrays
+
+
 def load_image(name: str | int, source: ImageSource) -> Tensor:
     """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
 

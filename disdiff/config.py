@@ -1,8 +1,8 @@
 """The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
 
-Merge order: the bases a file names (from `configs/_shared`), the preset, the `--base` files from left to
-    right, then dotted
-`key=value` overrides. What comes out is complete: it is printed, saved beside the run, and every key in it is
+Merge order: the bases a file names (from `configs/_shared`), the preset, what the preset says of the system
+(`presets/<system>/<preset>.yaml`), the `--base` files from left to right, then dotted `key=value` overrides.
+What comes out is complete: it is printed, saved beside the run, and every key in it is
 read.
 """
 
@@ -14,6 +14,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from disdiff.baselines.conditional import ConditionalConfig
+from disdiff.baselines.encoders import TrunkConfig
+from disdiff.baselines.prior import PriorConfig
+from disdiff.baselines.vae import VAEConfig
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoderConfig
 from disdiff.limits import check_limits
@@ -97,7 +101,10 @@ class LatentDiffusionConfig:
 
 @dataclass
 class FactorsConfig:
-    """Stage 3: N = `num_units` latent units of D = `unit_dim` numbers."""
+    """The last stage: N = `num_units` latent units of D = `unit_dim` numbers.
+
+    `decoder` and `loss` are DisDiff's and PDAE's; other systems read sections of their own instead.
+    """
 
     num_units: int = 10
     unit_dim: int = 32
@@ -158,7 +165,11 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """Everything about a run; `seed` drives the last stage, `stage_seed` the shared ones before it."""
+    """Everything about a run; `seed` drives the last stage, `stage_seed` the shared ones before it.
+
+    Systems other than DisDiff also read `trunk` (all), `conditional` (EncDiff, Diff-AE, InfoDiffusion), `vae`
+    (beta-VAE, InfoVAE) and `prior` (all with a code of their own).
+    """
 
     system: str = "disdiff"
     preset: str = "small"
@@ -169,6 +180,10 @@ class Config:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     latent_diffusion: LatentDiffusionConfig = field(default_factory=LatentDiffusionConfig)
     factors: FactorsConfig = field(default_factory=FactorsConfig)
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -190,12 +205,16 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     own = [read_yaml(Path(file)) for file in files]
     bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
-    preset = next(
-        (tree["preset"] for tree in [command_line, *reversed(own)] if "preset" in tree), Config.preset
+    preset, system = (
+        next((tree[key] for tree in [command_line, *reversed(own)] if key in tree), getattr(Config, key))
+        for key in ("preset", "system")
     )
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    shared = [read_yaml(CONFIGS / "_shared" / f"{name}.yaml") for name in [*bases, f"presets/{preset}"]]
+    names = [*bases, f"presets/{preset}"]
+    if (CONFIGS / "_shared" / "presets" / str(system) / f"{preset}.yaml").exists():
+        names.append(f"presets/{system}/{preset}")
+    shared = [read_yaml(CONFIGS / "_shared" / f"{name}.yaml") for name in names]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
         config.run.name = f"{name_config(Path(files[-1]))}-{config.preset}-s{config.seed}"
@@ -295,6 +314,14 @@ def to_yaml(config: Config) -> str:
 def to_container(config: Any) -> dict:
     """A configuration, or a part of it, as plain dictionaries and lists."""
     return OmegaConf.to_container(OmegaConf.structured(config))
+
+
+def select(config: Config, key: str) -> Any:
+    """The value of a dotted key, sections as plain dictionaries."""
+    node: Any = to_container(config)
+    for part in key.split("."):
+        node = node[part]
+    return node
 
 
 def name_config(file: Path) -> str:

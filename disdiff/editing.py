@@ -15,33 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disdiff.model import DisDiff, sampling_coefficient, shift_eps
+from disdiff.model import DiffusionModel, ImageModel, check_units
 from ldm.diffusion.grid import Progress
 from ldm.diffusion.process import sample_noise_shape
-from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sample
-from ldm.errors import UserError
+from ldm.diffusion.sampler import EpsFunction, SamplerConfig
 
 BATCH = 32  # images that `in_batches` works on at once
 
 
-def check_units(units: list[int], num_units: int) -> list[int]:
-    """Return `units` if they are a subset of 0 .. `num_units` - 1.
-
-    Raises:
-        UserError: one is out of range or named twice.
-    """
-    wrong = [unit for unit in units if not 0 <= unit < num_units]
-    if wrong:
-        raise UserError(f"there is no unit {wrong[0]}: this model has units 0 to {num_units - 1}")
-    if len(set(units)) < len(units):
-        raise UserError(f"the units {units} name one of them twice; name each once")
-    return units
-
-
 def unit_eps_fn(
-    model: DisDiff, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
+    model: DiffusionModel, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
 ) -> EpsFunction:
-    """The noise prediction shifted by some units; only their gradient fields are computed.
+    """The noise prediction of a code, or of some of its units.
 
     Args:
         model: the model.
@@ -53,31 +38,19 @@ def unit_eps_fn(
         (z_t (B, C, h, w), t (B,)) to eps_hat (B, C, h, w).
 
     Raises:
-        UserError: a unit is out of range or named twice.
+        UserError: a unit is out of range or named twice, or the system knows no subsets of units.
     """
-    chosen = check_units(list(range(model.num_units)) if units is None else units, model.num_units)
-    index = torch.tensor(chosen, dtype=torch.int64, device=code.device)
-    part, coefficient = code[:, index], sampling_coefficient(model.schedule)
-    scale = part.new_ones(len(chosen)) if weights is None else weights.to(part)
-
-    def eps_fn(z_t: Tensor, t: Tensor) -> Tensor:
-        eps_base, features = model.predict_base(z_t, t)
-        if not chosen:
-            return eps_base
-        grad = model.factors.decoder(features, part, index)  # (B, K, C, h, w)
-        return shift_eps(eps_base, coefficient, t, torch.einsum("bkchw,k->bchw", grad, scale))
-
-    return eps_fn
+    return model.eps_fn(code, units, weights)
 
 
-def sample_start(model: DisDiff, num_images: int, image_size: int, generator: torch.Generator) -> Tensor:
+def sample_start(model: ImageModel, num_images: int, image_size: int, generator: torch.Generator) -> Tensor:
     """Random z_T for images of `image_size` pixels, shape (num_images, C, h, w), on the model's device."""
-    shape = (num_images, *model.latent_space.latent_shape(image_size))
-    return sample_noise_shape(shape, generator, model.schedule.alpha_bar.device)
+    shape = (num_images, *model.noise_shape(image_size))
+    return sample_noise_shape(shape, generator, model.latent_space.mean.device)
 
 
 def decode_code(
-    model: DisDiff,
+    model: ImageModel,
     code: Tensor,
     z_T: Tensor,
     sampler: SamplerConfig,
@@ -85,7 +58,7 @@ def decode_code(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:  # code => image
-    """Sample the images that codes describe, from given noise.
+    """Make the images that codes describe, from given noise.
 
     Args:
         model: the model.
@@ -99,10 +72,7 @@ def decode_code(
     Returns:
         Images, shape (B, 3, H, W), clamped to [-1, 1].
     """
-    eps_fn = unit_eps_fn(model, code, units)
-    return model.latent_space.decode(sample(sampler, eps_fn, model.schedule, z_T, generator, progress)).clamp(
-        -1, 1
-    )
+    return model.generate(code, z_T, sampler, units, generator, progress).clamp(-1, 1)
 
 
 def in_batches(
@@ -125,7 +95,7 @@ def in_batches(
 
 
 def invert(
-    model: DisDiff, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
+    model: ImageModel, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
 ) -> Tensor:  # image => z_T
     """Infer the noise from which `image` (B, 3, H, W) is sampled with `code` (B, N, D): DDIM walked
     backwards.
@@ -133,9 +103,7 @@ def invert(
     Returns:
         z_T, shape (B, C, h, w), for deterministic DDIM in `num_steps` steps.
     """
-    return invert_ddim(
-        unit_eps_fn(model, code), model.schedule, model.latent_space.encode(image), num_steps, progress
-    )
+    return model.infer_noise(image, code, num_steps, progress)
 
 
 def deterministic(sampler: SamplerConfig) -> SamplerConfig:
@@ -144,7 +112,7 @@ def deterministic(sampler: SamplerConfig) -> SamplerConfig:
 
 
 def reconstruct(
-    model: DisDiff,
+    model: ImageModel,
     image: Tensor,
     sampler: SamplerConfig,
     z_T: Tensor | None = None,

@@ -2,7 +2,8 @@
 
 The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer; a
 single trunk, only the rows of the last layer belong to units. What it may read is a choice: the image (as
-published) or the latent z, which spares the first-stage decoder in the disentangling loss.
+published), the latent z, which spares the first-stage decoder in the disentangling loss, or the frozen
+denoiser's coarsest map of it, where objects and their pose are nearer at hand than in z.
 """
 
 import math
@@ -27,7 +28,7 @@ class FactorEncoderConfig:
     """Factor encoder.
 
     Attributes:
-        input: `image` or `z`.
+        input: `image`, `z`, or `features`: the denoiser's coarsest map of the clean latent.
         channels: width of every convolution.
         norm: `batch` (released) or `group`, which knows no running statistics and so treats data and
             predictions alike.
@@ -39,6 +40,9 @@ class FactorEncoderConfig:
             which limits what one number can carry; or `gaussian`: each number has a variance of its own,
             which a KL term prices.
         code_noise: of `fixed`.
+        start: `random`, or `principal`: the code starts as the principal components of what the encoder
+            reads (fitted once on training images), and the network, starting at zero, corrects them. Units
+            are then different and uncorrelated from the first step, instead of N mixtures of the same.
     """
 
     input: str = "image"
@@ -48,6 +52,7 @@ class FactorEncoderConfig:
     code_norm: str = "none"
     posterior: str = "none"
     code_noise: float = 0.1
+    start: str = "random"
 
 
 class Posterior(NamedTuple):
@@ -73,6 +78,41 @@ class Posterior(NamedTuple):
         if self.logvar is None:
             return self.mean.new_zeros(len(self.mean))
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(dim=1)
+
+
+class PrincipalComponents(nn.Module):
+    """First principal components of standardised inputs, each with variance 1; fitted once, not trained."""
+
+    def __init__(self, in_features: int, num_components: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(in_features))
+        self.register_buffer("scale", torch.ones(in_features))
+        self.register_buffer("directions", torch.zeros(in_features, num_components))
+
+    def fit(self, x: Tensor) -> None:
+        """Fit to inputs `x` (n, ...), of which there must be more than components.
+
+        Raises:
+            UserError: the inputs have fewer dimensions than components are wanted.
+        """
+        x = x.flatten(1).double()
+        count = self.directions.shape[1]
+        if min(x.shape) < count:
+            raise UserError(
+                f"factors.encoder.start=principal finds at most {min(x.shape)} components here, "
+                f"but there are {count} numbers in the code; lower num_units or unit_dim"
+            )
+        center, scale = x.mean(dim=0), x.std(dim=0) + 1e-3
+        standard = (x - center) / scale
+        directions = torch.linalg.svd(standard, full_matrices=False).Vh[:count].T
+        directions = directions * directions.sum(dim=0).sign()  # a component's sign is arbitrary: fix it
+        directions = directions / (standard @ directions).std(dim=0)
+        for buffer, value in ((self.center, center), (self.scale, scale), (self.directions, directions)):
+            buffer.copy_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Components of `x` (B, ...), shape (B, num_components)."""
+        return (x.flatten(1) - self.center) / self.scale @ self.directions
 
 
 class EncoderBlock(nn.Module):
@@ -102,12 +142,14 @@ class FactorEncoder(nn.Module):
         """
         super().__init__()
         depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
-        if depth < 1 or OUTPUT_SIZE * 2**depth != size:
-            raise UserError(f"the factor encoder needs inputs of 8, 16, 32, ... pixels a side, got {size}")
+        if OUTPUT_SIZE * 2**depth != size:
+            raise UserError(f"the factor encoder needs inputs of 4, 8, 16, ... pixels a side, got {size}")
         choose("factors.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
         self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
         self.trunk = nn.Sequential()
+        if not depth:
+            self.trunk.append(nn.Conv2d(in_channels, config.channels, 3, padding=1))
         for i in range(depth):
             channels = in_channels if i == 0 else config.channels
             self.trunk.append(nn.Conv2d(channels, config.channels, 4, stride=2, padding=1))
@@ -126,11 +168,26 @@ class FactorEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], INITIAL_LOGVAR)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
+        starts = {
+            "random": lambda: None,
+            "principal": lambda: PrincipalComponents(in_channels * size**2, num_units * unit_dim),
+        }
+        self.components = choose("factors.encoder.start", config.start, starts)()
+        if self.components is not None:
+            nn.init.zeros_(self.head.weight[: num_units * unit_dim])
+            nn.init.zeros_(self.head.bias[: num_units * unit_dim])
+
+    def fit_start(self, x: Tensor) -> None:
+        """Fit what the code starts as to training inputs `x` (n, C, size, size), before the first step."""
+        if self.components is not None:
+            self.components.fit(x)
 
     def posterior(self, x: Tensor) -> Posterior:
         """Codes of `x` (B, C, size, size), with their variance where the encoder has one."""
         units = self.head(self.trunk(x))
         mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
+        if self.components is not None:
+            mean = mean + self.components(x)
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
         if self.gaussian:
             return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))

@@ -12,9 +12,10 @@ from ldm.errors import UserError
 MAY_BE_ZERO = {
     *("seed", "stage_seed", "num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "gan_start"),
-    *("warmup_steps", "kl_warmup_steps", "t_min"),
+    *("warmup_steps", "kl_warmup_steps", "hold_encoder_steps", "capacity_steps", "t_min"),
 }
 MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature", "code_noise"}
+MAY_BE_NEGATIVE = {"zeta"}
 BELOW_ONE = {"ema_decay", "betas", "dropout"}
 
 
@@ -34,6 +35,8 @@ def check_limits(tree: dict[str, Any], prefix: str = "") -> None:
 
 
 def _check(key: str, name: str, number: int | float) -> None:
+    if name in MAY_BE_NEGATIVE:
+        return
     least = 1 if isinstance(number, int) and name not in MAY_BE_ZERO else 0
     if not number >= least or (number == 0 and name in MAY_NOT_BE_ZERO):  # NaN is not at least anything
         wanted = "more than 0" if name in MAY_NOT_BE_ZERO else f"at least {least}"

@@ -1,4 +1,5 @@
-"""DisDiff: a frozen denoiser, a factor encoder and a gradient decoder.
+"""What every system is to the rest (image => code, code and noise => image), and DisDiff and PDAE, which are
+that by a frozen denoiser, a factor encoder and a gradient decoder.
 
     eps_hat = eps_base + coefficient(t) * sum_k grad_k(z_t, code_k, t)
 
@@ -6,6 +7,7 @@ The gradient enters with one of two coefficients: the training one is the paper'
 as sigma_t), the sampling one is classifier guidance's. Beyond t = 20 they differ by less than 5 %.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +17,113 @@ from torch import Tensor, nn
 from disdiff.factor_encoder import FactorEncoder
 from disdiff.gradient_decoder import GradientDecoder
 from ldm.autoencoder.latent_space import LatentSpace
+from ldm.diffusion.grid import Progress
+from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sample
 from ldm.diffusion.schedule import Schedule, gather
+from ldm.errors import UserError
 from ldm.nn.unet import Features, UNet
+
+FEATURE_STEP = 20  # at which the denoiser looks at a clean latent: little noise, as there is none
+
+
+def check_units(units: list[int], num_units: int) -> list[int]:
+    """Return `units` if they are a subset of 0 .. `num_units` - 1.
+
+    Raises:
+        UserError: one is out of range or named twice.
+    """
+    wrong = [unit for unit in units if not 0 <= unit < num_units]
+    if wrong:
+        raise UserError(f"there is no unit {wrong[0]}: this model has units 0 to {num_units - 1}")
+    if len(set(units)) < len(units):
+        raise UserError(f"the units {units} name one of them twice; name each once")
+    return units
+
+
+class ImageModel(nn.Module, ABC):
+    """A trained system, as scores, pictures, edits and scripts see it.
+
+    Attributes:
+        latent_space: where the system works; pixel space for one without a first stage.
+        factors: what the last stage trains; its `encoder` gives codes (B, N, D).
+        reads: what the encoder looks at, `image`, `z` or `features`.
+        has_unit_fields: whether every unit has a gradient field, so that subsets of units can be sampled.
+    """
+
+    has_unit_fields = False
+
+    def __init__(self, latent_space: LatentSpace, factors: nn.Module, reads: str) -> None:
+        super().__init__()
+        self.latent_space, self.factors, self.reads = latent_space, factors, reads
+
+    @property
+    def num_units(self) -> int:
+        """N, the number of units that can be swapped and are scored."""
+        return self.factors.encoder.num_units
+
+    def encode(self, image: Tensor) -> Tensor:  # image => code
+        """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
+        return self.factors.encoder(image if self.reads == "image" else self.latent_space.encode(image))
+
+    @abstractmethod
+    def noise_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Shape of the noise z_T beside the code of one image; empty where the code says all."""
+
+    @abstractmethod
+    def infer_noise(
+        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
+    ) -> Tensor:  # image => z_T
+        """Noise from which `generate` makes `image` (B, 3, H, W) of `code` in `num_steps` steps of DDIM."""
+
+    @abstractmethod
+    def generate(
+        self,
+        code: Tensor,
+        z_T: Tensor,
+        sampler: SamplerConfig,
+        units: list[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:  # code => image
+        """Images (B, 3, H, W), not clamped, of codes (B, N, D) and noise; see `editing.decode_code`."""
+
+
+class DiffusionModel(ImageModel):
+    """A system whose code enters a noise prediction: everything follows from `eps_fn`."""
+
+    def __init__(self, latent_space: LatentSpace, schedule: Schedule, factors: nn.Module, reads: str) -> None:
+        super().__init__(latent_space, factors, reads)
+        self.schedule = schedule
+
+    @abstractmethod
+    def eps_fn(
+        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
+    ) -> EpsFunction:
+        """The noise prediction under a code; see `editing.unit_eps_fn`."""
+
+    def noise_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Shape (C, h, w) of z_T."""
+        return self.latent_space.latent_shape(image_size)
+
+    def infer_noise(
+        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
+    ) -> Tensor:  # image => z_T
+        """DDIM walked backwards, shape (B, C, h, w)."""
+        z_0 = self.latent_space.encode(image)
+        return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps, progress)
+
+    def generate(
+        self,
+        code: Tensor,
+        z_T: Tensor,
+        sampler: SamplerConfig,
+        units: list[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:  # code => image
+        """Sample latents with the configured sampler and decode them."""
+        eps_fn = self.eps_fn(code, units)
+        return self.latent_space.decode(sample(sampler, eps_fn, self.schedule, z_T, generator, progress))
 
 
 def training_coefficient(schedule: Schedule) -> Tensor:
@@ -58,8 +165,10 @@ class FactorNetworks(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
 
-class DisDiff(nn.Module):
+class DisDiff(DiffusionModel):
     """A latent space, a frozen denoiser in it, and the factor networks on both."""
+
+    has_unit_fields = True
 
     def __init__(
         self,
@@ -69,26 +178,30 @@ class DisDiff(nn.Module):
         factors: FactorNetworks,
         reads: str,
     ) -> None:
-        """Put the parts together; `reads` says what the encoder looks at, `image` or `z`."""
-        super().__init__()
-        self.latent_space, self.denoiser, self.schedule = latent_space, denoiser, schedule
-        self.factors, self.reads = factors, reads
-
-    @property
-    def num_units(self) -> int:
-        """N."""
-        return self.factors.encoder.num_units
-
-    def encode(self, image: Tensor) -> Tensor:  # image => code
-        """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
-        return self.factors.encoder(image if self.reads == "image" else self.latent_space.encode(image))
+        """Put the parts together; `reads` says what the encoder looks at: `image`, `z` or `features`."""
+        super().__init__(latent_space, schedule, factors, reads)
+        self.denoiser = denoiser
 
     def observe(self, z_0: Tensor) -> Tensor:  # z => what the encoder reads
         """What the encoder sees of a predicted latent `z_0` (B, C, h, w).
 
         A decoded image is not quantised first: quantisation would stop the gradient.
         """
+        if self.reads == "features":
+            t = torch.full((len(z_0),), FEATURE_STEP, device=z_0.device)
+            return self.denoiser.features(z_0, t).bottleneck
         return z_0 if self.reads == "z" else self.latent_space.decode(z_0, quantize=False)
+
+    def encode(self, image: Tensor) -> Tensor:  # image => code
+        """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
+        if self.reads == "image":
+            return self.factors.encoder(image)
+        return self.factors.encoder(self.observe(self.latent_space.encode(image)))
+
+    def fit_start(self, z_0: Tensor) -> None:
+        """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
+        if isinstance(self.factors.encoder, FactorEncoder):
+            self.factors.encoder.fit_start(self.observe(z_0))
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
         """Frozen noise prediction and the gradient field of each unit.
@@ -107,3 +220,65 @@ class DisDiff(nn.Module):
         with torch.no_grad():  # frozen, and z_t is data: nothing upstream wants a gradient
             features = self.denoiser.features(z_t, t)
             return self.denoiser.decode(features), features
+
+    def eps_fn(
+        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
+    ) -> EpsFunction:
+        """The frozen prediction shifted by some units; only their gradient fields are computed."""
+        count = code.shape[1]
+        chosen = check_units(list(range(count)) if units is None else units, count)
+        index = torch.tensor(chosen, dtype=torch.int64, device=code.device)
+        part, coefficient = code[:, index], sampling_coefficient(self.schedule)
+        scale = part.new_ones(len(chosen)) if weights is None else weights.to(part)
+
+        def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
+            eps_base, features = self.predict_base(z_t, t)
+            if not chosen:
+                return eps_base
+            grad = self.factors.decoder(features, part, index)  # (B, K, C, h, w)
+            return shift_eps(eps_base, coefficient, t, torch.einsum("bkchw,k->bchw", grad, scale))
+
+        return predict_eps
+
+
+class PDAE(DisDiff):
+    """DisDiff's case of one unit (Zhang et al. 2022, arXiv:2212.12990), trained by the same task.
+
+    The D numbers of its code have one gradient field together. To swap, traverse and score them, each counts
+    as a unit: outside, a code has shape (B, D, 1).
+    """
+
+    has_unit_fields = False
+
+    @property
+    def num_units(self) -> int:
+        """D."""
+        return self.factors.encoder.unit_dim
+
+    def encode(self, image: Tensor) -> Tensor:  # image => code
+        """Code of `image` (B, 3, H, W), shape (B, D, 1)."""
+        return super().encode(image).transpose(1, 2)
+
+    def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
+        """Frozen noise prediction and the one gradient field, shape (B, 1, C, h, w), of a code (B, D, 1)."""
+        refuse_units(units)
+        return super().predict(z_t, t, code.transpose(1, 2))
+
+    def eps_fn(
+        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
+    ) -> EpsFunction:
+        """The frozen prediction shifted by the whole code (B, D, 1)."""
+        refuse_units(units)
+        return super().eps_fn(code.transpose(1, 2), None, weights)
+
+
+def refuse_units(units: list[int] | Tensor | None) -> None:
+    """Refuse a subset of units where only the whole code means something.
+
+    Raises:
+        UserError: there is one.
+    """
+    if units is not None:
+        raise UserError(
+            "the units of this system have no gradient fields of their own; leave out the choice of units"
+        )

@@ -1,5 +1,5 @@
-"""The main job: autoencoder, latent diffusion, factors; each stage is loaded when trained, else trained; then
-results.
+"""The main job: the stages of a system, such as autoencoder, latent diffusion, factors; each is loaded when
+trained, else trained; then results.
 """
 
 import time
@@ -12,14 +12,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from disdiff.build import (
-    SYSTEMS,
     build_autoencoder_task,
     build_denoiser,
-    build_disdiff,
-    build_factors_task,
     build_latent_diffusion_task,
     build_latent_space,
+    build_model,
     build_source,
+    get_system,
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
 from disdiff.metrics.protocols import get_protocol
@@ -32,11 +31,13 @@ from ldm.data.source import split_indices, to_float
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
+from ldm.tasks import sample_latents
 from ldm.training.fit import Machine, fit, resolve_machine
 from ldm.training.monitor import format_duration
 from ldm.training.stage_task import StageTask
 
 ENCODE_BATCH = 256
+START_IMAGES = 4096  # to which the start of the code is fitted
 Say = Callable[[str], None]
 
 
@@ -44,7 +45,7 @@ class Pipeline:
     """The stages of one configuration: what is trained, what they are made of, and how to run them."""
 
     def __init__(self, config: Config, say: Say) -> None:
-        choose("system", config.system, dict.fromkeys(SYSTEMS))
+        self.system = get_system(config)
         self.protocol = get_protocol(config.evaluation.protocol)
         choose("sampler.name", config.sampler.name, dict.fromkeys(SAMPLERS))
         self.per_channel = choose(
@@ -64,12 +65,10 @@ class Pipeline:
         self.latent_space = build_latent_space(config)
         self.denoiser = build_denoiser(config, self.latent_space)
         torch.manual_seed(config.seed)
-        self.model = build_disdiff(config, self.latent_space, self.denoiser, self.source.image_size)
-        self.modules = {
-            "autoencoder": self.latent_space,
-            "latent_diffusion": self.denoiser,
-            "factors": self.model.factors,
-        }
+        self.model = build_model(config, self.latent_space, self.denoiser, self.source.image_size)
+        self.modules = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser}
+        if self.model is not None:
+            self.modules["factors"] = self.model.factors
 
     def run(self) -> None:
         """Train what is not trained, then evaluate and draw.
@@ -132,7 +131,7 @@ class Pipeline:
             "latent_diffusion": lambda: build_latent_diffusion_task(
                 config, self.latent_space, self.denoiser, device
             ),
-            "factors": lambda: build_factors_task(config, self.model, device),
+            "factors": lambda: self.system.build_task(config, self.model, device),
         }
         return builders[name]()
 
@@ -143,11 +142,13 @@ class Pipeline:
     def example_batch(self, name: str, size: int) -> dict[str, Tensor]:
         """A batch such as a stage trains on, of at most `size` images, from whatever the autoencoder is now.
         """
-        images = self.source.images(self.train_index[:size])
+        image = self.source.images(self.train_index[:size])
+        if name == "autoencoder" or "autoencoder" not in self.stages:
+            return {"image": image}
         with torch.no_grad():
-            statistics = self.latent_space.autoencoder.encode_statistics(to_float(images))
-        reads_images = name == "autoencoder" or (name == "factors" and self.model.reads == "image")
-        return {"statistics": statistics, **({"image": images} if reads_images else {})}
+            statistics = self.latent_space.autoencoder.encode_statistics(to_float(image))
+        reads_images = name == "factors" and self.model.reads == "image"
+        return {"statistics": statistics, **({"image": image} if reads_images else {})}
 
     def train_autoencoder(self, stage: Stage) -> None:
         """Stage 1, then the standardisation of its latents over the training images."""
@@ -168,10 +169,22 @@ class Pipeline:
         self.save_stage(stage, task.result, task, seconds, {})
 
     def train_factors(self, stage: Stage) -> None:
-        """Stage 3."""
+        """The last stage: on latents where there is a first stage, else on images."""
+        if "autoencoder" in self.stages:
+            batches = self.latent_batches(with_images=self.model.reads == "image")
+        else:
+            batches = ImageBatches(self.source, self.train_index)
+        if "latent_diffusion" in self.stages:
+            self.fit_start(batches)
         task = self.build_task(stage.name)
-        seconds = self.fit(stage, task, self.latent_batches(with_images=self.model.reads == "image"))
+        seconds = self.fit(stage, task, batches)
         self.save_stage(stage, task.result, task, seconds, {})
+
+    def fit_start(self, batches: TensorBatches) -> None:
+        """Let the factor encoder see the first training latents before its first step."""
+        statistics = batches[torch.arange(min(START_IMAGES, len(batches)))]["statistics"]
+        with torch.no_grad():
+            self.model.eval().fit_start(sample_latents(self.latent_space, statistics, None))
 
     def fit(self, stage: Stage, task: StageTask, batches: ImageBatches | TensorBatches) -> float:
         """Train a task on batches; returns the seconds it took."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from disdiff.classifier import Probe, train_probe
 from disdiff.editing import decode_code, deterministic, in_batches, invert, reconstruct, swap_units
-from disdiff.model import DisDiff
+from disdiff.model import ImageModel
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
@@ -30,7 +30,7 @@ NUM_JUDGED = 500  # held-out images on which the probe itself is judged
 class Judge:
     """What a probe sees in images that a model makes from codes; indices and factors stay on the CPU."""
 
-    def __init__(self, model: DisDiff, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
+    def __init__(self, model: ImageModel, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
         self.model, self.source, self.probe, self.sampler = model, source, probe, sampler
         self.device = model.latent_space.mean.device
 
@@ -68,7 +68,7 @@ class Judge:
 
 @torch.no_grad()
 def compute_editing(
-    model: DisDiff,
+    model: ImageModel,
     source: ImageSource,
     eval_index: Tensor,
     importance: np.ndarray,
@@ -209,7 +209,7 @@ def draw_targets(
 
 @torch.no_grad()
 def compute_reconstruction(
-    model: DisDiff,
+    model: ImageModel,
     source: ImageSource,
     eval_index: Tensor,
     sampler: SamplerConfig,

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from disdiff.config import Config, to_container
 from disdiff.metrics.protocols import compute_scores
-from disdiff.model import DisDiff
+from disdiff.model import ImageModel
 from disdiff.probe import compute_editing, compute_reconstruction
+from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from disdiff.report.pictures import make_pictures
 from ldm.data.source import ImageSource, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
@@ -27,10 +27,7 @@ from ldm.files import atomic_path, load_json, save_json
 if TYPE_CHECKING:
     from disdiff.pipeline import Pipeline
 
-FILES = (
-    *("metrics.json", "codes.npz", "log.csv", "report.html"),
-    *("swap.png", "traversal.png", "reconstruction.png", "samples.png"),
-)
+FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
 
 
@@ -65,6 +62,7 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
                 config.sampler,
                 config.seed,
                 progress,
+                parts=list_pictures(model),
             )
     records = {name: stage.record for name, stage in pipeline.stages.items()}
     trained = sum(record["seconds"] for record in records.values())
@@ -94,12 +92,18 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
 def results_are_complete(pipeline: "Pipeline") -> bool:
     """Whether the run folder holds all results of these very stages and this evaluation."""
     folder = pipeline.folder
-    if not all((folder / name).exists() for name in FILES):
+    pictures = [name for part in list_pictures(pipeline.model) for name in PARTS[part]]
+    if not all((folder / name).exists() for name in (*FILES, *pictures)):
         return False
     metrics = load_json(folder / "metrics.json")
     hashes = {name: record["hash"] for name, record in metrics["stages"].items()}
     same_stages = hashes == {name: stage.hash for name, stage in pipeline.stages.items()}
     return same_stages and metrics["evaluation"] == describe_evaluation(pipeline.config)
+
+
+def list_pictures(model: ImageModel) -> list[str]:
+    """What `make_pictures` can draw of a model: gradient fields only where units have them."""
+    return [part for part in PARTS if part != "fields" or model.has_unit_fields]
 
 
 def describe_evaluation(config: Config) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def summarise(metrics: dict[str, Any]) -> str:
 
 
 def measure_edits(
-    pipeline: "Pipeline", model: DisDiff, scores: dict[str, Any] | None
+    pipeline: "Pipeline", model: ImageModel, scores: dict[str, Any] | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Editing success, where there are labels and scores to assign units by, and reconstruction errors."""
     config, editing = pipeline.config, None
@@ -149,7 +153,7 @@ def measure_edits(
 
 @torch.no_grad()
 def encode_codes(
-    model: DisDiff, source: ImageSource, index: torch.Tensor, batch_size: int = 256
+    model: ImageModel, source: ImageSource, index: torch.Tensor, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
     """Codes of the images `index` (n,) and their factors, as `codes.npz` holds them."""
     device = model.latent_space.mean.device

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from disdiff.build import build_denoiser, build_disdiff, build_latent_space, build_source
+from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
 from disdiff.config import Config, merge, read_yaml
-from disdiff.model import DisDiff
-from disdiff.stages import WEIGHTS, load_weights
+from disdiff.model import ImageModel
+from disdiff.stages import RECORD, WEIGHTS, load_weights
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import load_json
@@ -35,7 +35,7 @@ class Run:
 
     folder: Path
     config: Config
-    model: DisDiff
+    model: ImageModel
 
     @cached_property
     def source(self) -> ImageSource:
@@ -75,14 +75,14 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
         )
     config = merge([read_yaml(folder / "config.yaml")])
-    image_size = load_json(folder / "stages" / "autoencoder" / "stage.json")["image_size"]
+    stages = get_system(config).stages
+    image_size = load_json(folder / "stages" / stages[-1] / RECORD)["image_size"]
     latent_space = build_latent_space(config)
     denoiser = build_denoiser(config, latent_space)
-    model = build_disdiff(config, latent_space, denoiser, image_size)
-    for name, module in (
-        ("autoencoder", latent_space),
-        ("latent_diffusion", denoiser),
-        ("factors", model.factors),
-    ):
-        load_weights(folder / "stages" / name / WEIGHTS, module)
+    model = build_model(config, latent_space, denoiser, image_size)
+    if model is None:
+        raise UserError(f"{folder} is a run of {config.system} alone, which finds no code; give another run")
+    modules = {"autoencoder": latent_space, "latent_diffusion": denoiser, "factors": model.factors}
+    for name in stages:
+        load_weights(folder / "stages" / name / WEIGHTS, modules[name])
     return Run(folder, config, freeze(model).to(device))

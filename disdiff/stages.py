@@ -16,7 +16,8 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from disdiff.config import Config, to_container
+from disdiff.build import get_system
+from disdiff.config import Config, select, to_container
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
@@ -66,16 +67,28 @@ def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[S
     """
     data = {"identity": source.identity, "num_train": config.data.num_train}
     below, stages = None, []
-    for name in ("autoencoder", "latent_diffusion", "factors"):
+    for name in get_system(config).stages:
         last = name == "factors"
         seed = config.seed if last else config.stage_seed
-        digest = hash_stage(name, to_container(getattr(config, name)), data, seed, below)
+        digest = hash_stage(name, list_settings(config, name), data, seed, below)
         folder = run_folder / "stages" / name if last else find_folder(config, name, digest)
         stages.append(Stage(name, digest, folder))
         below = digest
-        if name == config.system:
-            break
     return stages
+
+
+def list_settings(config: Config, name: str) -> dict[str, Any]:
+    """The part of the configuration that a stage's weights depend on.
+
+    A section that stands at its defaults is left out, so that one more section leaves old hashes as they are.
+    """
+    section = to_container(getattr(config, name))
+    if name != "factors":
+        return section
+    system = get_system(config)
+    own = {key: value for key, value in section.items() if key not in system.unread}
+    extra = {key: select(config, key) for key in system.sections}
+    return {**own, **{key: value for key, value in extra.items() if value != select(Config(), key)}}
 
 
 def find_folder(config: Config, name: str, digest: str) -> Path:

@@ -54,6 +54,8 @@ class FactorLossConfig:
             keeps it to the decoder (paper).
         weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
         kl_warmup_steps: that weight rises linearly over these steps.
+        hold_encoder_steps: the encoder stays as it is for so many steps, while the decoder learns to read it.
+        encoder_rate: the encoder's learning rate as a multiple of the decoder's.
     """
 
     norm: str = "l1"
@@ -70,6 +72,8 @@ class FactorLossConfig:
     detach_condition: bool = False
     weight_kl: float = 0.0
     kl_warmup_steps: int = 0
+    hold_encoder_steps: int = 0
+    encoder_rate: float = 1.0
 
 
 @dataclass
@@ -123,8 +127,11 @@ class DisDiffTask(StageTask):
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """All terms of the loss, each a mean over the batch."""
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
-        posterior = self.trained.encoder.posterior(to_float(batch["image"]) if "image" in batch else z_0)
+        posterior = self.trained.encoder.posterior(self._seen(batch, z_0))
         code = posterior.sample(generator)
+        learns = step >= self.loss.hold_encoder_steps
+        if not learns:
+            code = code.detach()
         t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(
             z_0.device
         )
@@ -143,7 +150,7 @@ class DisDiffTask(StageTask):
             "code_std": posterior.mean.detach().std(dim=0).mean(),
         }
         loss = reconstruction
-        if self.loss.weight_kl:
+        if self.loss.weight_kl and learns:
             kl = posterior.kl().mean()
             self.stats["kl"] = kl.detach()
             ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
@@ -158,6 +165,18 @@ class DisDiffTask(StageTask):
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
         self.stats["loss"] = loss.detach()
         return loss
+
+    def _seen(self, batch: dict[str, Tensor], z_0: Tensor) -> Tensor:
+        """What the encoder reads of a batch: its images, or what the model makes of its latents."""
+        return to_float(batch["image"]) if "image" in batch else self.model.observe(z_0)
+
+    def parameter_groups(self) -> list[dict]:
+        """Encoder and decoder, each with its learning rate."""
+        rate = self.budget.learning_rate
+        return [
+            {"params": list(self.trained.encoder.parameters()), "lr": rate * self.loss.encoder_rate},
+            {"params": list(self.trained.decoder.parameters())},
+        ]
 
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""
@@ -214,8 +233,8 @@ class DisDiffTask(StageTask):
         """
         model = self.current
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
-        seen = to_float(batch["image"][:PREVIEW_IMAGES]) if "image" in batch else z_0
-        eps_fn = unit_eps_fn(model, model.factors.encoder(seen))
+        images = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
+        eps_fn = unit_eps_fn(model, model.factors.encoder(self._seen(images, z_0)))
         sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), PREVIEW_STEPS)
         return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
 

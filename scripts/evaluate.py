@@ -1,11 +1,12 @@
-"""Score codes by a named protocol: every disentanglement metric, over one or more seeds of the metrics."""
+"""Score codes by a named protocol: every disentanglement metric, over seeds of the metrics and over runs."""
 
 import argparse
 from pathlib import Path
 
 import numpy as np
 
-from disdiff.cli import run_script
+from disdiff.cli import load_codes_file, parse_seeds, run_script
+from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.summary import list_scores
 from disdiff.results import score_codes
 from ldm.errors import UserError
@@ -14,6 +15,7 @@ from ldm.files import save_json
 EXAMPLES = """examples:
   python scripts/evaluate.py pretrained/shapes3d                        the published protocol, seed 0
   python scripts/evaluate.py runs/disdiff-shapes3d-small-s0 --protocol fast --seeds 0,1,2
+  python scripts/evaluate.py runs/disdiff-shapes3d-small-s*             runs of several seeds, pooled
   python scripts/evaluate.py --codes codes.npz --out scores.json        codes of another code base
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. Units of several numbers are
@@ -24,8 +26,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", type=Path, help="codes instead of a run folder's")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder, for its codes.npz")
+    parser.add_argument("--codes", metavar="FILE", nargs="+", type=Path, help="codes instead of run folders")
     parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
     parser.add_argument("--seeds", default="0", help="of the metrics, such as 0,1,2 (0)")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
@@ -33,47 +35,47 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_codes(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The arrays to score.
+def choose_files(arguments: argparse.Namespace) -> list[Path]:
+    """The `codes.npz` files to score.
 
     Raises:
-        UserError: neither or both sources are named, or the file is missing, damaged or without labels.
+        UserError: runs and --codes are both named or both missing, a file is named twice, or runs are on
+            different data.
     """
-    if (arguments.run is None) == (arguments.codes is None):
-        raise UserError("name a run folder or --codes FILE, one of them")
-    path = arguments.codes or arguments.run / "codes.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise UserError(f"cannot read codes from {path}: {error}") from error
-    missing = {"codes", "factors"} - set(arrays)
-    if missing:
-        raise UserError(f"{path} has no array {min(missing)!r}; scores need codes and factors")
-    return arrays
+    if bool(arguments.runs) == bool(arguments.codes):
+        raise UserError("name run folders or --codes FILE, one of them")
+    named = arguments.runs or arguments.codes
+    if len(set(named)) < len(named):
+        raise UserError("a run is named twice, which would count it twice; name each once")
+    if len(arguments.runs) > 1:
+        check_same_data([(run, load_metrics(run)) for run in arguments.runs])
+    return arguments.codes or [run / "codes.npz" for run in arguments.runs]
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Seeds of a `--seeds`, such as `0,1,2`."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {text} is no list of whole numbers; write for example 0,1,2") from None
+def describe(values: np.ndarray) -> str:
+    """Mean of values (runs, seeds) and the standard deviations over runs and over seeds, where several."""
+    num_runs, num_seeds = values.shape
+    spread = f" +- {values.mean(axis=1).std():.4f} over {num_runs} runs" if num_runs > 1 else ""
+    if num_seeds > 1:
+        spread += f" +- {values.std(axis=1).mean():.4f} over {num_seeds} metric seeds"
+    return f"{values.mean():.4f}{spread}"
 
 
 def main(arguments: argparse.Namespace) -> None:
-    arrays, results = load_codes(arguments), {}
-    for seed in parse_seeds(arguments.seeds):
-        results[seed], reason = score_codes(arrays, arguments.protocol, seed)
-        if reason is not None:
-            raise UserError(reason)
+    paths, seeds, results = choose_files(arguments), parse_seeds(arguments.seeds), {}
+    for path in paths:
+        arrays, results[str(path)] = load_codes_file(path, {"factors"}), {}
+        for seed in seeds:
+            results[str(path)][seed], reason = score_codes(arrays, arguments.protocol, seed)
+            if reason is not None:
+                raise UserError(f"{path}: {reason}")
     print(f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}")
-    for rows in zip(*(list_scores(scores) for scores in results.values()), strict=True):
-        values = [value for _, value, _ in rows]
-        spread = f" +- {np.std(values):.4f}" if len(values) > 1 else ""
-        print(f"  {rows[0][0]:<38} {np.mean(values):.4f}{spread}   {rows[0][2]}")
+    tables = [[list_scores(scores) for scores in by_seed.values()] for by_seed in results.values()]
+    for i, (name, _, estimator) in enumerate(tables[0][0]):
+        values = np.array([[rows[i][1] for rows in by_seed] for by_seed in tables])
+        print(f"  {name:<38} {describe(values)}   {estimator}")
     if arguments.out:
-        save_json(arguments.out, {"protocol": arguments.protocol, "seeds": results})
+        save_json(arguments.out, {"protocol": arguments.protocol, "runs": results})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,26 @@
 """Write the report of a run, one HTML file that opens offline, from what lies in its folder."""
 
 import argparse
+import sys
+from collections.abc import Collection
 
 from tqdm import tqdm
 
 from disdiff.cli import build_parser, load_codes_of, load_scores_of, resolve_device, run_script
+from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from disdiff.report.pictures import make_pictures
 from disdiff.run import load_run
+from disdiff.stages import WEIGHTS
 from ldm.data.source import split_indices
+from ldm.errors import UserError
 
 EXAMPLES = """examples:
   python scripts/report.py runs/disdiff-shapes3d-small-s0                     writes report.html there
   python scripts/report.py pretrained/shapes3d --out /tmp/report.html         writes it elsewhere
-  python scripts/report.py runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draws new pictures first"""
+  python scripts/report.py runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draws new pictures first
+
+A run folder of an earlier version, without some of the pictures, gets them first."""
+NEWER = ("traversal", "fields")  # parts that run folders may lack
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,9 +29,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def redraw(arguments: argparse.Namespace) -> None:
+def list_missing(arguments: argparse.Namespace) -> list[str]:
+    """Parts that the folder lacks and that its weights and codes can draw."""
+    folder = arguments.run
+    if not ((folder / "stages" / "factors" / WEIGHTS).exists() and (folder / "codes.npz").exists()):
+        return []
+    return [part for part in NEWER if not all((folder / name).exists() for name in PARTS[part])]
+
+
+def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None) -> None:
+    """Draw pictures into the run folder; with the run's own seed if None.
+
+    Raises:
+        UserError: the run cannot be loaded, or its data are not the ones that lie here.
+    """
     run = load_run(arguments.run, resolve_device(arguments.device))
     config, codes, scores = run.config, load_codes_of(run), load_scores_of(run)
+    made_on = ((run.metrics() or {}).get("dataset") or {}).get("procedural", run.source.procedural)
+    if made_on != run.source.procedural:
+        kinds = ("real", "procedural")
+        raise UserError(
+            f"the run was made on {kinds[made_on]} {run.source.name}, but here are {kinds[not made_on]} "
+            "images; set data.root and data.procedural in its config.yaml"
+        )
+    seed = config.seed if seed is None else seed
     index = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[1]
     with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}") as bar:
 
@@ -32,14 +60,18 @@ def redraw(arguments: argparse.Namespace) -> None:
             bar.set_description(name, refresh=False)
             bar.update(round(100 * share) - bar.n)
 
-        make_pictures(
-            run.model, run.source, index, codes, scores, run.folder, config.sampler, arguments.seed, progress
-        )
+        shared = (run.model, run.source, index, codes, scores, run.folder, config.sampler, seed, progress)
+        make_pictures(*shared, parts=parts)
 
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.pictures:
-        redraw(arguments)
+        draw(arguments, PARTS, arguments.seed)
+    elif missing := list_missing(arguments):
+        try:
+            draw(arguments, missing, None)
+        except UserError as error:  # the report is worth having without them
+            sys.stderr.write(f"note: no pictures of {' and '.join(missing)}: {error}\n")
     print(write_report(arguments.run, arguments.out))
 
 

@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     codes = load_codes(load_codes_of(run))
     generator = torch.Generator().manual_seed(arguments.seed)
     rows = torch.randint(len(codes), (arguments.num,), generator=generator)
-    code = codes[rows].to(model.schedule.alpha_bar.device)
+    code = codes[rows].to(model.latent_space.mean.device)
     with show_progress("sampling") as progress:
         images = draw_samples(
             model, code, run.source.image_size, sampler, generator, arguments.units, progress

@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
         image = draw_images(run, 1, arguments.seed)
     else:
         image = load_image(arguments.image, run.source)
-    image = image.to(model.schedule.alpha_bar.device)
+    image = image.to(model.latent_space.mean.device)
     amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())
     z_T = invert(model, image, model.encode(image), sampler.num_steps)
     with show_progress("traversing") as progress:

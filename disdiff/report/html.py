@@ -1,10 +1,9 @@
 """The report of a run: one HTML file that opens offline, on a phone too, in light and in dark.
 
-Everything it shows lies in the run folder: `metrics.json`, `codes.npz`, `log.csv`, `config.yaml` and the
-pictures. What is missing there is left out.
+Everything it shows lies in the run folder: `metrics.json`, `codes.npz`, `config.yaml`, the logs and records
+of the stages, the pictures and the frames of the sliders. What is missing there is left out.
 """
 
-import base64
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -12,10 +11,19 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes, to_png
-from disdiff.report.naming import name_data, name_units
+from disdiff.report.elements import embed_figure, embed_png, write_table
+from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
+from disdiff.report.naming import UnitNames, name_data, name_units
+from disdiff.report.sentences import (
+    describe_codebook,
+    describe_importance,
+    describe_information,
+    describe_reconstruction,
+    describe_training,
+    describe_votes,
+)
+from disdiff.report.sliders import SCRIPT, Frames, load_frames, style_frames, write_sliders
 from disdiff.report.style import PAGE, STYLE
 from disdiff.report.summary import Rows, list_edits, list_reconstructions, list_scores, list_tiles
 from ldm.errors import UserError
@@ -33,6 +41,12 @@ PICTURES = {
         "One image, one unit a row. The unit moves from two standard deviations below its mean over the data "
         "to two above; what changes along a row is what the unit carries.",
     ),
+    "fields": (
+        "Gradient fields",
+        "First row: images. Below, the magnitude of each unit's gradient field over the latent, halfway "
+        "through the diffusion: where the unit pulls the frozen model. Every row is as bright as its own "
+        "maximum allows; its mean magnitude stands beside it.",
+    ),
     "reconstruction": (
         "Reconstructions",
         "What the first stage loses; what code and random noise bring back (where that differs from the "
@@ -45,6 +59,7 @@ MATRICES = (
         "dci",
         "importance",
         plot_importance,
+        describe_importance,
         "Importance (DCI)",
         "How much of what a classifier of the factor reads, it reads from the unit. D: disentanglement of a "
         "unit, 1 when it matters for one factor only. C: completeness of a factor, 1 when one unit has all.",
@@ -53,6 +68,7 @@ MATRICES = (
         "mig",
         "mutual_information",
         plot_information,
+        describe_information,
         "Mutual information (MIG)",
         "What a unit knows of a factor, in nats. MIG is the gap between the framed cells of a column, the "
         "best unit and the second best (dotted), as a share of the factor's entropy.",
@@ -61,6 +77,7 @@ MATRICES = (
         "factor_vae",
         "votes",
         plot_votes,
+        describe_votes,
         "Votes (FactorVAE)",
         "How often the unit moved least while the factor was held fixed. The score is the share of votes "
         "that fall on each unit's most frequent factor.",
@@ -87,17 +104,22 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
             f"{folder} has no metrics.json, so there is nothing to report; run the main job first"
         )
     metrics = load_json(folder / "metrics.json")
-    data = metrics.get("dataset") or {}
+    data, frames = metrics.get("dataset") or {}, load_frames(folder)
     data_name = name_data(data.get("name", "unnamed data"), bool(data.get("procedural")))
     sections = [
         *write_summary(metrics, data_name),
         *write_findings(folder, metrics),
-        *write_pictures(folder),
+        *write_pictures(folder, metrics, frames),
         *write_training(folder),
         *write_environment(folder, metrics),
     ]
-    title = escape(f"{metrics.get('system', 'run')} on {data_name}")
-    page = PAGE.format(title=title, run=escape(folder.resolve().name), style=STYLE, body="\n".join(sections))
+    page = PAGE.format(
+        title=escape(f"{metrics.get('system', 'run')} on {data_name}"),
+        run=escape(folder.resolve().name),
+        style=STYLE + (style_frames(frames) if frames else ""),
+        script=SCRIPT if frames else "",
+        body="\n".join(sections),
+    )
     out = Path(out) if out else folder / "report.html"
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -148,22 +170,41 @@ def write_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
         yield f"<h2>What the units carry ({escape(protocol)})</h2>"
         yield f"<ul>{''.join(f'<li>{escape(names.sentences[unit])}</li>' for unit in names.order)}</ul>"
         units = [f"unit {unit}" for unit in range(len(names.labels))]
-        for metric, key, plot, title, says in MATRICES:
+        for metric, key, plot, describe, title, says in MATRICES:
             if key in scores.get(metric, {}):
-                figure = plot(np.array(scores[metric][key]), units, factors)
-                yield f"<h2>{title}</h2><p>{says}</p>{embed_figure(figure, title)}"
+                matrix = np.array(scores[metric][key])
+                figure = embed_figure(plot(matrix, units, factors), title, describe(matrix, factors))
+                yield f"<h2>{title}</h2><p>{says}</p>{figure}"
 
 
-def write_pictures(folder: Path) -> Iterator[str]:
-    """The PNG files that are there, each with what it shows."""
+def write_pictures(folder: Path, metrics: dict[str, Any], frames: Frames | None) -> Iterator[str]:
+    """The PNG files that are there, each with what it shows, and the sliders after the traversals."""
+    captions = {"reconstruction": describe_reconstruction(metrics)}
     for name, (title, says) in PICTURES.items():
         path = folder / f"{name}.png"
         if path.exists():
-            yield f"<h2>{title}</h2><p>{says}</p>{embed_png(path.read_bytes(), title, 'picture')}"
+            figure = embed_png(path.read_bytes(), title, "picture", captions.get(name, ""))
+            yield f"<h2>{title}</h2><p>{says}</p>{figure}"
+        if name == "traversal" and frames is not None:
+            count = f"{frames.num_images} image{'s' * (frames.num_images > 1)}"
+            yield (
+                "<h2>Move a unit</h2><p>Drag a slider, or choose it and press the arrow keys: one unit moves "
+                f"along its principal direction, in {count} at once; the other units "
+                "and the noise stay. Places are in standard deviations of the data from their mean.</p>"
+            )
+            yield from write_sliders(frames, name_run(folder, metrics, 1 + max(frames.units)))
+
+
+def name_run(folder: Path, metrics: dict[str, Any], num_units: int) -> UnitNames:
+    """Names of a run's units: by the protocol `paper`, else by the first there is, else numbers."""
+    scores, factors = metrics.get("scores") or {}, load_factor_names(folder)
+    best = scores.get("paper") or next(iter(scores.values()), {})
+    importance = np.array(best["dci"]["importance"]) if factors and "dci" in best else None
+    return name_units(num_units, importance, factors)
 
 
 def write_training(folder: Path) -> Iterator[str]:
-    """Curves of every log: the run's own, and those of its stages."""
+    """Curves of every log, those of the stages or the run's own, and the use of a codebook."""
     logs = {path.parent.name: path for path in sorted(folder.glob("stages/*/log.csv"))}
     if not logs and (folder / "log.csv").exists():
         logs = {"the last stage": folder / "log.csv"}
@@ -171,7 +212,14 @@ def write_training(folder: Path) -> Iterator[str]:
         rows = read_log(path)
         if rows:
             title = f"Training of {name.replace('_', ' ')}"
-            yield f"<h2>{escape(title)}</h2>{embed_figure(plot_training(rows), title)}"
+            figure = embed_figure(plot_training(rows), title, describe_training(rows))
+            yield f"<h2>{escape(title)}</h2>{figure}"
+    record = folder / "stages" / "autoencoder" / "stage.json"
+    scores = load_json(record).get("scores", {}) if record.exists() else {}
+    if "used" in scores:
+        rows = [["vectors in use", f"{scores['used']:.1%}"], ["perplexity", f"{scores['perplexity']:.0f}"]]
+        table = write_table("", ["codebook", "value"], rows)
+        yield f"<h2>Codebook use</h2>{table}<p>{describe_codebook(scores)}</p>"
 
 
 def write_environment(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
@@ -190,22 +238,6 @@ def write_environment(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
         yield f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
 
 
-def write_table(caption: str, heads: list[str], rows: Rows) -> str:
-    """A table; numbers stand to the right with three decimals."""
-
-    def cell(value: str | float) -> str:
-        if isinstance(value, str):
-            return f"<td>{escape(value)}</td>"
-        return f'<td class="number">{value:.3f}</td>'
-
-    body = "".join(f"<tr>{''.join(cell(value) for value in row)}</tr>" for row in rows)
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
 def load_factor_names(folder: Path) -> list[str]:
     """Names of the factors from `codes.npz`; none when it is not there.
 
@@ -220,16 +252,3 @@ def load_factor_names(folder: Path) -> list[str]:
             return [str(name) for name in file["factor_names"]] if "factor_names" in file.files else []
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged; delete it and run the main job again") from error
-
-
-def embed_figure(figure: Figure, title: str) -> str:
-    """A chart within the page; the dark style inverts it."""
-    return embed_png(to_png(figure), title, "chart")
-
-
-def embed_png(data: bytes, title: str, kind: str) -> str:
-    """A PNG within the page."""
-    encoded = base64.b64encode(data).decode("ascii")
-    return (
-        f'<figure><img class="{kind}" alt="{escape(title)}" src="data:image/png;base64,{encoded}"></figure>'
-    )

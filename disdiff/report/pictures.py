@@ -1,12 +1,7 @@
-"""The pictures of a run: swaps, traversals, reconstructions and samples, computed and written as labelled
-grids.
-
-The `draw_*` functions give images, for the scripts too; `make_pictures` is the main job's.
-"""
+"""The pictures of a run as grids of images: swaps, traversals, reconstructions and samples."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,29 +13,26 @@ from disdiff.editing import (
     deterministic,
     in_batches,
     invert,
-    principal_directions,
     sample_start,
     swap_units,
     traverse_code,
 )
 from disdiff.model import DisDiff
-from disdiff.report.grids import as_grid, save_grid
-from disdiff.report.naming import UnitNames, name_data, name_units
+from disdiff.report.naming import UnitNames, name_units
+from disdiff.report.sliders import label_amount
 from ldm.autoencoder.losses import reconstruction_scores
-from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
 
 Share = Callable[[float], None]
-Report = Callable[[str, float], None]
-NUM_COLUMNS = 8  # of the swap and reconstruction grids
-NUM_SAMPLES = 32
 TITLES = {
     "swap": "Swaps: the source image with one unit of the target image",
     "traversal": "Traversals: one unit moves along its principal direction, the others stay",
     "reconstruction": "Reconstructions: by the first stage, and from the code with random and inferred noise",
     "samples": "Samples: codes of the data set, random noise",
+    "fields": "Gradient fields: how strongly each unit pulls, and where",
 }
 AMOUNTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # of a traversal, in standard deviations
+FRAME_AMOUNTS = (-3.0, -2.5, *AMOUNTS, 2.5, 3.0)  # of the report's sliders
 
 
 def draw_swap(
@@ -107,6 +99,33 @@ def draw_traversal(
     return torch.cat([image.expand(len(units), 1, -1, -1, -1), edited], dim=1)
 
 
+def draw_frames(
+    model: DisDiff,
+    image: Tensor,
+    units: list[int],
+    directions: Directions,
+    sampler: SamplerConfig,
+    z_T: Tensor,
+    progress: Share | None = None,
+) -> Tensor:
+    """Traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W); see `draw_traversal`."""
+    told, grids = progress or (lambda share: None), []
+    for m in range(len(image)):
+        grids.append(
+            draw_traversal(
+                model,
+                image[m : m + 1],
+                units,
+                directions,
+                FRAME_AMOUNTS,
+                sampler,
+                z_T[m : m + 1],
+                lambda share, done=m: told((done + share) / len(image)),
+            )
+        )
+    return torch.stack(grids, dim=1)
+
+
 def draw_reconstruction(
     model: DisDiff, image: Tensor, sampler: SamplerConfig, generator: torch.Generator
 ) -> tuple[Tensor, list[str]]:
@@ -152,70 +171,6 @@ def name_run_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> U
     )
 
 
-@torch.no_grad()
-def make_pictures(
-    model: DisDiff,
-    source: ImageSource,
-    eval_index: Tensor,
-    codes: Mapping[str, np.ndarray],
-    scores: Mapping | None,
-    folder: str | Path,
-    sampler: SamplerConfig,
-    seed: int,
-    progress: Report | None = None,
-    run_name: str | None = None,
-) -> None:
-    """Write `swap.png`, `traversal.png`, `reconstruction.png` and `samples.png`.
-
-    Args:
-        model: in eval mode.
-        source: the data set.
-        eval_index: images to choose from, shape (n,).
-        codes: content of `codes.npz`.
-        scores: of one protocol; names the units. None without labels.
-        folder: where to write.
-        sampler: of the samples; edits use deterministic DDIM in as many steps.
-        seed: of the choice of images and of noise.
-        progress: called with the picture at work and the share of it that is done.
-        run_name: for the subtitle; the folder's name if None.
-    """
-    report, ddim = progress or (lambda name, share: None), deterministic(sampler)
-    generator = torch.Generator().manual_seed(seed)
-    subtitle = f"{name_data(source.name, source.procedural)} · {run_name or Path(folder).name}"
-    save = partial(save_picture, Path(folder), subtitle)
-    chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
-    image = to_float(source.images(chosen)).to(model.latent_space.mean.device)
-    start, target = image[0::2][: len(image) // 2], image[1::2]
-    names, unit_codes = name_run_units(codes, scores), load_codes(codes)
-    labels, units = [names.labels[unit] for unit in names.order], names.order
-    z_T = invert(model, start, model.encode(start), ddim.num_steps)
-
-    tell = partial(report, "swap.png")
-    grid = draw_swap(model, start, target, [[unit] for unit in units], ddim, z_T, tell)
-    save("swap", grid, ["source", "target", *labels])
-    directions, tell = principal_directions(unit_codes), partial(report, "traversal.png")
-    grid = draw_traversal(model, start[:1], units, directions, AMOUNTS, ddim, z_T[:1], tell)
-    save("traversal", grid, labels, label_amounts(AMOUNTS))
-    report("reconstruction.png", 0.0)
-    grid, rows = draw_reconstruction(model, start, sampler, generator)
-    save("reconstruction", grid, rows)
-    drawn = unit_codes[torch.randint(len(unit_codes), (NUM_SAMPLES,), generator=generator)].to(image)
-    tell = partial(report, "samples.png")
-    save("samples", as_grid(draw_samples(model, drawn, source.image_size, sampler, generator, progress=tell)))
-
-
-def save_picture(
-    folder: Path,
-    subtitle: str,
-    name: str,
-    grid: Tensor,
-    rows: list[str] | None = None,
-    columns: list[str] | None = None,
-) -> None:
-    """Write `<name>.png`, one of `TITLES`, into `folder`; see `save_grid`."""
-    save_grid(folder / f"{name}.png", grid, TITLES[name], subtitle, rows, columns)
-
-
 def label_amounts(amounts: tuple[float, ...]) -> list[str]:
     """Column labels of a traversal, the image's own first."""
-    return ["image", *(f"{amount:+.3g} std" if amount else "mean" for amount in amounts)]
+    return ["image", *map(label_amount, amounts)]

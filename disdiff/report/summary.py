@@ -25,6 +25,8 @@ PSNR = {
     "inferred": "Code and inferred noise",
     "random": "Code and random noise",
 }
+PSNR_ROWS = {kind: f"PSNR (dB): {name.lower()}" for kind, name in PSNR.items()}
+EDITING = {"success_mean": "Swaps that give the target's value", "kept_mean": "Other factors kept by swaps"}
 Rows = list[list[str | float]]
 
 
@@ -37,6 +39,20 @@ def list_scores(scores: dict[str, Any]) -> Rows:
             sizes = ", ".join(f"{count:,} {what}" for what, count in result.get("sizes", {}).items())
             rows.append([name, result[key], "; ".join(filter(None, [result.get("estimator"), sizes]))])
     return rows
+
+
+def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, float]:
+    """Every number of a run that compares with other runs', by its name."""
+    scores = (metrics["scores"] or {}).get(protocol, {})
+    values = {str(name): float(value) for name, value, _ in list_scores(scores)}
+    editing, reconstruction = metrics.get("editing") or {}, metrics.get("reconstruction") or {}
+    found = {
+        **{name: editing.get(key) for key, name in EDITING.items()},
+        **{name: reconstruction.get(f"{kind}_psnr") for kind, name in PSNR_ROWS.items()},
+        "MSE, inferred noise": reconstruction.get("inferred_mse"),
+        "Minutes from nothing": metrics.get("seconds_total") and metrics["seconds_total"] / 60,
+    }
+    return values | {name: float(value) for name, value in found.items() if value is not None}
 
 
 def list_edits(editing: dict[str, Any]) -> Rows:

@@ -1,4 +1,4 @@
-"""Layers of the denoiser: time embedding, self-attention, and a residual block that many units can share.
+"""Layers of the denoiser: time embedding, attention, and a residual block that many units can share.
 
 The residual block is ADM's (Dhariwal & Nichol 2021, arXiv:2105.05233): GroupNorm, SiLU, convolution, then an
 adaptive GroupNorm whose scale and shift come from the time embedding and, where there is one, from a
@@ -66,6 +66,31 @@ class SelfAttention(nn.Module):
         return h + self.out(attended).view_as(h)
 
 
+class CrossAttention(nn.Module):
+    """Attention from the pixels of a map to the tokens of a condition, residual, with a zero-initialised
+    output.
+    """
+
+    def __init__(self, channels: int, context_dim: int, num_heads: int, num_groups: int) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise UserError(f"{channels} channels cannot be split over {num_heads} attention heads")
+        self.num_heads = num_heads
+        self.norm = build_norm(channels, num_groups)
+        self.query = nn.Conv1d(channels, channels, 1)
+        self.key_value = nn.Linear(context_dim, 2 * channels)
+        self.out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        """Attend from each map of `h` (B, C, H, W) to `context` (B, M, context_dim)."""
+        batch, channels = h.shape[:2]
+        query = self.query(self.norm(h).flatten(2)).unflatten(1, (self.num_heads, -1)).transpose(-1, -2)
+        key_value = self.key_value(context).unflatten(-1, (2, self.num_heads, -1))
+        key, value = key_value.permute(2, 0, 3, 1, 4)  # (B, heads, M, C / heads)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(-1, -2)
+        return h + self.out(attended.reshape(batch, channels, -1)).view_as(h)
+
+
 class ResBlock(nn.Module):
     """ADM residual block with optional condition, optional resampling and optional skip input.
 
@@ -91,8 +116,8 @@ class ResBlock(nn.Module):
         self.in_norm = build_norm(in_channels, num_groups)
         self.in_conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb_affine = nn.Linear(emb_dim, 2 * out_channels)
-        width = {"scale": 1, "scale_shift": 2}[cond_affine]
-        self.cond_affine = nn.Linear(cond_dim, width * out_channels) if cond_dim else None
+        width = {"scale": 1, "scale_shift": 2}
+        self.cond_affine = nn.Linear(cond_dim, width[cond_affine] * out_channels) if cond_dim else None
         self.out_norm = build_norm(out_channels, num_groups)
         self.dropout = nn.Dropout(dropout)
         self.out_conv = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))

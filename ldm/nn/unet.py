@@ -2,8 +2,9 @@
 
 `UNet.features(z_t, t)` runs the time embedding and the down path; `UNet.decode(features)` runs the middle and
 the up path. Whoever wants another decoder on the same features (PDAE's and DisDiff's gradient decoders)
-builds a `UNetDecoder` of their own. Layout and initialisation follow latent diffusion (Rombach et al. 2022,
-arXiv:2112.10752).
+builds a `UNetDecoder` of their own. A condition enters every residual block by its adaptive norm
+(`cond_affine` `scale_shift` or `scale`), or as tokens by a cross-attention after each (`attention`). Layout
+and initialisation follow latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, choose
-from ldm.nn.layers import Resample, ResBlock, SelfAttention, build_norm, embed_time, zero_init
+from ldm.nn.layers import (
+    CrossAttention,
+    Resample,
+    ResBlock,
+    SelfAttention,
+    build_norm,
+    embed_time,
+    zero_init,
+)
 
 
 @dataclass
@@ -62,13 +71,17 @@ class Features:
 
 
 class Level(nn.Module):
-    """A residual block, attention after it or not, resampling after that or not."""
+    """A residual block; after it self-attention, cross-attention and resampling, each or not."""
 
     def __init__(
-        self, res: ResBlock, attention: SelfAttention | None, resample: nn.Module | None = None
+        self,
+        res: ResBlock,
+        attention: SelfAttention | None,
+        resample: nn.Module | None = None,
+        cross: CrossAttention | None = None,
     ) -> None:
         super().__init__()
-        self.res, self.attention, self.resample = res, attention, resample
+        self.res, self.attention, self.resample, self.cross = res, attention, resample, cross
 
     def forward(
         self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None
@@ -77,6 +90,8 @@ class Level(nn.Module):
         h = self.res(h, emb, cond, skip)
         if self.attention is not None:
             h = self.attention(h)
+        if self.cross is not None:
+            h = self.cross(h, cond)
         if isinstance(self.resample, ResBlock):
             return self.resample(h, emb, cond)
         return h if self.resample is None else self.resample(h)
@@ -86,8 +101,9 @@ class BlockFactory:
     """Builds the blocks of one U-Net, so that both halves agree on every option."""
 
     def __init__(self, config: UNetConfig, emb_dim: int, cond_dim: int | None, cond_affine: str) -> None:
-        self.config = config
-        self.emb_dim, self.cond_dim, self.cond_affine = emb_dim, cond_dim, cond_affine
+        attends = cond_affine == "attention"
+        self.config, self.emb_dim, self.cond_affine = config, emb_dim, cond_affine
+        self.cond_dim, self.context_dim = (None, cond_dim) if attends else (cond_dim, None)
 
     def res(self, in_channels: int, out_channels: int, resample: str | None = None) -> ResBlock:
         """A residual block."""
@@ -106,10 +122,17 @@ class BlockFactory:
         """A self-attention."""
         return SelfAttention(channels, self.config.num_heads, self.config.num_groups)
 
+    def cross(self, channels: int) -> CrossAttention | None:
+        """A cross-attention to the condition's tokens, where there are any."""
+        if self.context_dim is None:
+            return None
+        return CrossAttention(channels, self.context_dim, self.config.num_heads, self.config.num_groups)
+
     def level(self, in_channels: int, out_channels: int, depth: int, resample: str | None = None) -> Level:
         """A residual block of level `depth` with the attention and resampling that belong to it."""
         attention = self.attention(out_channels) if depth in self.config.attention_levels else None
-        return Level(self.res(in_channels, out_channels), attention, self.resample(out_channels, resample))
+        res, cross = self.res(in_channels, out_channels), self.cross(out_channels)
+        return Level(res, attention, self.resample(out_channels, resample), cross)
 
     def resample(self, channels: int, direction: str | None) -> nn.Module | None:
         """The configured kind of resampling, or None."""
@@ -150,6 +173,7 @@ class UNetDecoder(nn.Module):
         bottleneck = config.channels * config.channel_mult[-1]
         self.middle_in = blocks.res(feature_config.channels * feature_config.channel_mult[-1], bottleneck)
         self.middle_attention = blocks.attention(bottleneck)
+        self.middle_cross = blocks.cross(bottleneck)
         self.middle_out = blocks.res(bottleneck, bottleneck)
         self.up = nn.ModuleList()
         skip_channels, channels = list_skip_channels(feature_config)[::-1], bottleneck
@@ -171,14 +195,17 @@ class UNetDecoder(nn.Module):
             features: of B inputs.
             emb: time embedding of B * k outputs, copies of one input side by side, shape (B * k, E); None
                 takes the features' own.
-            cond: condition, shape (B * k, cond_dim).
+            cond: condition, shape (B * k, cond_dim), or its tokens, shape (B * k, M, cond_dim).
 
         Returns:
             Maps, shape (B * k, out_channels, h, w).
         """
         emb = features.emb if emb is None else emb
         h = self.middle_in(features.bottleneck, emb, cond)
-        h = self.middle_out(self.middle_attention(h), emb, cond)
+        h = self.middle_attention(h)
+        if self.middle_cross is not None:
+            h = self.middle_cross(h, cond)
+        h = self.middle_out(h, emb, cond)
         skips = features.skips[::-1]
         for i, level in enumerate(self.up):
             depth, block = divmod(i, self.num_blocks)

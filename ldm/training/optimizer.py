@@ -73,9 +73,9 @@ def resolve_budget(config: TrainConfig, device: str) -> Budget:
 
 
 def build_optimizer(
-    config: TrainConfig, parameters: Iterable[nn.Parameter], learning_rate: float
+    config: TrainConfig, parameters: Iterable[nn.Parameter] | list[dict], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The configured optimiser.
+    """The configured optimiser of parameters, or of groups that may have learning rates of their own.
 
     Raises:
         UserError: it is unknown.

@@ -83,9 +83,13 @@ class StageTask(pl.LightningModule):
         if self.ema is not None:
             self.ema.update(self.trained, step)
 
+    def parameter_groups(self) -> list[dict]:
+        """What is optimised, and with what learning rate where it differs from the budget's."""
+        return [{"params": list(self.trained.parameters())}]
+
     def configure_optimizers(self) -> dict:
         """Lightning's hook: the optimiser and its learning rate per step."""
-        optimizer = build_optimizer(self.config, self.trained.parameters(), self.budget.learning_rate)
+        optimizer = build_optimizer(self.config, self.parameter_groups(), self.budget.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: scale_learning_rate(self.config, step, self.budget.num_steps)
         )

@@ -20,16 +20,16 @@ def test_the_released_encoder_has_the_released_size():
     assert [m for m in encoder.trunk if isinstance(m, torch.nn.Linear)] == []
 
 
-@pytest.mark.parametrize("size", [8, 16, 32, 64])
+@pytest.mark.parametrize("size", [4, 8, 16, 32, 64])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_every_power_of_two_gives_units(size, norm):
     code = build(size, norm=norm)(torch.randn(2, 3, size, size))
     assert code.shape == (2, 3, 2)
 
 
-@pytest.mark.parametrize("size", [4, 12, 48, 1])
+@pytest.mark.parametrize("size", [2, 12, 48, 1])
 def test_other_sizes_are_refused(size):
-    with pytest.raises(UserError, match=f"8, 16, 32, ... pixels a side, got {size}"):
+    with pytest.raises(UserError, match=f"4, 8, 16, ... pixels a side, got {size}"):
         build(size)
 
 
@@ -85,3 +85,21 @@ def test_unknown_options_are_refused(option):
 def test_a_gaussian_code_starts_with_little_noise():
     posterior = build(posterior="gaussian").posterior(torch.randn(200, 3, 16, 16))
     assert (0.5 * posterior.logvar).exp().mean() < 0.3
+
+
+def test_the_code_starts_as_principal_components_with_variance_one():
+    encoder = build(4, start="principal", num_units=4)
+    x = torch.randn(200, 3, 4, 4) @ torch.randn(4, 4)
+    encoder.fit_start(x)
+    code = encoder.eval()(x).flatten(1)
+    standard = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0)
+    explained = torch.linalg.svdvals(standard)[: code.shape[1]] / len(x) ** 0.5
+    torch.testing.assert_close(torch.cov(code.T), torch.eye(code.shape[1]), atol=1e-3, rtol=0)
+    first = torch.linalg.lstsq(code, standard).solution.norm(dim=1)
+    torch.testing.assert_close(first, explained, rtol=2e-2, atol=0)
+
+
+def test_more_components_than_dimensions_are_refused():
+    encoder = build(4, start="principal", num_units=30)
+    with pytest.raises(UserError, match="lower num_units or unit_dim"):
+        encoder.fit_start(torch.randn(20, 3, 4, 4))

@@ -117,7 +117,7 @@ def test_report_is_written_and_pictures_drawn_anew(call, run_folder):
     assert "swap.png" not in [path.name for path in run_folder.iterdir()]
     assert call("report", "--pictures", "--out", "r.html") == Path("r.html")
     names = {path.name for path in run_folder.glob("*.png")}
-    assert names == {"swap.png", "traversal.png", "reconstruction.png", "samples.png"}
+    assert names == {"swap.png", "traversal.png", "reconstruction.png", "samples.png", "fields.png"}
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,130 @@
+import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ldm.errors import UserError
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 
 
-def call(*arguments):
-    result = subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
-    return result.returncode, result.stdout, result.stderr.strip().splitlines()[-1:] or [""]
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
-def codes(tmp_path):
+def call(script, capsys, monkeypatch):
+    """Return a function that runs the script: status, what it said, last line of what it complained of."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+        status = 0
+        try:
+            script.run_script(script.main, script.make_parser())
+        except SystemExit as error:
+            status = error.code
+        said, complaints = capsys.readouterr()
+        return status, said, complaints.strip().splitlines()[-1:] or [""]
+
+    return run
+
+
+@pytest.fixture
+def arrays():
     factors = np.random.RandomState(0).randint(0, 4, (2_500, 2))
-    codes = factors + 0.01 * np.random.RandomState(1).randn(2_500, 2)
-    np.savez(tmp_path / "codes.npz", codes=codes, factors=factors)
-    return tmp_path / "codes.npz"
+    return {"codes": factors + 0.01 * np.random.RandomState(1).randn(2_500, 2), "factors": factors}
 
 
-def test_identity_codes_score_almost_one_over_seeds(codes, tmp_path):
-    out = tmp_path / "s.json"
+@pytest.fixture
+def save(tmp_path):
+    """Return a function that writes a run folder with codes and the metrics that name its data."""
+
+    def write(name, arrays, procedural=True):
+        folder = tmp_path / name
+        folder.mkdir()
+        np.savez(folder / "codes.npz", **arrays)
+        data = {"name": "shapes3d", "procedural": procedural}
+        (folder / "metrics.json").write_text(
+            json.dumps({"system": "disdiff", "dataset": data, "scores": None})
+        )
+        return folder
+
+    return write
+
+
+def test_identity_codes_score_almost_one_over_seeds(call, save, arrays, tmp_path):
+    codes, out = save("run", arrays) / "codes.npz", tmp_path / "s.json"
     status, said, _ = call("--codes", codes, "--protocol", "fast", "--seeds", "0,1", "--out", out)
-    assert status == 0 and "+-" in said and "protocol fast, 2500 codes" in said
+    assert status == 0 and "protocol fast, 2500 codes" in said
+    assert "over 2 metric seeds" in said and "runs" not in said
     results = json.loads(out.read_text())
-    assert results["protocol"] == "fast" and set(results["seeds"]) == {"0", "1"}
-    assert all(scores["factor_vae"]["eval_accuracy"] == 1 for scores in results["seeds"].values())
-    assert all(scores["dci"]["disentanglement"] > 0.95 for scores in results["seeds"].values())
+    assert results["protocol"] == "fast" and set(results["runs"]) == {str(codes)}
+    seeds = results["runs"][str(codes)]
+    assert set(seeds) == {"0", "1"}
+    assert all(scores["factor_vae"]["eval_accuracy"] == 1 for scores in seeds.values())
+    assert all(scores["dci"]["disentanglement"] > 0.95 for scores in seeds.values())
+
+
+def test_runs_are_pooled(script, call, save, arrays, monkeypatch):
+    scripted = {0.0: 0.2, 1.0: 0.6}  # by the first code
+
+    def score(arrays, protocol, seed):
+        value = scripted[float(arrays["codes"][0, 0])] + 0.1 * seed
+        return {"mig": {"score": value, "estimator": "histogram"}}, None
+
+    runs = [save(f"run-{v:.0f}", {**arrays, "codes": np.full((5, 2), v)}) for v in scripted]
+    monkeypatch.setattr(script, "score_codes", score)
+    status, said, _ = call(*runs, "--seeds", "0,1")
+    assert status == 0
+    assert "0.4500 +- 0.2000 over 2 runs +- 0.0500 over 2 metric seeds" in said
+
+
+def test_runs_on_procedural_and_real_data_are_not_pooled(call, save, arrays):
+    status, said, (last,) = call(save("a", arrays), save("b", arrays, procedural=False))
+    assert status == 2 and not said and "do not compare" in last
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"factors": np.zeros((2_499, 2), int)}, "codes have 2500 rows but factors have 2499"),
+        ({"factors": np.random.rand(2_500, 2)}, "factors must be integers, but their type is float64"),
+        ({"factors": np.tile([[0, 1]], (2_500, 1))}, "factors have a single value in column(s) [0, 1]"),
+        ({"codes": np.ones((2_500, 2))}, "codes are constant in every unit"),
+        ({"codes": np.full((2_500, 2), np.nan)}, "codes hold NaN"),
+        ({"codes": np.array([["a"]])}, "codes must be floating-point numbers"),
+    ],
+)
+def test_bad_arrays_are_named_in_one_sentence_with_status_2(call, save, arrays, changes, named):
+    status, said, (last,) = call(save("run", {**arrays, **changes}), "--protocol", "fast")
+    assert status == 2 and not said
+    assert last.startswith("error: ") and named in last
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "name a run folder or --codes"),
+        ([], "name run folders or --codes"),
+        (["RUN", "--codes", "x.npz"], "name run folders or --codes"),
+        (["RUN", "RUN"], "named twice"),
         (["--codes", "absent.npz"], "absent.npz"),
-        (["--codes", "CODES", "--seeds", "one"], "--seeds one"),
-        (["--codes", "CODES", "--protocol", "paper"], "15000"),
+        (["RUN", "--seeds", "one"], "--seeds one"),
+        (["RUN", "--protocol", "paper"], "15000"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_2(codes, arguments, named):
-    status, _, (last,) = call(*[codes if argument == "CODES" else argument for argument in arguments])
+def test_bad_arguments_are_one_sentence_and_status_2(call, save, arrays, arguments, named):
+    run = save("run", arrays)
+    status, _, (last,) = call(*[run if argument == "RUN" else argument for argument in arguments])
     assert status == 2 and last.startswith("error: ") and named in last
+
+
+def test_a_traceback_is_shown_on_request_only(call, save, arrays):
+    with pytest.raises(UserError, match="codes are constant"):
+        call(save("run", {**arrays, "codes": np.ones((2_500, 2))}), "--debug")

@@ -2,6 +2,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+
+from disdiff.report.grids import save_grid
+from disdiff.report.sliders import FRAMES, save_frames
 
 
 @pytest.fixture
@@ -67,3 +71,17 @@ def run_folder(tmp_path, scores, codes):
     (tmp_path / "log.csv").write_text("step,loss,invariant\n10,0.5,\n20,0.4,1.2\n")
     np.savez(tmp_path / "codes.npz", **codes)
     return tmp_path
+
+
+@pytest.fixture
+def full_run_folder(run_folder):
+    """The same with every picture, the frames of two units, and a codebook in use."""
+    for name in ("swap", "traversal", "fields", "reconstruction", "samples"):
+        save_grid(run_folder / f"{name}.png", torch.rand(2, 3, 3, 16, 16), name)
+    frames = torch.linspace(-1, 1, 3)[:, None, None, None, None].expand(2, 3, 2, 3, 16, 16)
+    save_frames(run_folder / FRAMES, frames, [1, 0], (-1.5, 0.0, 1.5))
+    stage = run_folder / "stages" / "autoencoder"
+    stage.mkdir(parents=True)
+    scores = {"psnr": 29.0, "perplexity": 812.4, "used": 0.623}
+    (stage / "stage.json").write_text(json.dumps({"stage": "autoencoder", "scores": scores}))
+    return run_folder

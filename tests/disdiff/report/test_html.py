@@ -2,13 +2,12 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-import torch
 
-from disdiff.report.grids import save_grid
-from disdiff.report.html import write_report, write_table
+from disdiff.report.elements import write_table
+from disdiff.report.html import write_report
 from ldm.errors import UserError
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input", "link"}
 
 
 class Checker(HTMLParser):
@@ -67,16 +66,36 @@ def test_report_says_what_was_found_and_how_it_was_measured(run_folder):
     ]
 
 
-def test_report_is_one_file_that_needs_no_other(run_folder):
-    for name in ("swap", "traversal", "reconstruction", "samples"):
-        save_grid(run_folder / f"{name}.png", torch.rand(2, 3, 3, 16, 16), name)
-    path = write_report(run_folder)
+def test_report_is_one_file_that_needs_no_other(full_run_folder):
+    path = write_report(full_run_folder)
     page, text = read(path), path.read_text()
-    assert len(page.images) == 8
+    assert len(page.images) == 9
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images)
-    assert "http" not in text and "<script" not in text and "<link" not in text
+    assert "http" not in text and "src=" not in text.replace('src="data:', "")
+    assert text.count("url(") == text.count('url("data:image/jpeg;base64,') == 1
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     assert path.stat().st_size < 10_000_000
+
+
+def test_every_figure_says_what_it_shows(full_run_folder):
+    text = read(write_report(full_run_folder)).text
+    for sentence in (
+        "Held best by one unit: wall <hue>, 100% of whose importance lies in unit 1.",
+        "Widest gap: wall <hue>, 1.10 nats between unit 1 and the next. Narrowest: scale, 0.50 nats.",
+        "2 of 2 units got votes. Clearest: wall <hue>, 98% of whose votes went to unit 1.",
+        "The loss went from 0.5 at step 10 to 0.4 at step 20.",
+        "first stage alone 29.0 dB; code and inferred noise 25.5 dB",
+        "62.3% of the codebook's vectors occur in the evaluation images. The perplexity is 812",
+    ):
+        assert sentence in text, sentence
+
+
+def test_sliders_start_at_the_mean_and_carry_the_names_of_their_units(full_run_folder):
+    page = read(write_report(full_run_folder))
+    assert page.texts.count("mean") == 2 and "in 2 images at once" in page.text
+    assert "unit 1 · wall <hue> 1.00, scale 0.90" in page.texts
+    text = (full_run_folder / "report.html").read_text()
+    assert 'data-amounts="-1.5 std|mean|+1.5 std"' in text and "background-position: 50.000% 100.000%" in text
 
 
 def test_missing_parts_are_left_out(run_folder, edit_metrics):
@@ -92,6 +111,7 @@ def test_logs_of_stages_come_before_the_run_s_own(run_folder):
     (run_folder / "log.csv").rename(run_folder / "stages" / "latent_diffusion" / "log.csv")
     page = read(write_report(run_folder))
     assert page.images[-1]["alt"] == "Training of latent diffusion"
+    assert "Codebook" not in page.text
 
 
 def test_report_can_go_elsewhere(run_folder, tmp_path):
@@ -104,6 +124,15 @@ def test_bad_folders_are_named(tmp_path, run_folder):
         write_report(tmp_path / "nothing")
     (run_folder / "codes.npz").write_bytes((run_folder / "codes.npz").read_bytes()[:100])
     with pytest.raises(UserError, match="codes.npz is damaged"):
+        write_report(run_folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"units": [0], "amounts": [0], "num_images": 1, "sheet": "<"}']
+)
+def test_damaged_frames_are_named(run_folder, content):
+    (run_folder / "frames.json").write_text(content)
+    with pytest.raises(UserError, match="frames.json is damaged"):
         write_report(run_folder)
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from disdiff.editing import decode_code, principal_directions, traverse_code
 from disdiff.report.pictures import (
@@ -11,7 +10,6 @@ from disdiff.report.pictures import (
     draw_traversal,
     label_amounts,
     load_codes,
-    make_pictures,
 )
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
@@ -70,18 +68,3 @@ def test_samples_depend_on_the_units_that_take_part(model, generator):
 def test_codes_of_scalar_units_gain_an_axis():
     assert load_codes({"codes": np.zeros((5, 3))}).shape == (5, 3, 1)
     assert load_codes({"codes": np.zeros((5, 3, 2))}).shape == (5, 3, 2)
-
-
-@pytest.mark.parametrize("with_scores", [True, False])
-def test_the_main_job_leaves_four_pictures(model, halves, tmp_path, with_scores):
-    codes = {"codes": model.encode(to_float(halves.images(torch.arange(240)))).numpy()}
-    codes["factor_names"] = np.array(halves.factor_space.names)
-    scores = {"dci": {"importance": np.eye(3)[:, :2].tolist()}} if with_scores else None
-    index, told = torch.arange(240), []
-    make_pictures(model, halves, index, codes, scores, tmp_path, SAMPLER, 0, lambda *args: told.append(args))
-    names = ["reconstruction.png", "samples.png", "swap.png", "traversal.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert sorted({name for name, _ in told}) == names
-    for name in names:
-        assert (tmp_path / name).stat().st_size < 1_500_000
-        assert min(Image.open(tmp_path / name).size) > 200

@@ -1,0 +1,120 @@
+"""Diffusion conditioned on a code: encoder and denoiser trained together, eps_hat = eps(z_t, t, code).
+
+Three systems are this with other settings: Diff-AE (the code scales every block; Preechakul et al. 2022,
+arXiv:2111.15640), InfoDiffusion (it scales and shifts, and a prior holds it; Wang et al. 2023,
+arXiv:2306.08757) and EncDiff (each unit is a token, read by cross-attention; Yang et al. 2024,
+arXiv:2402.09712). None of them has a frozen denoiser or a disentangling loss.
+
+Deviation: EncDiff's transformer blocks are a cross-attention each, after the block's self-attention if it has
+one, without a feed-forward part.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from disdiff.gradient_decoder import UnitLinear
+from disdiff.model import DiffusionModel, refuse_units
+from ldm.diffusion.sampler import EpsFunction
+from ldm.errors import choose
+from ldm.nn.unet import UNet, UNetConfig
+
+CONDITIONS = ("scale", "scale_shift", "attention")
+
+
+@dataclass
+class ConditionalConfig:
+    """A conditional denoiser; its size and its schedule are those of `latent_diffusion`.
+
+    Attributes:
+        condition: how the code enters: `scale`, `scale_shift` or `attention`.
+        token_dim: width of a unit's token, for `attention`.
+        norm: of the noise error, `l1` or `l2`.
+    """
+
+    condition: str = "scale_shift"
+    token_dim: int = 16
+    norm: str = "l2"
+
+
+class UnitTokens(nn.Module):
+    """EncDiff's: a network of each unit's own, D -> 64 -> 128 -> token_dim, makes its token."""
+
+    def __init__(self, num_units: int, unit_dim: int, token_dim: int) -> None:
+        super().__init__()
+        widths = (unit_dim, 64, 128, token_dim)
+        pairs = zip(widths, widths[1:], strict=False)
+        self.layers = nn.ModuleList([UnitLinear(num_units, *pair) for pair in pairs])
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Tokens of `code` (B, N, D), shape (B, N, token_dim)."""
+        first, *others = self.layers
+        h = first(code, None)
+        for layer in others:
+            h = layer(F.elu(h), None)
+        return h
+
+
+class ConditionalNetworks(nn.Module):
+    """What the stage trains: encoder, the code's way into the denoiser, denoiser."""
+
+    def __init__(
+        self, encoder: nn.Module, config: ConditionalConfig, unet: UNetConfig, in_channels: int
+    ) -> None:
+        """Build around `encoder` a denoiser for latents of `in_channels`.
+
+        Raises:
+            UserError: the condition is unknown.
+        """
+        super().__init__()
+        choose("conditional.condition", config.condition, dict.fromkeys(CONDITIONS))
+        num_units, unit_dim = encoder.num_units, encoder.unit_dim
+        self.encoder = encoder
+        if config.condition == "attention":
+            self.condition, width = UnitTokens(num_units, unit_dim, config.token_dim), config.token_dim
+        else:
+            width = unet.emb_dim
+            self.condition = nn.Sequential(nn.Flatten(), nn.Linear(num_units * unit_dim, width))
+        self.denoiser = UNet(unet, in_channels, cond_dim=width, cond_affine=config.condition)
+
+    def forward(self, z_t: Tensor, t: Tensor, code: Tensor) -> Tensor:
+        """Noise predicted in `z_t` (B, C, h, w) at steps `t` (B,) under `code` (B, N, D)."""
+        return self.denoiser(z_t, t, self.condition(code))
+
+
+class ConditionalDiffusion(DiffusionModel):
+    """A latent space and a denoiser in it that reads the whole code."""
+
+    def eps_fn(
+        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
+    ) -> EpsFunction:
+        """The noise prediction under `code` (B, N, D)."""
+        refuse_units(units)
+        cond = self.factors.condition(code)
+
+        def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
+            return self.factors.denoiser(z_t, t, cond)
+
+        return predict_eps
+
+
+def two_phase(noisy: EpsFunction, clean: EpsFunction, split: int) -> EpsFunction:
+    """InfoDiffusion's sampling from the prior: `noisy`, an unconditional model, at steps t >= split, then
+    `clean`.
+
+    Deviation: the released sampler never leaves its first phase, as its counter stands still.
+    """
+
+    def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
+        return (noisy if int(t[0]) >= split else clean)(z_t, t)
+
+    return predict_eps
+
+
+def mix(start: EpsFunction, end: EpsFunction, share: float) -> EpsFunction:
+    """(1 - share) * start + share * end: on one frozen model it mixes gradient fields, PDAE's interpolation
+    by trajectories.
+    """
+    return lambda z_t, t: torch.lerp(start(z_t, t), end(z_t, t), share)

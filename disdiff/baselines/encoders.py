@@ -1,0 +1,176 @@
+"""Encoders of the other systems: a trunk from image (or z) to features, a linear layer from there to the
+code, and what the code's numbers mean: values, Gaussians or bits.
+
+    pdae        stacked 3x3 convolutions of stride 2, one self-attention    Zhang et al. 2022, 2212.12990
+    half_unet   a U-Net's down path without time, averaged over pixels      Preechakul et al. 2022, 2111.15640
+    vae         4x4 convolutions of stride 2 and a hidden layer             Higgins et al. 2017
+
+Deviation: `half_unet` halves the resolution by a strided convolution and has attention at its coarsest level
+only; its `channels` grow up to eightfold, as published.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from disdiff.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior
+from ldm.errors import UserError, choose
+from ldm.nn.layers import Resample, SelfAttention, build_norm
+
+OUTPUT_SIZE = 4  # side of the coarsest map
+NUM_HEADS, NUM_GROUPS, VAE_HIDDEN = 4, 32, 256
+TEMPERATURE = 0.5  # of relaxed bits
+
+
+@dataclass
+class TrunkConfig:
+    """What turns an image into features.
+
+    Attributes:
+        kind: `disdiff`, the factor encoder as `factors.encoder` describes it, or `pdae`, `half_unet`, `vae`,
+            which take from there only `input` and `posterior`.
+        channels: of its first convolution.
+    """
+
+    kind: str = "disdiff"
+    channels: int = 64
+
+
+class RelaxedBernoulli(NamedTuple):
+    """Bits, relaxed so that gradients pass (Maddison et al. 2017, arXiv:1611.00712). Experimental: the paper
+    of InfoDiffusion names a discrete code, no public code shows one.
+
+    Attributes:
+        logits: of each bit being 1, shape (B, N, D).
+    """
+
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The likelier bits, 0 or 1, shape (B, N, D)."""
+        return (self.logits > 0).to(self.logits)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Relaxed bits in (0, 1), shape (B, N, D)."""
+        shape, device = self.logits.shape, generator.device
+        uniform = torch.rand(shape, generator=generator, device=device).to(self.logits).clamp(1e-6, 1 - 1e-6)
+        return ((self.logits + uniform.logit()) / TEMPERATURE).sigmoid()
+
+    def kl(self) -> Tensor:
+        """KL divergence to fair bits in nats, summed over all, shape (B,)."""
+        entropy = F.binary_cross_entropy_with_logits(self.logits, self.logits.sigmoid(), reduction="none")
+        return (math.log(2) - entropy).flatten(1).sum(dim=1)
+
+
+CodePosterior = Posterior | RelaxedBernoulli
+
+
+class TrunkEncoder(nn.Module):
+    """A trunk and a linear layer: the mean, and for a Gaussian code the log-variance, of every number."""
+
+    def __init__(self, trunk: nn.Module, width: int, num_units: int, unit_dim: int, gaussian: bool) -> None:
+        super().__init__()
+        self.trunk, self.num_units, self.unit_dim, self.gaussian = trunk, num_units, unit_dim, gaussian
+        self.head = nn.Linear(width, num_units * unit_dim * (1 + gaussian))
+        if gaussian:
+            nn.init.constant_(self.head.bias[num_units * unit_dim :], INITIAL_LOGVAR)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """What the code of `x` (B, C, size, size) is, shape (B, N, D)."""
+        parts = self.head(self.trunk(x)).chunk(1 + self.gaussian, dim=1)
+        mean, *logvar = (part.unflatten(1, (self.num_units, self.unit_dim)) for part in parts)
+        return Posterior(mean, logvar[0].clamp(-12, 6) if logvar else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
+        return self.posterior(x).mean
+
+
+class BernoulliEncoder(nn.Module):
+    """An encoder whose numbers are the logits of bits."""
+
+    def __init__(self, encoder: TrunkEncoder | FactorEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.num_units, self.unit_dim = encoder.num_units, encoder.unit_dim
+
+    def posterior(self, x: Tensor) -> RelaxedBernoulli:
+        """The bits of `x` (B, C, size, size)."""
+        return RelaxedBernoulli(self.encoder(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The likelier bits of `x` (B, C, size, size), shape (B, N, D)."""
+        return self.posterior(x).mean
+
+
+class LightBlock(nn.Module):
+    """Residual block of one convolution: norm, SiLU, 3x3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = build_norm(in_channels, NUM_GROUPS)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Apply to `h` (B, C, H, W)."""
+        return self.shortcut(h) + self.conv(F.silu(self.norm(h)))
+
+
+def build_trunk(config: TrunkConfig, in_channels: int, size: int) -> tuple[nn.Module, int]:
+    """A trunk for inputs (B, in_channels, size, size), and the width of its features.
+
+    Raises:
+        UserError: its kind is unknown, or `size` is not 4 times a power of two.
+    """
+    depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
+    if depth < 1 or OUTPUT_SIZE * 2**depth != size:
+        raise UserError(f"the encoder needs inputs of 8, 16, 32, ... pixels a side, got {size}")
+    kinds = {"pdae": build_pdae_trunk, "half_unet": build_half_unet, "vae": build_vae_trunk}
+    return choose("trunk.kind", config.kind, kinds)(config.channels, in_channels, depth)
+
+
+def build_pdae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
+    """PDAE's: `depth` convolutions, attention where the map is 16x16."""
+    trunk, width = nn.Sequential(), in_channels
+    for i in range(depth):
+        previous, width = width, channels * min(2**i, 2 if depth <= 4 else 4)
+        trunk.append(nn.Conv2d(previous, width, 3, stride=2, padding=1))
+        if i == max(depth - 3, 0):
+            trunk.append(SelfAttention(width, NUM_HEADS, NUM_GROUPS))
+        trunk.extend([build_norm(width, NUM_GROUPS), nn.SiLU()])
+    return trunk.append(nn.Flatten()), width * OUTPUT_SIZE**2
+
+
+def build_half_unet(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
+    """Diff-AE's: two light blocks per level down to 4x4, attention, the mean over pixels."""
+    trunk, width = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1)), channels
+    for i in range(depth + 1):
+        previous, width = width, channels * min(2**i, 8)
+        trunk.extend([LightBlock(previous, width), LightBlock(width, width)])
+        if i < depth:
+            trunk.append(Resample(width, "down"))
+    trunk.extend([SelfAttention(width, NUM_HEADS, NUM_GROUPS), LightBlock(width, width)])
+    tail = [build_norm(width, NUM_GROUPS), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return trunk.extend(tail), width
+
+
+def build_vae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
+    """beta-VAE's: 4x4 convolutions of widths c, c, 2c, 2c, ..., a hidden layer of 256."""
+    widths = [in_channels, *list_vae_channels(channels, depth)]
+    trunk = nn.Sequential()
+    for previous, width in zip(widths, widths[1:], strict=False):
+        trunk.extend([nn.Conv2d(previous, width, 4, stride=2, padding=1), nn.ReLU()])
+    hidden = nn.Linear(widths[-1] * OUTPUT_SIZE**2, VAE_HIDDEN)
+    return trunk.extend([nn.Flatten(), hidden, nn.ReLU()]), VAE_HIDDEN
+
+
+def list_vae_channels(channels: int, depth: int) -> list[int]:
+    """Widths of a beta-VAE's maps, finest first."""
+    return [channels * (1 if i < 2 else 2) for i in range(depth)]

@@ -1,0 +1,98 @@
+"""The tasks of the other systems: what one training step of a conditional diffusion and of a VAE computes."""
+
+import torch
+from torch import Tensor
+
+from disdiff.baselines.conditional import ConditionalDiffusion
+from disdiff.baselines.prior import PriorConfig, prior_loss, term_weights
+from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
+from ldm.data.source import to_float
+from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.process import q_sample, sample_noise
+from ldm.diffusion.sampler import sample_ddim
+from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
+from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.stage_task import StageTask
+
+
+class ConditionalTask(StageTask):
+    """Trains encoder and denoiser of a `ConditionalDiffusion`: noise error at uniform t, and the prior."""
+
+    def __init__(
+        self,
+        model: ConditionalDiffusion,
+        norm: str,
+        prior: PriorConfig,
+        config: TrainConfig,
+        budget: Budget,
+        seed: int,
+    ) -> None:
+        super().__init__(model.factors, config, budget, seed)
+        self.model, self.norm, self.prior = model, norm, prior
+        self.keep_frozen(model.latent_space)
+
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """Mean error of the predicted noise, plus the weighted terms of the prior."""
+        schedule = self.model.schedule
+        z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
+        posterior = self.trained.encoder.posterior(to_float(batch["image"]) if "image" in batch else z_0)
+        code = posterior.sample(generator)
+        t = torch.randint(schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
+        t, eps = t.to(z_0.device), sample_noise(z_0, generator)
+        eps_hat = self.trained(q_sample(schedule, z_0, t, eps), t, code)
+        reconstruction = denoising_error(eps_hat, eps, self.norm).mean()
+        held, stats = prior_loss(self.prior, posterior, code, step, generator)
+        loss = reconstruction + held
+        self.stats = {
+            "reconstruction": reconstruction.detach(),
+            "code_std": posterior.mean.detach().std(dim=0).mean(),
+            **stats,
+            "loss": loss.detach(),
+        }
+        return loss
+
+    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3,
+        H, W).
+        """
+        space, networks = self.model.latent_space, self.result
+        z_0 = sample_latents(space, batch["statistics"][:PREVIEW_IMAGES], None)
+        code = networks.encoder(to_float(batch["image"][:PREVIEW_IMAGES]) if "image" in batch else z_0)
+        z_T, schedule = sample_noise(z_0, generator), self.model.schedule
+        sampled = sample_ddim(lambda z_t, t: networks(z_t, t, code), schedule, z_T, PREVIEW_STEPS)
+        return torch.stack([space.decode(z) for z in (z_0, sampled)])
+
+
+class VAETask(StageTask):
+    """Trains a `VAE`."""
+
+    def __init__(
+        self, model: VAE, prior: PriorConfig, config: TrainConfig, budget: Budget, seed: int
+    ) -> None:
+        super().__init__(model.factors, config, budget, seed)
+        self.model, self.prior = model, prior
+
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """-log p(x | code) and the weighted terms of the prior, sums averaged over the batch."""
+        image = to_float(batch["image"])
+        posterior = self.trained.encoder.posterior(image)
+        code = posterior.sample(generator)
+        output = self.trained.decoder(code)
+        reconstruction = reconstruction_loss(output, image, self.model.bernoulli).mean()
+        held, stats = prior_loss(self.prior, posterior, code, step, generator)
+        loss = reconstruction + held
+        beta = normalise_beta(term_weights(self.prior)[0], code[0].numel(), image.shape)
+        self.stats = {
+            "reconstruction": reconstruction.detach(),
+            "mse": (self.model.to_image(output) - image).detach().square().mean() / 4,  # of images in [0, 1]
+            "code_std": posterior.mean.detach().std(dim=0).mean(),
+            **stats,
+            "beta_normalised": loss.new_tensor(beta),
+            "loss": loss.detach(),
+        }
+        return loss
+
+    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Images and their reconstructions, shape (2, columns, 3, H, W)."""
+        image = to_float(batch["image"][:PREVIEW_IMAGES])
+        return torch.stack([image, self.model.to_image(self.result.decoder(self.result.encoder(image)))])

@@ -1,0 +1,119 @@
+"""beta-VAE (Higgins et al. 2017) and InfoVAE (Zhao et al. 2019, arXiv:1706.02262): one stage, in pixel space.
+
+    L = -log p(x | code) + prior terms (`disdiff.baselines.prior`)
+
+summed over pixels and over the code's numbers, averaged over the batch. Under these sums the weight of the KL
+compares across sizes as beta_normalised = beta * d / (H W C), d the numbers of the code.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from disdiff.baselines.encoders import OUTPUT_SIZE, VAE_HIDDEN, list_vae_channels
+from disdiff.model import ImageModel, refuse_units
+from ldm.diffusion.grid import Progress
+from ldm.diffusion.sampler import SamplerConfig
+
+
+@dataclass
+class VAEConfig:
+    """A VAE's decoder; its encoder is `trunk`, its code `factors`.
+
+    Attributes:
+        likelihood: `bernoulli` on images in [0, 1], or `gaussian` of variance 1 on images in [-1, 1].
+        channels: of the decoder's finest map.
+    """
+
+    likelihood: str = "bernoulli"
+    channels: int = 32
+
+
+class ConvDecoder(nn.Module):
+    """The mirror of the encoder: two linear layers, 4x4 transposed convolutions of stride 2."""
+
+    def __init__(self, num_numbers: int, channels: int, out_channels: int, size: int) -> None:
+        super().__init__()
+        widths = [out_channels, *list_vae_channels(channels, int(math.log2(size / OUTPUT_SIZE)))][::-1]
+        self.layers = nn.Sequential(
+            nn.Linear(num_numbers, VAE_HIDDEN),
+            nn.ReLU(),
+            nn.Linear(VAE_HIDDEN, widths[0] * OUTPUT_SIZE**2),
+            nn.ReLU(),
+            nn.Unflatten(1, (widths[0], OUTPUT_SIZE, OUTPUT_SIZE)),
+        )
+        for i, (previous, width) in enumerate(zip(widths, widths[1:], strict=False)):
+            self.layers.append(nn.ConvTranspose2d(previous, width, 4, stride=2, padding=1))
+            if i < len(widths) - 2:
+                self.layers.append(nn.ReLU())
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Logits, or means, of the images of `code` (B, N, D), shape (B, C, H, W)."""
+        return self.layers(code.flatten(1))
+
+
+class VAENetworks(nn.Module):
+    """What the stage trains."""
+
+    def __init__(self, encoder: nn.Module, decoder: ConvDecoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+
+class VAE(ImageModel):
+    """Encoder and decoder; no noise beside the code, so that every z_T is empty."""
+
+    def __init__(self, latent_space: nn.Module, factors: VAENetworks, bernoulli: bool) -> None:
+        """Put the parts together; `latent_space` is pixel space."""
+        super().__init__(latent_space, factors, reads="image")
+        self.bernoulli = bernoulli
+
+    def to_image(self, output: Tensor) -> Tensor:
+        """The decoder's output as images in [-1, 1], for a Gaussian not clamped."""
+        return 2 * output.sigmoid() - 1 if self.bernoulli else output
+
+    def noise_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Nothing."""
+        return 0, 1, 1
+
+    def infer_noise(
+        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
+    ) -> Tensor:
+        """Nothing, shape (B, 0, 1, 1)."""
+        return image.new_zeros(len(image), *self.noise_shape(image.shape[-1]))
+
+    def generate(
+        self,
+        code: Tensor,
+        z_T: Tensor,
+        sampler: SamplerConfig,
+        units: list[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:  # code => image
+        """Decode `code` (B, N, D); the sampler means nothing here."""
+        refuse_units(units)
+        return self.to_image(self.factors.decoder(code))
+
+
+def reconstruction_loss(output: Tensor, image: Tensor, bernoulli: bool) -> Tensor:
+    """-log p(image | code), summed over pixels and channels, shape (B,).
+
+    Args:
+        output: of the decoder, shape (B, C, H, W).
+        image: in [-1, 1], same shape.
+        bernoulli: cross-entropy of images in [0, 1] in nats; else half the squared error.
+    """
+    if bernoulli:
+        loss = F.binary_cross_entropy_with_logits(output, (image + 1) / 2, reduction="none")
+    else:
+        loss = 0.5 * (output - image).square()
+    return loss.flatten(1).sum(dim=1)
+
+
+def normalise_beta(beta: float, num_numbers: int, image_shape: torch.Size) -> float:
+    """Beta * d / (H W C): the KL's weight for means instead of sums."""
+    return beta * num_numbers / math.prod(image_shape[-3:])

@@ -1,0 +1,103 @@
+"""How near do images come to the ones they should equal? MSE, PSNR, SSIM and LPIPS, per pair, then the mean.
+
+On the [0, 1] scale, with x_hat and x in [-1, 1] halved and shifted,
+
+    MSE = mean (x_hat - x)^2        PSNR = -10 log10 MSE, at most 100 dB
+    SSIM = mean (2 m_hat m + C_1)(2 c + C_2) / ((m_hat^2 + m^2 + C_1)(s_hat^2 + s^2 + C_2))
+
+with means m, variances s^2 and covariance c under a Gaussian window of 11 x 11 pixels with sigma 1.5, C_1 =
+0.01^2 and C_2 = 0.03^2 (Wang et al., 2004; computed by torchmetrics). LPIPS is asked for by passing it.
+
+Deviation: Wang et al. keep the window within the image, and some scripts pad with zeros; torchmetrics puts it
+on every pixel and reflects the image at its borders.
+Deviation: EncDiff's runner hands SSIM images with channels last, whose window slides over columns and
+channels; ours slides over rows and columns, as the definition has it, so the two do not compare.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from disdiff.metrics._inputs import Result
+from ldm.errors import UserError
+
+WINDOW = 11  # pixels of the SSIM
+PEAK = 100.0  # dB, given to equal images
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | None = None) -> Result:
+    """Compare images with the ones they should equal.
+
+    Args:
+        image_hat: images judged, shape (n, 3, H, W) in [-1, 1].
+        image: what they should be, same shape and range.
+        lpips: gives LPIPS of pairs in [-1, 1], shape (n,); None leaves it out.
+
+    Returns:
+        `mse`, `psnr` in dB, `ssim` and, if asked for, `lpips`: means over the pairs; the same with `_std`.
+
+    Raises:
+        UserError: bad arrays, or values outside [-1, 1].
+    """
+    return summarise_quality(compare_images(image_hat, image, lpips))
+
+
+def compare_images(image_hat: Tensor, image: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
+    """The scores of every pair, shape (n,) each; arguments and errors as in `compute_image_quality`."""
+    check_images(image_hat, "image_hat")
+    check_images(image, "image")
+    if image_hat.shape != image.shape:
+        raise UserError(
+            f"image_hat has shape {tuple(image_hat.shape)} but image has {tuple(image.shape)}: give pairs"
+        )
+    if min(image.shape[2:]) < WINDOW:
+        raise UserError(
+            f"images of {tuple(image.shape[2:])} pixels are smaller than SSIM's window of {WINDOW}"
+        )
+    x_hat, x = ((part.double() + 1) / 2 for part in (image_hat, image))
+    mse = (x_hat - x).square().mean(dim=(1, 2, 3))
+    singles = x_hat.float(), x.float()  # in doubles the windows take twenty times as long
+    ssim = structural_similarity_index_measure(*singles, data_range=1.0, sigma=1.5, reduction="none")
+    scores = {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=PEAK), "ssim": ssim.double().reshape(len(x))}
+    return scores if lpips is None else {**scores, "lpips": lpips(image_hat, image).double()}
+
+
+def summarise_quality(scores: Mapping[str, Tensor]) -> Result:
+    """Mean and standard deviation over pairs of each score (n,) of `compare_images`."""
+    moments = {}
+    for name, values in scores.items():
+        moments |= {name: values.mean().item(), f"{name}_std": values.std(correction=0).item()}
+    return {
+        **moments,
+        "estimator": "per pair of images on the [0, 1] scale, then the mean",
+        "settings": {
+            "ssim_window": WINDOW,
+            "ssim_sigma": 1.5,
+            "ssim_border": "reflect",
+            "psnr_at_most": PEAK,
+        },
+        "sizes": {"images": len(scores["mse"])},
+        "seed": None,
+    }
+
+
+def check_images(images: Tensor, name: str) -> None:
+    """Check that a tensor holds images of shape (n, 3, H, W) in [-1, 1].
+
+    Raises:
+        UserError: naming the array and the remedy.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
+        raise UserError(
+            f"{name} must be floating-point numbers of shape (n, 3, H, W), but are {images.dtype} of shape"
+            f" {tuple(images.shape)}: put channels second and map 0..255 to [-1, 1]"
+        )
+    low, high = torch.aminmax(images)
+    if not (low >= -1.001 and high <= 1.001):  # NaN fails too
+        raise UserError(
+            f"{name} must lie in [-1, 1], but go from {low:.4g} to {high:.4g}: map 0..255 by x / 127.5 - 1,"
+            " or clamp what a decoder gives"
+        )

@@ -1,0 +1,169 @@
+"""The picture files that a run folder holds, all of the same few images."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disdiff.editing import deterministic, invert, principal_directions
+from disdiff.model import DisDiff
+from disdiff.report.fields import compute_fields, draw_fields
+from disdiff.report.grids import as_grid, save_grid
+from disdiff.report.naming import UnitNames, name_data
+from disdiff.report.pictures import (
+    AMOUNTS,
+    FRAME_AMOUNTS,
+    TITLES,
+    draw_frames,
+    draw_reconstruction,
+    draw_samples,
+    draw_swap,
+    label_amounts,
+    load_codes,
+    name_run_units,
+)
+from disdiff.report.sliders import FRAMES, save_frames
+from ldm.data.source import ImageSource, to_float
+from ldm.diffusion.sampler import SamplerConfig
+
+Report = Callable[[str, float], None]
+PARTS = {  # what there is to draw, in this order, and the files it leaves
+    "swap": ("swap.png",),
+    "traversal": ("traversal.png", FRAMES),
+    "fields": ("fields.png",),
+    "reconstruction": ("reconstruction.png",),
+    "samples": ("samples.png",),
+}
+NUM_COLUMNS = 8  # of the swap, field and reconstruction grids
+NUM_MOVED = 2  # images that a slider moves
+NUM_SAMPLES = 32
+
+
+@torch.no_grad()
+def make_pictures(
+    model: DisDiff,
+    source: ImageSource,
+    eval_index: Tensor,
+    codes: Mapping[str, np.ndarray],
+    scores: Mapping | None,
+    folder: str | Path,
+    sampler: SamplerConfig,
+    seed: int,
+    progress: Report | None = None,
+    run_name: str | None = None,
+    parts: Collection[str] = tuple(PARTS),
+) -> None:
+    """Write the files of `PARTS` into a run folder.
+
+    Args:
+        model: in eval mode.
+        source: the data set.
+        eval_index: images to choose from, shape (n,).
+        codes: content of `codes.npz`.
+        scores: of one protocol; names the units. None without labels.
+        folder: where to write.
+        sampler: of the samples; edits use deterministic DDIM in as many steps.
+        seed: of the choice of images and of noise.
+        progress: called with the picture at work and the share of it that is done.
+        run_name: for the subtitle; the folder's name if None.
+        parts: which ones.
+    """
+    folder, generator = Path(folder), torch.Generator().manual_seed(seed)
+    chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
+    image = to_float(source.images(chosen)).to(model.latent_space.mean.device)
+    start = image[0::2][: len(image) // 2]
+    album = Album(
+        model=model,
+        start=start,
+        target=image[1::2],
+        z_T=invert(model, start, model.encode(start), sampler.num_steps),
+        codes=load_codes(codes),
+        names=name_run_units(codes, scores),
+        sampler=sampler,
+        generator=generator,
+        folder=folder,
+        subtitle=f"{name_data(source.name, source.procedural)} · {run_name or folder.name}",
+        report=progress or (lambda name, share: None),
+    )
+    for part in PARTS:
+        if part in parts:
+            getattr(album, f"write_{part}")()
+
+
+@dataclass
+class Album:
+    """Some images of a run, the noise they come from, and a method for every entry of `PARTS`."""
+
+    model: DisDiff
+    start: Tensor  # (B, 3, H, W)
+    target: Tensor  # (B, 3, H, W)
+    z_T: Tensor  # of `start`, (B, C, h, w)
+    codes: Tensor  # of the data set, (n, N, D)
+    names: UnitNames
+    sampler: SamplerConfig
+    generator: torch.Generator
+    folder: Path
+    subtitle: str
+    report: Report
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the units in their order."""
+        return [self.names.labels[unit] for unit in self.names.order]
+
+    def write_swap(self) -> None:
+        """`swap.png`."""
+        swaps, ddim = [[unit] for unit in self.names.order], deterministic(self.sampler)
+        grid = draw_swap(self.model, self.start, self.target, swaps, ddim, self.z_T, self.tell("swap.png"))
+        self.save("swap", grid, ["source", "target", *self.labels])
+
+    def write_traversal(self) -> None:
+        """`traversal.png` of one image, and the frames of a few for the report's sliders."""
+        units, directions = self.names.order, principal_directions(self.codes)
+        ddim, tell = deterministic(self.sampler), self.tell("traversal.png")
+        frames = draw_frames(self.model, self.start[:NUM_MOVED], units, directions, ddim, self.z_T, tell)
+        shown = [0, *(1 + FRAME_AMOUNTS.index(amount) for amount in AMOUNTS)]
+        self.save("traversal", frames[:, 0, shown], self.labels, label_amounts(AMOUNTS))
+        save_frames(self.folder / FRAMES, frames[:, :, 1:].transpose(1, 2), units, FRAME_AMOUNTS)
+
+    def write_fields(self) -> None:
+        """`fields.png`, halfway through the diffusion."""
+        self.report("fields.png", 0.0)
+        step = self.model.schedule.num_steps // 2
+        noise = torch.Generator().manual_seed(self.generator.initial_seed())
+        fields = compute_fields(self.model, self.start, step, noise)
+        grid, means = draw_fields(self.start, fields, self.names.order)
+        rows = [f"{label} · {mean}" for label, mean in zip(self.labels, means, strict=True)]
+        self.save("fields", grid, ["image", *rows], title=f"{TITLES['fields']} (t = {step})")
+
+    def write_reconstruction(self) -> None:
+        """`reconstruction.png`."""
+        self.report("reconstruction.png", 0.0)
+        grid, rows = draw_reconstruction(self.model, self.start, self.sampler, self.generator)
+        self.save("reconstruction", grid, rows)
+
+    def write_samples(self) -> None:
+        """`samples.png`."""
+        rows = torch.randint(len(self.codes), (NUM_SAMPLES,), generator=self.generator)
+        code, size = self.codes[rows].to(self.start), self.start.shape[-1]
+        tell = self.tell("samples.png")
+        images = draw_samples(self.model, code, size, self.sampler, self.generator, progress=tell)
+        self.save("samples", as_grid(images))
+
+    def tell(self, name: str) -> Callable[[float], None]:
+        """What is to be called with the share of a file that is done."""
+        return lambda share: self.report(name, share)
+
+    def save(
+        self,
+        name: str,
+        grid: Tensor,
+        rows: list[str] | None = None,
+        columns: list[str] | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Write `<name>.png`; see `save_grid`."""
+        save_grid(self.folder / f"{name}.png", grid, title or TITLES[name], self.subtitle, rows, columns)

@@ -1,0 +1,229 @@
+"""Runs side by side: what may stand in one table, runs pooled over seeds, published values marked as such.
+
+Everything comes from `metrics.json`. One table has one data set, procedural or real, and one protocol.
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from disdiff.report.naming import name_data
+from disdiff.report.published import PUBLISHED
+from disdiff.report.summary import list_values
+from ldm.errors import UserError
+from ldm.files import load_json
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run.
+
+    Attributes:
+        path: as the caller named it.
+        system: such as `disdiff`.
+        preset: such as `small`.
+        seed: of its last stage.
+        data: name of the data set.
+        procedural: whether that is our rendering.
+        variant: name of the run folder without its seed; tells ablations of one system apart.
+        hashes: of the stages; the same run has the same.
+        values: by name of the row.
+        note: why it has no scores.
+    """
+
+    path: Path
+    system: str
+    preset: str
+    seed: int
+    data: str
+    procedural: bool
+    variant: str
+    hashes: tuple[str, ...]
+    values: dict[str, float]
+    note: str
+
+
+class Value(NamedTuple):
+    """One number of a table: of `num_runs` runs the mean and, of several, the standard deviation."""
+
+    mean: float
+    std: float | None
+    num_runs: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """One system, its values by row; `seeds` is empty if they are published."""
+
+    title: str
+    preset: str
+    seeds: tuple[int, ...]
+    values: dict[str, Value]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table.
+
+    Attributes:
+        data: name of the data set, saying whether it is procedural.
+        protocol: of the scores; None without any.
+        rows: names of the values.
+        columns: systems, ours before published ones.
+    """
+
+    data: str
+    protocol: str | None
+    rows: list[str]
+    columns: list[Column]
+
+
+def compare_runs(paths: list[Path], protocol: str | None = None) -> Comparison:
+    """Set runs side by side.
+
+    Args:
+        paths: run folders or `metrics.json` files.
+        protocol: which; None for the one that all runs with scores have.
+
+    Raises:
+        UserError: a file is missing or lacks the protocol, a run is named twice, or data or protocols differ.
+    """
+    metrics = [(path, load_metrics(path)) for path in paths]
+    protocol = choose_protocol(metrics, protocol)
+    check_same_data(metrics)
+    runs = [read_run(path, content, protocol) for path, content in metrics]
+    columns = pool_runs(runs)
+    if not runs[0].procedural:
+        columns += list_published({run.system for run in runs}, runs[0].data, protocol)
+    known = {name for column in columns for name in column.values}
+    order = dict.fromkeys(name for run in runs for name in run.values)
+    rows = [*order, *sorted(known - set(order))]
+    return Comparison(name_data(runs[0].data, runs[0].procedural), protocol, rows, columns)
+
+
+def load_metrics(path: Path) -> dict[str, Any]:
+    """Content of a `metrics.json`, or of the one in a run folder.
+
+    Raises:
+        UserError: it is missing, or is none.
+    """
+    file = path / "metrics.json" if path.is_dir() else path
+    metrics = load_json(file)
+    if not isinstance(metrics, dict) or not {"system", "dataset", "scores"} <= set(metrics):
+        raise UserError(f"{file} is no metrics.json of a run; give a run folder that the main job finished")
+    return metrics
+
+
+def check_same_data(metrics: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Refuse runs on different data, or on procedural and on real data.
+
+    Raises:
+        UserError: numbers of these runs do not compare.
+    """
+    kinds: dict[str, Path] = {}
+    for path, content in metrics:
+        data = content["dataset"]
+        kinds.setdefault(name_data(data["name"], bool(data.get("procedural"))), path)
+    if len(kinds) > 1:
+        named = " and ".join(f"{path} on {kind}" for kind, path in list(kinds.items())[:2])
+        raise UserError(f"numbers of {named} do not compare; make one table for each")
+
+
+def choose_protocol(metrics: list[tuple[Path, dict[str, Any]]], wanted: str | None) -> str | None:
+    """The protocol by which all runs were scored that have scores; None when no run has any.
+
+    Raises:
+        UserError: a run lacks the one that is wanted, or there is not exactly one to choose.
+    """
+    scored = {path: set(content["scores"]) for path, content in metrics if content["scores"]}
+    for path, protocols in scored.items():
+        if wanted is not None and wanted not in protocols:
+            raise UserError(
+                f"{path} has no scores of the protocol {wanted}, only {', '.join(sorted(protocols))}; "
+                f"leave it out, or run the main job on it with evaluation.protocol={wanted}"
+            )
+    shared = set.intersection(*scored.values()) if scored else set()
+    if scored and wanted is None and len(shared) != 1:
+        told = "; ".join(f"{path}: {', '.join(sorted(protocols))}" for path, protocols in scored.items())
+        remedy = "choose one with --protocol" if shared else "compare runs that were scored by one protocol"
+        raise UserError(f"numbers of different protocols do not compare ({told}); {remedy}")
+    return (wanted or shared.pop()) if scored else None
+
+
+def read_run(path: Path, metrics: dict[str, Any], protocol: str | None) -> RunRecord:
+    """The run of a `metrics.json`, with its scores of one protocol."""
+    folder = (path if path.is_dir() else path.parent).resolve().name
+    seed, data = metrics.get("seed"), metrics["dataset"]
+    suffix, reason = f"-s{seed}", metrics.get("scores_reason", "it was not evaluated")
+    note = "" if metrics["scores"] else f"{path} has no scores, as {reason}"
+    return RunRecord(
+        path=path,
+        system=metrics["system"],
+        preset=str(metrics.get("preset", "")),
+        seed=seed,
+        data=data["name"],
+        procedural=bool(data.get("procedural")),
+        variant=folder.removesuffix(suffix) if folder.endswith(suffix) else "",
+        hashes=tuple(stage["hash"] for stage in (metrics.get("stages") or {}).values() if "hash" in stage),
+        values=list_values(metrics, protocol),
+        note=note,
+    )
+
+
+def pool_runs(runs: list[RunRecord]) -> list[Column]:
+    """One column per system, preset and variant, in the order in which they were named.
+
+    Raises:
+        UserError: a run is there twice, or two runs of one column have the same seed.
+    """
+    groups, known = defaultdict(list), {}
+    for run in runs:
+        column = (run.system, run.preset, run.variant)
+        for key in {column + (run.seed,), run.hashes + (run.seed,) if run.hashes else run.path}:
+            if key in known:
+                raise UserError(
+                    f"{known[key].path} and {run.path} are the same run, or two of one system and of seed "
+                    f"{run.seed}; name one of them"
+                )
+            known[key] = run
+        groups[column].append(run)
+    variants = Counter((system, preset) for system, preset, _ in groups)
+    return [
+        Column(
+            title=variant if variant and variants[system, preset] > 1 else system,
+            preset=preset,
+            seeds=tuple(run.seed for run in group),
+            values=pool_values([run.values for run in group]),
+            note="; ".join(run.note for run in group if run.note),
+        )
+        for (system, preset, variant), group in groups.items()
+    ]
+
+
+def pool_values(values: list[dict[str, float]]) -> dict[str, Value]:
+    """Mean and standard deviation (over n, not n - 1) of each name's values, over the runs that have it."""
+    pooled = {}
+    for name in dict.fromkeys(name for run in values for name in run):
+        numbers = [run[name] for run in values if name in run]
+        std = float(np.std(numbers)) if len(numbers) > 1 else None
+        pooled[name] = Value(float(np.mean(numbers)), std, len(numbers))
+    return pooled
+
+
+def list_published(systems: set[str], data: str, protocol: str | None) -> list[Column]:
+    """Columns of published values that the systems of a table may stand beside."""
+    return [
+        Column(
+            f"{entry.system}, published",
+            "",
+            (),
+            {name: Value(value, None, 0) for name, value in entry.values.items()},
+            f"{entry.system}, published: {entry.source}; {entry.measured}",
+        )
+        for entry in PUBLISHED
+        if entry.system in systems and entry.data == data and entry.protocol in (None, protocol)
+    ]

@@ -1,0 +1,57 @@
+"""Where each unit pulls: the magnitude of its gradient field over the latent.
+
+    m_k(u, v) = E_eps sqrt(sum_c grad_k(z_t, code_k, t)[c, u, v]^2),   z_t = q_sample(z_0, t, eps)
+
+The expectation is taken over a few draws of the noise, at one step t.
+"""
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from disdiff.model import DisDiff
+from ldm.diffusion.process import q_sample, sample_noise
+
+NUM_DRAWS = 4  # of noise, per image
+
+
+def compute_fields(model: DisDiff, image: Tensor, t: int, generator: torch.Generator) -> Tensor:
+    """Compute the magnitude of every unit's gradient field.
+
+    Args:
+        model: the model.
+        image: shape (B, 3, H, W) in [-1, 1].
+        t: the diffusion step.
+        generator: of the noise.
+
+    Returns:
+        Magnitudes, shape (B, N, h, w).
+    """
+    z_0, code = model.latent_space.encode(image), model.encode(image)
+    step, total = torch.full((len(image),), t, device=image.device), 0.0
+    for _ in range(NUM_DRAWS):
+        z_t = q_sample(model.schedule, z_0, step, sample_noise(z_0, generator))
+        grad = model.predict(z_t, step, code).grad  # (B, N, C, h, w)
+        total = total + grad.norm(dim=2)
+    return total / NUM_DRAWS
+
+
+def draw_fields(image: Tensor, fields: Tensor, units: list[int]) -> tuple[Tensor, list[str]]:
+    """Images over the maps of some units, a row per unit, each as bright as its own row allows.
+
+    Args:
+        image: shape (B, 3, H, W) in [-1, 1].
+        fields: from `compute_fields`, shape (B, N, h, w).
+        units: K of them, one row each.
+
+    Returns:
+        Shape (1 + K, B, 3, H, W), and the mean magnitude of every unit in words, K of them.
+    """
+    maps = fields[:, units].transpose(0, 1)  # (K, B, h, w)
+    bright = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    colours = matplotlib.colormaps["inferno"](bright.cpu().numpy())[..., :3]  # (K, B, h, w, 3)
+    tiles = torch.from_numpy(colours).to(image).permute(0, 1, 4, 2, 3) * 2 - 1
+    large = F.interpolate(tiles.flatten(0, 1), size=image.shape[-2:], mode="nearest")
+    words = [f"mean {float(row.mean()):.2g}" for row in maps]
+    return torch.cat([image[None], large.unflatten(0, tiles.shape[:2])]), words

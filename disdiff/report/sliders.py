@@ -1,0 +1,124 @@
+"""Traversals that move: a sheet of frames in the run folder, and a slider per unit in the report.
+
+`frames.json` holds one JPEG sheet, a row per unit and a column per amount, `num_images` images side by side
+in every cell. The page has the sheet once; a slider shifts the part of it that is seen.
+"""
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from disdiff.report.naming import UnitNames
+from ldm.data.source import to_uint8
+from ldm.errors import UserError
+from ldm.files import load_json, save_json
+
+FRAMES = "frames.json"
+CELL = 96  # pixels a side at most; a multiple of 8, so that JPEG's blocks do not straddle images
+QUALITY = 90
+SCRIPT = """
+for (const unit of document.querySelectorAll(".unit")) {
+  const slider = unit.querySelector("input");
+  slider.addEventListener("input", () => {
+    const amount = slider.dataset.amounts.split("|")[slider.value];
+    unit.querySelector(".frame").style.backgroundPositionX = 100 * slider.value / slider.max + "%";
+    unit.querySelector("output").textContent = amount;
+    slider.setAttribute("aria-valuetext", amount);
+  });
+}
+"""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Content of `frames.json`.
+
+    Attributes:
+        units: the unit of every row.
+        amounts: the place of every column, in standard deviations.
+        num_images: side by side in a cell.
+        sheet: the JPEG, base64.
+    """
+
+    units: list[int]
+    amounts: list[float]
+    num_images: int
+    sheet: str
+
+
+def save_frames(path: str | Path, frames: Tensor, units: list[int], amounts: tuple[float, ...]) -> None:
+    """Write `frames.json`.
+
+    Args:
+        path: of the file.
+        frames: shape (K, A, M, 3, H, W) in [-1, 1]: K units, A amounts, M images.
+        units: K of them.
+        amounts: A of them.
+    """
+    rows, columns, num_images, *_, size = frames.shape
+    tiles = frames.flatten(0, 2)
+    if size > CELL:
+        tiles = F.interpolate(tiles, size=(CELL, CELL), mode="area")
+    sheet = tiles.unflatten(0, (rows, columns * num_images)).permute(0, 3, 1, 4, 2)  # (K, h, A * M, w, 3)
+    buffer = io.BytesIO()
+    pixels = to_uint8(sheet.flatten(0, 1).flatten(1, 2)).cpu().numpy()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    save_json(path, {"units": units, "amounts": list(amounts), "num_images": num_images, "sheet": encoded})
+
+
+def load_frames(folder: Path) -> Frames | None:
+    """Frames of a run; None when there are none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / FRAMES
+    if not path.exists():
+        return None
+    try:
+        content = load_json(path)
+        base64.b64decode(content["sheet"], validate=True)
+        units, amounts = [int(unit) for unit in content["units"]], [float(a) for a in content["amounts"]]
+        return Frames(units, amounts, int(content["num_images"]), content["sheet"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged; delete it and run scripts/report.py again") from error
+
+
+def label_amount(amount: float) -> str:
+    """A place along a unit's direction."""
+    return f"{amount:+.3g} std" if amount else "mean"
+
+
+def style_frames(frames: Frames) -> str:
+    """CSS of the sheet, for the head of the page."""
+    return (
+        f".frame {{ aspect-ratio: {frames.num_images} / 1; background-size: {100 * len(frames.amounts)}% "
+        f'{100 * len(frames.units)}%; background-image: url("data:image/jpeg;base64,{frames.sheet}"); }}'
+    )
+
+
+def write_sliders(frames: Frames, names: UnitNames) -> Iterator[str]:
+    """A card per unit: its images, a slider, and where the slider stands."""
+    amounts = [label_amount(amount) for amount in frames.amounts]
+    start = min(range(len(amounts)), key=lambda column: abs(frames.amounts[column]))
+    x, last = 100 * start / (len(amounts) - 1), max(1, len(frames.units) - 1)
+    yield '<div class="units">'
+    for row, unit in enumerate(frames.units):
+        name = escape(names.labels[unit] if unit < len(names.labels) else f"unit {unit}")
+        yield (
+            f'<div class="unit"><label for="unit{unit}">{name}</label>'
+            f'<div class="frame" role="img" aria-label="images while {name} moves" '
+            f'style="background-position: {x:.3f}% {100 * row / last:.3f}%"></div>'
+            f'<input type="range" id="unit{unit}" min="0" max="{len(amounts) - 1}" value="{start}" '
+            f'data-amounts="{"|".join(amounts)}" aria-valuetext="{amounts[start]}">'
+            f'<output for="unit{unit}">{amounts[start]}</output></div>'
+        )
+    yield "</div>"

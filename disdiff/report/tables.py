@@ -1,0 +1,92 @@
+"""A comparison as text for the terminal, as CSV and as LaTeX."""
+
+import csv
+import io
+
+from disdiff.report.comparison import Column, Comparison
+
+SPECIAL = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
+
+
+def format_text(table: Comparison) -> str:
+    """Rows are values, columns are systems; below, what the numbers are."""
+    head = ["", *(column.title for column in table.columns)]
+    below = ["", *(describe(column) for column in table.columns)]
+    body = [[row, *(_cell(column, row, " +- ") for column in table.columns)] for row in table.rows]
+    lines = [head, below, *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    ]
+    text.insert(2, "-" * len(text[0]))
+    return "\n".join([*(line.rstrip() for line in text), "", *explain(table)])
+
+
+def format_csv(table: Comparison) -> str:
+    """One line per value, with everything needed to know what it is."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["value", "system", "preset", "data", "protocol", "source", "runs", "mean", "std"])
+    for column in table.columns:
+        source = "ours" if column.seeds else "published"
+        for row, (mean, std, num_runs) in column.values.items():
+            kind = [row, column.title, column.preset, table.data, table.protocol or "", source]
+            writer.writerow([*kind, num_runs or "", mean, "" if std is None else std])
+    return buffer.getvalue()
+
+
+def format_latex(table: Comparison) -> str:
+    """A `table` environment; needs the package booktabs."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(' '.join(explain(table)))}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        _line(["", *(escape(column.title) for column in table.columns)]),
+        _line(["", *(escape(describe(column)) for column in table.columns)]),
+        r"\midrule",
+        *(_line([escape(row), *(_cell_latex(c, row) for c in table.columns)]) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def describe(column: Column) -> str:
+    """Under a column's title: preset and number of runs, or that the values are published."""
+    return f"{column.preset}, n={len(column.seeds)}" if column.seeds else "published"
+
+
+def explain(table: Comparison) -> list[str]:
+    """What the numbers are, in sentences."""
+    protocol = f"protocol {table.protocol}" if table.protocol else "no scores"
+    facts = [f"{table.data}, {protocol}; mean +- standard deviation (over n) of n runs of different seeds."]
+    return facts + [f"{column.note}." for column in table.columns if column.note]
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX."""
+    return "".join(SPECIAL.get(character, character) for character in text).replace("+-", r"$\pm$")
+
+
+def _cell(column: Column, row: str, between: str) -> str:
+    """One number, or a dash."""
+    if row not in column.values:
+        return "-"
+    mean, std, _ = column.values[row]
+    number = ".2e" if 0 < abs(mean) < 5e-3 else ".3f"
+    return f"{mean:{number}}" + ("" if std is None else f"{between}{std:{number}}")
+
+
+def _cell_latex(column: Column, row: str) -> str:
+    text = _cell(column, row, r" \pm ")
+    return "--" if text == "-" else f"${text}$"
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"

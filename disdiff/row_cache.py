@@ -1,0 +1,94 @@
+"""Rows of arrays that take long to compute, kept on disk in parts.
+
+An array lies in a folder named by a hash of all that it depends on (written out in `identity.json`), one
+file per part of `PART` rows. Whoever asks for it again gets what is there and computes the rest, so that a
+command that was interrupted continues where it stopped.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.files import atomic_path, save_json
+
+PART = 64
+Identity = dict[str, object]
+Rows = Callable[[int, int], np.ndarray]
+
+
+class RowCache:
+    """Arrays below a folder, which is made when first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, identity: Identity, make: Rows) -> Rows:
+        """Wrap a function so that every range of rows is made once.
+
+        Args:
+            identity: all that the rows depend on, JSON-ready.
+            make: (start, stop) to the rows [start, stop).
+
+        Returns:
+            A function of the same kind. It raises UserError where a file is damaged.
+        """
+        place = self._open(identity)
+
+        def load(start: int, stop: int) -> np.ndarray:
+            path = _part_path(place, start, stop)
+            if path.exists():
+                return _read(path)
+            rows = make(start, stop)
+            with atomic_path(path) as temporary:
+                np.save(temporary, rows)
+            return rows
+
+        return load
+
+    def compute(self, title: str, identity: Identity, num_rows: int, make: Rows) -> np.ndarray:
+        """All rows, shape (num_rows, ...), under a progress bar; arguments and errors as in `keep`."""
+        place, load, results = self._open(identity), self.keep(identity, make), []
+        parts = [(start, min(start + PART, num_rows)) for start in range(0, num_rows, PART)]
+        missing = [part for part in parts if not _part_path(place, *part).exists()]
+        done = num_rows - sum(stop - start for start, stop in missing)
+        with tqdm(total=num_rows, initial=done, desc=title, unit="image", dynamic_ncols=True) as bar:
+            for part in parts:
+                results.append(load(*part))
+                bar.update(part[1] - part[0] if part in missing else 0)
+        return np.concatenate(results)
+
+    def _open(self, identity: Identity) -> Path:
+        text = json.dumps(identity, sort_keys=True)
+        place = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        if not (place / "identity.json").exists():
+            save_json(place / "identity.json", identity)
+        return place
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, for an identity.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _part_path(place: Path, start: int, stop: int) -> Path:
+    return place / f"{start:06d}-{stop:06d}.npy"
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is damaged; delete it and run the same command again") from error

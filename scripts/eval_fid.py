@@ -1,0 +1,118 @@
+"""FID and KID of a run's images against its data set's; reconstructions also get MSE, PSNR and SSIM."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from disdiff import image_features as features
+from disdiff import image_sets as sets
+from disdiff.cli import build_parser, resolve_device, run_script
+from disdiff.metrics.fid import check_num_images
+from disdiff.row_cache import RowCache
+from disdiff.run import load_run
+from ldm.diffusion.sampler import SAMPLERS
+from ldm.errors import UserError, choose
+from ldm.files import save_json
+from ldm.weights import VGG16, resolve_weight
+
+EXAMPLES = """examples:
+  python scripts/eval_fid.py pretrained/shapes3d                       10,000 samples
+  python scripts/eval_fid.py pretrained/shapes3d --images inferred     reconstructions, from inferred noise
+  python scripts/eval_fid.py pretrained/shapes3d --images other.npy    images of another code base
+  python scripts/eval_fid.py pretrained/shapes3d --set weights.inception=FILE --resize tensorflow1
+  python scripts/eval_fid.py pretrained/shapes3d --features random --num 100   tries it out: not FID
+The same command again continues where it stopped. Numbers compare for one --num, --reference and --resize.
+writes RUN/fid/<images>.json; --out PATH for another place"""
+WEIGHTS = ("weights.inception", "weights.vgg16", "weights.allow_download")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--images", default="samples", help=f"{', '.join(sets.KINDS)} or FILE.npy (samples)")
+    parser.add_argument("--num", type=int, default=10_000, help="how many images of each side (10000)")
+    parser.add_argument("--reference", choices=sets.SPLITS, default="eval", help="images of the data (eval)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="(the run's own)")
+    parser.add_argument("--steps", type=int, help="sampling steps (the run's own)")
+    parser.add_argument(
+        "--features", choices=("inception", "random"), default="inception", help="(inception)"
+    )
+    parser.add_argument("--resize", choices=features.RESIZE_MODES, default="bilinear", help="(bilinear)")
+    parser.add_argument("--lpips", action="store_true", help="LPIPS of reconstructions too; needs VGG16")
+    parser.add_argument("--allow-few", action="store_true", help="accept fewer images than a FID needs")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="images and features (RUN/fid)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="weights.inception=FILE"
+    )
+    return parser
+
+
+def read_weights(texts: list[str]) -> tuple[str | None, str | None, bool]:
+    """Paths of Inception and VGG16, and whether a download is allowed, from the `--set` options."""
+    weights = dict.fromkeys(WEIGHTS)
+    for text in texts:
+        key, _, value = text.partition("=")
+        choose("--set", key, weights)
+        weights[key] = value
+    inception, vgg16, allow_download = weights.values()
+    return inception, vgg16, (allow_download or "").lower() == "true"
+
+
+def describe(result: dict) -> str:
+    """What was compared and how, and a line per number."""
+    sampler = result["images"].get("sampler")
+    made = f" by {sampler['name']} in {sampler['num_steps']} steps" if sampler else ""
+    lines = [
+        f"{result['num_images']} images ({result['images']['kind']}){made} against as many of"
+        f" {result['reference']['data']} ({result['reference']['split']}); {result['features']['name']},"
+        f" resize: {result['features']['resize']}"
+    ]
+    for name, entry in result["distances"].items():
+        prefix, parts = ("", {name: entry}) if "score" in entry else (f"{name}: ", entry)
+        lines += [f"  {prefix}{part} {value['score']:.5g}" for part, value in parts.items()]
+    quality = result.get("reconstruction", {})
+    return "\n".join(lines + [f"  {name} {quality[name]:.5g}" for name in sets.SCORES if name in quality])
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
+    inception, vgg16, allowed = read_weights(arguments.set)
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
+    if arguments.features == "random":
+        extract = features.RandomFeatures(device)
+    else:
+        path = features.find_inception(inception, allowed)
+        extract = features.InceptionFeatures(path, arguments.resize, device)
+    check_num_images(num, extract.dims, allow_few=arguments.allow_few)
+    lpips = features.VGGDistance(resolve_weight(VGG16, vgg16, allowed), device) if arguments.lpips else None
+
+    run = load_run(arguments.run, device)
+    own, cache = run.config.sampler, RowCache(arguments.cache or run.folder / "fid")
+    sampler = replace(own, name=arguments.sampler or own.name, num_steps=arguments.steps or own.num_steps)
+    if kind in sets.KINDS:
+        images = sets.model_images(run, kind, sampler, arguments.seed, cache)
+    else:
+        images = sets.file_images(Path(kind))
+    data = sets.data_images(run, arguments.reference)
+    options = {"seed": arguments.seed, "cache": cache, "allow_few": arguments.allow_few}
+    result = {
+        "num_images": num,
+        "images": images.identity,
+        "dataset": {"name": run.source.name, "procedural": run.source.procedural},
+        "reference": data.identity,
+        "features": extract.identity,
+        "distances": sets.compute_distances(images, data, extract, num, **options),
+    }
+    if kind in ("inferred", "random"):
+        source = sets.data_images(run, "eval")
+        result["reconstruction"] = sets.compute_reconstruction_quality(images, source, num, cache, lpips)
+    out = arguments.out or run.folder / "fid" / f"{Path(kind).stem}.json"
+    save_json(out, result)
+    print(describe(result), out, sep="\n")
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser())

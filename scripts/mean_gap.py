@@ -1,0 +1,71 @@
+"""How far the posterior mean is missed over t: by the frozen model, and as the code corrects it."""
+
+import argparse
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from disdiff.baselines.mean_gap import compute_mean_gap, summarise_gap
+from disdiff.cli import (
+    build_parser,
+    choose_path,
+    describe_run,
+    draw_images,
+    resolve_device,
+    run_script,
+    show_progress,
+)
+from disdiff.model import DisDiff
+from disdiff.run import load_run
+from ldm.errors import UserError
+from ldm.files import atomic_path, save_json
+
+EXAMPLES = """examples:
+  python scripts/mean_gap.py pretrained/shapes3d                    1000 images, every tenth step
+  python scripts/mean_gap.py runs/pdae-shapes3d-small-s0 --every 1  every step
+writes edits/<run>-mean_gap.png, and the numbers beside it as .json; --out PATH for another place"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--num", type=int, default=1000, help="how many images (1000)")
+    parser.add_argument("--every", type=int, default=10, help="steps between measurements (10)")
+    return parser
+
+
+def draw(summary: dict, title: str) -> Figure:
+    """Both gaps over t."""
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, style in (("frozen", "--"), ("corrected", "-")):
+        axes.semilogy(summary["t"], summary[name], style, label=name)
+    axes.set(xlabel="t", ylabel="gap of the posterior mean", title=title)
+    axes.legend(frameon=False)
+    return figure
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.num < 1 or arguments.every < 1:
+        raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
+    run = load_run(arguments.run, resolve_device(arguments.device))
+    if not isinstance(run.model, DisDiff):
+        raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
+    steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)
+    image = draw_images(run, arguments.num, arguments.seed).to(run.model.latent_space.mean.device)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    with show_progress("measuring") as progress:
+        summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
+    out = choose_path(arguments, "mean_gap.png")
+    with atomic_path(out) as temporary:
+        draw(summary, describe_run(run)).savefig(temporary, format="png")
+    save_json(out.with_suffix(".json"), {**summary, "num_images": arguments.num, "seed": arguments.seed})
+    lowered, ratio = summary["lowered_share"], summary["mean_ratio"]
+    print(f"from t = {summary['first']} on: lower at {lowered:.1%} of the steps, mean ratio {ratio:.3f}")
+    print(out)
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser())

@@ -1,0 +1,230 @@
+"""Every system builds from its files and is the same to scores and edits; identities between them."""
+
+import pytest
+import torch
+
+from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
+from disdiff.config import CONFIGS, load_config, read_yaml
+from disdiff.editing import decode_code, invert, sample_start, swap_units
+from disdiff.losses import snr_weight
+from disdiff.model import DisDiff, training_coefficient
+from disdiff.stages import list_settings
+from ldm.data.source import to_float
+from ldm.diffusion.process import q_sample, sample_noise
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.diffusion.schedule import gather
+from ldm.errors import UserError
+from ldm.tasks import sample_latents
+
+OTHERS = ("pdae", "encdiff", "infodiffusion", "diffae", "beta_vae", "infovae")
+FILES = sorted(path for name in OTHERS for path in (CONFIGS / name).glob("*.yaml"))
+ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
+TINY = [
+    "preset=smoke",
+    "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2], num_groups: 2}",
+    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
+    "factors.encoder={channels: 8, hidden: 0}",
+    "trunk.channels=8",
+]
+SIZE, BATCH = 16, 4
+
+
+def name_of(path):
+    return f"{path.parent.name}-{path.stem}"
+
+
+def build(path, *overrides):
+    """A tiny system with random weights, and its configuration."""
+    config = load_config([path], [*TINY, *overrides])
+    torch.manual_seed(0)
+    space = build_latent_space(config)
+    denoiser = build_denoiser(config, space)
+    torch.manual_seed(1)
+    return build_model(config, space, denoiser, SIZE), config
+
+
+def build_task(path, *overrides):
+    model, config = build(path, *overrides)
+    return get_system(config).build_task(config, model, "cpu").train()
+
+
+def build_batch(model):
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        statistics = model.latent_space.autoencoder.encode_statistics(to_float(image))
+    return {"statistics": statistics, **({"image": image} if model.reads == "image" else {})}
+
+
+def loss_at(task, step=3):
+    return task.compute_loss(build_batch(task.model), step, task.step_generator(step))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=name_of)
+def test_every_ablation_is_short_and_builds_and_loads_elsewhere(path):
+    assert len(path.read_text().splitlines()) <= 10
+    assert type(build(path)[0]) is DisDiff
+    assert load_config([path], ["preset=paper"]).run.name == f"disdiff-ablations-{path.stem}-paper-s0"
+
+
+def test_every_system_has_a_configuration():
+    assert {read_yaml(path).system for path in FILES} == set(OTHERS) < set(SYSTEMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_system_encodes_decodes_inverts_and_swaps(path, randomise):
+    model, _ = build(path)
+    randomise(model.factors)
+    model.eval()
+    image = torch.rand(2, 3, SIZE, SIZE) * 2 - 1
+    sampler, generator = SamplerConfig("ddim", 2), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        code = model.encode(image)
+        assert code.shape == (2, model.num_units, 1)
+        z_T = sample_start(model, 2, SIZE, generator)
+        first = decode_code(model, code, z_T, sampler)
+        swapped = decode_code(model, swap_units(code, code.flip(0), [0]), z_T, sampler)
+        inferred = invert(model, image, code, 2)
+    assert first.shape == image.shape and inferred.shape == z_T.shape
+    assert not torch.equal(first, swapped)
+    with pytest.raises(UserError, match="no gradient fields of their own"):
+        decode_code(model, code, z_T, sampler, units=[0])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_training_moves_every_weight_and_nothing_frozen(path):
+    task = build_task(path, "factors.train.learning_rate=0.01", "factors.encoder.code_norm=none")
+    frozen = [p.clone() for p in task.model.latent_space.parameters()]
+    before = {name: p.clone() for name, p in task.trained.named_parameters()}
+    optimizer = task.configure_optimizers()["optimizer"]
+    for step in range(4):
+        optimizer.zero_grad()
+        loss_at(task, step).backward()
+        optimizer.step()
+    assert all(map(torch.equal, frozen, task.model.latent_space.parameters()))
+    unmoved = [name for name, p in task.trained.named_parameters() if torch.equal(p, before[name])]
+    assert not unmoved
+    assert task.preview(build_batch(task.model), torch.Generator().manual_seed(0)).ndim == 5
+
+
+class TestPDAE:
+    path = CONFIGS / "pdae" / "shapes3d.yaml"
+    same = ("trunk.kind=disdiff", "factors.encoder.input=z")
+
+    def test_its_loss_is_the_weighted_posterior_mean_shift(self, randomise):
+        task = build_task(self.path)
+        randomise(task.trained)
+        model, batch, generator = task.model, build_batch(task.model), task.step_generator(3)
+        schedule = model.schedule
+        z_0 = sample_latents(model.latent_space, batch["statistics"], generator)
+        code = model.factors.encoder(to_float(batch["image"]))
+        t = torch.randint(0, 1000, (BATCH,), generator=generator)
+        eps = sample_noise(z_0, generator)
+        z_t = q_sample(schedule, z_0, t, eps)
+        features = model.denoiser.features(z_t, t)
+        grad = model.factors.decoder(features, code)[:, 0]
+        k_t = gather(training_coefficient(schedule), t, z_t)
+        error = (model.denoiser.decode(features) + k_t * grad - eps).square().flatten(1).mean(dim=1)
+        assert torch.equal(loss_at(task), (snr_weight(schedule.snr, 0.1)[t] * error).mean())
+
+    def test_it_equals_disdiff_of_one_unit(self, randomise):
+        """Zero unit embedding, no L_dis, SNR weight, the same encoder, width and norm: the very same loss."""
+        loss = (
+            "norm: l2",
+            "t_min: 0",
+            "t_max: null",
+            "weighting: snr",
+            "weight_disentangle: 0.0",
+            "weight_kl: 0.0",
+        )
+        disdiff = build_task(
+            CONFIGS / "disdiff" / "shapes3d.yaml",
+            *("factors.num_units=1", "factors.unit_dim=6", "factors.decoder.unit_embedding=learned"),
+            *("factors.encoder.input=z", "factors.decoder.condition=shared"),
+            f"factors.loss={{{', '.join(loss)}}}",
+        )
+        pdae = build_task(self.path, *self.same)
+        randomise(pdae.trained)
+        for parameter in disdiff.trained.decoder.unit_embedding.project.parameters():
+            parameter.data.zero_()
+        missing = disdiff.trained.load_state_dict(pdae.trained.state_dict(), strict=False)
+        assert not missing.unexpected_keys and all("unit_embedding" in key for key in missing.missing_keys)
+        assert type(disdiff.model) is DisDiff
+        assert torch.equal(loss_at(disdiff), loss_at(pdae))
+
+    def test_with_a_new_decoder_it_samples_as_its_latent_diffusion(self):
+        model, _ = build(self.path)
+        z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+        code = torch.randn(2, model.num_units, 1)
+        assert torch.equal(model.eps_fn(code)(z_t, t), model.denoiser(z_t, t))
+
+    def test_the_published_weights_and_coefficients(self, linear_schedule):
+        """Table A3 of PDAE's code: linear betas 1e-4 .. 2e-2, gamma = 0.1."""
+        t = torch.tensor([10, 50, 100, 200, 300, 500, 700, 900, 999])
+        weights = [0.0040, 0.0425, 0.1299, 0.3666, 0.5805, 0.7202, 0.6039, 0.4396, 0.3636]
+        coefficients = [-0.0405, -0.1671, -0.3177, -0.5804, -0.7730, -0.9547, -0.9894, -0.9908, -0.9899]
+        found = snr_weight(linear_schedule.snr, 0.1)[t]
+        torch.testing.assert_close(found, torch.tensor(weights), atol=6e-5, rtol=0)
+        found = training_coefficient(linear_schedule)[t]
+        torch.testing.assert_close(found, torch.tensor(coefficients), atol=6e-5, rtol=0)
+
+
+class TestDiffAE:
+    def test_the_simplified_one_is_infodiffusion_without_its_prior(self):
+        infodiffusion = build_task(CONFIGS / "infodiffusion" / "shapes3d.yaml", "prior.weight=0.0")
+        simplified = build_task(CONFIGS / "diffae" / "simplified.yaml", "trunk.channels=8")
+        assert torch.equal(loss_at(infodiffusion), loss_at(simplified))
+        held = build_task(CONFIGS / "infodiffusion" / "shapes3d.yaml")
+        assert loss_at(held) > loss_at(simplified)
+
+    def test_the_published_one_is_infodiffusion_under_its_conditioning(self):
+        overrides = ("trunk.kind=half_unet", "conditional.condition=scale", "prior.weight=0")
+        infodiffusion = build_task(CONFIGS / "infodiffusion" / "shapes3d.yaml", *overrides)
+        diffae = build_task(CONFIGS / "diffae" / "shapes3d.yaml")
+        assert torch.equal(loss_at(infodiffusion), loss_at(diffae))
+
+
+def test_encdiff_conditions_by_tokens_of_single_units(randomise):
+    model, _ = build(CONFIGS / "encdiff" / "shapes3d.yaml")
+    randomise(model.factors)
+    code = torch.randn(2, model.num_units, 1)
+    moved = code.clone()
+    moved[:, 2] += 1
+    changed = (model.factors.condition(moved) != model.factors.condition(code)).any(dim=2)
+    assert changed[:, 2].all() and not changed[:, [0, 1, 3, 4, 5]].any()
+
+
+def test_a_stage_depends_on_what_its_system_reads():
+    path = CONFIGS / "infodiffusion" / "shapes3d.yaml"
+    plain, *others = (
+        list_settings(load_config([path], [*TINY, *overrides]), "factors")
+        for overrides in (
+            [],
+            ["factors.loss.norm=l1"],
+            ["vae.channels=8"],
+            ["prior.weight=0.2"],
+            ["latent_diffusion.unet.num_heads=4"],
+        )
+    )
+    assert [plain == other for other in others] == [True, True, False, False]
+    disdiff = load_config([CONFIGS / "disdiff" / "shapes3d.yaml"])
+    assert list_settings(disdiff, "factors").keys() == vars(disdiff.factors).keys()
+
+
+@pytest.mark.parametrize(
+    ("system", "override", "named"),
+    [
+        ("infodiffusion", "prior.zeta=2", "zeta"),
+        ("infodiffusion", "prior.zeta=0.5", "posterior=none"),
+        ("infodiffusion", "prior.kernel=rbf", "prior.kernel"),
+        ("infodiffusion", "conditional.condition=shift", "conditional.condition"),
+        ("diffae", "trunk.kind=unet", "trunk.kind"),
+        ("beta_vae", "vae.likelihood=laplace", "vae.likelihood"),
+        ("beta_vae", "factors.encoder.input=z", "factors.encoder.input"),
+        ("beta_vae", "prior.weight=1", "MMD"),
+    ],
+)
+def test_what_cannot_be_is_refused(system, override, named):
+    overrides = ["prior.weight=1"] if override == "prior.zeta=0.5" else []
+    with pytest.raises(UserError, match=named):
+        build(CONFIGS / system / "shapes3d.yaml", *overrides, override)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from disdiff.report.album import PARTS, make_pictures
+from disdiff.report.sliders import load_frames
+from ldm.data.source import to_float
+from ldm.diffusion.sampler import SamplerConfig
+
+SAMPLER = SamplerConfig("ddim", 2, 0.0)
+
+
+@pytest.fixture
+def codes(model, halves):
+    codes = model.encode(to_float(halves.images(torch.arange(240)))).numpy()
+    return {"codes": codes, "factor_names": np.array(halves.factor_space.names)}
+
+
+@pytest.mark.parametrize("with_scores", [True, False])
+def test_the_main_job_leaves_every_picture(model, halves, codes, tmp_path, with_scores):
+    scores = {"dci": {"importance": np.eye(3)[:, :2].tolist()}} if with_scores else None
+    told = []
+    make_pictures(
+        model,
+        halves,
+        torch.arange(240),
+        codes,
+        scores,
+        tmp_path,
+        SAMPLER,
+        0,
+        lambda *args: told.append(args),
+    )
+    names = {name for part in PARTS.values() for name in part}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert {name for name, _ in told} == {f"{part}.png" for part in PARTS}
+    for part in PARTS:
+        assert (tmp_path / f"{part}.png").stat().st_size < 1_500_000
+        assert min(Image.open(tmp_path / f"{part}.png").size) > 200
+    frames = load_frames(tmp_path)
+    assert sorted(frames.units) == [0, 1, 2] and len(frames.amounts) == 13 and frames.num_images == 2
+
+
+def test_parts_can_be_drawn_by_themselves(model, halves, codes, tmp_path):
+    arguments = (model, halves, torch.arange(240), codes, None)
+    make_pictures(*arguments, tmp_path / "all", SAMPLER, 3, run_name="x")
+    make_pictures(*arguments, tmp_path / "some", SAMPLER, 3, run_name="x", parts=["fields"])
+    assert [path.name for path in (tmp_path / "some").iterdir()] == ["fields.png"]
+    assert (tmp_path / "some/fields.png").read_bytes() == (tmp_path / "all/fields.png").read_bytes()

@@ -1,0 +1,148 @@
+import csv
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from disdiff.report import comparison
+from disdiff.report.comparison import compare_runs
+from disdiff.report.published import PUBLISHED, Published
+from disdiff.report.tables import escape
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare.py"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a run folder with nothing but `metrics.json`."""
+
+    def make(name, dci=0.5, protocols=("paper",), procedural=True, data="shapes3d", **changes):
+        scores = {"dci": {"disentanglement": dci}, "factor_vae": {"eval_accuracy": 0.9}}
+        metrics = {
+            "system": "disdiff",
+            "preset": "small",
+            "seed": 0,
+            "dataset": {"name": data, "procedural": procedural, "num_images": 480_000},
+            "scores": {protocol: scores for protocol in protocols},
+            "editing": {"success_mean": 0.25},
+            **changes,
+        }
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Return a function that runs the script: status, what it said, what it complained of."""
+    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+        try:
+            script.run_script(script.main, script.make_parser())
+        except SystemExit as error:
+            return error.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
+def test_runs_of_a_system_are_pooled_over_seeds(write, call, tmp_path):
+    runs = [
+        write(f"disdiff-shapes3d-small-s{seed}", dci=dci, seed=seed) for seed, dci in enumerate((0.5, 0.7))
+    ]
+    other = write("pdae-shapes3d-small-s0", dci=0.3, system="pdae")
+    status, said, _ = call(
+        *runs, other / "metrics.json", "--csv", tmp_path / "t.csv", "--latex", tmp_path / "t.tex"
+    )
+    assert status == 0 and "shapes3d (procedural), protocol paper" in said
+    assert re.search(r"disdiff +pdae", said) and re.search(r"small, n=2 +small, n=1", said)
+    assert re.search(r"DCI disentanglement +0\.600 \+- 0\.100 +0\.300", said)
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    (pooled,) = [r for r in rows if r["system"] == "disdiff" and r["value"] == "DCI disentanglement"]
+    assert float(pooled["mean"]) == pytest.approx(0.6) and float(pooled["std"]) == pytest.approx(0.1)
+    assert (pooled["runs"], pooled["protocol"], pooled["source"]) == ("2", "paper", "ours")
+    latex = (tmp_path / "t.tex").read_text()
+    assert r"DCI disentanglement & $0.600 \pm 0.100$ & $0.300$ \\" in latex and r"\toprule" in latex
+
+
+def test_variants_and_presets_of_a_system_have_columns_of_their_own(write):
+    names = ("disdiff-shapes3d-small-s0", "disdiff-shapes3d-small-s1", "no-invariant-s0")
+    runs = [write(name, seed=int(name[-1])) for name in names]
+    table = compare_runs([*runs, write("smoke", preset="smoke")])
+    assert [(column.title, column.preset, len(column.seeds)) for column in table.columns] == [
+        ("disdiff-shapes3d-small", "small", 2),
+        ("no-invariant", "small", 1),
+        ("disdiff", "smoke", 1),
+    ]
+
+
+def test_a_run_without_scores_is_compared_by_the_rest_and_named(write, call):
+    reason = "codes are constant in every unit"
+    collapsed = write("b", seed=1, scores=None, scores_reason=reason)
+    status, said, _ = call(write("a", dci=0.5), collapsed)
+    assert status == 0 and reason in said and re.search(r"DCI disentanglement +0\.500\n", said)
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ({"protocols": ("fast",)}, "numbers of different protocols do not compare"),
+        ({"procedural": False}, "shapes3d (procedural) and"),
+        ({"data": "cars3d"}, "make one table for each"),
+        ({"seed": 0}, "name one of them"),
+    ],
+)
+def test_what_does_not_compare_is_refused(write, call, others, says):
+    status, said, error = call(write("a"), write("b", **{"seed": 1, **others}))
+    assert status == 2 and not said
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+def test_the_same_run_under_two_names_counts_once(write, call):
+    stages = {"stages": {"factors": {"hash": "abc"}}}
+    status, _, error = call(write("disdiff-shapes3d-small-s0", **stages), write("shapes3d", **stages))
+    assert status == 2 and "the same run" in error
+
+
+def test_a_protocol_is_chosen_where_runs_have_several(write, call):
+    both, paper = write("a", protocols=("paper", "fast")), write("b", seed=1)
+    assert call(both, paper)[0] == 0
+    assert "choose one with --protocol" in call(both)[2]
+    assert "protocol fast" in call(both, "--protocol", "fast")[1]
+    assert "no scores of the protocol fast" in call(both, paper, "--protocol", "fast")[2]
+
+
+def test_published_values_stand_beside_ours_on_real_data_only(write, call, monkeypatch):
+    entry = Published(
+        "disdiff", "shapes3d", "paper", {"DCI disentanglement": 0.1}, "480,000 images", "a table"
+    )
+    monkeypatch.setattr(comparison, "PUBLISHED", (entry,))
+    _, said, _ = call(write("real", procedural=False))
+    assert "disdiff, published" in said and "disdiff, published: a table; 480,000 images." in said
+    assert re.search(r"DCI disentanglement +0\.500 +0\.100", said)
+    assert "published" not in call(write("ours"))[1]
+    assert "published" not in call(write("fast", procedural=False, protocols=("fast",)))[1]
+
+
+def test_every_published_value_says_where_it_comes_from():
+    assert all(entry.values and entry.source and entry.measured for entry in PUBLISHED)
+
+
+def test_bad_files_are_named(tmp_path, call):
+    (tmp_path / "list.json").write_text("[]")
+    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "is no metrics.json")):
+        status, _, error = call(path)
+        assert status == 2 and says in error and "Traceback" not in error
+
+
+def test_latex_is_escaped():
+    assert escape(r"a_b & 5% +- \x") == r"a\_b \& 5\% $\pm$ \textbackslash{}x"

@@ -1,5 +1,5 @@
-"""Controls of a run: what an untrained encoder and a PCA of the latents score on the same images and
-protocol.
+"""Controls of a run, on the same images and protocol: an untrained encoder, a PCA of the latents and, where
+the encoder starts at principal components, that start.
 
 usage:
   python benchmarks/controls.py runs/disdiff-shapes3d-small-s0 --protocol paper
@@ -17,6 +17,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from disdiff.build import build_factor_networks
+from disdiff.pipeline import START_IMAGES
 from disdiff.results import encode_codes, score_codes
 from disdiff.run import Run, load_run
 from ldm.data.source import split_indices, to_float
@@ -38,9 +39,12 @@ def main() -> None:
     run = load_run(arguments.run)
     _, index = split_indices(run.source, run.config.data.num_train, run.config.evaluation.num_images)
     controls = {
-        "untrained encoder": encode_untrained(run, index, arguments.seed),
+        "untrained encoder": encode_untrained(run, index, arguments.seed, "random"),
         "PCA of the latents": encode_pca(run, index),
     }
+    if run.config.factors.encoder.start == "principal":
+        start = encode_untrained(run, index, arguments.seed, "principal")
+        controls["start of the encoder (PCA of the denoiser's map)"] = start
     rows = {}
     for name, arrays in controls.items():
         scores, reason = score_codes(arrays, arguments.protocol, run.config.evaluation.seed)
@@ -51,14 +55,19 @@ def main() -> None:
     save_json(arguments.out or arguments.run / "controls.json", {"protocol": arguments.protocol, **rows})
 
 
-def encode_untrained(run: Run, index: torch.Tensor, seed: int) -> dict[str, np.ndarray]:
-    """Codes of the run's own encoder before any training; its statistics, if it keeps any, see one batch."""
+@torch.no_grad()
+def encode_untrained(run: Run, index: torch.Tensor, seed: int, start: str) -> dict[str, np.ndarray]:
+    """Codes of the run's own encoder before any training; its running statistics see ten batches."""
     torch.manual_seed(seed)
+    run.config.factors.encoder.start = start
     run.model.factors = build_factor_networks(run.config, run.model.latent_space, run.source.image_size)
+    if start == "principal":
+        train = split_indices(run.source, run.config.data.num_train, run.config.evaluation.num_images)[0]
+        images = (to_float(run.source.images(part)) for part in train[:START_IMAGES].split(256))
+        run.model.eval().fit_start(torch.cat([run.model.latent_space.encode(image) for image in images]))
     run.model.factors.encoder.train()
-    with torch.no_grad():
-        for part in index[:2560].split(256):
-            run.model.encode(to_float(run.source.images(part)))
+    for part in index[:2560].split(256):
+        run.model.encode(to_float(run.source.images(part)))
     run.model.eval()
     return encode_codes(run.model, run.source, index)
 

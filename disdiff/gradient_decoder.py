@@ -29,12 +29,15 @@ class GradientDecoderConfig:
         condition: how a unit's code becomes the condition: by one linear layer that all units share
             (`shared`, released), or by a small network of each unit's own (`private`, as in EncDiff,
             arXiv:2402.09712).
+        modulation: how the condition enters: by adaptive norms (`affine`, released) or as a token by
+            cross-attention after every block (`attention`).
     """
 
     channels: int | None = None
     num_res_blocks: int | None = None
     unit_embedding: str = "orthogonal"
     condition: str = "shared"
+    modulation: str = "affine"
 
 
 class OrthogonalEmbedding(nn.Module):
@@ -138,7 +141,10 @@ class GradientDecoder(nn.Module):
         condition = choose("factors.decoder.condition", config.condition, CONDITIONS)
         self.condition = condition(num_units, unit_dim, unet.emb_dim)
         self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
-        self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=unet.emb_dim)
+        modulations = {"affine": "scale_shift", "attention": "attention"}
+        affine = choose("factors.decoder.modulation", config.modulation, modulations)
+        self.attends = affine == "attention"
+        self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=unet.emb_dim, cond_affine=affine)
 
     def forward(self, features: Features, code: Tensor, units: Tensor | None = None) -> Tensor:
         """Gradient fields of units.
@@ -157,7 +163,8 @@ class GradientDecoder(nn.Module):
             embedding = self.unit_embedding()
             embedding = embedding if units is None else embedding[units]  # (K, E) or (B, K, E)
             emb = emb + embedding.expand(batch, count, -1).flatten(0, 1)
-        grad = self.decoder(features, emb, self.condition(code, units).flatten(0, 1))
+        cond = self.condition(code, units).flatten(0, 1)
+        grad = self.decoder(features, emb, cond[:, None] if self.attends else cond)
         return grad.unflatten(0, (batch, count))
 
 

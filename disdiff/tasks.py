@@ -9,6 +9,7 @@ prediction by one sampled unit, looks at the result with the encoder, and asks w
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from disdiff.losses import (
 from disdiff.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
-from ldm.diffusion.process import predict_z0, q_sample, sample_noise
+from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_noise
 from ldm.diffusion.sampler import sample_ddim
 from ldm.errors import UserError, choose
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
@@ -47,6 +48,10 @@ class FactorLossConfig:
         weight_disentangle: of L_dis; 0 switches it off.
         temperature: divides the logits of L_in and L_va; 1 as released, less for codes of few numbers, whose
             distances are small.
+        weight_invariant, weight_variant: of L_in and L_va within L_dis.
+        dis_weighting: the per-image weight of L_dis: `change`, of z0_hat by the sampled unit (DisDiff),
+            `constant`, or `loss`, the image's noise error.
+        train_evaluator: L_dis also trains the encoder that looks at predictions (without detach).
         change_space: where the per-image weight of L_dis is measured: `z` or `image`.
         change_cap: largest per-image weight; null for none (released).
         every: L_dis is computed at every so many steps, with a weight that many times larger.
@@ -66,6 +71,10 @@ class FactorLossConfig:
     clean_cap: float = 20.0
     weight_disentangle: float = 0.05
     temperature: float = 1.0
+    weight_invariant: float = 1.0
+    weight_variant: float = 1.0
+    dis_weighting: str = "change"
+    train_evaluator: bool = False
     change_space: str = "z"
     change_cap: float | None = None
     every: int = 1
@@ -119,6 +128,9 @@ class DisDiffTask(StageTask):
             "clean": lambda snr: clean_weight(snr, loss.clean_cap) ** (0.5 if loss.norm == "l1" else 1.0),
         }
         weight = choose("factors.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
+        choose(
+            "factors.loss.dis_weighting", loss.dis_weighting, dict.fromkeys(("change", "constant", "loss"))
+        )
         choose("factors.loss.change_space", loss.change_space, {"z": None, "image": None})
         self.register_buffer("t_weight", weight, persistent=False)
         self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)
@@ -203,12 +215,14 @@ class DisDiffTask(StageTask):
         with torch.no_grad():
             seen = self.model.observe(z0_hat)
             code_hat = encode_frozen(self.trained.encoder, seen)
-        code_hat_c = encode_frozen(self.trained.encoder, seen_c)
-
-        before, after = (
-            (z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c)
+        look = (
+            self.trained.encoder
+            if self.loss.train_evaluator
+            else partial(encode_frozen, self.trained.encoder)
         )
-        weight = change_weight(before, after)
+        code_hat_c = look(seen_c)
+
+        weight = self._image_weight(parts, z0_hat, z0_hat_c)
         if self.loss.change_cap is not None:
             weight = weight.clamp(max=self.loss.change_cap)
         invariant = invariant_loss(code_hat_c, code_hat, unit, self.loss.temperature)
@@ -221,7 +235,19 @@ class DisDiffTask(StageTask):
             "weight_mean": weight.mean(),
             "weight_max": weight.max(),
         }
-        return weight * (invariant + variant)
+        return weight * (self.loss.weight_invariant * invariant + self.loss.weight_variant * variant)
+
+    def _image_weight(self, parts: Step, z0_hat: Tensor, z0_hat_c: Tensor) -> Tensor:
+        """Weight of each image's L_dis, detached, shape (B,)."""
+        if self.loss.dis_weighting == "constant":
+            return torch.ones_like(parts.t, dtype=z0_hat.dtype)
+        if self.loss.dis_weighting == "loss":
+            eps = predict_eps(self.model.schedule, parts.z_t, parts.t, parts.z_0)
+            eps_hat = shift_eps(parts.eps_base, self.training_coefficient, parts.t, parts.grad.sum(dim=1))
+            return denoising_error(eps_hat, eps, self.loss.norm).detach()
+        return change_weight(
+            *((z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c))
+        )
 
     def _images(self, *latents: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

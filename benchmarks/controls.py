@@ -1,5 +1,5 @@
-"""Controls of a run, on the same images and protocol: an untrained encoder, a PCA of the latents and, where
-the encoder starts at principal components, that start.
+"""Controls of a run, on the same images and protocol: a PCA of the latents, an untrained encoder, and what
+the run's own encoder started as, with each simpler start.
 
 usage:
   python benchmarks/controls.py runs/disdiff-shapes3d-small-s0 --protocol paper
@@ -10,18 +10,21 @@ The third control, DisDiff without its disentangling loss, is a run of its own:
 """
 
 import argparse
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from disdiff.build import build_factor_networks
+from disdiff.build import build_disdiff
 from disdiff.pipeline import START_IMAGES
 from disdiff.results import encode_codes, score_codes
 from disdiff.run import Run, load_run
 from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
+
+STARTS = ("random", "principal", "circular")  # of the encoder, from least to most that it starts with
 
 
 def main() -> None:
@@ -39,12 +42,11 @@ def main() -> None:
     run = load_run(arguments.run)
     _, index = split_indices(run.source, run.config.data.num_train, run.config.evaluation.num_images)
     controls = {
-        "untrained encoder": encode_untrained(run, index, arguments.seed, "random"),
         "PCA of the latents": encode_pca(run, index),
     }
-    if run.config.factors.encoder.start == "principal":
-        start = encode_untrained(run, index, arguments.seed, "principal")
-        controls["start of the encoder (PCA of the denoiser's map)"] = start
+    for start in STARTS[: STARTS.index(run.config.factors.encoder.start) + 1]:
+        name = f"encoder before training, start={start}"
+        controls[name] = encode_untrained(run, index, arguments.seed, start)
     rows = {}
     for name, arrays in controls.items():
         scores, reason = score_codes(arrays, arguments.protocol, run.config.evaluation.seed)
@@ -59,17 +61,18 @@ def main() -> None:
 def encode_untrained(run: Run, index: torch.Tensor, seed: int, start: str) -> dict[str, np.ndarray]:
     """Codes of the run's own encoder before any training; its running statistics see ten batches."""
     torch.manual_seed(seed)
-    run.config.factors.encoder.start = start
-    run.model.factors = build_factor_networks(run.config, run.model.latent_space, run.source.image_size)
-    if start == "principal":
-        train = split_indices(run.source, run.config.data.num_train, run.config.evaluation.num_images)[0]
+    config = copy.deepcopy(run.config)
+    config.factors.encoder.start = start
+    model = build_disdiff(config, run.model.latent_space, run.model.denoiser, run.source.image_size)
+    if start != "random":
+        train = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[0]
         images = (to_float(run.source.images(part)) for part in train[:START_IMAGES].split(256))
-        run.model.eval().fit_start(torch.cat([run.model.latent_space.encode(image) for image in images]))
-    run.model.factors.encoder.train()
+        model.eval().fit_start(torch.cat([model.latent_space.encode(image) for image in images]))
+    model.factors.encoder.train()
     for part in index[:2560].split(256):
-        run.model.encode(to_float(run.source.images(part)))
-    run.model.eval()
-    return encode_codes(run.model, run.source, index)
+        model.encode(to_float(run.source.images(part)))
+    model.eval()
+    return encode_codes(model, run.source, index)
 
 
 @torch.no_grad()

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disdiff.coordinates import CircularCoordinates, PrincipalComponents
 from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
 
 OUTPUT_SIZE = 4  # side of the map that is flattened
 NORM_GROUPS = 8
+RELEASED_256 = 6  # strided convolutions of the released encoder of images of 256 pixels
 # A Gaussian code starts with little noise: the decoder learns to read it before the KL term prices it.
 INITIAL_LOGVAR = -3.5
 
@@ -40,9 +42,11 @@ class FactorEncoderConfig:
             which limits what one number can carry; or `gaussian`: each number has a variance of its own,
             which a KL term prices.
         code_noise: of `fixed`.
-        start: `random`, or `principal`: the code starts as the principal components of what the encoder
-            reads (fitted once on training images), and the network, starting at zero, corrects them. Units
-            are then different and uncorrelated from the first step, instead of N mixtures of the same.
+        initial_logvar: of `gaussian`: log-variance that every number starts with.
+        start: `random`, or what the code starts as, while the network, starting at zero, corrects it; fitted
+            once to what the encoder reads of training images: `principal`, its principal components, or
+            `circular`, the angles of the loops in it, then components of the rest (`disdiff.coordinates`).
+            Units are then different from the first step, instead of N mixtures of the same.
     """
 
     input: str = "image"
@@ -52,6 +56,7 @@ class FactorEncoderConfig:
     code_norm: str = "none"
     posterior: str = "none"
     code_noise: float = 0.1
+    initial_logvar: float = INITIAL_LOGVAR
     start: str = "random"
 
 
@@ -78,41 +83,6 @@ class Posterior(NamedTuple):
         if self.logvar is None:
             return self.mean.new_zeros(len(self.mean))
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(dim=1)
-
-
-class PrincipalComponents(nn.Module):
-    """First principal components of standardised inputs, each with variance 1; fitted once, not trained."""
-
-    def __init__(self, in_features: int, num_components: int) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(in_features))
-        self.register_buffer("scale", torch.ones(in_features))
-        self.register_buffer("directions", torch.zeros(in_features, num_components))
-
-    def fit(self, x: Tensor) -> None:
-        """Fit to inputs `x` (n, ...), of which there must be more than components.
-
-        Raises:
-            UserError: the inputs have fewer dimensions than components are wanted.
-        """
-        x = x.flatten(1).double()
-        count = self.directions.shape[1]
-        if min(x.shape) < count:
-            raise UserError(
-                f"factors.encoder.start=principal finds at most {min(x.shape)} components here, "
-                f"but there are {count} numbers in the code; lower num_units or unit_dim"
-            )
-        center, scale = x.mean(dim=0), x.std(dim=0) + 1e-3
-        standard = (x - center) / scale
-        directions = torch.linalg.svd(standard, full_matrices=False).Vh[:count].T
-        directions = directions * directions.sum(dim=0).sign()  # a component's sign is arbitrary: fix it
-        directions = directions / (standard @ directions).std(dim=0)
-        for buffer, value in ((self.center, center), (self.scale, scale), (self.directions, directions)):
-            buffer.copy_(value)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Components of `x` (B, ...), shape (B, num_components)."""
-        return (x.flatten(1) - self.center) / self.scale @ self.directions
 
 
 class EncoderBlock(nn.Module):
@@ -154,7 +124,9 @@ class FactorEncoder(nn.Module):
             channels = in_channels if i == 0 else config.channels
             self.trunk.append(nn.Conv2d(channels, config.channels, 4, stride=2, padding=1))
             self.trunk.append(_norm(config.norm, config.channels))
-            if i != depth - 2:  # the released network has no ReLU after the last but one
+            # the released network has no ReLU after the last but one; that for 256 pixels after the last but
+            # three
+            if i != depth - 2 and not (depth == RELEASED_256 and 2 <= i < depth - 1):
                 self.trunk.append(nn.ReLU())
         blocks = [EncoderBlock(config.channels, config.norm) for _ in range(2)]
         self.trunk.extend(
@@ -165,14 +137,12 @@ class FactorEncoder(nn.Module):
             self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
         self.head = nn.Linear(config.hidden or width, outputs)
         if self.gaussian:
-            nn.init.constant_(self.head.bias[num_units * unit_dim :], INITIAL_LOGVAR)
+            nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
-        starts = {
-            "random": lambda: None,
-            "principal": lambda: PrincipalComponents(in_channels * size**2, num_units * unit_dim),
-        }
-        self.components = choose("factors.encoder.start", config.start, starts)()
+        starts = {"random": None, "principal": PrincipalComponents, "circular": CircularCoordinates}
+        start = choose("factors.encoder.start", config.start, starts)
+        self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
             nn.init.zeros_(self.head.bias[: num_units * unit_dim])

@@ -7,6 +7,7 @@ depends on the frozen features alone is computed once (`ldm.nn.layers.ResBlock`)
 zero, so training starts exactly at the frozen diffusion model.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, choose
-from ldm.nn.layers import repeat_rows
+from ldm.nn.layers import ResBlock, repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
+
+CONDITION_GAIN = 3.0  # of a private condition's initial weights: a code is heard over the time embedding
 
 
 @dataclass
@@ -29,6 +32,11 @@ class GradientDecoderConfig:
         condition: how a unit's code becomes the condition: by one linear layer that all units share
             (`shared`, released), or by a small network of each unit's own (`private`, as in EncDiff,
             arXiv:2402.09712).
+        harmonics: of `private`: cosine and sine of so many multiples of each number, with period 2 sqrt(3),
+            go in beside it: what an angle of `disdiff.coordinates` stands for is periodic in it.
+        residual_init: of the last convolution of every residual block: `zero` (released), or `default`. The
+            decoder's output starts at zero either way; with `zero`, a code has no way through at first, and
+            the output layer nothing to learn from.
         modulation: how the condition enters: by adaptive norms (`affine`, released) or as a token by
             cross-attention after every block (`attention`).
     """
@@ -37,6 +45,8 @@ class GradientDecoderConfig:
     num_res_blocks: int | None = None
     unit_embedding: str = "orthogonal"
     condition: str = "shared"
+    harmonics: int = 0
+    residual_init: str = "zero"
     modulation: str = "affine"
 
 
@@ -80,7 +90,7 @@ class LearnedEmbedding(nn.Module):
 class SharedCondition(nn.Module):
     """One linear layer for the codes of all units."""
 
-    def __init__(self, num_units: int, unit_dim: int, emb_dim: int) -> None:
+    def __init__(self, num_units: int, unit_dim: int, emb_dim: int, harmonics: int = 0) -> None:
         super().__init__()
         self.project = nn.Linear(unit_dim, emb_dim)
 
@@ -94,24 +104,29 @@ class PrivateCondition(nn.Module):
     start.
     """
 
-    def __init__(self, num_units: int, unit_dim: int, emb_dim: int, hidden: int = 64) -> None:
+    def __init__(
+        self, num_units: int, unit_dim: int, emb_dim: int, harmonics: int = 0, hidden: int = 64
+    ) -> None:
         super().__init__()
-        self.lift = UnitLinear(num_units, unit_dim, hidden)
-        self.project = UnitLinear(num_units, hidden, emb_dim)
+        self.harmonics = harmonics
+        self.lift = UnitLinear(num_units, unit_dim * (1 + 2 * harmonics), hidden)
+        self.project = UnitLinear(num_units, hidden, emb_dim, CONDITION_GAIN)
 
     def forward(self, code: Tensor, units: Tensor | None) -> Tensor:
         """Conditions of `code` (B, K, D), shape (B, K, emb_dim), of `units` (K,) or (B, K); None for all in
         order.
         """
+        phase = code[..., None] * torch.arange(1, self.harmonics + 1).to(code) * (math.pi / 3**0.5)
+        code = torch.cat([code, phase.cos().flatten(2), phase.sin().flatten(2)], dim=2)
         return self.project(F.silu(self.lift(code, units)), units)
 
 
 class UnitLinear(nn.Module):
     """A linear layer of each unit's own; all units go through in one product."""
 
-    def __init__(self, num_units: int, in_dim: int, out_dim: int) -> None:
+    def __init__(self, num_units: int, in_dim: int, out_dim: int, gain: float = 1.0) -> None:
         super().__init__()
-        bound = in_dim**-0.5
+        bound = gain * in_dim**-0.5
         self.weight = nn.Parameter(torch.empty(num_units, in_dim, out_dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num_units, out_dim).uniform_(-bound, bound))
 
@@ -139,12 +154,17 @@ class GradientDecoder(nn.Module):
             num_res_blocks=unet.num_res_blocks if config.num_res_blocks is None else config.num_res_blocks,
         )
         condition = choose("factors.decoder.condition", config.condition, CONDITIONS)
-        self.condition = condition(num_units, unit_dim, unet.emb_dim)
+        self.condition = condition(num_units, unit_dim, unet.emb_dim, config.harmonics)
         self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
         modulations = {"affine": "scale_shift", "attention": "attention"}
         affine = choose("factors.decoder.modulation", config.modulation, modulations)
         self.attends = affine == "attention"
         self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=unet.emb_dim, cond_affine=affine)
+        inits = {"zero": False, "default": True}
+        if choose("factors.decoder.residual_init", config.residual_init, inits):
+            for block in self.decoder.modules():
+                if isinstance(block, ResBlock):
+                    block.out_conv.reset_parameters()
 
     def forward(self, features: Features, code: Tensor, units: Tensor | None = None) -> Tensor:
         """Gradient fields of units.

@@ -82,9 +82,26 @@ def test_unknown_options_are_refused(option):
         build(**option)
 
 
+def test_a_gaussian_code_starts_with_the_configured_noise():
+    posterior = build(posterior="gaussian", initial_logvar=-6.0).posterior(torch.randn(200, 3, 16, 16))
+    assert (posterior.logvar + 6).abs().mean() < 1
+
+
 def test_a_gaussian_code_starts_with_little_noise():
     posterior = build(posterior="gaussian").posterior(torch.randn(200, 3, 16, 16))
     assert (0.5 * posterior.logvar).exp().mean() < 0.3
+
+
+def test_the_code_starts_as_circular_coordinates_which_the_network_can_correct():
+    angle = 2 * torch.pi * torch.rand(400)
+    x = torch.stack([angle.cos(), angle.sin(), *torch.randn(3, 400)], dim=1) @ torch.randn(5, 48)
+    encoder = build(4, start="circular", num_units=2)
+    encoder.fit_start(x.view(-1, 3, 4, 4))
+    code = encoder.eval()(x.view(-1, 3, 4, 4))
+    assert encoder.components.is_loop.tolist() == [True, False, False, False]
+    torch.testing.assert_close(code.flatten(1), encoder.components(x))
+    code.sum().backward()
+    assert encoder.head.weight.grad.abs().max() > 0
 
 
 def test_the_code_starts_as_principal_components_with_variance_one():
@@ -99,7 +116,8 @@ def test_the_code_starts_as_principal_components_with_variance_one():
     torch.testing.assert_close(first, explained, rtol=2e-2, atol=0)
 
 
-def test_more_components_than_dimensions_are_refused():
-    encoder = build(4, start="principal", num_units=30)
+@pytest.mark.parametrize("start", ["principal", "circular"])
+def test_more_components_than_dimensions_are_refused(start):
+    encoder = build(4, start=start, num_units=30)
     with pytest.raises(UserError, match="lower num_units or unit_dim"):
         encoder.fit_start(torch.randn(20, 3, 4, 4))

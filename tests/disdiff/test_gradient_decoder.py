@@ -3,8 +3,14 @@ import pytest
 import scipy.linalg
 import torch
 
-from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig, OrthogonalEmbedding
+from disdiff.gradient_decoder import (
+    GradientDecoder,
+    GradientDecoderConfig,
+    OrthogonalEmbedding,
+    PrivateCondition,
+)
 from ldm.errors import UserError
+from ldm.nn.layers import CrossAttention
 from ldm.nn.unet import UNet, UNetConfig
 
 
@@ -30,11 +36,41 @@ def build(tiny_unet, randomise):
     return make
 
 
-def test_zero_at_initialisation(tiny_unet):
-    decoder = GradientDecoder(GradientDecoderConfig(), tiny_unet, 4, 3, out_channels=3)
+@pytest.mark.parametrize("modulation", ["affine", "attention"])
+def test_zero_at_initialisation(tiny_unet, modulation):
+    config = GradientDecoderConfig(modulation=modulation)
+    decoder = GradientDecoder(config, tiny_unet, 4, 3, out_channels=3)
     features = UNet(tiny_unet, 3).features(torch.randn(2, 3, 8, 8), torch.tensor([0, 5]))
     grad = decoder(features, torch.randn(2, 4, 3))
     assert grad.shape == (2, 4, 3, 8, 8) and not grad.any()
+
+
+def first_gradient(tiny_unet, residual_init):
+    """Largest gradient of the code's condition at initialisation, after the output layer has been opened."""
+    torch.manual_seed(0)
+    config = GradientDecoderConfig(condition="private", residual_init=residual_init)
+    decoder = GradientDecoder(config, tiny_unet, 4, 3, out_channels=3)
+    features = UNet(tiny_unet, 3).features(torch.randn(2, 3, 8, 8), torch.tensor([0, 5]))
+    assert not decoder(features, torch.randn(2, 4, 3)).any()  # zero at initialisation all the same
+    torch.nn.init.ones_(decoder.decoder.out_conv.weight)
+    decoder(features, torch.randn(2, 4, 3)).square().sum().backward()
+    return max(p.grad.abs().max().item() for p in decoder.condition.parameters())
+
+
+def test_only_open_residual_blocks_let_a_code_through_at_first(tiny_unet):
+    assert first_gradient(tiny_unet, "zero") == 0.0
+    assert first_gradient(tiny_unet, "default") > 0.0
+
+
+def test_harmonics_make_a_condition_periodic_but_for_its_linear_part():
+    condition = PrivateCondition(2, 1, 8, harmonics=3)
+    with torch.no_grad():
+        condition.lift.weight[:, 0] = 0  # what reads the number itself
+    code = torch.tensor([[[0.4], [-1.1]]])
+    torch.testing.assert_close(
+        condition(code, None), condition(code + 2 * 3**0.5, None), rtol=1e-4, atol=1e-5
+    )
+    assert (condition(code, None) - condition(code + 1, None)).abs().min() > 0
 
 
 def test_the_released_decoder_has_the_released_size():
@@ -65,8 +101,9 @@ def test_one_pass_gives_the_gradients_of_the_loop(build):
 
 @pytest.mark.parametrize("kind", ["orthogonal", "learned", "none"])
 @pytest.mark.parametrize("condition", ["shared", "private"])
-def test_permuting_units_with_their_indices_permutes_the_fields(build, kind, condition):
-    decoder, features, code = build(kind, condition=condition)
+@pytest.mark.parametrize("modulation", ["affine", "attention"])
+def test_permuting_units_with_their_indices_permutes_the_fields(build, kind, condition, modulation):
+    decoder, features, code = build(kind, condition=condition, modulation=modulation)
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     grad = decoder(features, code)
     assert difference(decoder(features, code[:, order], order), grad[:, order]) < 1e-12
@@ -92,8 +129,9 @@ def test_units_of_one_code_differ_only_by_their_embedding(build):
     torch.testing.assert_close(grad, grad[:, :1].expand_as(grad))
 
 
-def test_each_field_depends_on_its_own_code_alone(build):
-    decoder, features, code = build()
+@pytest.mark.parametrize("modulation", ["affine", "attention"])
+def test_each_field_depends_on_its_own_code_alone(build, modulation):
+    decoder, features, code = build(modulation=modulation)
     changed = code.clone()
     changed[:, 2] += 1
     moved = (decoder(features, changed) - decoder(features, code)).abs().amax(dim=(0, 2, 3, 4))
@@ -132,3 +170,34 @@ def test_an_unknown_embedding_is_named(tiny_unet):
 def test_more_blocks_than_the_features_have_skips(tiny_unet):
     with pytest.raises(UserError, match="num_res_blocks"):
         GradientDecoder(GradientDecoderConfig(num_res_blocks=2), tiny_unet, 4, 3, 3)
+
+
+def test_by_attention_the_code_enters_through_the_tokens_alone(build):
+    decoder, features, code = build(modulation="attention")
+    crosses = [module for module in decoder.modules() if isinstance(module, CrossAttention)]
+    assert len(crosses) == len(decoder.decoder.up) + 1  # after every block, and in the middle
+    assert difference(decoder(features, code + 1), decoder(features, code)) > 1e-3
+    with torch.no_grad():
+        for cross in crosses:
+            cross.out.weight.zero_()
+    assert torch.equal(decoder(features, code + 1), decoder(features, code))
+
+
+def test_attention_to_the_one_token_of_a_unit_adds_the_same_to_every_pixel(build):
+    """A softmax over one token is 1: this condition shifts channels, where adaptive norms also scale them."""
+    decoder, _, _ = build(modulation="attention")
+    cross = decoder.decoder.middle_cross
+    h, token = torch.randn(2, 16, 4, 4).double(), torch.randn(2, 1, 32).double()
+    added = cross(h, token) - h
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))
+
+
+def test_one_pass_by_attention_equals_the_loop_over_units(build):
+    decoder, features, code = build(modulation="attention")
+    looped = [decoder(features, code[:, k : k + 1], torch.tensor([k])) for k in range(6)]
+    assert difference(decoder(features, code), torch.cat(looped, dim=1)) <= 1e-9
+
+
+def test_an_unknown_modulation_is_named(tiny_unet):
+    with pytest.raises(UserError, match="factors.decoder.modulation=film is unknown"):
+        GradientDecoder(GradientDecoderConfig(modulation="film"), tiny_unet, 4, 3, 3)

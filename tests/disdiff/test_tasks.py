@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -183,7 +185,9 @@ def test_a_range_without_steps_is_refused(build_tiny_disdiff, t_min, t_max):
         build_task(build_tiny_disdiff(), t_min=t_min, t_max=t_max)
 
 
-@pytest.mark.parametrize("option", [{"weighting": "snrr"}, {"change_space": "pixels"}])
+@pytest.mark.parametrize(
+    "option", [{"weighting": "snrr"}, {"change_space": "pixels"}, {"dis_weighting": "equal"}]
+)
 def test_unknown_options_are_refused(build_tiny_disdiff, option):
     with pytest.raises(UserError, match=f"{next(iter(option.values()))} is unknown"):
         build_task(build_tiny_disdiff(), **option)
@@ -266,3 +270,79 @@ def test_the_accuracy_is_of_finding_the_unit_that_was_changed(build_tiny_disdiff
         monkeypatch.setattr("disdiff.tasks.invariant_logits", point_at_unit)
         loss_at(task)
         assert task.stats["unit_accuracy"] == accuracy
+
+
+TERMS = [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.5, 3.0), (0.0, 0.0)]  # weights of L_in and L_va
+
+
+@pytest.mark.parametrize(("invariant", "variant"), TERMS)
+def test_each_disentangling_term_counts_by_its_weight(build_tiny_disdiff, invariant, variant):
+    options = {"weight_disentangle": 0.3, "weight_invariant": invariant, "weight_variant": variant}
+    task = build_task(build_tiny_disdiff(fields="random"), dis_weighting="constant", **options)
+    loss, stats = loss_at(task), task.stats
+    expected = stats["reconstruction"] + 0.3 * (invariant * stats["invariant"] + variant * stats["variant"])
+    torch.testing.assert_close(loss.detach(), expected)
+    assert stats["invariant"] != stats["variant"]
+
+
+@pytest.mark.parametrize(("invariant", "variant"), TERMS)
+def test_where_nothing_has_moved_yet_each_term_costs_the_logarithm_of_the_units(
+    build_tiny_disdiff, invariant, variant
+):
+    options = {"weight_disentangle": 0.3, "weight_invariant": invariant, "weight_variant": variant}
+    task = build_task(build_tiny_disdiff(num_units=5), dis_weighting="constant", **options)
+    extra = loss_at(task) - task.stats["reconstruction"]
+    assert extra.item() == pytest.approx(0.3 * (invariant + variant) * math.log(5), abs=1e-6)
+
+
+def test_a_term_of_weight_zero_trains_nothing(build_tiny_disdiff):
+    model = build_tiny_disdiff(fields="random")
+
+    def all_gradients(**options):
+        return torch.cat(gradients(build_task(model, dis_weighting="constant", **options)))
+
+    none = all_gradients(weight_disentangle=0.0)
+    assert torch.equal(all_gradients(weight_invariant=0.0, weight_variant=0.0), none)
+    only_in, only_va = (all_gradients(**{f"weight_{name}": 0.0}) for name in ("variant", "invariant"))
+    assert not torch.allclose(only_in, none) and not torch.allclose(only_va, none)
+    torch.testing.assert_close(only_in + only_va - none, all_gradients(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [2, 900])
+def test_constant_weighting_is_one_at_every_step_whatever_the_field(build_tiny_disdiff, t):
+    """The weight by change differs by orders of magnitude between these steps."""
+    for fields in ("zero", "random"):
+        task = build_task(build_tiny_disdiff(fields=fields), dis_weighting="constant", t_min=t, t_max=t + 1)
+        loss_at(task)
+        assert task.stats["weight_mean"] == task.stats["weight_max"] == 1
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_loss_weighting_is_each_image_s_own_noise_error_without_gradient(
+    build_tiny_disdiff, norm, monkeypatch
+):
+    model = build_tiny_disdiff(fields="random")
+    task = build_task(model, dis_weighting="loss", norm=norm, t_min=100)
+    seen, measure = [], task._image_weight
+    monkeypatch.setattr(task, "_image_weight", lambda *a: seen.append((a[0], measure(*a))) or seen[-1][1])
+    loss_at(task)
+    parts, weight = seen[0]
+    assert weight.shape == (BATCH,) and not weight.requires_grad and weight.std() > 0
+    # without a weight over t, the batch's mean noise error is the reconstruction loss itself
+    torch.testing.assert_close(weight.mean(), task.stats["reconstruction"], rtol=1e-3, atol=1e-5)
+    # and one over t does not enter it
+    weighted = build_task(model, dis_weighting="loss", norm=norm, t_min=100, weighting="clean")
+    loss_at(weighted)
+    torch.testing.assert_close(weighted.stats["weight_mean"], task.stats["weight_mean"])
+
+
+def test_without_detach_the_disentangling_loss_also_trains_the_encoder_that_looks(build_tiny_disdiff):
+    model = build_tiny_disdiff(fields="random")
+
+    def of_encoder(weight, train_evaluator):
+        options = {"detach_condition": True, "train_evaluator": train_evaluator}
+        return gradients(build_task(model, weight_disentangle=weight, **options))[0]
+
+    bare = of_encoder(0.0, True)
+    assert torch.equal(of_encoder(100.0, False), bare)
+    assert not torch.allclose(of_encoder(100.0, True), bare, rtol=0.1)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from disdiff.report.grids import save_grid
 from disdiff.report.naming import UnitNames, name_data, name_units
 from disdiff.report.pictures import name_run_units
-from disdiff.run import Run
+from disdiff.run import Run, load_run
 from ldm.data.source import ImageSource, split_indices, to_float
+from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 
 
@@ -55,6 +58,13 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch sees no CUDA device; use --device cpu")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
+    """The run a script is called on, on its `--device`, and the run's sampler in `--steps` steps."""
+    run = load_run(arguments.run, resolve_device(arguments.device))
+    sampler = run.config.sampler
+    return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
 
 
 def parse_units(text: str) -> list[int]:
@@ -118,6 +128,12 @@ def draw_images(run: Run, num_images: int, seed: int) -> Tensor:
     return to_float(run.source.images(index[torch.randint(len(index), (num_images,), generator=generator)]))
 
 
+def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
+    """The image of an `--image` on the model's device, a random one without it, shape (1, 3, H, W)."""
+    image = draw_images(run, 1, seed) if name is None else load_image(name, run.source)
+    return image.to(run.model.latent_space.mean.device)
+
+
 def load_codes_of(run: Run) -> dict[str, np.ndarray]:
     """Content of a run's `codes.npz`.
 
@@ -152,6 +168,21 @@ def describe_run(run: Run) -> str:
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:
     """Where a script writes: `--out`, else `edits/<run>-<name>`."""
     return arguments.out or Path("edits") / f"{arguments.run.resolve().name}-{name}"
+
+
+def save_picture(
+    arguments: argparse.Namespace,
+    run: Run,
+    name: str,
+    grid: Tensor,
+    title: str,
+    rows: list[str] | None = None,
+    columns: list[str] | None = None,
+) -> None:
+    """Write a picture where the script is to (see `choose_path`) and say where; see `save_grid`."""
+    out = choose_path(arguments, name)
+    save_grid(out, grid, title, describe_run(run), rows, columns)
+    print(out)
 
 
 @contextmanager

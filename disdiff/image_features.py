@@ -21,6 +21,7 @@ their distances are no FID: `name` says so wherever they appear.
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from disdiff.row_cache import digest_file
 from ldm.autoencoder.perceptual import LPIPS
 from ldm.errors import UserError, choose
-from ldm.weights import WeightFile, resolve_weight, weight_folders
+from ldm.weights import VGG16, WeightFile, resolve_weight, weight_folders
 
 SIZE = 299
 DIMS = 2048
@@ -45,6 +46,9 @@ INCEPTION = WeightFile(
     purpose="FID and KID",
     without="MSE, PSNR, SSIM and every disentanglement metric need no such file, and --features random tries "
     "out the script with features that are no FID",
+)
+LPIPS_VGG16 = replace(
+    VGG16, purpose="LPIPS", without="leave out --lpips; MSE, PSNR, SSIM and FID need no such file"
 )
 
 
@@ -165,12 +169,18 @@ class VGGDistance:
         identity: all that a pair's distance depends on, JSON-ready.
 
     Raises:
-        UserError: the file is not one.
+        UserError: the file is another, or damaged.
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
+        digest = digest_file(path)
+        if not digest.startswith(LPIPS_VGG16.sha256):
+            raise UserError(
+                f"{path} is not torchvision's VGG16 (sha256 {digest}); get it from {LPIPS_VGG16.url}"
+                f" ({LPIPS_VGG16.megabytes} MB, sha256 {LPIPS_VGG16.sha256}...)"
+            )
         self.net, self.device = LPIPS(path).to(device), device
-        self.identity = {"network": "vgg16", "weights_sha256": digest_file(path)}
+        self.identity = {"network": LPIPS_VGG16.name, "weights_sha256": digest}
 
     def __call__(self, image_hat: Tensor, image: Tensor) -> Tensor:
         """Distance of pairs of images (n, 3, H, W) in [-1, 1], shape (n,), on the CPU."""

@@ -19,6 +19,7 @@ from disdiff.metrics._inputs import Result
 from disdiff.metrics.fid import check_num_images, compute_fid
 from disdiff.metrics.image_quality import compare_images, summarise_quality
 from disdiff.metrics.kid import compute_kid
+from disdiff.model import DiffusionModel, ImageModel
 from disdiff.report.pictures import draw_samples, load_codes
 from disdiff.row_cache import PART, Identity, RowCache, digest_file
 from disdiff.run import Run
@@ -63,24 +64,25 @@ def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: 
         kind: one of `KINDS`: `samples` of codes drawn with replacement from the run's `codes.npz`, and random
             noise; or reconstructions of the evaluation images, from noise `inferred` by DDIM or `random`.
         sampler: which sampler; `inferred` takes DDIM without new noise in as many steps. What is taken is in
-            the set's identity.
+            the set's identity; a system without noise (a VAE) takes none.
         seed: of codes and noise.
         cache: where the images are kept.
 
     Raises:
         UserError: `samples` of a run without `codes.npz`.
     """
-    sampler = _settle(sampler, kind, run.model.schedule.num_steps)
+    settled = _settle(sampler, kind, run.model)
     weights = sorted(run.folder.glob("stages/*/model.safetensors"))
     identity: Identity = {
         "kind": kind,
         "config_sha256": digest_file(run.folder / "config.yaml"),
         "weights_sha256": {path.parent.name: digest_file(path) for path in weights},
-        "sampler": asdict(sampler),
+        "sampler": None if settled is None else asdict(settled),
         "seed": seed,
         "device": run.model.latent_space.mean.device.type,
         "part": PART,
     }
+    sampler = settled or sampler
     if kind == "samples":
         size, identity["codes_sha256"] = None, digest_file(run.folder / "codes.npz")
         make = _samples(run, sampler, seed)
@@ -188,10 +190,15 @@ def compute_reconstruction_quality(
     return quality if lpips is None else {**quality, "lpips_network": network}
 
 
-def _settle(sampler: SamplerConfig, kind: str, num_steps: int) -> SamplerConfig:
-    """The sampler as it will run: inferred noise is undone by DDIM alone, and DDPM takes all steps."""
+def _settle(sampler: SamplerConfig, kind: str, model: ImageModel) -> SamplerConfig | None:
+    """The sampler as it will run: inferred noise is undone by DDIM alone, and DDPM takes all steps.
+
+    None for a system without noise, which decodes its codes at once.
+    """
+    if not isinstance(model, DiffusionModel):
+        return None
     sampler = deterministic(sampler) if kind == "inferred" else sampler
-    return replace(sampler, num_steps=num_steps) if sampler.name == "ddpm" else sampler
+    return replace(sampler, num_steps=model.schedule.num_steps) if sampler.name == "ddpm" else sampler
 
 
 def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int], Tensor]:

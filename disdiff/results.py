@@ -1,11 +1,13 @@
 """What a finished run leaves behind: codes, scores, pictures, the report and `metrics.json`."""
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from disdiff.config import Config, to_container
-from disdiff.metrics.protocols import compute_scores
+from disdiff.config import Config, EvaluationConfig, to_container
+from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
 from disdiff.model import ImageModel
 from disdiff.probe import compute_editing, compute_reconstruction
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from ldm.data.source import ImageSource, to_float
+from disdiff.stages import Stage, count_parameters
+from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from disdiff.pipeline import Pipeline
 
 FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
+SCORES = "scores.json"  # until they are in metrics.json
+NO_LABELS = "the data set has no factor labels and no attributes, so there is nothing to compare codes with"
+NO_FACTORS = "the data set has attributes but no factor labels, so FactorVAE, DCI and the like are left out"
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
 
 
@@ -48,7 +54,7 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
     codes = encode_codes(model, source, pipeline.eval_index)
     save_codes(folder / "codes.npz", codes)
     copyfile(pipeline.stages["factors"].folder / "log.csv", folder / "log.csv")
-    scores, reason = score_codes(codes, config.evaluation.protocol, config.evaluation.seed)
+    scores, reason = score_once(folder, codes, config.evaluation)
     with torch.inference_mode():
         editing, reconstruction = measure_edits(pipeline, model, scores)
         with progress_bar("pictures") as progress:
@@ -70,35 +76,55 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         "system": config.system,
         "preset": config.preset,
         "seed": config.seed,
-        "dataset": {"name": source.name, "procedural": source.procedural, "num_images": len(source)},
+        **({} if model.supervision is None else {"supervision": model.supervision}),
+        "dataset": describe_source(source),
         "scores": None if scores is None else {config.evaluation.protocol: scores},
         **({} if reason is None else {"scores_reason": reason}),
         "editing": editing,
         "reconstruction": reconstruction,
         "evaluation": describe_evaluation(config),
         "stages": records,
+        "parameters": count_sizes(pipeline),
         # all stages from nothing, whether this call trained them or loaded them, and the results
         "seconds_total": round(trained + time.monotonic() - start, 1),
         "seconds_this_call": round(seconds + time.monotonic() - start, 1),
         "device": describe_device(pipeline.machine.device),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": find_commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     save_json(folder / "metrics.json", metrics)
+    (folder / SCORES).unlink(missing_ok=True)
     write_report(folder)
     pipeline.say(summarise(metrics))
 
 
 def results_are_complete(pipeline: "Pipeline") -> bool:
     """Whether the run folder holds all results of these very stages and this evaluation."""
-    folder = pipeline.folder
     pictures = [name for part in list_pictures(pipeline.model) for name in PARTS[part]]
-    if not all((folder / name).exists() for name in (*FILES, *pictures)):
+    return all((pipeline.folder / name).exists() for name in pictures) and results_are_current(
+        pipeline.folder, pipeline.config, list(pipeline.stages.values())
+    )
+
+
+def results_are_current(folder: Path, config: Config, stages: list[Stage]) -> bool:
+    """Whether the files of a run folder, pictures aside, are of these very stages and this evaluation."""
+    if not all((folder / name).exists() for name in FILES):
         return False
     metrics = load_json(folder / "metrics.json")
-    hashes = {name: record["hash"] for name, record in metrics["stages"].items()}
-    same_stages = hashes == {name: stage.hash for name, stage in pipeline.stages.items()}
-    return same_stages and metrics["evaluation"] == describe_evaluation(pipeline.config)
+    hashes = {name: record["hash"] for name, record in metrics.get("stages", {}).items()}
+    same_stages = hashes == {stage.name: stage.hash for stage in stages}
+    return same_stages and metrics.get("evaluation") == describe_evaluation(config)
+
+
+def count_sizes(pipeline: "Pipeline") -> dict[str, int]:
+    """Parameters of the model, `total`, and of the part of it that the stage `factors` trains, `trainable`.
+
+    A latent DPM, which only new images need, does not count.
+    """
+    model = [name for name in pipeline.stages if name != "latent_dpm"]
+    sizes = {name: count_parameters(pipeline.modules[name]) for name in model}
+    return {"total": sum(sizes.values()), "trainable": sizes["factors"]}
 
 
 def list_pictures(model: ImageModel) -> list[str]:
@@ -120,8 +146,14 @@ def summarise(metrics: dict[str, Any]) -> str:
             f"swaps {editing['success_mean']:.0%} right, {editing['kept_mean']:.0%} of the rest kept"
         )
     for protocol, scores in (metrics["scores"] or {}).items():
-        factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
-        parts.insert(0, f"FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({protocol})")
+        if "dci" in scores:
+            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
+            parts.insert(0, f"FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({protocol})")
+        else:
+            tad, captured = scores["tad"]["score"], scores["tad"]["num_captured"]
+            parts.insert(0, f"TAD {tad:.3f}, {captured:g} attributes captured ({protocol})")
+    if metrics.get("scores_reason"):
+        parts.append(metrics["scores_reason"])
     minutes = metrics["seconds_total"] / 60
     data = "procedural " * metrics["dataset"]["procedural"] + metrics["dataset"]["name"]
     return f"{data}: {'; '.join(parts)}; {minutes:.1f} min from nothing"
@@ -134,7 +166,7 @@ def measure_edits(
     config, editing = pipeline.config, None
     shared = (model, pipeline.source, pipeline.eval_index)
     with progress_bar("editing") as progress:
-        if scores is not None and config.evaluation.num_pairs:
+        if scores is not None and "dci" in scores and config.evaluation.num_pairs:
             importance = np.array(scores["dci"]["importance"])
             editing = compute_editing(
                 *shared,
@@ -163,6 +195,9 @@ def encode_codes(
     if source.factor_space is not None:
         names = np.array(source.factor_space.names)
         arrays |= {"factors": source.factors(index).numpy(), "factor_names": names}
+    if isinstance(source, AttributeSource) and source.attribute_names:
+        names = np.array(source.attribute_names)
+        arrays |= {"attributes": source.attributes(index).numpy(), "attribute_names": names}
     return arrays
 
 
@@ -173,16 +208,36 @@ def save_codes(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def score_codes(
-    arrays: dict[str, np.ndarray], protocol: str, seed: int
+    arrays: dict[str, np.ndarray], protocol: str, seed: int, units: str = "pca1"
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Scores of a protocol, or None and the reason why there are none."""
-    if "factors" not in arrays:
-        return None, "the data set has no factor labels"
+    """Scores of a protocol, or None and the reason why there are none; `units` as in `compute_scores`."""
+    if "factors" not in arrays and "attributes" not in arrays:
+        return None, NO_LABELS
     try:
+        if "factors" not in arrays:
+            scores = compute_attribute_scores(arrays["codes"], arrays["attributes"], protocol, seed)
+            return scores, NO_FACTORS
         with progress_bar(f"scores ({protocol})") as progress:
-            return compute_scores(arrays["codes"], arrays["factors"], protocol, seed, progress=progress), None
+            labels = arrays["factors"]
+            return compute_scores(
+                arrays["codes"], labels, protocol, seed, units=units, progress=progress
+            ), None
     except UserError as error:  # a collapsed code has no scores, but its pictures are worth a look
         return None, str(error)
+
+
+def score_once(
+    folder: Path, arrays: dict[str, np.ndarray], evaluation: EvaluationConfig
+) -> tuple[dict[str, Any] | None, str | None]:
+    """`score_codes`, kept in the run folder, so that a run killed before its end has not to score again."""
+    digest = hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+    of = {"codes_sha256": digest, "protocol": evaluation.protocol, "seed": evaluation.seed}
+    path = folder / SCORES
+    if path.exists() and (kept := load_json(path))["of"] == of:
+        return kept["scores"], kept["reason"]
+    scores, reason = score_codes(arrays, evaluation.protocol, evaluation.seed)
+    save_json(path, {"of": of, "scores": scores, "reason": reason})
+    return scores, reason
 
 
 @contextmanager

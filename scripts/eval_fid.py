@@ -1,21 +1,23 @@
 """FID and KID of a run's images against its data set's; reconstructions also get MSE, PSNR and SSIM."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from disdiff import image_features as features
 from disdiff import image_sets as sets
 from disdiff.cli import build_parser, resolve_device, run_script
+from disdiff.config import WeightsConfig, merge, parse_overrides, to_container
 from disdiff.metrics.fid import check_num_images
 from disdiff.row_cache import RowCache
 from disdiff.run import load_run
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import save_json
-from ldm.weights import VGG16, resolve_weight
+from ldm.weights import resolve_weight
 
 EXAMPLES = """examples:
   python scripts/eval_fid.py pretrained/shapes3d                       10,000 samples
@@ -25,10 +27,11 @@ EXAMPLES = """examples:
   python scripts/eval_fid.py pretrained/shapes3d --features random --num 100   tries it out: not FID
 The same command again continues where it stopped. Numbers compare for one --num, --reference and --resize.
 writes RUN/fid/<images>.json; --out PATH for another place"""
-WEIGHTS = ("weights.inception", "weights.vgg16", "weights.allow_download")
+WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("--images", default="samples", help=f"{', '.join(sets.KINDS)} or FILE.npy (samples)")
     parser.add_argument("--num", type=int, default=10_000, help="how many images of each side (10000)")
@@ -43,20 +46,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-few", action="store_true", help="accept fewer images than a FID needs")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="images and features (RUN/fid)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="weights.inception=FILE"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="other weights.* than the run's own"
     )
     return parser
 
 
-def read_weights(texts: list[str]) -> tuple[str | None, str | None, bool]:
-    """Paths of Inception and VGG16, and whether a download is allowed, from the `--set` options."""
-    weights = dict.fromkeys(WEIGHTS)
+def read_weights(own: WeightsConfig, texts: list[str]) -> WeightsConfig:
+    """The run's own `weights`, changed by the `--set` options."""
     for text in texts:
-        key, _, value = text.partition("=")
-        choose("--set", key, weights)
-        weights[key] = value
-    inception, vgg16, allow_download = weights.values()
-    return inception, vgg16, (allow_download or "").lower() == "true"
+        choose("--set", text.partition("=")[0], dict.fromkeys(WEIGHTS))
+    return merge([OmegaConf.create({"weights": to_container(own)}), parse_overrides(texts)]).weights
 
 
 def describe(result: dict) -> str:
@@ -77,19 +76,22 @@ def describe(result: dict) -> str:
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
+    """Make or load images, and measure their distances and errors."""
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
-    inception, vgg16, allowed = read_weights(arguments.set)
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
+    run = load_run(arguments.run, device)
+    weights = read_weights(run.config.weights, arguments.set)
     if arguments.features == "random":
         extract = features.RandomFeatures(device)
     else:
-        path = features.find_inception(inception, allowed)
+        path = features.find_inception(weights.inception, weights.allow_download)
         extract = features.InceptionFeatures(path, arguments.resize, device)
     check_num_images(num, extract.dims, allow_few=arguments.allow_few)
-    lpips = features.VGGDistance(resolve_weight(VGG16, vgg16, allowed), device) if arguments.lpips else None
-
-    run = load_run(arguments.run, device)
+    lpips = None
+    if arguments.lpips:
+        path = resolve_weight(features.LPIPS_VGG16, weights.vgg16, weights.allow_download)
+        lpips = features.VGGDistance(path, device)
     own, cache = run.config.sampler, RowCache(arguments.cache or run.folder / "fid")
     sampler = replace(own, name=arguments.sampler or own.name, num_steps=arguments.steps or own.num_steps)
     if kind in sets.KINDS:

@@ -28,6 +28,7 @@ HEADLINES = ("score", "num_captured", "auroc", "accuracy")
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,6 +75,7 @@ def summarise(results: dict[int, dict[str, dict]]) -> dict[str, dict[str, float]
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Measure codes over seeds and print the summary."""
     if (arguments.run is None) == (arguments.codes is None):
         raise UserError("name a run folder or --codes FILE, one of them")
     path = arguments.codes or arguments.run / "codes.npz"

@@ -19,16 +19,21 @@ EXAMPLES = """examples:
   python scripts/evaluate.py --codes codes.npz --out scores.json        codes of another code base
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. Units of several numbers are
-reduced to their first principal component. Numbers of different protocols do not compare."""
+reduced to their first principal component, as published; --units all takes every number as a code. Numbers
+of different protocols, or of different --units, do not compare."""
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder, for its codes.npz")
     parser.add_argument("--codes", metavar="FILE", nargs="+", type=Path, help="codes instead of run folders")
     parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
+    parser.add_argument(
+        "--units", choices=("pca1", "all"), default="pca1", help="how vectors become codes (pca1, published)"
+    )
     parser.add_argument("--seeds", default="0", help="of the metrics, such as 0,1,2 (0)")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -62,20 +67,28 @@ def describe(values: np.ndarray) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Score codes over runs and metric seeds and print the means."""
     paths, seeds, results = choose_files(arguments), parse_seeds(arguments.seeds), {}
     for path in paths:
         arrays, results[str(path)] = load_codes_file(path, {"factors"}), {}
         for seed in seeds:
-            results[str(path)][seed], reason = score_codes(arrays, arguments.protocol, seed)
+            scored = score_codes(arrays, arguments.protocol, seed, arguments.units)
+            results[str(path)][seed], reason = scored
             if reason is not None:
                 raise UserError(f"{path}: {reason}")
-    print(f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}")
+    units = (
+        ", every number of a unit a code (not the published reduction)" if arguments.units == "all" else ""
+    )
+    print(
+        f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}{units}"
+    )
     tables = [[list_scores(scores) for scores in by_seed.values()] for by_seed in results.values()]
     for i, (name, _, estimator) in enumerate(tables[0][0]):
         values = np.array([[rows[i][1] for rows in by_seed] for by_seed in tables])
         print(f"  {name:<38} {describe(values)}   {estimator}")
     if arguments.out:
-        save_json(arguments.out, {"protocol": arguments.protocol, "runs": results})
+        content = {"protocol": arguments.protocol, "units": arguments.units, "runs": results}
+        save_json(arguments.out, content)
 
 
 if __name__ == "__main__":

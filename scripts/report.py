@@ -9,6 +9,7 @@ from tqdm import tqdm
 from disdiff.cli import build_parser, load_codes_of, load_scores_of, resolve_device, run_script
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
+from disdiff.results import list_pictures
 from disdiff.run import load_run
 from disdiff.stages import WEIGHTS
 from ldm.data.source import split_indices
@@ -24,6 +25,7 @@ NEWER = ("traversal", "fields")  # parts that run folders may lack
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("--pictures", action="store_true", help="draw the run's pictures anew first")
     return parser
@@ -38,7 +40,7 @@ def list_missing(arguments: argparse.Namespace) -> list[str]:
 
 
 def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None) -> None:
-    """Draw pictures into the run folder; with the run's own seed if None.
+    """Draw those of some pictures that the model can have; with the run's own seed if None.
 
     Raises:
         UserError: the run cannot be loaded, or its data are not the ones that lie here.
@@ -52,6 +54,9 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
             f"the run was made on {kinds[made_on]} {run.source.name}, but here are {kinds[not made_on]} "
             "images; set data.root and data.procedural in its config.yaml"
         )
+    parts = [part for part in list_pictures(run.model) if part in parts]
+    if not parts:
+        return
     seed = config.seed if seed is None else seed
     index = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[1]
     with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}") as bar:
@@ -65,6 +70,7 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Write the report, drawing first what is missing or asked for."""
     if arguments.pictures:
         draw(arguments, PARTS, arguments.seed)
     elif missing := list_missing(arguments):

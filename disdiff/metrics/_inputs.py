@@ -45,12 +45,13 @@ def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
     return codes if codes.dtype.kind == "f" else codes.astype(np.float64)
 
 
-def check_factors(factors: np.ndarray, num_rows: int) -> np.ndarray:
+def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> np.ndarray:
     """Return `factors` as int64 with the values of each factor renumbered 0, 1, ... in their order.
 
     Args:
         factors: ground-truth labels, integers of shape (n, F).
         num_rows: n of the codes they belong to.
+        name: of the array in errors.
 
     Raises:
         UserError: wrong shape or length, not integers, or a factor with a single value.
@@ -58,18 +59,20 @@ def check_factors(factors: np.ndarray, num_rows: int) -> np.ndarray:
     factors = np.asarray(factors)
     if factors.dtype.kind not in "iub":
         raise UserError(
-            f"factors must be integers, but their type is {factors.dtype}: number the values of each factor"
+            f"{name} must be integers, but their type is {factors.dtype}: number the values of each column"
         )
     if factors.ndim != 2 or factors.shape[1] == 0:
-        raise UserError(f"factors must have shape (n, F), but have {factors.shape}")
+        raise UserError(
+            f"{name} must have shape (n, columns), but have {factors.shape}: give a row per image"
+        )
     if len(factors) != num_rows:
         raise UserError(
-            f"codes have {num_rows} rows but factors have {len(factors)}: both need one row per image"
+            f"codes have {num_rows} rows but {name} have {len(factors)}: both need one row per image"
         )
     numbered = [np.unique(column, return_inverse=True)[1] for column in factors.T]
     constant = [index for index, column in enumerate(numbered) if column.max() == 0]
     if constant:
-        raise UserError(f"factors have a single value in column(s) {constant}: drop what does not vary")
+        raise UserError(f"{name} have a single value in column(s) {constant}: drop what does not vary")
     return np.stack(numbered, axis=1).astype(np.int64)
 
 
@@ -79,12 +82,13 @@ def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
     Raises:
         UserError: see `check_factors`, or a value other than 0 and 1.
     """
+    attributes = np.asarray(attributes)
     values = np.unique(attributes)
-    if not np.isin(values, (0, 1)).all():
+    if attributes.dtype.kind not in "fiub" or not np.isin(values, (0, 1)).all():
         raise UserError(
             f"attributes must be 0 or 1, but hold {values[:5].tolist()}: map -1 to 0, or use tad_binarised"
         )
-    return check_factors(np.asarray(attributes).astype(np.int64), num_rows)
+    return check_factors(attributes.astype(np.int64), num_rows, "attributes")
 
 
 def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -101,7 +101,7 @@ def compute_scores(
     codes = unit_scalars(codes, units)
     report = progress or (lambda name, share: None)
     scores = {}
-    for name, metric in _metrics(chosen, lambda share: report("dci", share)).items():
+    for name, metric in build_metrics(chosen, lambda share: report("dci", share)).items():
         report(name, 0.0)
         scores[name] = metric(codes, factors, seed=seed)
         report(name, 1.0)
@@ -137,8 +137,15 @@ def compute_attribute_scores(
     return scores
 
 
-def _metrics(protocol: Protocol, dci_progress: Callable[[float], None]) -> dict[str, Callable[..., Result]]:
-    """Bind the protocol's sizes to each metric."""
+def build_metrics(
+    protocol: Protocol, dci_progress: Callable[[float], None] | None = None
+) -> dict[str, Callable[..., Result]]:
+    """Every factor-based metric, a protocol's sizes bound: (codes (n, N), factors (n, F), seed) to scores.
+
+    Args:
+        protocol: whose sizes and estimators.
+        dci_progress: called with the share of DCI, the slowest, that is done.
+    """
     train, test = protocol.num_train, protocol.num_test
     votes = {
         "num_train": protocol.num_votes,

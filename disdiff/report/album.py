@@ -75,17 +75,19 @@ def make_pictures(
     chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
     image = to_float(source.images(chosen)).to(model.latent_space.mean.device)
     start = image[0::2][: len(image) // 2]
+    names = name_run_units(codes, scores)
+    facts = [name_data(source.name, source.procedural), run_name or folder.name]
     album = Album(
         model=model,
         start=start,
         target=image[1::2],
         z_T=invert(model, start, model.encode(start), sampler.num_steps),
         codes=load_codes(codes),
-        names=name_run_units(codes, scores),
+        names=names,
         sampler=sampler,
         generator=generator,
         folder=folder,
-        subtitle=f"{name_data(source.name, source.procedural)} · {run_name or folder.name}",
+        subtitle=" · ".join(facts),
         report=progress or (lambda name, share: None),
     )
     for part in PARTS:
@@ -111,18 +113,18 @@ class Album:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the units in their order."""
-        return [self.names.labels[unit] for unit in self.names.order]
+        """Names of the units that are shown."""
+        return [self.names.labels[unit] for unit in self.names.shown]
 
     def write_swap(self) -> None:
         """`swap.png`."""
-        swaps, ddim = [[unit] for unit in self.names.order], deterministic(self.sampler)
+        swaps, ddim = [[unit] for unit in self.names.shown], deterministic(self.sampler)
         grid = draw_swap(self.model, self.start, self.target, swaps, ddim, self.z_T, self.tell("swap.png"))
         self.save("swap", grid, ["source", "target", *self.labels])
 
     def write_traversal(self) -> None:
         """`traversal.png` of one image, and the frames of a few for the report's sliders."""
-        units, directions = self.names.order, principal_directions(self.codes)
+        units, directions = self.names.shown, principal_directions(self.codes)
         ddim, tell = deterministic(self.sampler), self.tell("traversal.png")
         frames = draw_frames(self.model, self.start[:NUM_MOVED], units, directions, ddim, self.z_T, tell)
         shown = [0, *(1 + FRAME_AMOUNTS.index(amount) for amount in AMOUNTS)]
@@ -135,7 +137,7 @@ class Album:
         step = self.model.schedule.num_steps // 2
         noise = torch.Generator().manual_seed(self.generator.initial_seed())
         fields = compute_fields(self.model, self.start, step, noise)
-        grid, means = draw_fields(self.start, fields, self.names.order)
+        grid, means = draw_fields(self.start, fields, self.names.shown)
         rows = [f"{label} · {mean}" for label, mean in zip(self.labels, means, strict=True)]
         self.save("fields", grid, ["image", *rows], title=f"{TITLES['fields']} (t = {step})")
 
@@ -166,4 +168,6 @@ class Album:
         title: str | None = None,
     ) -> None:
         """Write `<name>.png`; see `save_grid`."""
-        save_grid(self.folder / f"{name}.png", grid, title or TITLES[name], self.subtitle, rows, columns)
+        about_units = name in ("swap", "traversal", "fields") and self.names.left_out
+        subtitle = f"{self.subtitle} · {self.names.left_out}" if about_units else self.subtitle
+        save_grid(self.folder / f"{name}.png", grid, title or TITLES[name], subtitle, rows, columns)

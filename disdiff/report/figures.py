@@ -14,14 +14,14 @@ DPI = 130
 CURVE = "#0969da"
 
 
-def plot_importance(importance: np.ndarray, units: list[str], factors: list[str]) -> Figure:
-    """DCI importance (N, F); in the margins each unit's disentanglement, each factor's completeness."""
+def plot_importance(importance: np.ndarray, units: list[int], factors: list[str]) -> Figure:
+    """DCI importance (N, F) of some units; in the margins D of each unit, C of each factor (over all)."""
     importance = np.asarray(importance, dtype=float)
-    figure, axes = _matrix(importance, units, factors, "{:.2f}")
-    unit_scores = [compute_disentanglement(row[None]) for row in importance]
+    figure, axes = _matrix(importance[units], units, factors, "{:.2f}")
+    unit_scores = [compute_disentanglement(importance[unit][None]) for unit in units]
     factor_scores = [compute_completeness(column[:, None]) for column in importance.T]
-    for unit, score in enumerate(unit_scores):
-        axes.text(len(factors) - 0.3, unit, f"{score:.2f}", va="center", fontsize=8)
+    for row, score in enumerate(unit_scores):
+        axes.text(len(factors) - 0.3, row, f"{score:.2f}", va="center", fontsize=8)
     for factor, score in enumerate(factor_scores):
         axes.text(factor, len(units) - 0.3, f"{score:.2f}", ha="center", va="top", fontsize=8)
     axes.text(len(factors) - 0.3, -0.7, "D", va="center", fontsize=9, weight="bold")
@@ -29,22 +29,22 @@ def plot_importance(importance: np.ndarray, units: list[str], factors: list[str]
     return figure
 
 
-def plot_information(information: np.ndarray, units: list[str], factors: list[str]) -> Figure:
-    """Mutual information (N, F) in nats; framed are the two units whose gap MIG takes."""
+def plot_information(information: np.ndarray, units: list[int], factors: list[str]) -> Figure:
+    """Mutual information (N, F) in nats of some units; framed are the two (of all) whose gap MIG takes."""
     information = np.asarray(information, dtype=float)
-    figure, axes = _matrix(information, units, factors, "{:.2f}")
+    figure, axes = _matrix(information[units], units, factors, "{:.2f}")
     for factor, ranking in enumerate(np.argsort(-information, axis=0, kind="stable")[:2].T):
-        for place, unit in enumerate(ranking):
-            style = {"linewidth": 1.8, "linestyle": "-" if place == 0 else ":"}
-            axes.add_patch(
-                Rectangle((factor - 0.46, unit - 0.46), 0.92, 0.92, fill=False, ec="#cf222e", **style)
-            )
+        for place, unit in enumerate(ranking.tolist()):
+            if unit in units:
+                style = {"linewidth": 1.8, "linestyle": "-" if place == 0 else ":"}
+                corner = (factor - 0.46, units.index(unit) - 0.46)
+                axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec="#cf222e", **style))
     return figure
 
 
-def plot_votes(votes: np.ndarray, units: list[str], factors: list[str]) -> Figure:
-    """FactorVAE votes (N, F): how often a unit moved least while a factor was held fixed."""
-    return _matrix(np.asarray(votes, dtype=float), units, factors, "{:.0f}")[0]
+def plot_votes(votes: np.ndarray, units: list[int], factors: list[str]) -> Figure:
+    """FactorVAE votes (N, F) of some units: how often each moved least while a factor was held fixed."""
+    return _matrix(np.asarray(votes, dtype=float)[units], units, factors, "{:.0f}")[0]
 
 
 def plot_training(rows: list[dict[str, str]]) -> Figure:
@@ -59,6 +59,8 @@ def plot_training(rows: list[dict[str, str]]) -> Figure:
         axes.plot(*zip(*points, strict=True), color=CURVE, linewidth=1.2)
         axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.set_xlabel("step", fontsize=7, labelpad=1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     for axes in panels[len(names) :]:
@@ -74,15 +76,15 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _matrix(values: np.ndarray, units: list[str], factors: list[str], number: str) -> tuple[Figure, Axes]:
-    """Heatmap of values >= 0, shape (N, F), every cell with its number."""
+def _matrix(values: np.ndarray, units: list[int], factors: list[str], number: str) -> tuple[Figure, Axes]:
+    """Heatmap of values >= 0, shape (K, F), of K units, every cell with its number."""
     size = (1.5 + 0.72 * len(factors), 1.2 + 0.36 * len(units) + 0.5)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     top = values.max() if values.size and values.max() > 0 else 1.0
     axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     axes.set_xticks(range(len(factors)), factors, fontsize=8, rotation=30, ha="left", rotation_mode="anchor")
-    axes.set_yticks(range(len(units)), units, fontsize=8)
+    axes.set_yticks(range(len(units)), [f"unit {unit}" for unit in units], fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

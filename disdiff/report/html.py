@@ -12,9 +12,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from disdiff.report.discovery import FILE, write_discovery
 from disdiff.report.elements import embed_figure, embed_png, write_table
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
-from disdiff.report.naming import UnitNames, name_data, name_units
+from disdiff.report.naming import UnitNames, name_data
+from disdiff.report.pictures import name_run_units
 from disdiff.report.sentences import (
     describe_codebook,
     describe_importance,
@@ -98,7 +100,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     Raises:
         UserError: the folder has no `metrics.json`, or the report cannot be written.
     """
-    folder = Path(folder)
+    folder, out = Path(folder), Path(out) if out else None
     if not (folder / "metrics.json").exists():
         raise UserError(
             f"{folder} has no metrics.json, so there is nothing to report; run the main job first"
@@ -109,6 +111,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     sections = [
         *write_summary(metrics, data_name),
         *write_findings(folder, metrics),
+        *write_discovery(out.parent if out and (out.parent / FILE).exists() else folder),
         *write_pictures(folder, metrics, frames),
         *write_training(folder),
         *write_environment(folder, metrics),
@@ -120,7 +123,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         script=SCRIPT if frames else "",
         body="\n".join(sections),
     )
-    out = Path(out) if out else folder / "report.html"
+    out = out or folder / "report.html"
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
@@ -134,6 +137,11 @@ def write_summary(metrics: dict[str, Any], data_name: str) -> Iterator[str]:
             f"{format_duration(metrics['seconds_total'])} on {metrics.get('device', 'unknown device')}"
         )
     yield f'<p class="faint">{escape(" · ".join(facts))}</p>'
+    if metrics.get("supervision"):
+        yield (
+            f'<p class="notice">Supervision: {escape(metrics["supervision"])}. The numbers do not compare '
+            "with those of unsupervised systems.</p>"
+        )
     if (metrics.get("dataset") or {}).get("procedural"):
         yield (
             '<p class="notice">The data are procedural: our own rendering with the factors of the published '
@@ -162,14 +170,17 @@ def write_summary(metrics: dict[str, Any], data_name: str) -> Iterator[str]:
 
 def write_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
     """What each unit carries, in words and as matrices."""
-    factors = load_factor_names(folder)
+    codes = load_codes_of(folder)
+    factors = [str(name) for name in codes.get("factor_names", [])]
     for protocol, scores in (metrics.get("scores") or {}).items():
         if not factors or "dci" not in scores:
             continue
-        names = name_units(len(scores["dci"]["importance"]), np.array(scores["dci"]["importance"]), factors)
+        names = name_run_units(codes, scores)
         yield f"<h2>What the units carry ({escape(protocol)})</h2>"
-        yield f"<ul>{''.join(f'<li>{escape(names.sentences[unit])}</li>' for unit in names.order)}</ul>"
-        units = [f"unit {unit}" for unit in range(len(names.labels))]
+        if names.left_out:
+            yield f"<p>{say_shown(names)}</p>"
+        yield f"<ul>{''.join(f'<li>{escape(names.sentences[unit])}</li>' for unit in names.shown)}</ul>"
+        units = sorted(names.shown)
         for metric, key, plot, describe, title, says in MATRICES:
             if key in scores.get(metric, {}):
                 matrix = np.array(scores[metric][key])
@@ -179,7 +190,9 @@ def write_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
 
 def write_pictures(folder: Path, metrics: dict[str, Any], frames: Frames | None) -> Iterator[str]:
     """The PNG files that are there, each with what it shows, and the sliders after the traversals."""
-    captions = {"reconstruction": describe_reconstruction(metrics)}
+    names = name_run(folder, metrics)
+    captions = {name: say_shown(names) for name in ("swap", "traversal", "fields")}
+    captions["reconstruction"] = describe_reconstruction(metrics)
     for name, (title, says) in PICTURES.items():
         path = folder / f"{name}.png"
         if path.exists():
@@ -192,15 +205,19 @@ def write_pictures(folder: Path, metrics: dict[str, Any], frames: Frames | None)
                 f"along its principal direction, in {count} at once; the other units "
                 "and the noise stay. Places are in standard deviations of the data from their mean.</p>"
             )
-            yield from write_sliders(frames, name_run(folder, metrics, 1 + max(frames.units)))
+            yield from write_sliders(frames, names)
 
 
-def name_run(folder: Path, metrics: dict[str, Any], num_units: int) -> UnitNames:
+def name_run(folder: Path, metrics: dict[str, Any]) -> UnitNames:
     """Names of a run's units: by the protocol `paper`, else by the first there is, else numbers."""
-    scores, factors = metrics.get("scores") or {}, load_factor_names(folder)
-    best = scores.get("paper") or next(iter(scores.values()), {})
-    importance = np.array(best["dci"]["importance"]) if factors and "dci" in best else None
-    return name_units(num_units, importance, factors)
+    scores, codes = metrics.get("scores") or {}, load_codes_of(folder)
+    best = scores.get("paper") or next(iter(scores.values()), None)
+    return name_run_units(codes, best if "factor_names" in codes else None)
+
+
+def say_shown(names: UnitNames) -> str:
+    """Which units are shown, where they are not all."""
+    return f"Shown are {names.left_out}." if names.left_out else ""
 
 
 def write_training(folder: Path) -> Iterator[str]:
@@ -228,7 +245,7 @@ def write_environment(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
     rows: Rows = [
         ["device", str(metrics.get("device"))],
         ["versions", versions],
-        ["commit", str(metrics.get("commit"))],
+        ["commit", str(metrics.get("commit") or "unknown: not run from a checkout")],
     ]
     for name, stage in (metrics.get("stages") or {}).items():
         rows.append([name, f"{stage.get('steps')} steps, {format_duration(stage.get('seconds', 0.0))}"])
@@ -238,17 +255,17 @@ def write_environment(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
         yield f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
 
 
-def load_factor_names(folder: Path) -> list[str]:
-    """Names of the factors from `codes.npz`; none when it is not there.
+def load_codes_of(folder: Path) -> dict[str, np.ndarray]:
+    """`codes` and `factor_names` of a run's `codes.npz`; no units and no factors when it is not there.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / "codes.npz"
+    path, names = folder / "codes.npz", ("codes", "factor_names")
     if not path.exists():
-        return []
+        return {"codes": np.zeros((1, 0))}
     try:
         with np.load(path, allow_pickle=False) as file:
-            return [str(name) for name in file["factor_names"]] if "factor_names" in file.files else []
+            return {name: file[name] for name in names if name in file.files}
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged; delete it and run the main job again") from error

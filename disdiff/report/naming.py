@@ -10,6 +10,7 @@ import numpy as np
 
 STRONG = 0.2  # importance from which a unit is said to carry a factor
 WEAK = 0.05  # importance below which it is said to carry nothing
+MAX_ROWS = 32  # units in one picture; systems whose every number is a unit have hundreds
 
 
 @dataclass
@@ -19,22 +20,52 @@ class UnitNames:
     Attributes:
         labels: short, such as `unit 3 · wall hue 0.91`.
         sentences: the same in words.
-        order: units from the most to the least important.
+        order: units from the most to the least important; without scores, in their own order, or where they
+            are too many for a picture from the most to the least varying.
+        ranked_by: what decides that order, "importance" or "variance".
     """
 
     labels: list[str]
     sentences: list[str]
     order: list[int]
+    ranked_by: str = "importance"
+
+    @property
+    def shown(self) -> list[int]:
+        """The first units of `order`, as many as fit in a picture."""
+        return self.order[:MAX_ROWS]
+
+    @property
+    def left_out(self) -> str:
+        """Which units pictures show, in words; empty where they show all."""
+        if len(self.order) <= MAX_ROWS:
+            return ""
+        return f"the {MAX_ROWS} of {len(self.order)} units of highest {self.ranked_by}"
 
 
-def name_units(num_units: int, importance: np.ndarray | None, factor_names: list[str]) -> UnitNames:
-    """Name units by their importance for factors, shape (N, F); by their numbers alone without it."""
+def name_units(
+    num_units: int,
+    importance: np.ndarray | None,
+    factor_names: list[str],
+    variance: np.ndarray | None = None,
+) -> UnitNames:
+    """Name units.
+
+    Args:
+        num_units: N.
+        importance: of units for factors, shape (N, F); without it units are called by their numbers alone.
+        factor_names: F of them.
+        variance: of each unit over the data, shape (N,); ranks units without importance that are too many.
+    """
     if importance is None:
-        labels = [f"unit {unit}" for unit in range(num_units)]
+        order = list(range(num_units))
+        if num_units > MAX_ROWS and variance is not None:
+            order = np.argsort(-variance, kind="stable").tolist()
         return UnitNames(
-            labels,
+            [f"unit {unit}" for unit in range(num_units)],
             [f"Unit {unit} has no name: there are no scores." for unit in range(num_units)],
-            list(range(num_units)),
+            order,
+            "variance",
         )
     importance = np.asarray(importance, dtype=float)
     carried = [list_carried(row, factor_names) for row in importance]

@@ -166,9 +166,12 @@ def load_codes(codes: Mapping[str, np.ndarray]) -> Tensor:
 def name_run_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:
     """Names of a run's units from its `codes.npz` and the scores of one protocol; numbers without scores."""
     importance = None if not scores or "dci" not in scores else np.array(scores["dci"]["importance"])
-    return name_units(
-        codes["codes"].shape[1], importance, [str(name) for name in codes.get("factor_names", [])]
+    array = np.asarray(codes["codes"])
+    variance = (
+        array.var(axis=0, dtype=np.float64).reshape(array.shape[1], -1).sum(axis=1) if array.size else None
     )
+    factor_names = [str(name) for name in codes.get("factor_names", [])]
+    return name_units(array.shape[1], importance, factor_names, variance)
 
 
 def label_amounts(amounts: tuple[float, ...]) -> list[str]:

@@ -29,7 +29,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --page: #0f1419; --ink: #e6edf3; --faint: #9198a1; --line: #30363d; --card: #181e25;
     --accent: #4493f8; }
-  img.chart { filter: invert(1) hue-rotate(180deg); }
+  img.chart { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -65,4 +65,11 @@ figure img { max-width: 100%; min-width: 30rem; height: auto; border-radius: 6px
 figcaption { margin-top: .45rem; max-width: 46rem; }
 pre { background: var(--card); padding: .9rem; border-radius: 6px; overflow-x: auto; font-size: .82rem; }
 summary { cursor: pointer; color: var(--accent); }
+@media (max-width: 34rem) {
+  table { font-size: .8rem; }
+  th, td { padding-right: .55rem; }
+  img.picture { min-width: 42rem; }
+  figure::before { content: "swipe sideways to see all \\2194"; display: block; position: sticky; left: 0;
+    color: var(--faint); font-size: .8rem; margin-bottom: .3rem; }
+}
 """

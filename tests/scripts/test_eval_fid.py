@@ -1,8 +1,8 @@
-import importlib.util
 import json
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +10,22 @@ import pytest
 import torch
 
 import disdiff.row_cache
-from disdiff.build import build_denoiser, build_disdiff, build_latent_space
-from disdiff.config import Config, to_yaml
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.image_features import INCEPTION, InceptionFeatures
+from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
+from disdiff.config import CONFIGS, load_config, to_yaml
+from disdiff.image_features import INCEPTION, LPIPS_VGG16, InceptionFeatures
+from disdiff.row_cache import digest_file
 from disdiff.stages import save_weights
-from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.procedural import ProceduralShapes3D
-from ldm.diffusion.sampler import SamplerConfig
 from ldm.files import save_json
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_fid.py"
+TINY = [
+    *("preset=smoke", "data.procedural=always", "sampler.num_steps=2", "evaluation.num_images=100"),
+    "autoencoder.network={patch: 4, channels: 4, channel_mult: [1, 2], num_groups: 2}",
+    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
+    *("factors.encoder={channels: 8, hidden: 0}", "trunk.channels=8", "vae.channels=8"),
+]
+CONFIGURED = [name for name in SYSTEMS if (CONFIGS / name / "shapes3d.yaml").exists()]
 NOT_FID = "random features (not FID)"
 
 
@@ -36,53 +41,26 @@ def noise():
 
 
 @pytest.fixture
-def run_folder(shared, noise, tmp_path, tiny_unet, randomise, monkeypatch):
-    """A run of an untrained tiny model on procedural Shapes3D, whose images are noise, for speed."""
+def run_folder(shared, noise, tmp_path, write_tiny_run, monkeypatch):
+    """A tiny run on procedural Shapes3D, whose images are noise, for speed."""
     monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
     if not shared.exists():
-        write_run(shared, tiny_unet, randomise)
+        write_tiny_run(shared)
     return Path(shutil.copytree(shared, tmp_path / "runs" / "tiny"))
 
 
-def write_run(folder, tiny_unet, randomise):
-    config = Config()
-    config.data.procedural = "always"
-    config.autoencoder.network = NetworkConfig(
-        channels=4, channel_mult=[1, 2, 2, 2], num_res_blocks=1, z_channels=4, attention=False, num_groups=2
-    )
-    config.latent_diffusion.unet = tiny_unet
-    config.factors.num_units, config.factors.unit_dim = 3, 2
-    config.factors.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
-    config.sampler, config.evaluation.num_images = SamplerConfig("ddim", 2, 0.0), 100
-    space = build_latent_space(config)
-    denoiser = build_denoiser(config, space)
-    model = build_disdiff(config, space, denoiser, 64)
-    randomise(model.factors.decoder)
-    parts = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model.factors}
-    for name, module in parts.items():
-        save_weights(folder / "stages" / name / "model.safetensors", module)
-        save_json(folder / "stages" / name / "stage.json", {"image_size": 64})
-    (folder / "config.yaml").write_text(to_yaml(config))
-    np.savez(folder / "codes.npz", codes=np.random.default_rng(0).normal(size=(50, 3, 2)))
-
-
 @pytest.fixture
-def call(run_folder, capsys, monkeypatch):
+def call(run_folder, load_script, call_script, monkeypatch):
     """Return a function that runs the script on the run: result and what it said, or status and error."""
     monkeypatch.setenv("DISDIFF_WEIGHTS", str(run_folder))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(run_folder))
-    spec = importlib.util.spec_from_file_location("eval_fid", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("eval_fid")
 
     def run(*arguments, features="random"):
-        words = [str(run_folder), "--device", "cpu", "--features", features, *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", ["eval_fid", *words])
-        try:
-            script.run_script(script.main, script.make_parser())
-        except SystemExit as error:
-            return error.code, capsys.readouterr().err.strip().splitlines()[-1]
-        said = capsys.readouterr().out
+        words = [run_folder, "--device", "cpu", "--features", features, *arguments]
+        status, said, complained = call_script(script, *words)
+        if status:
+            return status, complained.strip().splitlines()[-1]
         return json.loads(Path(said.strip().splitlines()[-1]).read_text()), said
 
     return run
@@ -108,6 +86,49 @@ def test_random_features_are_never_called_fid(call):
     assert set(result["distances"][NOT_FID]) == {"frechet_distance", "kernel_distance"}
     lines = [line for line in said.splitlines()[:-1] if "fid" in line.lower()]
     assert lines and all(NOT_FID in line for line in lines)
+
+
+@pytest.fixture
+def write_system(run_folder):
+    """Return a function that turns the run into one of an untrained tiny model of any system."""
+
+    def write(system):
+        shutil.rmtree(run_folder / "stages")
+        config = load_config([CONFIGS / system / "shapes3d.yaml"], TINY)
+        space = build_latent_space(config)
+        denoiser = build_denoiser(config, space)
+        model = build_model(config, space, denoiser, 64)
+        modules = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model and model.factors}
+        for name in get_system(config).stages:
+            save_weights(run_folder / "stages" / name / "model.safetensors", modules[name])
+            save_json(run_folder / "stages" / name / "stage.json", {"image_size": 64})
+        (run_folder / "config.yaml").write_text(to_yaml(config))
+        if model is not None:
+            codes = np.random.default_rng(0).normal(size=(50, model.num_units, 1))
+            np.savez(run_folder / "codes.npz", codes=codes)
+
+    return write
+
+
+def test_systems_without_a_run_of_their_own_here_are_few():
+    """Guidance by CLIP needs a CLIP model, but is DisDiff with another encoder."""
+    assert set(SYSTEMS) - set(CONFIGURED) <= {"disdiff_clip"}
+
+
+@pytest.mark.parametrize("system", CONFIGURED)
+def test_every_system_is_measured(call, write_system, system):
+    write_system(system)
+    if SYSTEMS[system].build_model is None:
+        status, error = call("--num", 4, "--allow-few")
+        assert status == 2 and f"is a run of {system} alone, which finds no code" in error
+        return
+    noiseless = "latent_diffusion.unet" not in SYSTEMS[system].sections and len(SYSTEMS[system].stages) == 1
+    for kind in ("samples", "inferred", "random"):
+        result, said = call("--images", kind, "--num", 4, "--allow-few")
+        assert (result["images"]["sampler"] is None) is noiseless
+        assert ("steps" in said.splitlines()[0]) is not noiseless
+        assert result["distances"][NOT_FID]["frechet_distance"]["score"] >= 0
+        assert ("reconstruction" in result) is (kind != "samples")
 
 
 @pytest.mark.parametrize("kind", ["inferred", "random"])
@@ -186,7 +207,8 @@ def test_images_of_a_file_in_either_layout_and_range(call, tmp_path):
         (["--num", 65, "--images", "sample"], "cannot read images from sample"),
         (["--num", 65, "--steps", 5000], "cannot sample in 5000 steps"),
         (["--seed", -1], "--seed -1 is none of 0 to"),
-        (["--set", "weights.other=1"], "--set=weights.other is unknown; choose one of weights.inception"),
+        (["--set", "weights.other=1"], "--set=weights.other is unknown; choose one of weights.vgg16"),
+        (["--set", "weights.allow_download=maybe"], "weights.allow_download has a value of the wrong type"),
         (["--num", 65, "--lpips"], "vgg16-397923af.pth is needed"),
     ],
 )
@@ -206,6 +228,46 @@ def test_absent_inception_weights_are_explained_before_anything_slow(call, run_f
     assert not (run_folder / "fid").exists()
     status, error = call("--set", "weights.inception=/nowhere", features="inception")
     assert status == 2 and "weights.inception=/nowhere is not a file" in error
+
+
+def test_the_run_s_own_weights_are_read_and_set_overrides_them(call, run_folder):
+    path = run_folder / "config.yaml"
+    path.write_text(path.read_text().replace("  inception: null", "  inception: /of/the/run"))
+    status, error = call(features="inception")
+    assert status == 2 and "weights.inception=/of/the/run is not a file" in error
+    status, error = call("--set", "weights.inception=/other", features="inception")
+    assert status == 2 and "weights.inception=/other is not a file" in error
+
+
+def test_absent_lpips_weights_say_what_where_from_and_what_still_works(call):
+    status, error = call("--images", "random", "--num", 65, "--lpips")
+    assert status == 2
+    for part in (
+        "needed for LPIPS",
+        "https://download.pytorch.org",
+        "528 MB",
+        "397923af",
+        "leave out --lpips",
+    ):
+        assert part in error
+
+
+def test_lpips_with_random_weights_says_so(call, run_folder, monkeypatch):
+    """The path through LPIPS, with a VGG16 whose weights are random: its numbers are no LPIPS."""
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    weights = {f"features.{name}": value for name, value in vgg16().features.state_dict().items()}
+    torch.save(weights, run_folder / LPIPS_VGG16.file_name)
+    status, error = call("--images", "random", "--num", 65, "--lpips")
+    assert status == 2 and "is not torchvision's VGG16 (sha256" in error
+    digest = digest_file(run_folder / LPIPS_VGG16.file_name)
+    named = replace(LPIPS_VGG16, sha256=digest, name="random VGG16 (not LPIPS)")
+    monkeypatch.setattr("disdiff.image_features.LPIPS_VGG16", named)
+    result, said = call("--images", "random", "--num", 4, "--allow-few", "--lpips")
+    assert result["reconstruction"]["lpips"] > 0 and "  lpips " in said
+    network = result["reconstruction"]["lpips_network"]
+    assert network == {"network": "random VGG16 (not LPIPS)", "weights_sha256": digest}
 
 
 def test_features_of_inception_give_fid_and_kid_by_name(call, run_folder, monkeypatch):

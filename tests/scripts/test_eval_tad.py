@@ -1,32 +1,21 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from disdiff.metrics.tad import compute_tad, compute_tad_binarised, compute_tad_eleven_thresholds
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_tad.py"
 ROWS = 1_500  # of the protocol `fast`
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(load_script, call_script):
     """Return a function that runs the script: (exit status, what it said, last line of the errors)."""
-    spec = importlib.util.spec_from_file_location("eval_tad", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("eval_tad")
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["eval_tad", *map(str, arguments)])
-        try:
-            script.run_script(script.main, script.make_parser())
-        except SystemExit as error:
-            captured = capsys.readouterr()
-            return error.code, captured.out, captured.err.strip().splitlines()[-1:]
-        return 0, capsys.readouterr().out, []
+        status, said, complained = call_script(script, *arguments)
+        return status, said, complained.strip().splitlines()[-1:]
 
     return run
 

@@ -1,37 +1,23 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ldm.errors import UserError
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
+
+@pytest.fixture
+def script(load_script):
+    return load_script("evaluate")
 
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def call(script, capsys, monkeypatch):
+def call(script, call_script):
     """Return a function that runs the script: status, what it said, last line of what it complained of."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-        status = 0
-        try:
-            script.run_script(script.main, script.make_parser())
-        except SystemExit as error:
-            status = error.code
-        said, complaints = capsys.readouterr()
-        return status, said, complaints.strip().splitlines()[-1:] or [""]
+        status, said, complained = call_script(script, *arguments)
+        return status, said, complained.strip().splitlines()[-1:] or [""]
 
     return run
 
@@ -72,10 +58,22 @@ def test_identity_codes_score_almost_one_over_seeds(call, save, arrays, tmp_path
     assert all(scores["dci"]["disentanglement"] > 0.95 for scores in seeds.values())
 
 
+def test_every_number_of_a_unit_may_be_a_code_and_that_is_said(call, save, arrays, tmp_path):
+    vectors = np.stack([arrays["codes"], 0.3 * arrays["codes"]], axis=2)
+    codes, out = save("run", {**arrays, "codes": vectors}) / "codes.npz", tmp_path / "s.json"
+    for units, width in (("pca1", 2), ("all", 4)):
+        arguments = ("--codes", codes, "--protocol", "fast", "--units", units, "--out", out)
+        status, said, _ = call(*arguments)
+        assert status == 0 and ("not the published reduction" in said) is (units == "all")
+        written = json.loads(out.read_text())
+        assert written["units"] == units
+        assert len(written["runs"][str(codes)]["0"]["dci"]["importance"]) == width
+
+
 def test_runs_are_pooled(script, call, save, arrays, monkeypatch):
     scripted = {0.0: 0.2, 1.0: 0.6}  # by the first code
 
-    def score(arrays, protocol, seed):
+    def score(arrays, protocol, seed, units):
         value = scripted[float(arrays["codes"][0, 0])] + 0.1 * seed
         return {"mig": {"score": value, "estimator": "histogram"}}, None
 

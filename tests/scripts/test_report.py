@@ -1,7 +1,4 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,15 +6,10 @@ import pytest
 from disdiff.report.album import PARTS
 from ldm.errors import UserError
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
-
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("report", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("report")
 
 
 @pytest.fixture
@@ -32,17 +24,18 @@ def run_folder(tmp_path):
 
 
 @pytest.fixture
-def call(script, run_folder, monkeypatch, capsys):
-    """Return a function that runs the script with a `draw` of its own: which parts it drew, what it said."""
+def call(script, call_script, run_folder, monkeypatch):
+    """Return a function that runs the script with a `draw` of its own: which parts it drew, what it said and
+    what it complained of.
+    """
     drawn = []
     monkeypatch.setattr(script, "draw", lambda arguments, parts, seed: drawn.append((list(parts), seed)))
     monkeypatch.setattr(script, "write_report", lambda run, out: out or run / "report.html")
 
     def run(*arguments):
         drawn.clear()
-        monkeypatch.setattr(sys, "argv", ["report", str(run_folder), *map(str, arguments)])
-        script.run_script(script.main, script.make_parser())
-        return drawn, capsys.readouterr()
+        _, *said = call_script(script, run_folder, *arguments)
+        return drawn, *said
 
     return run
 
@@ -60,8 +53,8 @@ def test_what_an_earlier_version_did_not_draw_is_drawn_with_the_run_s_seed(call,
 @pytest.mark.parametrize("name", ["stages/factors/model.safetensors", "codes.npz"])
 def test_without_weights_or_codes_the_folder_is_enough(call, run_folder, name):
     (run_folder / name).unlink()
-    drawn, said = call()
-    assert drawn == [] and said.out.strip() == str(run_folder / "report.html")
+    drawn, said, _ = call()
+    assert drawn == [] and said.strip() == str(run_folder / "report.html")
 
 
 def test_a_run_that_cannot_be_drawn_still_has_a_report(script, call, monkeypatch):
@@ -69,10 +62,8 @@ def test_a_run_that_cannot_be_drawn_still_has_a_report(script, call, monkeypatch
         raise UserError("the weights are gone")
 
     monkeypatch.setattr(script, "draw", draw)
-    said = call()[1]
-    assert (
-        "no pictures of traversal and fields: the weights are gone" in said.err and "report.html" in said.out
-    )
+    _, said, complained = call()
+    assert "no pictures of traversal and fields: the weights are gone" in complained and "report.html" in said
 
 
 def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder, monkeypatch):
@@ -87,3 +78,27 @@ def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder,
     arguments = script.make_parser().parse_args([str(run_folder), "--device", "cpu"])
     with pytest.raises(UserError, match="made on real shapes3d, but here are procedural images"):
         script.draw(arguments, ["fields"], None)
+
+
+@pytest.mark.parametrize("has_unit_fields", [True, False])
+def test_only_pictures_that_the_model_can_have_are_drawn(script, run_folder, monkeypatch, has_unit_fields):
+    config = SimpleNamespace(
+        seed=0, sampler=None, data=SimpleNamespace(num_train=2), evaluation=SimpleNamespace(num_images=2)
+    )
+    run = SimpleNamespace(
+        source=SimpleNamespace(name="shapes3d", procedural=False),
+        config=config,
+        model=SimpleNamespace(has_unit_fields=has_unit_fields),
+        folder=run_folder,
+        codes=dict,
+        metrics=lambda: None,
+    )
+    drawn = []
+    monkeypatch.setattr(script, "load_run", lambda folder, device: run)
+    monkeypatch.setattr(script, "split_indices", lambda *sizes: (None, [0, 1]))
+    monkeypatch.setattr(script, "make_pictures", lambda *shared, parts: drawn.append(list(parts)))
+    arguments = script.make_parser().parse_args([str(run_folder), "--device", "cpu"])
+    script.draw(arguments, PARTS, None)
+    assert drawn == [[part for part in PARTS if part != "fields" or has_unit_fields]]
+    script.draw(arguments, ["fields"], None)
+    assert drawn[1:] == ([["fields"]] if has_unit_fields else [])

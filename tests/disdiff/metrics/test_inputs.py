@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from disdiff.metrics._inputs import check_factors, check_inputs, unit_scalars
+from disdiff.metrics._inputs import check_attributes, check_factors, check_inputs, unit_scalars
 from ldm.errors import UserError
 
 
@@ -40,6 +40,21 @@ def test_too_few_rows_are_refused(identity, factors):
 def test_one_constant_unit_is_allowed(identity, factors):
     codes, _ = check_inputs(identity * [1, 0, 1], factors)
     assert (codes[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a[:-1], "codes have 3000 rows but attributes have 2999"),
+        (lambda a: a * [1, 0, 1], r"attributes have a single value in column\(s\) \[1\]"),
+        (lambda a: a[:, 0], "attributes must have shape"),
+        (lambda a: a + 1, "attributes must be 0 or 1"),
+        (lambda a: a.astype(str), "attributes must be 0 or 1"),
+    ],
+)
+def test_bad_attributes_are_called_attributes(factors, change, says):
+    with pytest.raises(UserError, match=says):
+        check_attributes(change((factors > 1).astype(int)), 3_000)
 
 
 def test_factor_values_are_renumbered_in_their_order():

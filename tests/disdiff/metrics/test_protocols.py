@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from disdiff.metrics.protocols import PROTOCOLS, compute_attribute_scores, compute_scores
+from disdiff.metrics.protocols import PROTOCOLS, build_metrics, compute_attribute_scores, compute_scores
 from ldm.errors import UserError
 
 
@@ -58,6 +59,95 @@ def test_progress_names_every_metric_from_start_to_end(fast_scores):
     for name in scores:
         assert (name, 0.0) in calls
         assert (name, 1.0) in calls
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    sizes = {"num_train": 1_000, "num_test": 500, "num_votes": 300, "num_eval_votes": 200}
+    return build_metrics(replace(PROTOCOLS["fast"], **sizes))
+
+
+LOWER, SAME, HIGHER = "lower", "the same", "higher"
+KNOWN = [  # metric, its number, what happens to it when codes are independent, rotated, duplicated, one short
+    ("factor_vae", "eval_accuracy", LOWER, LOWER, SAME, LOWER),
+    ("beta_vae", "eval_accuracy", LOWER, None, SAME, SAME),  # the missing one is told by exclusion
+    ("mig", "score", LOWER, LOWER, LOWER, LOWER),
+    ("med", "disentanglement", LOWER, LOWER, SAME, LOWER),
+    ("modularity", "score", LOWER, LOWER, SAME, SAME),
+    ("irs", "score", LOWER, LOWER, SAME, SAME),
+    ("sap", "score", LOWER, LOWER, LOWER, LOWER),
+    ("explicitness", "score", LOWER, SAME, SAME, LOWER),
+    ("infomec", "infom", LOWER, LOWER, SAME, SAME),
+    ("infomec", "infoc", LOWER, LOWER, LOWER, None),
+    ("infomec", "infoe", LOWER, SAME, SAME, LOWER),
+    ("dci", "disentanglement", LOWER, LOWER, SAME, None),
+    ("dci", "completeness", LOWER, LOWER, LOWER, None),
+    ("dci", "informativeness", LOWER, None, SAME, LOWER),
+    ("unsupervised", "mutual_information", None, HIGHER, HIGHER, SAME),
+]
+
+
+@pytest.fixture(scope="module")
+def known(metrics, identity, independent, rotated, factors):
+    """Scores of every metric on the codes with known answers; identity jittered, as InfoMEC expects."""
+    base = identity + np.random.default_rng(5).uniform(-0.02, 0.02, identity.shape)
+    cases = {
+        "identity": base,
+        "independent": independent,
+        "rotated": rotated,
+        "duplicated": base[:, [0, 0, 1, 2]],
+        "one short": base[:, :2],
+    }
+    return {
+        case: {name: metric(codes, factors, seed=0) for name, metric in metrics.items()}
+        for case, codes in cases.items()
+    }
+
+
+@pytest.mark.parametrize(("metric", "key", "changes"), [(name, key, rest) for name, key, *rest in KNOWN])
+def test_codes_with_known_answers_move_every_metric_as_its_definition_says(known, metric, key, changes):
+    start = known["identity"][metric][key]
+    for case, expected in zip(("independent", "rotated", "duplicated", "one short"), changes, strict=True):
+        change = known[case][metric][key] - start
+        if expected == LOWER:
+            assert change < -0.05, case
+        elif expected == HIGHER:
+            assert change > 0.05, case
+        elif expected == SAME:
+            assert abs(change) < 0.05, case
+
+
+METRICS = "factor_vae beta_vae mig med modularity irs unsupervised sap explicitness infomec dci".split()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_refuses_nan_and_an_all_constant_code_and_bears_one_constant_code(
+    name, metrics, identity, factors
+):
+    spoilt = identity.copy()
+    spoilt[7, 1] = np.nan
+    with pytest.raises(UserError, match="codes hold NaN"):
+        metrics[name](spoilt, factors, seed=0)
+    with pytest.raises(UserError, match="codes are constant"):
+        metrics[name](np.ones_like(identity), factors, seed=0)
+    json.dumps(metrics[name](identity * [1, 0, 1], factors, seed=0), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"beta_vae"}))  # which draws with replacement
+def test_every_metric_refuses_fewer_samples_than_it_asks_for(name, metrics, identity, factors):
+    with pytest.raises(UserError, match="codes have 900 rows but"):
+        metrics[name](identity[:900], factors[:900], seed=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"unsupervised"}))  # which needs no factors
+def test_every_metric_refuses_bad_factors_by_name(name, metrics, identity, factors):
+    for bad, says in (
+        (factors[:-1], "codes have 3000 rows but factors have 2999"),
+        (factors + 0.5, "factors must be integers"),
+        (factors * [1, 0, 1], r"factors have a single value in column\(s\) \[1\]"),
+    ):
+        with pytest.raises(UserError, match=says):
+            metrics[name](identity, bad, seed=0)
 
 
 def test_sizes_are_never_shrunk(identity, factors):

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from disdiff.report import album
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.sliders import load_frames
 from ldm.data.source import to_float
@@ -48,3 +49,25 @@ def test_parts_can_be_drawn_by_themselves(model, halves, codes, tmp_path):
     make_pictures(*arguments, tmp_path / "some", SAMPLER, 3, run_name="x", parts=["fields"])
     assert [path.name for path in (tmp_path / "some").iterdir()] == ["fields.png"]
     assert (tmp_path / "some/fields.png").read_bytes() == (tmp_path / "all/fields.png").read_bytes()
+
+
+def test_a_system_of_hundreds_of_units_shows_those_that_vary_most(
+    model, halves, codes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("disdiff.report.naming.MAX_ROWS", 2)
+    widths, titles = [], []
+    save = album.save_grid
+
+    def record(path, grid, title, subtitle, rows=None, columns=None):
+        widths.append((path.stem, grid.shape[0]))
+        titles.append(subtitle)
+        save(path, grid, title, subtitle, rows, columns)
+
+    monkeypatch.setattr(album, "save_grid", record)
+    codes["codes"] = codes["codes"] * np.array([1.0, 0.1, 3.0], np.float32)[:, None]
+    make_pictures(model, halves, torch.arange(240), codes, None, tmp_path, SAMPLER, 0)
+    assert widths[:3] == [("swap", 2 + 2), ("traversal", 2), ("fields", 1 + 2)]
+    assert all("the 2 of 3 units of highest variance" in title for title in titles[:3])
+    assert not any("units of" in title for title in titles[3:])
+    by_variance = codes["codes"].var(axis=0).sum(axis=1).argsort()[::-1][:2]
+    assert load_frames(tmp_path).units == by_variance.tolist()

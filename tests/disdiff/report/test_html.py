@@ -1,7 +1,11 @@
+import base64
+import io
 import json
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from disdiff.report.elements import write_table
 from disdiff.report.html import write_report
@@ -139,3 +143,37 @@ def test_damaged_frames_are_named(run_folder, content):
 def test_tables_escape_text_and_round_numbers():
     assert write_table("a<b", ["x"], [["<i>", 0.12345]]).count("&lt;") == 2
     assert "0.123" in write_table("", ["x"], [[0.12345]])
+
+
+@pytest.fixture
+def hundreds(full_run_folder, codes, edit_metrics):
+    """The run with 512 units, of which units 1 and 0 matter most, and pictures of noise, 34 rows high."""
+    random = np.random.default_rng(0)
+    importance = 0.001 * random.random((512, 2))
+    importance[:2] = [[0.3, 0.1], [0.6, 0.7]]
+    scores = {
+        "dci": {"importance": importance.tolist()},
+        "factor_vae": {"votes": random.integers(0, 9, (512, 2)).tolist()},
+        "mig": {"mutual_information": random.random((512, 2)).tolist()},
+    }
+    edit_metrics(scores={"paper": scores})
+    np.savez(full_run_folder / "codes.npz", **{**codes, "codes": random.normal(size=(60, 512, 1))})
+    noise = np.kron(random.integers(0, 256, (2_250, 650, 3), dtype=np.uint8), np.ones((2, 2, 1), np.uint8))
+    for name in ("swap", "traversal", "fields"):
+        Image.fromarray(noise).save(full_run_folder / f"{name}.png", compress_level=1)
+    return full_run_folder
+
+
+def test_of_hundreds_of_units_the_most_important_are_shown_and_the_page_stays_small(hundreds):
+    path = write_report(hundreds)
+    page = read(path)
+    assert page.text.count("Shown are the 32 of 512 units of highest importance.") == 4
+    assert page.text.index("Unit 1 carries") < page.text.index("Unit 0 carries")
+    assert page.text.count("carries no factor.") == 30
+    heights = {image["alt"]: Image.open(decode(image["src"])).size[1] for image in page.images}
+    assert heights["Importance (DCI)"] < 3_000
+    assert path.stat().st_size < 10_000_000
+
+
+def decode(source):
+    return io.BytesIO(base64.b64decode(source.split(",", 1)[1]))

@@ -1,0 +1,130 @@
+"""How long every metric takes: the full table of a protocol, on codes that mix the factors of a data set.
+
+usage:
+  python benchmarks/metrics.py                                  every case, protocols fast and paper; minutes
+  python benchmarks/metrics.py --protocols fast --repeats 3     medians of three
+  python benchmarks/metrics.py --data cars3d --units 10 --metrics dci
+  python benchmarks/metrics.py --codes runs/disdiff-shapes3d-small-s0/codes.npz
+
+The codes are random mixtures of the standardised factors with noise, so that no metric has an easy answer;
+the factors are drawn from the sizes of the named data set (its images are not needed). Limits, on two cores:
+the table of `paper` for at most 10 units 4 minutes, that of `fast` 20 seconds.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import joblib
+import numpy as np
+
+from disdiff.cli import load_codes_file, run_script
+from disdiff.metrics._inputs import check_factors, unit_scalars
+from disdiff.metrics.protocols import PROTOCOLS, build_metrics, get_protocol
+from ldm.errors import choose
+from ldm.files import save_json
+
+SIZES = {"shapes3d": (10, 10, 10, 8, 4, 15), "cars3d": (183, 24, 4)}
+CASES = (("shapes3d", 10), ("shapes3d", 16), ("cars3d", 10))
+LIMITS = {"paper": 240.0, "fast": 20.0}  # seconds
+LIMIT_UNITS = {"paper": 10, "fast": None}  # up to how many units the limit is meant
+NUM_ROWS = 15_000
+PACKAGES = ("numpy", "scipy", "scikit-learn")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--codes", metavar="FILE", type=Path, help="codes of your own instead")
+    parser.add_argument("--data", choices=SIZES, help="only the cases of this data set")
+    parser.add_argument("--units", type=int, help="only, or instead, this many units")
+    parser.add_argument("--protocols", nargs="+", choices=tuple(PROTOCOLS), default=["fast", "paper"])
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="only these, such as dci mig")
+    parser.add_argument("--repeats", type=int, default=1, help="of each metric; the median counts (1)")
+    parser.add_argument("--seed", type=int, default=0, help="of codes and metrics (0)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/metrics.json"), help="JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def draw_codes(data: str, num_units: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated codes (n, N) and their factors (n, F), of the sizes of a data set."""
+    random = np.random.default_rng(seed)
+    factors = random.integers(0, SIZES[data], (NUM_ROWS, len(SIZES[data])))
+    mixed = (factors - factors.mean(axis=0)) / factors.std(axis=0)
+    codes = mixed @ random.normal(size=(mixed.shape[1], num_units))
+    return codes + 0.5 * random.normal(size=codes.shape), factors
+
+
+def list_cases(arguments: argparse.Namespace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Codes and factors by name."""
+    if arguments.codes:
+        arrays = load_codes_file(arguments.codes, {"factors"})
+        codes = unit_scalars(arrays["codes"])
+        return {f"{arguments.codes.parent.name} N={codes.shape[1]}": (codes, arrays["factors"])}
+    chosen = [case for case in CASES if arguments.data in (None, case[0])]
+    units = arguments.units
+    if units is not None:
+        chosen = [(data, units) for data in dict.fromkeys(data for data, _ in chosen)]
+    return {f"{data} N={units}": draw_codes(data, units, arguments.seed) for data, units in chosen}
+
+
+def measure(codes: np.ndarray, factors: np.ndarray, protocol: str, arguments: argparse.Namespace) -> dict:
+    """Median seconds of each metric, their total, and whether that is within the limit."""
+    metrics, factors = build_metrics(get_protocol(protocol)), check_factors(factors, len(codes))
+    seconds = {}
+    for name in arguments.metrics or metrics:
+        metric, taken = choose("--metrics", name, metrics), []
+        for _ in range(arguments.repeats):
+            start = time.perf_counter()
+            metric(codes, factors, seed=arguments.seed)
+            taken.append(time.perf_counter() - start)
+        seconds[name] = float(np.median(taken))
+        print(f"  {name:<14}{seconds[name]:8.2f} s", flush=True)
+    total, most = sum(seconds.values()), LIMIT_UNITS[protocol]
+    meant = arguments.metrics is None and (most is None or codes.shape[1] <= most)
+    limit = LIMITS[protocol] if meant else None
+    print(f"  {'all':<14}{total:8.2f} s" + (f" (limit {limit:.0f} s)" if limit else ""), flush=True)
+    return {
+        "seconds": seconds,
+        "total": total,
+        "limit": limit,
+        "within": None if limit is None else total <= limit,
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Time every case, print it, and write the JSON."""
+    results: dict[str, dict] = {}
+    for name, (codes, factors) in list_cases(arguments).items():
+        for protocol in arguments.protocols:
+            print(f"{name}, protocol {protocol}", flush=True)
+            results.setdefault(name, {})[protocol] = measure(codes, factors, protocol, arguments)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": joblib.cpu_count(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "load_at_end": os.getloadavg()[0],
+    }
+    content = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "codes": str(arguments.codes) if arguments.codes else "random mixtures of drawn factors",
+        "rows": NUM_ROWS if not arguments.codes else None,
+        "repeats": arguments.repeats,
+        "seed": arguments.seed,
+        "results": results,
+    }
+    save_json(arguments.out, content)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser())

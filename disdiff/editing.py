@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disdiff.model import DiffusionModel, ImageModel, check_units
+from disdiff.model import DiffusionModel, Generation, ImageModel, check_units
 from ldm.diffusion.grid import Progress
 from ldm.diffusion.process import sample_noise_shape
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig
@@ -72,7 +72,7 @@ def decode_code(
     Returns:
         Images, shape (B, 3, H, W), clamped to [-1, 1].
     """
-    return model.generate(code, z_T, sampler, units, generator, progress).clamp(-1, 1)
+    return model.generate(code, z_T, Generation(sampler, units, generator, progress)).clamp(-1, 1)
 
 
 def in_batches(

@@ -5,10 +5,11 @@ import copy
 import time
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disdiff.config import PRESETS, to_yaml
 from disdiff.pipeline import Pipeline
+from disdiff.stages import count_parameters
 from ldm.training.monitor import format_duration
 from ldm.training.stage_task import StageTask
 
@@ -66,11 +67,6 @@ def print_overview(pipeline: Pipeline, full: bool) -> None:
             f"training will take about {format_duration(total)} on this machine "
             f"(measured on {TRIAL_STEPS} trial steps)"
         )
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Numbers in the parameters of `module`."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def estimate_seconds(task: StageTask, batch: dict[str, Tensor]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from disdiff.build import get_system
+from disdiff.build import get_system, list_stage_names
 from disdiff.config import Config, select, to_container
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
@@ -25,6 +25,7 @@ from ldm.files import atomic_path, load_json, save_json
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # on the weights
 WEIGHTS, RECORD = "model.safetensors", "stage.json"
+OF_ONE_RUN = ("factors", "latent_dpm")  # stages that lie in the run folder; others are shared
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Stage:
     """A stage of a run.
 
     Attributes:
-        name: `autoencoder`, `latent_diffusion` or `factors`.
+        name: `autoencoder`, `latent_diffusion`, `factors` or `latent_dpm`.
         hash: of everything its weights depend on.
         folder: where it is, or will be, trained.
     """
@@ -63,15 +64,14 @@ class Stage:
 
 
 def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[Stage]:
-    """The stages that `config.system` needs, in order; shared ones are looked for among the shipped ones too.
-    """
+    """The stages that a run needs, in order; shared ones are looked for among the shipped ones too."""
     data = {"identity": source.identity, "num_train": config.data.num_train}
     below, stages = None, []
-    for name in get_system(config).stages:
-        last = name == "factors"
-        seed = config.seed if last else config.stage_seed
+    for name in list_stage_names(config):
+        own = name in OF_ONE_RUN
+        seed = config.seed if own else config.stage_seed
         digest = hash_stage(name, list_settings(config, name), data, seed, below)
-        folder = run_folder / "stages" / name if last else find_folder(config, name, digest)
+        folder = run_folder / "stages" / name if own else find_folder(config, name, digest)
         stages.append(Stage(name, digest, folder))
         below = digest
     return stages
@@ -84,7 +84,7 @@ def list_settings(config: Config, name: str) -> dict[str, Any]:
     """
     section = to_container(getattr(config, name))
     if name != "factors":
-        return section
+        return {key: value for key, value in section.items() if key != "enabled"}
     system = get_system(config)
     own = {key: value for key, value in section.items() if key not in system.unread}
     extra = {key: select(config, key) for key in system.sections}
@@ -127,6 +127,11 @@ def fingerprint(module: nn.Module) -> str:
     for tensor in module.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in the parameters of `module`."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def save_weights(path: Path, module: nn.Module) -> None:

@@ -1,42 +1,119 @@
-"""Set runs side by side: runs of one system are pooled over their seeds, published values are marked."""
+"""Set runs side by side, training them first where asked: pooled over seeds, published values marked."""
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
-from disdiff.cli import run_script
-from disdiff.report.comparison import compare_runs
-from disdiff.report.tables import format_csv, format_latex, format_text
+from disdiff.cli import parse_seeds, run_script
+from ldm.errors import UserError
 from ldm.files import atomic_path
 
-EXAMPLES = """examples:
+EXAMPLES = """compare runs:
   python scripts/compare.py runs/disdiff-shapes3d-small-s0 runs/pdae-shapes3d-small-s0
   python scripts/compare.py runs/*-shapes3d-small-s*            every system, over its seeds
   python scripts/compare.py RUN RUN --protocol paper --csv table.csv --latex table.tex
+  python scripts/compare.py RUN RUN --out comparison            all forms of the table, and a page
+
+train, then compare:
+  python scripts/compare.py --train --dry-run --systems disdiff,pdae --seeds 21,22,23
+      say which runs exist and which would be trained; train nothing
+  python scripts/compare.py --train --systems disdiff,pdae,encdiff,diffae,infodiffusion,beta_vae,infovae
+      train what is not there; killed or failed: the same command goes on
+  python scripts/compare.py --train --systems disdiff --configs configs/disdiff/ablations/*.yaml --seeds 21
+      the ablations beside the method; those that are what the preset has anyway are told and left out
+  python scripts/compare.py --train --systems disdiff,beta_vae --preset smoke --set run.root=try
+      the whole of it in minutes, to see that it works
 
 A RUN is a run folder or a metrics.json. One table has one data set, procedural or real, and one protocol:
 numbers of others do not compare. Runs of one system and preset whose folders differ only in the seed share a
-column."""
+column. --train runs `python main.py --base FILE -t preset=... seed=...` for each configuration and seed, one
+after the other, so shared stages are trained once. A run that fails is named at the end, the others go on,
+and the exit status is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder or metrics.json")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder or metrics.json")
     parser.add_argument("--protocol", choices=("paper", "fast"), help="(the one that all runs have)")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table there as CSV")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write it there as LaTeX (booktabs)")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="write all forms and a page there")
+    parser.add_argument("--width", type=int, default=200, help="of the table on the terminal (200)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    train = parser.add_argument_group("train first")
+    train.add_argument("--train", action="store_true", help="of --systems and --configs")
+    train.add_argument("--dry-run", action="store_true", help="say what exists and what it would train")
+    train.add_argument("--systems", metavar="A,B", default="", help="such as disdiff,pdae")
+    train.add_argument("--configs", metavar="FILE", nargs="+", type=Path, default=[], help="or ablations")
+    train.add_argument("--seeds", default="0", help="of the runs, such as 21,22,23 (0)")
+    train.add_argument("--preset", default="small", help="small, smoke or paper (small)")
+    train.add_argument("--data", default="shapes3d", help="data set of --systems (shapes3d)")
+    train.add_argument("--set", metavar="KEY=VALUE", nargs="+", default=[], help="overrides for all runs")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    table = compare_runs(arguments.runs, arguments.protocol)
-    print(format_text(table))
+    """Train what is asked for, then compare; exit status 1 when a run failed."""
+    named = bool(arguments.systems or arguments.configs)
+    if (
+        arguments.train != named
+        or arguments.dry_run > arguments.train
+        or arguments.train == bool(arguments.runs)
+    ):
+        raise UserError("name runs to compare, or --train with --systems or --configs; --help shows examples")
+    commands, failures = train(arguments) if arguments.train else ({}, {})
+    runs = arguments.runs or [run for run in commands if run.name not in failures]
+    if runs:
+        compare(arguments, runs, commands, failures)
+    if failures:
+        print("failed:", *(f"  {name}: {reason}" for name, reason in failures.items()), sep="\n")
+        raise SystemExit(1)
+
+
+def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str]]:
+    """Train what is not there; returns the command of every run folder, and why runs failed, by name."""
+    from disdiff.campaign import describe_campaign, find_configs, plan_campaign, train_campaign
+
+    systems = [name for name in arguments.systems.split(",") if name]
+    files = [*find_configs(systems, arguments.data), *arguments.configs]
+    campaign = plan_campaign(
+        files, parse_seeds(arguments.seeds), [f"preset={arguments.preset}", *arguments.set]
+    )
+    print(*describe_campaign(campaign), sep="\n", flush=True)
+    if arguments.dry_run:
+        return {}, {}
+    kinds = ["systems" * bool(systems), "configs" * bool(arguments.configs)]
+    name = "-".join(filter(None, [*kinds, arguments.data, arguments.preset]))
+    arguments.out = arguments.out or Path(campaign.jobs[0].config.run.root) / "_comparisons" / name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill, too, lets the run stop in order
+    try:
+        failures = train_campaign(campaign.jobs, arguments.out / "logs")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    return {job.folder: job.command for job in campaign.jobs}, failures
+
+
+def compare(
+    arguments: argparse.Namespace, runs: list[Path], commands: dict[Path, str], failures: dict[str, str]
+) -> None:
+    """Print the table of runs and write what is asked for."""
+    from disdiff.report.comparison import compare_runs
+    from disdiff.report.comparison_page import save_comparison
+    from disdiff.report.tables import format_csv, format_latex, format_text
+
+    table = compare_runs(runs, arguments.protocol)
+    print(format_text(table, arguments.width))
     for path, format_table in ((arguments.csv, format_csv), (arguments.latex, format_latex)):
         if path is not None:
             with atomic_path(path) as temporary:
                 temporary.write_text(format_table(table), encoding="utf-8")
+    if arguments.out:
+        print(f"written to {save_comparison(arguments.out, table, commands, failures)}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,23 @@
 """Swap units between images: source, target, and the source with one unit after the other from the target."""
 
 import argparse
-from dataclasses import replace
 
 import torch
 
 from disdiff.cli import (
     build_parser,
-    choose_path,
-    describe_run,
     draw_images,
     load_image,
     name_units_of,
+    open_run,
     parse_units,
-    resolve_device,
     run_script,
+    save_picture,
     show_progress,
 )
 from disdiff.editing import check_units, deterministic, invert, sample_start
-from disdiff.report.grids import save_grid
 from disdiff.report.pictures import TITLES, draw_swap
-from disdiff.run import Run, load_run
+from disdiff.run import Run
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
@@ -35,6 +32,7 @@ NUM_PAIRS = 8
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to swap (all)")
     parser.add_argument("--source", type=int, metavar="I", help="index of the source image in the data set")
@@ -60,9 +58,9 @@ def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor,
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    run = load_run(arguments.run, resolve_device(arguments.device))
-    model, sampler = run.model, deterministic(run.config.sampler)
-    sampler = replace(sampler, num_steps=arguments.steps or sampler.num_steps)
+    """Draw the swaps of pairs of images."""
+    run, sampler = open_run(arguments)
+    model, sampler = run.model, deterministic(sampler)
     names = name_units_of(run)
     units = check_units(arguments.units or names.order, model.num_units)
     swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
@@ -78,9 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
     labels = [
         names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
     ]
-    out = choose_path(arguments, "swap.png")
-    save_grid(out, grid, TITLES["swap"], describe_run(run), ["source", "target", *labels])
-    print(out)
+    save_picture(arguments, run, "swap.png", grid, TITLES["swap"], ["source", "target", *labels])
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ import numpy as np
 
 from disdiff.report.naming import name_data
 from disdiff.report.published import PUBLISHED
-from disdiff.report.summary import list_values
+from disdiff.report.summary import PSNR_ROWS, list_values
 from ldm.errors import UserError
 from ldm.files import load_json
+
+SPEED = "Images per second, own stage"
+OF_DIFFUSION = (PSNR_ROWS["autoencoder"], PSNR_ROWS["random"])  # rows without a meaning for others
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class RunRecord:
 
     Attributes:
         path: as the caller named it.
+        folder: that it lies in.
         system: such as `disdiff`.
         preset: such as `small`.
         seed: of its last stage.
@@ -31,10 +35,13 @@ class RunRecord:
         variant: name of the run folder without its seed; tells ablations of one system apart.
         hashes: of the stages; the same run has the same.
         values: by name of the row.
-        note: why it has no scores.
+        facts: texts by name: when it finished, on which device, by which commit; "" where unknown.
+        note: what is to be known of its values, such as why it has no scores.
+        supervision: what it learnt from beside images; "" for an unsupervised run.
     """
 
     path: Path
+    folder: Path
     system: str
     preset: str
     seed: int
@@ -43,7 +50,9 @@ class RunRecord:
     variant: str
     hashes: tuple[str, ...]
     values: dict[str, float]
+    facts: dict[str, str]
     note: str
+    supervision: str = ""
 
 
 class Value(NamedTuple):
@@ -56,13 +65,18 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """One system, its values by row; `seeds` is empty if they are published."""
+    """One system, its values by row, and the runs they are of; none if they are published."""
 
     title: str
     preset: str
-    seeds: tuple[int, ...]
+    runs: tuple[RunRecord, ...]
     values: dict[str, Value]
     note: str = ""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its runs."""
+        return tuple(run.seed for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ def compare_runs(paths: list[Path], protocol: str | None = None) -> Comparison:
     if not runs[0].procedural:
         columns += list_published({run.system for run in runs}, runs[0].data, protocol)
     known = {name for column in columns for name in column.values}
-    order = dict.fromkeys(name for run in runs for name in run.values)
+    fullest = sorted(runs, key=lambda run: -len(run.values))  # it has most rows in their order
+    order = dict.fromkeys(name for run in fullest for name in run.values)
     rows = [*order, *sorted(known - set(order))]
     return Comparison(name_data(runs[0].data, runs[0].procedural), protocol, rows, columns)
 
@@ -156,32 +171,57 @@ def choose_protocol(metrics: list[tuple[Path, dict[str, Any]]], wanted: str | No
 
 def read_run(path: Path, metrics: dict[str, Any], protocol: str | None) -> RunRecord:
     """The run of a `metrics.json`, with its scores of one protocol."""
-    folder = (path if path.is_dir() else path.parent).resolve().name
-    seed, data = metrics.get("seed"), metrics["dataset"]
-    suffix, reason = f"-s{seed}", metrics.get("scores_reason", "it was not evaluated")
-    note = "" if metrics["scores"] else f"{path} has no scores, as {reason}"
+    folder = path if path.is_dir() else path.parent
+    seed, data, stages = metrics.get("seed"), metrics["dataset"], metrics.get("stages") or {}
+    name, suffix = folder.resolve().name, f"-s{seed}"
+    values, notes = list_values(metrics, protocol) | list_costs(metrics), [describe_supervision(metrics)]
+    if not metrics["scores"]:
+        notes.append(f"{path} has no scores, as {metrics.get('scores_reason', 'it was not evaluated')}")
+    if stages and "autoencoder" not in stages:
+        values = {name: value for name, value in values.items() if name not in OF_DIFFUSION}
+        notes.append(f"{metrics['system']} decodes codes without noise, on no first stage")
     return RunRecord(
         path=path,
+        folder=folder,
         system=metrics["system"],
         preset=str(metrics.get("preset", "")),
         seed=seed,
         data=data["name"],
         procedural=bool(data.get("procedural")),
-        variant=folder.removesuffix(suffix) if folder.endswith(suffix) else "",
-        hashes=tuple(stage["hash"] for stage in (metrics.get("stages") or {}).values() if "hash" in stage),
-        values=list_values(metrics, protocol),
-        note=note,
+        variant=name.removesuffix(suffix) if name.endswith(suffix) else "",
+        hashes=tuple(stage["hash"] for stage in stages.values() if "hash" in stage),
+        values=values,
+        facts={key: str(metrics.get(key) or "") for key in ("finished", "device", "commit")},
+        note="; ".join(filter(None, notes)),
+        supervision=metrics.get("supervision") or "",
     )
 
 
+def describe_supervision(metrics: dict[str, Any]) -> str:
+    """What sets a supervised run apart; nothing for an unsupervised one."""
+    if not metrics.get("supervision"):
+        return ""
+    return f"{metrics['system']}: {metrics['supervision']}; not to be ranked with unsupervised systems"
+
+
+def list_costs(metrics: dict[str, Any]) -> dict[str, float]:
+    """How large a run's model is, and what the training of its own stage took, where the run says so."""
+    sizes, stage = metrics.get("parameters") or {}, (metrics.get("stages") or {}).get("factors") or {}
+    costs = {f"Parameters, {kind} (M)": sizes[kind] / 1e6 for kind in ("trainable", "total") if kind in sizes}
+    if stage.get("seconds"):
+        costs[SPEED] = stage.get("images", 0) / stage["seconds"]
+        costs["Minutes of training, own stage"] = stage["seconds"] / 60
+    return costs
+
+
 def pool_runs(runs: list[RunRecord]) -> list[Column]:
-    """One column per system, preset and variant, in the order in which they were named.
+    """One column per system, preset and variant, in the order in which they were named, supervised ones last.
 
     Raises:
         UserError: a run is there twice, or two runs of one column have the same seed.
     """
     groups, known = defaultdict(list), {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: bool(run.supervision)):
         column = (run.system, run.preset, run.variant)
         for key in {column + (run.seed,), run.hashes + (run.seed,) if run.hashes else run.path}:
             if key in known:
@@ -194,11 +234,12 @@ def pool_runs(runs: list[RunRecord]) -> list[Column]:
     variants = Counter((system, preset) for system, preset, _ in groups)
     return [
         Column(
-            title=variant if variant and variants[system, preset] > 1 else system,
+            title=(variant.removesuffix(f"-{preset}") if variant and variants[system, preset] > 1 else system)
+            + " (weakly supervised)" * bool(group[0].supervision),
             preset=preset,
-            seeds=tuple(run.seed for run in group),
+            runs=tuple(group),
             values=pool_values([run.values for run in group]),
-            note="; ".join(run.note for run in group if run.note),
+            note="; ".join(dict.fromkeys(run.note for run in group if run.note)),
         )
         for (system, preset, variant), group in groups.items()
     ]

@@ -1,28 +1,41 @@
-"""A comparison as text for the terminal, as CSV and as LaTeX."""
+"""A comparison as text for the terminal, as CSV, as LaTeX and as JSON."""
 
 import csv
 import io
+from typing import Any
 
 from disdiff.report.comparison import Column, Comparison
 
 SPECIAL = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
 
 
-def format_text(table: Comparison) -> str:
-    """Rows are values, columns are systems; below, what the numbers are."""
-    head = ["", *(column.title for column in table.columns)]
-    below = ["", *(describe(column) for column in table.columns)]
-    body = [[row, *(_cell(column, row, " +- ") for column in table.columns)] for row in table.rows]
-    lines = [head, below, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
+def format_text(table: Comparison, width: int | None = None) -> str:
+    """Rows are values, columns are systems; below, what the numbers are.
+
+    Columns that do not fit `width` characters go on in a block below, under the rows' names again.
+    """
+    names = ["", "", *table.rows]
+    first = max(map(len, names))
+    blocks, used = [[names]], first
+    for column in table.columns:
+        cells = [column.title, describe(column), *(format_cell(column, row) for row in table.rows)]
+        used += 2 + max(map(len, cells))
+        if width is not None and used > width and len(blocks[-1]) > 1:
+            blocks.append([names])
+            used = first + 2 + max(map(len, cells))
+        blocks[-1].append(cells)
+    return "\n\n".join([*(_block(block) for block in blocks), "\n".join(explain(table))])
+
+
+def _block(columns: list[list[str]]) -> str:
+    """Columns side by side, the first to the left, a line below their two heads."""
+    widths = [max(map(len, cells)) for cells in columns]
+    lines = [
+        "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
+        for name, *cells in zip(*columns, strict=True)
     ]
-    text.insert(2, "-" * len(text[0]))
-    return "\n".join([*(line.rstrip() for line in text), "", *explain(table)])
+    lines.insert(2, "-" * len(lines[0]))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def format_csv(table: Comparison) -> str:
@@ -57,6 +70,29 @@ def format_latex(table: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_json(table: Comparison) -> dict[str, Any]:
+    """Everything, the values of every run included, ready for JSON."""
+
+    def pool(column: Column) -> dict[str, Any]:
+        return {row: {"mean": v.mean, "std": v.std, "runs": v.num_runs} for row, v in column.values.items()}
+
+    columns = [
+        {
+            "system": column.title,
+            "preset": column.preset,
+            "source": "ours" if column.runs else "published",
+            "note": column.note,
+            "values": pool(column),
+            "runs": [
+                {"run": str(run.path), "seed": run.seed, **run.facts, "values": run.values}
+                for run in column.runs
+            ],
+        }
+        for column in table.columns
+    ]
+    return {"data": table.data, "protocol": table.protocol, "rows": table.rows, "columns": columns}
+
+
 def describe(column: Column) -> str:
     """Under a column's title: preset and number of runs, or that the values are published."""
     return f"{column.preset}, n={len(column.seeds)}" if column.seeds else "published"
@@ -74,7 +110,7 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(character, character) for character in text).replace("+-", r"$\pm$")
 
 
-def _cell(column: Column, row: str, between: str) -> str:
+def format_cell(column: Column, row: str, between: str = " +- ") -> str:
     """One number, or a dash."""
     if row not in column.values:
         return "-"
@@ -84,7 +120,7 @@ def _cell(column: Column, row: str, between: str) -> str:
 
 
 def _cell_latex(column: Column, row: str) -> str:
-    text = _cell(column, row, r" \pm ")
+    text = format_cell(column, row, r" \pm ")
     return "--" if text == "-" else f"${text}$"
 
 

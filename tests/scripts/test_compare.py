@@ -1,18 +1,14 @@
 import csv
-import importlib.util
 import json
 import re
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 from disdiff.report import comparison
 from disdiff.report.comparison import compare_runs
 from disdiff.report.published import PUBLISHED, Published
-from disdiff.report.tables import escape
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare.py"
+from disdiff.report.tables import escape, format_text
 
 
 @pytest.fixture
@@ -38,21 +34,9 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
+def call(load_script, call_script):
     """Return a function that runs the script: status, what it said, what it complained of."""
-    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
-        try:
-            script.run_script(script.main, script.make_parser())
-        except SystemExit as error:
-            return error.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return run
+    return partial(call_script, load_script("compare"))
 
 
 def test_runs_of_a_system_are_pooled_over_seeds(write, call, tmp_path):
@@ -79,7 +63,7 @@ def test_variants_and_presets_of_a_system_have_columns_of_their_own(write):
     runs = [write(name, seed=int(name[-1])) for name in names]
     table = compare_runs([*runs, write("smoke", preset="smoke")])
     assert [(column.title, column.preset, len(column.seeds)) for column in table.columns] == [
-        ("disdiff-shapes3d-small", "small", 2),
+        ("disdiff-shapes3d", "small", 2),
         ("no-invariant", "small", 1),
         ("disdiff", "smoke", 1),
     ]
@@ -146,3 +130,51 @@ def test_bad_files_are_named(tmp_path, call):
 
 def test_latex_is_escaped():
     assert escape(r"a_b & 5% +- \x") == r"a\_b \& 5\% $\pm$ \textbackslash{}x"
+
+
+def test_costs_are_rows_where_a_run_knows_them(write):
+    stages = {"factors": {"hash": "abc", "images": 64_000, "seconds": 640.0}, "autoencoder": {"hash": "d"}}
+    run = write("a", parameters={"total": 3_500_000, "trainable": 1_250_000}, stages=stages)
+    (column,) = compare_runs([run]).columns
+    values = {row: value.mean for row, value in column.values.items()}
+    assert values["Parameters, trainable (M)"] == 1.25 and values["Parameters, total (M)"] == 3.5
+    assert values["Images per second, own stage"] == 100
+    assert values["Minutes of training, own stage"] == pytest.approx(640 / 60)
+    assert "Parameters, total (M)" not in compare_runs([write("b")]).rows
+
+
+def test_a_system_without_first_stage_has_no_values_of_first_stage_and_noise(write):
+    made = {"autoencoder_psnr": 99.0, "inferred_psnr": 20.0, "random_psnr": 20.0}
+    stages = {"factors": {"hash": "abc"}}
+    table = compare_runs([write("a", system="beta_vae", stages=stages, reconstruction=made)])
+    assert [row for row in table.rows if "PSNR" in row] == ["PSNR (dB): code and inferred noise"]
+    assert "beta_vae decodes codes without noise" in table.columns[0].note
+
+
+def test_columns_that_do_not_fit_go_on_below(write):
+    runs = [write(f"{name}-s0", system=name) for name in ("disdiff", "pdae", "encdiff")]
+    table = compare_runs(runs)
+    narrow, wide = format_text(table, width=60), format_text(table)
+    assert max(map(len, narrow.splitlines()[:6])) <= 60
+    assert wide.count("DCI disentanglement") == 1 and narrow.count("DCI disentanglement") == 2
+    for name in ("disdiff", "pdae", "encdiff"):
+        assert len(re.findall(rf"\b{name}\b", narrow)) == 1
+
+
+def test_all_forms_and_a_page_in_a_folder(write, call, tmp_path):
+    runs = [write(f"disdiff-s{seed}", seed=seed, dci=0.4 + seed / 10) for seed in (0, 1)]
+    status, said, _ = call(*runs, "--out", tmp_path / "out")
+    assert status == 0 and str(tmp_path / "out" / "comparison.html") in said
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table.txt", "table.csv", "table.tex", "table.json", "comparison.html"}
+    written = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert (written["protocol"], written["data"]) == ("paper", "shapes3d (procedural)")
+    (column,) = written["columns"]
+    assert column["values"]["DCI disentanglement"]["mean"] == pytest.approx(0.45)
+    assert [run["values"]["DCI disentanglement"] for run in column["runs"]] == [0.4, 0.5]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--train"], ["--systems", "pdae"], ["RUN", "--dry-run"]])
+def test_a_command_without_something_to_do_is_refused(call, arguments):
+    status, _, error = call(*arguments)
+    assert status == 2 and "name runs to compare, or --train" in error

@@ -1,0 +1,79 @@
+"""What the tests of the scripts share: how a script is loaded and called, and a tiny run to call it on."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from disdiff.build import build_denoiser, build_disdiff, build_latent_space
+from disdiff.config import Config, to_yaml
+from disdiff.factor_encoder import FactorEncoderConfig
+from disdiff.stages import save_weights
+from ldm.autoencoder.networks import NetworkConfig
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.files import save_json
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Return a function that gives a script as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        return script
+
+    return load
+
+
+@pytest.fixture
+def call_script(monkeypatch, capsys):
+    """Return a function that runs a loaded script: its exit status, what it said, what it complained of."""
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            script.run_script(script.main, script.make_parser())
+        except SystemExit as error:
+            return error.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def write_tiny_run(tiny_unet, randomise):
+    """Return a function that writes a run folder of an untrained tiny model on procedural Shapes3D: 3 units
+    of 2 numbers, 50 random codes.
+    """
+
+    def write(folder):
+        config = Config()
+        config.data.procedural = "always"
+        config.autoencoder.network = NetworkConfig(
+            channels=4, channel_mult=[1, 2, 2, 2], num_res_blocks=1, z_channels=4, attention=False,
+            num_groups=2,
+        )  # fmt: skip
+        config.latent_diffusion.unet = tiny_unet
+        config.factors.num_units, config.factors.unit_dim = 3, 2
+        config.factors.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
+        config.sampler, config.evaluation.num_images = SamplerConfig("ddim", 2, 0.0), 100
+        space = build_latent_space(config)
+        denoiser = build_denoiser(config, space)
+        model = build_disdiff(config, space, denoiser, 64)
+        randomise(model.factors.decoder)
+        parts = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model.factors}
+        for name, module in parts.items():
+            save_weights(folder / "stages" / name / "model.safetensors", module)
+            save_json(folder / "stages" / name / "stage.json", {"image_size": 64})
+        (folder / "config.yaml").write_text(to_yaml(config))
+        np.savez(folder / "codes.npz", codes=np.random.default_rng(0).normal(size=(50, 3, 2)))
+        return folder
+
+    return write

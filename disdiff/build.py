@@ -1,15 +1,16 @@
 """From configuration to objects: the only module that knows both, and the list of systems."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 
 from torch import nn
+from tqdm import tqdm
 
 from disdiff.baselines.conditional import ConditionalDiffusion, ConditionalNetworks
 from disdiff.baselines.encoders import BernoulliEncoder, TrunkEncoder, build_trunk
+from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
-from disdiff.baselines.tasks import ConditionalTask, VAETask
+from disdiff.baselines.tasks import ConditionalTask, LatentDPMTask, VAETask
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.factor_encoder import FactorEncoder
@@ -20,8 +21,7 @@ from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
 from ldm.autoencoder.vq import VQAutoencoder
-from ldm.data.procedural import ProceduralShapes3D
-from ldm.data.shapes3d import Shapes3D, find_shapes3d
+from ldm.data.catalog import DataOptions, open_data
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import choose
@@ -32,17 +32,20 @@ from ldm.training.stage_task import StageTask
 
 
 def build_source(config: DataConfig) -> ImageSource:
-    """The images of a data set: its file, or its procedural stand-in.
+    """The images of a data set: its files, or its procedural stand-in.
 
     Raises:
-        UserError: the data set is unknown, or its file is damaged, or missing where it must not be.
+        UserError: the data set is unknown, an option does not fit it, or its files are damaged, or missing
+            where they must not be.
     """
-    choose("data.name", config.name, {"shapes3d": None})
-    choose("data.procedural", config.procedural, {"auto": None, "always": None, "never": None})
-    absent = find_shapes3d(Path(config.root)) is None
-    if config.procedural == "always" or (config.procedural == "auto" and absent):
-        return ProceduralShapes3D()
-    return Shapes3D(config.root)
+    options = DataOptions(**{item.name: getattr(config, item.name) for item in fields(DataOptions)})
+    with tqdm(desc=f"opening {config.name}", unit="image", delay=2, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return open_data(options, progress)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
@@ -114,6 +117,33 @@ def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, ima
     return kind(latent_space, denoiser, schedule, factors, config.factors.encoder.input)
 
 
+def build_clip_disdiff(
+    config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
+) -> ImageModel:
+    """A CLIP-guided DisDiff with untrained heads and gradient decoder on the given first two stages.
+
+    Raises:
+        UserError: an option is unknown, or the CLIP or its prompts cannot be loaded.
+    """
+    from disdiff.clip.guided import READS, ClipDisDiff  # here, as open_clip takes seconds to import
+    from disdiff.clip.heads import ClipHeads
+    from disdiff.clip.prompts import anchor_axes
+    from disdiff.clip.tower import load_clip
+
+    factors, options = config.factors, config.factors.encoder
+    choose("factors.encoder.input", options.input, {READS: None})
+    clip = load_clip(config.clip, config.weights.allow_download)
+    text = options.start == "text" and config.clip.prompts is not None
+    anchors = anchor_axes(clip.encode_text, config.clip.prompts, factors.unit_dim) if text else None
+    sizes = (clip.embed_dim, factors.num_units, factors.unit_dim)
+    heads = ClipHeads(options, *sizes, clip.facts.fingerprint, anchors)
+    decoder = GradientDecoder(
+        factors.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
+    )
+    schedule = Schedule(config.latent_diffusion.schedule)
+    return ClipDisDiff(latent_space, denoiser, schedule, FactorNetworks(heads, decoder), clip)
+
+
 def build_conditional(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
 ) -> ConditionalDiffusion:
@@ -122,13 +152,14 @@ def build_conditional(
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
     """
-    check_prior(config.prior, config.factors.encoder.posterior)
-    choose("factors.encoder.start", config.factors.encoder.start, {"random": None})
+    factors = config.factors
+    check_prior(config.prior, factors.encoder.posterior, factors.num_units * factors.unit_dim)
+    choose("factors.encoder.start", factors.encoder.start, {"random": None})
     encoder = build_encoder(config, latent_space, image_size)
     unet = config.latent_diffusion.unet
     networks = ConditionalNetworks(encoder, config.conditional, unet, latent_space.latent_channels)
     schedule = Schedule(config.latent_diffusion.schedule)
-    return ConditionalDiffusion(latent_space, schedule, networks, config.factors.encoder.input)
+    return ConditionalDiffusion(latent_space, schedule, networks, factors.encoder.input)
 
 
 def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> VAE:
@@ -137,13 +168,13 @@ def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_s
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
     """
-    check_prior(config.prior, config.factors.encoder.posterior)
+    numbers = config.factors.num_units * config.factors.unit_dim
+    check_prior(config.prior, config.factors.encoder.posterior, numbers)
     choose("factors.encoder.input", config.factors.encoder.input, {"image": None})
     bernoulli = choose("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
     channels = config.autoencoder.network.in_channels
     pixels = LatentSpace(IdentityAutoencoder(channels))
     encoder = build_encoder(config, pixels, image_size)
-    numbers = config.factors.num_units * config.factors.unit_dim
     decoder = ConvDecoder(numbers, config.vae.channels, channels, image_size)
     return VAE(pixels, VAENetworks(encoder, decoder), bernoulli)
 
@@ -189,6 +220,15 @@ def build_disdiff_task(config: Config, model: DisDiff, device: str) -> StageTask
     return DisDiffTask(model, section.loss, section.train, resolve_budget(section.train, device), config.seed)
 
 
+def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> StageTask:
+    """The task of stage 3 of CLIP-guided DisDiff."""
+    from disdiff.clip.guided import ClipDisDiffTask
+
+    section = config.factors
+    budget = resolve_budget(section.train, device)
+    return ClipDisDiffTask(model, section.loss, section.train, budget, config.seed)
+
+
 def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> StageTask:
     """The task of EncDiff, Diff-AE and InfoDiffusion."""
     train = config.factors.train
@@ -200,6 +240,19 @@ def build_vae_task(config: Config, model: VAE, device: str) -> StageTask:
     """The task of beta-VAE and InfoVAE."""
     train = config.factors.train
     return VAETask(model, config.prior, train, resolve_budget(train, device), config.seed)
+
+
+def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
+    """An untrained diffusion model of a model's codes."""
+    numbers = config.factors.num_units * config.factors.unit_dim
+    return LatentDPM(config.latent_dpm, (model.num_units, numbers // model.num_units))
+
+
+def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) -> StageTask:
+    """The task of the stage after `factors`."""
+    section = config.latent_dpm
+    budget = resolve_budget(section.train, device)
+    return LatentDPMTask(latent_dpm, section.loss, section.train, budget, config.seed)
 
 
 @dataclass(frozen=True)
@@ -236,6 +289,7 @@ SYSTEMS = {
     "latent_diffusion": System(("autoencoder", "latent_diffusion")),
     "disdiff": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
     "pdae": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
+    "disdiff_clip": System(ON_LATENT_DIFFUSION, build_clip_disdiff, build_clip_disdiff_task, ("clip",)),
     "encdiff": CONDITIONAL,
     "diffae": CONDITIONAL,
     "infodiffusion": CONDITIONAL,
@@ -251,6 +305,12 @@ def get_system(config: Config) -> System:
         UserError: there is none of that name.
     """
     return choose("system", config.system, SYSTEMS)
+
+
+def list_stage_names(config: Config) -> tuple[str, ...]:
+    """Stages of a configuration, in order: its system's, and after `factors` a latent DPM where wanted."""
+    stages = get_system(config).stages
+    return (*stages, "latent_dpm") if config.latent_dpm.enabled and "factors" in stages else stages
 
 
 def build_model(

@@ -16,8 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from disdiff.baselines.conditional import ConditionalConfig
 from disdiff.baselines.encoders import TrunkConfig
+from disdiff.baselines.latent_dpm import LatentDPMConfig
 from disdiff.baselines.prior import PriorConfig
 from disdiff.baselines.vae import VAEConfig
+from disdiff.clip.options import ClipConfig
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoderConfig
 from disdiff.limits import check_limits
@@ -58,6 +60,14 @@ class DataConfig:
             the file.
         num_train: images to train on, a fixed random subset; null for all.
         num_workers: processes that read images.
+        image_size: of pictures, in pixels a side; null takes the data set's own.
+        crop: how pictures become square: `center`, `squash`, `pad`, and for CelebA `d2c128`, `center148` or
+            `center178`; null takes the data set's own.
+        corrupt: `stop` at a picture that cannot be read, or `skip` such pictures, and those without
+            attributes where there is a file of them.
+        attributes: CSV file of binary attributes of a folder's pictures; null takes its `attributes.csv`.
+        partition: of CelebA: `all`, `train`, `valid` or `test`.
+        antialias: draws the procedural dSprites with smooth edges.
     """
 
     name: str = "shapes3d"
@@ -65,6 +75,12 @@ class DataConfig:
     procedural: str = "auto"
     num_train: int | None = None
     num_workers: int = 0
+    image_size: int | None = None
+    crop: str | None = None
+    corrupt: str = "stop"
+    attributes: str | None = None
+    partition: str = "all"
+    antialias: bool = False
 
 
 @dataclass
@@ -137,9 +153,16 @@ class EvaluationConfig:
 
 @dataclass
 class WeightsConfig:
-    """Pretrained weights of others: `vgg16` is a file for LPIPS; nothing is downloaded unless allowed."""
+    """Pretrained weights of others; nothing is downloaded unless allowed.
+
+    Attributes:
+        vgg16: file for LPIPS.
+        inception: file for FID and KID, which only scripts/eval_fid.py reads.
+        allow_download: whether a file that is nowhere may be fetched from its publisher.
+    """
 
     vgg16: str | None = None
+    inception: str | None = None
     allow_download: bool = False
 
 
@@ -168,7 +191,7 @@ class Config:
     """Everything about a run; `seed` drives the last stage, `stage_seed` the shared ones before it.
 
     Systems other than DisDiff also read `trunk` (all), `conditional` (EncDiff, Diff-AE, InfoDiffusion), `vae`
-    (beta-VAE, InfoVAE) and `prior` (all with a code of their own).
+    (beta-VAE, InfoVAE) and `prior` (all with a code of their own). `latent_dpm` is an optional stage of any.
     """
 
     system: str = "disdiff"
@@ -184,6 +207,8 @@ class Config:
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    latent_dpm: LatentDPMConfig = field(default_factory=LatentDPMConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)

@@ -1,7 +1,8 @@
-"""The main job: the stages of a system, such as autoencoder, latent diffusion, factors; each is loaded when
-trained, else trained; then results.
+"""The main job: the stages of a system, such as autoencoder, latent diffusion, factors and, where wanted, a
+latent DPM; each is loaded when trained, else trained; then results.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from disdiff.build import (
     build_autoencoder_task,
     build_denoiser,
     build_latent_diffusion_task,
+    build_latent_dpm,
+    build_latent_dpm_task,
     build_latent_space,
     build_model,
     build_source,
@@ -22,12 +25,13 @@ from disdiff.build import (
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
 from disdiff.metrics.protocols import get_protocol
-from disdiff.stages import RECORD, Stage, copy_stage, fingerprint, list_stages
+from disdiff.stages import RECORD, Stage, copy_stage, count_parameters, fingerprint, list_stages
 from ldm.autoencoder.latent_space import fit_standardisation
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import LatentCache, encode_to_cache
-from ldm.data.source import split_indices, to_float
+from ldm.data.pictures import name_some
+from ldm.data.source import describe_source, split_indices, to_float
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
@@ -39,6 +43,7 @@ from ldm.training.stage_task import StageTask
 ENCODE_BATCH = 256
 START_IMAGES = 4096  # to which the start of the code is fitted
 Say = Callable[[str], None]
+Encode = Callable[[Tensor], Tensor]
 
 
 class Pipeline:
@@ -56,6 +61,9 @@ class Pipeline:
         self.config, self.say = config, say
         self.machine: Machine = resolve_machine(config.trainer.device, config.trainer.precision)
         self.source = build_source(config.data)
+        skipped = describe_source(self.source).get("skipped", [])
+        if skipped:
+            say(f"note: {len(skipped)} pictures cannot be used and are left out: {name_some(skipped)}")
         self.folder = Path(config.run.root) / config.run.name
         self.stages = {stage.name: stage for stage in list_stages(config, self.source, self.folder)}
         self.train_index, self.eval_index = split_indices(
@@ -69,6 +77,7 @@ class Pipeline:
         self.modules = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser}
         if self.model is not None:
             self.modules["factors"] = self.model.factors
+            self.modules["latent_dpm"] = self.latent_dpm = build_latent_dpm(config, self.model)
 
     def run(self) -> None:
         """Train what is not trained, then evaluate and draw.
@@ -88,6 +97,7 @@ class Pipeline:
             "autoencoder": self.train_autoencoder,
             "latent_diffusion": self.train_latent_diffusion,
             "factors": self.train_factors,
+            "latent_dpm": self.train_latent_dpm,
         }
         for name, stage in self.stages.items():
             if stage.trained:
@@ -114,7 +124,10 @@ class Pipeline:
             hashes = {stage.name: stage.hash for stage in list_stages(other, self.source, self.folder)}
             records = [self.folder / "stages" / name / RECORD for name in hashes]
             hashes |= {path.parent.name: load_json(path)["hash"] for path in records if path.exists()}
-            if hashes != {name: stage.hash for name, stage in self.stages.items()}:
+            own = {name: stage.hash for name, stage in self.stages.items()}
+            if "latent_dpm" not in hashes:  # it may be added to a finished run
+                own.pop("latent_dpm", None)
+            if hashes != own:
                 key = first_difference(to_container(other), to_container(self.config)) or "the data set"
                 raise UserError(
                     f"{self.folder} belongs to another configuration ({key} differs); "
@@ -132,6 +145,7 @@ class Pipeline:
                 config, self.latent_space, self.denoiser, device
             ),
             "factors": lambda: self.system.build_task(config, self.model, device),
+            "latent_dpm": lambda: build_latent_dpm_task(config, self.latent_dpm, device),
         }
         return builders[name]()
 
@@ -140,15 +154,20 @@ class Pipeline:
         return any(True for _ in self.modules[name].parameters())
 
     def example_batch(self, name: str, size: int) -> dict[str, Tensor]:
-        """A batch such as a stage trains on, of at most `size` images, from whatever the autoencoder is now.
-        """
+        """A batch such as a stage trains on, of at most `size` images, by the autoencoder as it is now."""
+        if name == "latent_dpm":
+            return {"code": self.latent_dpm.mean.expand(size, -1, -1)}
         image = self.source.images(self.train_index[:size])
         if name == "autoencoder" or "autoencoder" not in self.stages:
             return {"image": image}
         with torch.no_grad():
             statistics = self.latent_space.autoencoder.encode_statistics(to_float(image))
         reads_images = name == "factors" and self.model.reads == "image"
-        return {"statistics": statistics, **({"image": image} if reads_images else {})}
+        seen = {"image": image} if reads_images else {}
+        if name == "factors" and self.model.reads == "clip":
+            with torch.no_grad():
+                seen["clip"] = self.model.clip(to_float(image))
+        return {"statistics": statistics, **seen}
 
     def train_autoencoder(self, stage: Stage) -> None:
         """Stage 1, then the standardisation of its latents over the training images."""
@@ -169,16 +188,48 @@ class Pipeline:
         self.save_stage(stage, task.result, task, seconds, {})
 
     def train_factors(self, stage: Stage) -> None:
-        """The last stage: on latents where there is a first stage, else on images."""
-        if "autoencoder" in self.stages:
-            batches = self.latent_batches(with_images=self.model.reads == "image")
-        else:
-            batches = ImageBatches(self.source, self.train_index)
+        """The stage that finds the code."""
+        batches = self.factor_batches()
         if "latent_diffusion" in self.stages:
             self.fit_start(batches)
         task = self.build_task(stage.name)
         seconds = self.fit(stage, task, batches)
         self.save_stage(stage, task.result, task, seconds, {})
+
+    def train_latent_dpm(self, stage: Stage) -> None:
+        """A diffusion model of the training images' codes."""
+        codes = self.encode_training_codes()
+        self.latent_dpm.fit_standardisation(codes)
+        task = self.build_task(stage.name)
+        seconds = self.fit(stage, task, TensorBatches({"code": codes}))
+        self.save_stage(stage, task.result, task, seconds, {})
+
+    def factor_batches(self) -> ImageBatches | TensorBatches:
+        """What the stage `factors` is trained on: latents where there is a first stage, else images."""
+        if "autoencoder" not in self.stages:
+            return ImageBatches(self.source, self.train_index)
+        batches = self.latent_batches(with_images=self.model.reads == "image")
+        if self.model.reads == "clip":
+            batches = TensorBatches({**batches.arrays, "clip": self.encode_clip().latents})
+        return batches
+
+    @torch.no_grad()
+    def encode_training_codes(self) -> Tensor:
+        """Codes of the training images, the means where the encoder gives Gaussians, shape (n, N, D)."""
+        batches, model, codes = self.factor_batches(), self.model, []
+        model.to(self.machine.device).eval()
+        positions = torch.arange(len(batches)).split(ENCODE_BATCH)
+        for part in tqdm(positions, desc="codes", unit="batch", dynamic_ncols=True):
+            batch = {name: tensor.to(self.machine.device) for name, tensor in batches[part].items()}
+            if "image" in batch:
+                seen = to_float(batch["image"])
+            elif "clip" in batch:
+                seen = batch["clip"]
+            else:
+                seen = model.observe(sample_latents(model.latent_space, batch["statistics"], None))
+            codes.append(model.encode_seen(seen).cpu())
+        model.to("cpu")
+        return torch.cat(codes)
 
     def fit_start(self, batches: TensorBatches) -> None:
         """Let the factor encoder see the first training latents before its first step."""
@@ -217,7 +268,10 @@ class Pipeline:
             "scores": scores,
         }
         stage.save(module, record)
-        self.say(f"{stage.name}: trained in {format_duration(seconds)} {format_scores(scores)}")
+        speed = f", {record['images'] / seconds:.0f} images/s" if seconds and steps else ""
+        size = f"{count_parameters(module) / 1e6:.2f} M trainable parameters"
+        duration = format_duration(seconds)
+        self.say(f"{stage.name}: trained in {duration}{speed}, {size} {format_scores(scores)}")
 
     def latent_batches(self, with_images: bool) -> TensorBatches:
         """Batches of cached latents, with their images where the encoder reads images."""
@@ -234,25 +288,38 @@ class Pipeline:
         fingerprint.
         """
         key = f"{stage.hash}-{fingerprint(self.latent_space.autoencoder)}"
-        path = Path(self.config.run.root) / "_stages" / f"latents-{key}{'-images' * with_images}"
+        name = f"latents-{key}{'-images' * with_images}"
+        autoencoder = self.latent_space.autoencoder
+        return self.encode_images(name, key, autoencoder, autoencoder.encode_statistics, with_images)
+
+    def encode_clip(self) -> LatentCache:
+        """The training images' embeddings by the guiding CLIP, made once per CLIP and set of images."""
+        data = hashlib.sha256(f"{self.source.identity} {len(self.train_index)}".encode()).hexdigest()[:12]
+        key, clip = f"{self.model.clip.facts.fingerprint}-{data}", self.model.clip
+        return self.encode_images(f"clip-{key}", key, clip, clip)
+
+    def encode_images(
+        self, name: str, key: str, module: torch.nn.Module, view: Encode, with_images: bool = False
+    ) -> LatentCache:
+        """What `view`, a method of `module`, makes of the training images, from the cache or for it."""
+        path = Path(self.config.run.root) / "_stages" / name
         cache = LatentCache.open(path, key)
         if cache is not None:
             return cache
         bar = tqdm(total=len(self.train_index), desc="encode", unit="image", dynamic_ncols=True)
 
         def encode(images: Tensor) -> Tensor:
-            device = self.machine.device
-            return self.latent_space.autoencoder.encode_statistics(to_float(images.to(device))).float().cpu()
+            return view(to_float(images.to(self.machine.device))).float().cpu()
 
         def progress(done: int, total: int) -> None:
             bar.update(done - bar.n)
 
-        self.latent_space.to(self.machine.device).eval()
+        module.to(self.machine.device).eval()
         with torch.no_grad(), bar:
             cache = encode_to_cache(
                 encode, self.source, self.train_index, path, key, ENCODE_BATCH, progress, with_images
             )
-        self.latent_space.to("cpu")
+        module.to("cpu")
         return cache
 
     @torch.no_grad()

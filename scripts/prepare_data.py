@@ -1,117 +1,108 @@
-"""Say what a data set needs, render its procedural stand-in, check what lies there. Downloads nothing."""
+"""Say what a data set needs; fetch it when told to, render its stand-in, convert it, check what is there."""
 
 import argparse
-import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from ldm.data.archives import open_h5
+from disdiff.cli import run_script
+from disdiff.config import merge, read_yaml
+from disdiff.pipeline import Pipeline
 from ldm.data.arrays import Progress
-from ldm.data.procedural import ProceduralShapes3D
-from ldm.data.shapes3d import SHAPES3D, Shapes3D, find_shapes3d, write_shapes3d
+from ldm.data.catalog import DATA_SETS, DataOptions, open_data
+from ldm.data.pictures import Pictures
+from ldm.data.prepare import check, convert, explain, fetch, render
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/prepare_data.py shapes3d                                  what it needs and where it goes
-  python scripts/prepare_data.py shapes3d --procedural                     render all 480,000 images (5.9 GB)
-  python scripts/prepare_data.py shapes3d --procedural --num-images 20000  render a random subset
-  python scripts/prepare_data.py check                                     read what lies in data/shapes3d
-  python scripts/prepare_data.py check --root /data/shapes3d"""
-
-SHAPES3D_HELP = """Shapes3D: 480,000 images of 64x64x3 with six factors, 5.9 GB when uncompressed.
-  source   https://github.com/google-deepmind/3d-shapes (licence: see the source)
-  file     3dshapes.h5 (images uint8 (480000, 64, 64, 3), labels float64 (480000, 6)), or 3dshapes.npz
-  put it   in {root}, or anywhere with data.root=FOLDER on the command line of main.py
-  then     python scripts/prepare_data.py check --root {root}
-A compressed file is unpacked once to 3dshapes.images.npy beside it, which takes another 5.9 GB.
-Without the file everything works on a procedural Shapes3D (same factors, our own rendering, named as
-procedural in every result), and nothing has to be prepared; `--procedural` writes it in the real format."""
+  python scripts/prepare_data.py shapes3d                                  what it needs, where it goes
+  python scripts/prepare_data.py dsprites --download                       fetch it; again: go on
+  python scripts/prepare_data.py shapes3d --procedural                     render 480,000 images (5.9 GB)
+  python scripts/prepare_data.py dsprites --procedural --num-images 20000  render a random subset
+  python scripts/prepare_data.py folder --root PHOTOS --convert            decode all once, to read fast
+  python scripts/prepare_data.py shapes3d --encode RUN                     latents of a run's images
+  python scripts/prepare_data.py check                                     read what lies in data/
+  python scripts/prepare_data.py check cars3d --root /data/cars3d"""
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        if args.command == "check":
-            check(args.root)
-        elif args.procedural:
-            render(args.root, args.num_images, args.seed)
-        else:
-            print(SHAPES3D_HELP.format(root=args.root))
-            found = find_shapes3d(args.root)
-            print(f"found    {found}" if found else f"found    nothing in {args.root} yet")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
-def parse_args() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{shapes3d,check}")
-    root = argparse.ArgumentParser(add_help=False)
-    root.add_argument("--root", type=Path, default=Path("data/shapes3d"), help="folder (data/shapes3d)")
-    shapes3d = commands.add_parser("shapes3d", parents=[root], help="what it needs, or render the stand-in")
-    shapes3d.add_argument("--procedural", action="store_true", help="write the procedural stand-in as a file")
-    shapes3d.add_argument("--num-images", type=int, help="with --procedural: a random subset of this size")
-    shapes3d.add_argument("--seed", type=int, default=0, help="of the random subset (0)")
-    commands.add_parser("check", parents=[root], help="read and verify what lies in the folder")
-    args = parser.parse_args()
-    if args.command == "shapes3d" and args.num_images is not None:
-        if not args.procedural:
-            parser.error("--num-images goes with --procedural")
-        if not 1 <= args.num_images <= len(SHAPES3D):
-            parser.error(f"--num-images must be from 1 to {len(SHAPES3D)}, got {args.num_images}")
-    return args
+    names = f"{{{','.join(DATA_SETS)},check}}"
+    parser.add_argument("name", choices=[*DATA_SETS, "check"], metavar=names, help="data set, or `check`")
+    parser.add_argument("checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check`")
+    parser.add_argument("--root", type=Path, help="folder (data/NAME)")
+    parser.add_argument("--download", action="store_true", help="fetch the published files")
+    parser.add_argument("--procedural", action="store_true", help="write the procedural stand-in as a file")
+    parser.add_argument("--num-images", type=int, help="with --procedural: a random subset of this size")
+    parser.add_argument("--seed", type=int, default=0, help="of the random subset (0)")
+    parser.add_argument("--convert", action="store_true", help="decode all pictures once, into one array")
+    parser.add_argument("--image-size", type=int, help="of pictures, as data.image_size")
+    parser.add_argument("--crop", help="of pictures, as data.crop")
+    parser.add_argument("--corrupt", default="stop", help="as data.corrupt: stop or skip (stop)")
+    parser.add_argument("--encode", metavar="RUN", type=Path, help="encode the training images of this run")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
-def render(root: Path, num_images: int | None, seed: int) -> None:
-    refuse_to_replace(root)
-    source = ProceduralShapes3D()
-    index = torch.arange(len(source))
-    if num_images is not None:
-        generator = torch.Generator().manual_seed(seed)
-        index = torch.randperm(len(source), generator=generator)[:num_images].sort().values
-    path = root / "3dshapes.h5"
-    with tqdm(total=len(index), unit="image", desc="rendering") as bar:
-        write_shapes3d(path, source, index, progress_of(bar))
-    print(f"{path}: {len(index)} procedural images")
+def main(arguments: argparse.Namespace) -> None:
+    name, root = arguments.name, arguments.root or Path("data") / arguments.name
+    if name == "check":
+        return check_all(arguments.checked, arguments.root)
+    if arguments.checked:
+        raise UserError(f"{name} {arguments.checked}: name one data set, or `check` and one")
+    if arguments.num_images is not None and not arguments.procedural:
+        raise UserError("--num-images goes with --procedural")
+    if arguments.download:
+        got = fetch(name, root, lambda file: show(file, "B"))
+        print("\n".join(map(str, got)) or f"{root}: everything is there")
+    if arguments.procedural:
+        path = render(name, root, arguments.num_images, arguments.seed, show("rendering"))
+        print(f"{path}: procedural images")
+    if arguments.convert:
+        options = DataOptions(
+            name, str(root), "never", arguments.image_size, arguments.crop, arguments.corrupt
+        )
+        source = open_data(options, show("opening"))
+        if not isinstance(source, Pictures):
+            raise UserError(f"{name} is read as it is; --convert is for pictures")
+        print(f"{convert(source, show('decoding'))}: {len(source)} pictures, {len(source.skipped)} left out")
+    if arguments.encode:
+        encode(arguments.encode)
+    if not any((arguments.download, arguments.procedural, arguments.convert, arguments.encode)):
+        print(explain(name, root))
 
 
-def refuse_to_replace(root: Path) -> None:
-    found = find_shapes3d(root)
-    if found is None:
-        return
-    if found.suffix == ".h5":
-        with open_h5(found) as file:
-            if file.attrs.get("procedural", False):
-                return
-    raise UserError(f"{found} is there and not procedural; move it away or choose another --root")
+def check_all(checked: str | None, root: Path | None) -> None:
+    names = [checked] if checked else list(DATA_SETS)
+    roots = {name: root or Path("data") / name for name in names}
+    found = [name for name in names if DATA_SETS[name].find(roots[name]) is not None]
+    if not found:
+        where = root or Path("data")
+        raise UserError(f"nothing lies in {where}; `python scripts/prepare_data.py NAME` says what is needed")
+    for name in found[:1] if root else found:  # a folder of pictures is what any other folder might be too
+        print(check(DataOptions(name, str(roots[name]), "never"), show("reading")))
 
 
-def check(root: Path) -> None:
-    with tqdm(total=0, unit="image", desc="unpacking", leave=False, delay=1) as bar:
-        source = Shapes3D(root, progress_of(bar))
-    empty = 0
-    with tqdm(total=len(source), unit="image", desc="reading") as bar:
-        for index in torch.arange(len(source)).split(4096):
-            empty += int((source.images(index).flatten(1).amax(dim=1) == 0).sum())
-            bar.update(len(index))
-    if empty:
-        raise UserError(f"{find_shapes3d(root)} has {empty} empty images; get the file again")
-    kind = "procedural" if source.procedural else "the published data"
-    print(f"{find_shapes3d(root)}: good; {len(source)} of {len(SHAPES3D)} images, {kind}, {source.identity}")
+def encode(folder: Path) -> None:
+    pipeline = Pipeline(merge([read_yaml(folder / "config.yaml")]), print)
+    stage = pipeline.stages.get("autoencoder")
+    if stage is None or not stage.trained:
+        raise UserError(f"{folder} has no trained autoencoder to encode with; train it first")
+    stage.load(pipeline.latent_space)
+    print(f"{len(pipeline.encode_latents(stage))} latents are there")
 
 
-def progress_of(bar: tqdm) -> Progress:
-    def show(done: int, total: int) -> None:
-        bar.total = total
+def show(title: str, unit: str = "image") -> Progress:
+    bar = tqdm(desc=title, unit=unit, unit_scale=unit == "B", delay=1, leave=False)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total or None
         bar.update(done - bar.n)
 
-    return show
+    return update
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, make_parser())

@@ -1,14 +1,15 @@
 """The two file forms in which data sets are published, `.h5` and `.npz`, as arrays that are read lazily.
 
-An uncompressed HDF5 data set is mapped where it lies. Chunks of a few whole images are read through h5py.
-Anything else would be decompressed again for every batch, so it is unpacked once, in blocks, to an `.npy`
-beside it, which is mapped.
+An uncompressed HDF5 data set or `.npz` array is mapped where it lies. Chunks of a few whole images are read
+through h5py. Anything else would be decompressed again for every batch, so it is unpacked once, in blocks, to
+an `.npy` beside it, which is mapped.
 """
 
 import re
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,24 +129,52 @@ def h5_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress 
         return rows
     step = max(expected.block_rows() // chunks[0], 1) * chunks[0]
     blocks = (rows[first : first + step] for first in range(0, len(rows), step))
-    return _unpack_once(path, unpacked, shape, expected, blocks, progress)
+    return unpack_once(unpacked, [path], shape, dtype, blocks, progress)
 
 
 def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress | None = None) -> Rows:
-    """Open a large array of an `.npz` file lazily, unpacked to the file `unpacked` the first time.
+    """Open a large array of an `.npz` file lazily; a compressed one is unpacked to the file `unpacked` first.
 
     Raises:
-        UserError: the file is bad, or `unpacked` cannot be written.
+        UserError: the file is bad, or `unpacked` is needed and cannot be written.
     """
-    with open_npz(path) as archive, archive.open(f"{expected.key}.npy") as stream:
+    name = f"{expected.key}.npy"
+    with open_npz(path) as archive, archive.open(name) as stream:
         shape, fortran_order, dtype = NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
         expected.check(path, shape, dtype)
         if fortran_order:
             raise UserError(f"{path}: expected {expected.key!r} in C order; save np.ascontiguousarray of it")
+        entry, header_bytes = archive.getinfo(name), stream.tell()
         step, row_bytes = expected.block_rows(), int(np.prod(shape[1:])) * dtype.itemsize
+        if entry.file_size != header_bytes + shape[0] * row_bytes:
+            raise EOFError(f"{name} is shorter than its header says")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            return MappedArray(path, dtype, "r", _stored_offset(path, entry) + header_bytes, shape)
         sizes = (min(step, shape[0] - first) for first in range(0, shape[0], step))
         blocks = (np.frombuffer(stream.read(n * row_bytes), dtype).reshape(n, *shape[1:]) for n in sizes)
-        return _unpack_once(path, unpacked, shape, expected, blocks, progress)
+        return unpack_once(unpacked, [path], shape, dtype, blocks, progress)
+
+
+def verify_npz(path: Path) -> None:
+    """Read a whole `.npz` file against its checksums.
+
+    Raises:
+        UserError: one of its arrays is damaged.
+    """
+    with open_npz(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{path}: {damaged} does not have the checksum it was saved with; get it again")
+
+
+def npz_keys(path: Path) -> list[str]:
+    """Names of the arrays of an `.npz` file.
+
+    Raises:
+        UserError: the file is bad.
+    """
+    with open_npz(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def npz_array(path: Path, key: str) -> np.ndarray | None:
@@ -158,6 +187,46 @@ def npz_array(path: Path, key: str) -> np.ndarray | None:
         return arrays[key] if key in arrays else None
 
 
+def unpack_once(
+    unpacked: Path,
+    originals: Sequence[Path],
+    shape: tuple[int, ...],
+    dtype: np.dtype | type,
+    blocks: Iterable[np.ndarray],
+    progress: Progress | None = None,
+) -> MappedArray:
+    """Map `unpacked`, written from `blocks` first unless it is whole, fits and is not older than `originals`.
+
+    Args:
+        unpacked: the `.npy` file.
+        originals: files that the rows come from.
+        shape: of the array.
+        dtype: of the array.
+        blocks: its rows in order, as arrays of any number of rows; only read when there is need to.
+        progress: told (rows done, rows in all).
+
+    Raises:
+        UserError: it cannot be written; what was there before stays.
+    """
+    newest = max(path.stat().st_mtime_ns for path in originals)
+    if unpacked.is_file() and unpacked.stat().st_mtime_ns >= newest:
+        try:
+            array = open_npy(unpacked)
+            if array.shape == shape and array.dtype == dtype:
+                return array
+        except (OSError, ValueError):  # not whole
+            pass
+    done = 0
+    with atomic_path(unpacked) as temporary:
+        with NpyWriter(temporary, shape, dtype) as writer:
+            for block in blocks:
+                writer.append(block)
+                done += len(block)
+                if progress is not None:
+                    progress(done, shape[0])
+    return open_npy(unpacked)
+
+
 def _reason(error: Exception) -> str:
     """One line: the system's message where HDF5 quotes it, else the library's own."""
     text = " ".join(str(error.args[-1] if error.args else error).split())
@@ -165,28 +234,10 @@ def _reason(error: Exception) -> str:
     return quoted[1] if quoted else text
 
 
-def _unpack_once(
-    path: Path,
-    unpacked: Path,
-    shape: tuple[int, ...],
-    expected: RowFormat,
-    blocks: Iterable[np.ndarray],
-    progress: Progress | None,
-) -> MappedArray:
-    """Map `unpacked`, written from `blocks` first unless it is whole, fits and is not older than `path`."""
-    if unpacked.is_file() and unpacked.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        try:
-            array = open_npy(unpacked)
-            if array.shape == shape and array.dtype == expected.dtype:
-                return array
-        except (OSError, ValueError):  # not whole
-            pass
-    done = 0
-    with atomic_path(unpacked) as temporary:
-        with NpyWriter(temporary, shape, expected.dtype) as writer:
-            for block in blocks:
-                writer.append(block)
-                done += len(block)
-                if progress is not None:
-                    progress(done, shape[0])
-    return open_npy(unpacked)
+def _stored_offset(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed entry begin: its own header has a name and extras of any length."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        header = file.read(30)
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    return entry.header_offset + 30 + name_length + extra_length

@@ -63,10 +63,20 @@ def gather(array: Rows | Tensor, index: Tensor) -> Tensor:
     """
     if isinstance(array, Tensor):
         return array.index_select(0, index.to(array.device))
-    rows, inverse = np.unique(index.cpu().numpy(), return_inverse=True)
-    if len(rows) and not 0 <= rows[0] <= rows[-1] < len(array):
-        raise ValueError(f"expected rows from 0 to {len(array) - 1}, got {rows[0]} to {rows[-1]}")
+    rows, inverse = unique_rows(index, len(array))
     return torch.from_numpy(np.asarray(array[rows])[inverse])
+
+
+def unique_rows(index: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows in `index` (B,) int64, ascending, and where each entry of `index` is among them.
+
+    Raises:
+        ValueError: a row is not in [0, count).
+    """
+    rows, inverse = np.unique(index.cpu().numpy(), return_inverse=True)
+    if len(rows) and not 0 <= rows[0] <= rows[-1] < count:
+        raise ValueError(f"expected rows from 0 to {count - 1}, got {rows[0]} to {rows[-1]}")
+    return rows, inverse
 
 
 class NpyWriter:
@@ -84,7 +94,7 @@ class NpyWriter:
             if done == 0:
                 path.unlink(missing_ok=True)  # whoever still maps an old file keeps it
             self._file = path.open("r+b" if done else "wb")
-            self._file.write(_npy_header(shape, self.dtype))
+            self._file.write(npy_header(shape, self.dtype))
             self._file.truncate(_npy_bytes(shape, self.dtype, done))
             self._file.seek(0, os.SEEK_END)
 
@@ -130,7 +140,7 @@ class NpyWriter:
 
 def holds_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done: int) -> bool:
     """Whether `path` was begun by `NpyWriter` with this shape and dtype and holds at least `done` rows."""
-    header = _npy_header(shape, np.dtype(dtype))
+    header = npy_header(shape, np.dtype(dtype))
     try:
         with path.open("rb") as file:
             return file.read(len(header)) == header and path.stat().st_size >= _npy_bytes(shape, dtype, done)
@@ -138,7 +148,8 @@ def holds_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done:
         return False
 
 
-def _npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The bytes with which an `.npy` file of this shape and dtype begins."""
     buffer = io.BytesIO()
     content = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
     np.lib.format.write_array_header_1_0(buffer, content)
@@ -147,4 +158,4 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
 
 def _npy_bytes(shape: tuple[int, ...], dtype: np.dtype | type, rows: int) -> int:
     dtype = np.dtype(dtype)
-    return len(_npy_header(shape, dtype)) + rows * int(np.prod(shape[1:])) * dtype.itemsize
+    return len(npy_header(shape, dtype)) + rows * int(np.prod(shape[1:])) * dtype.itemsize

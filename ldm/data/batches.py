@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.data.arrays import Rows, gather
 from ldm.data.source import ImageSource
+from ldm.errors import UserError
 
 
 class StepSampler(Sampler[Tensor]):
@@ -82,11 +83,22 @@ class TensorBatches(Dataset[dict[str, Tensor]]):
         return {name: gather(array, positions) for name, array in self.arrays.items()}
 
 
+class Loader(DataLoader):
+    """A loader that gives a worker's `UserError` as the sentence it was, without the worker's traceback."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            last = str(error).rstrip().splitlines()[-1]
+            raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from error
+
+
 def build_loader(
     dataset: Dataset[dict[str, Tensor]], sampler: Sampler[Tensor], num_workers: int, pin_memory: bool
 ) -> DataLoader:
     """A loader of whole batches, one per item of `sampler`; the default random generator stays untouched."""
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size=None,
         sampler=sampler,

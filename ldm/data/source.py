@@ -4,7 +4,7 @@ A reader is any class with these attributes and methods; it needs no base class.
 batch is on its device, where `to_float` maps {0, ..., 255} to [-1, 1] by x / 127.5 - 1.
 """
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,6 +43,31 @@ class ImageSource(Protocol):
     def factors(self, index: Tensor) -> Tensor:
         """Factors at `index` (n,) int64, shape (n, F) int64."""
         ...
+
+
+@runtime_checkable
+class AttributeSource(Protocol):
+    """What an `ImageSource` has beside that when its images have named binary attributes.
+
+    Attributes:
+        attribute_names: in the order of the columns; empty without attributes.
+    """
+
+    attribute_names: tuple[str, ...]
+
+    def attributes(self, index: Tensor) -> Tensor:
+        """Attributes at `index` (n,) int64, shape (n, A) int64 in {0, 1}."""
+        ...
+
+
+def describe_source(source: ImageSource) -> dict[str, Any]:
+    """A data set as `metrics.json` has it; what does not apply to it is left out."""
+    facts = {"name": source.name, "procedural": source.procedural, "num_images": len(source)}
+    for key in ("preparation", "attribute_names", "skipped"):
+        value = getattr(source, key, None)
+        if value:
+            facts[key] = value if isinstance(value, str) else list(value)
+    return facts
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 import os
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from ldm.data.archives import H5Rows, RowFormat, h5_rows, npz_array, npz_rows
-from ldm.data.arrays import MappedArray, gather
+from ldm.data.archives import H5Rows, RowFormat, h5_rows, npz_array, npz_keys, npz_rows, verify_npz
+from ldm.data.arrays import MappedArray, gather, npy_header
 from ldm.errors import UserError
 
 FORMAT = RowFormat("images", (4, 5), np.uint8)
@@ -38,32 +39,60 @@ def test_h5_layouts(tmp_path, monkeypatch, layout, kind, unpacks):
     assert (len(told) > 1 and told[-1] == (100, 100)) == unpacks
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_is_unpacked_once(tmp_path, monkeypatch, save):
+def test_a_compressed_npz_is_unpacked_once(tmp_path, monkeypatch):
     monkeypatch.setattr("ldm.data.archives.BLOCK_BYTES", 700)
     path, unpacked = tmp_path / "a.npz", tmp_path / "a.npy"
-    save(path, images=IMAGES)
+    np.savez_compressed(path, images=IMAGES)
     assert np.array_equal(npz_rows(path, FORMAT, unpacked), IMAGES)
     first = unpacked.stat().st_mtime_ns
     npz_rows(path, FORMAT, unpacked)
     assert unpacked.stat().st_mtime_ns == first
 
 
+def test_an_uncompressed_npz_is_mapped_where_it_lies(tmp_path):
+    path, unpacked = tmp_path / "a.npz", tmp_path / "a.npy"
+    np.savez(path, labels=np.arange(7), images=IMAGES, more=np.zeros(3))
+    rows = npz_rows(path, FORMAT, unpacked)
+    assert isinstance(rows, MappedArray) and rows.filename == path and not unpacked.exists()
+    assert np.array_equal(rows, IMAGES) and npz_keys(path) == ["labels", "images", "more"]
+
+
+def test_an_npz_whose_array_is_shorter_than_its_header_says(tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", npy_header((100, 4, 5), np.dtype(np.uint8)) + IMAGES[:99].tobytes())
+    with pytest.raises(
+        UserError, match="a.npz is not npz, truncated or incomplete .*shorter than its header"
+    ):
+        npz_rows(path, FORMAT, tmp_path / "a.npy")
+
+
+def test_verify_npz_finds_a_flipped_bit(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=IMAGES)
+    verify_npz(path)
+    content = bytearray(path.read_bytes())
+    content[1500] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="images.npy.*checksum|checksum.*images.npy"):
+        verify_npz(path)
+
+
 def test_stale_unpacked_files_are_redone(tmp_path):
     path, unpacked = tmp_path / "a.npz", tmp_path / "a.npy"
-    np.savez(path, images=IMAGES)
+    np.savez_compressed(path, images=IMAGES)
     np.save(unpacked, IMAGES[:50])  # of another shape
     assert np.array_equal(npz_rows(path, FORMAT, unpacked), IMAGES)
     unpacked.write_bytes(unpacked.read_bytes()[:-1])  # not whole
     assert np.array_equal(npz_rows(path, FORMAT, unpacked), IMAGES)
-    np.savez(path, images=255 - IMAGES)  # newer
+    np.savez_compressed(path, images=255 - IMAGES)  # newer
     os.utime(unpacked, (0, 0))
     assert np.array_equal(npz_rows(path, FORMAT, unpacked), 255 - IMAGES)
 
 
 def test_a_failed_unpacking_leaves_nothing(tmp_path, monkeypatch):
     path, unpacked = tmp_path / "a.npz", tmp_path / "a.npy"
-    np.savez(path, images=IMAGES)
+    np.savez_compressed(path, images=IMAGES)
     content = bytearray(path.read_bytes())
     content[1500] ^= 1  # in the middle of the images: the checksum no longer fits
     path.write_bytes(content)

@@ -1,14 +1,22 @@
+import http.server
+import io
 import runpy
 import sys
+import tarfile
+import threading
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ldm.data import procedural
+from ldm.data import catalog, sources
+from ldm.data.dsprites import DSPRITES, STEM, open_dsprites
 from ldm.data.shapes3d import SHAPES3D, Shapes3D
+from ldm.data.sources import Origin, Remote
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_data.py"
 
@@ -31,7 +39,7 @@ class FakeShapes3D:
 @pytest.fixture
 def prepare(monkeypatch, capsys):
     """Run the script; returns (exit status, standard output, standard error)."""
-    monkeypatch.setattr(procedural, "ProceduralShapes3D", FakeShapes3D)
+    monkeypatch.setattr(catalog, "ProceduralShapes3D", FakeShapes3D)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
@@ -51,6 +59,124 @@ def test_says_what_is_needed(prepare, tmp_path):
     for fact in ("3dshapes.h5", "5.9 GB", "github.com/google-deepmind/3d-shapes", "licence", str(tmp_path)):
         assert fact in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", list(catalog.DATA_SETS))
+def test_every_data_set_says_what_is_needed(prepare, tmp_path, name):
+    status, said, _ = prepare(name, "--root", tmp_path)
+    assert status == 0 and "source" in said and "licence" in said and f"nothing in {tmp_path} yet" in said
+    assert ("--download fetches it" in said) == bool(sources.ORIGINS[name].remotes)
+    assert ("procedural stand-in" in said) == (name in ("shapes3d", "dsprites"))
+
+
+def test_renders_dsprites(prepare, tmp_path):
+    status, said, _ = prepare("dsprites", "--procedural", "--num-images", 50, "--root", tmp_path)
+    assert status == 0 and f"{STEM}.npz: procedural images" in said
+    source = open_dsprites(tmp_path)
+    index = DSPRITES.index(source.factors(torch.arange(50)))
+    assert source.procedural and torch.equal(index, index.unique())
+    status, said, _ = prepare("check", "--root", tmp_path)
+    assert status == 0 and "good; 50 of 737280 images, procedural" in said
+
+
+class TestPictures:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for number in range(9):
+            (tmp_path / "deep").mkdir(exist_ok=True)
+            Image.new("RGB", (20, 30), (number, 0, 0)).save(tmp_path / "deep" / f"{number}.png")
+        return tmp_path
+
+    def test_check_counts_and_names_corrupt_ones(self, prepare, folder):
+        status, said, _ = prepare("check", "folder", "--root", folder)
+        assert status == 0 and "good; 9 pictures" in said
+        (folder / "deep" / "4.png").write_bytes(b"no")
+        status, _, error = prepare("check", "folder", "--root", folder)
+        assert status == 2 and "1 of 9 pictures cannot be read: deep/4.png (it is no picture)" in error
+
+    def test_convert(self, prepare, folder):
+        (folder / "deep" / "4.png").write_bytes(b"no")
+        convert = ("folder", "--root", folder, "--convert", "--image-size", 8)
+        status, _, error = prepare(*convert)
+        assert status == 2 and "deep/4.png cannot be read" in error
+        status, said, _ = prepare(*convert, "--corrupt", "skip")
+        assert status == 0 and "8 pictures, 1 left out" in said
+        assert np.load(next(folder.glob(".disdiff-folder-*.npy"))).shape == (8, 3, 8, 8)
+
+
+class TestDownload:
+    """`served` is what the publisher has, `sources.ORIGINS` says where."""
+
+    @pytest.fixture
+    def served(self, tmp_path, monkeypatch):
+        folder = tmp_path / "served"
+        folder.mkdir()
+
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        remotes = {
+            "shapes3d": (Remote(f"{url}/3dshapes.h5", "3dshapes.h5"),),
+            "cars3d": (Remote(f"{url}/cars.tar.gz", "cars.tar.gz", "cars/*.mat"),),
+        }
+        for name, each in remotes.items():
+            monkeypatch.setitem(sources.ORIGINS, name, Origin(name, "files", url, remotes=each))
+        yield folder
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    def test_fetches_once_and_notes_the_checksum(self, prepare, served, tmp_path, shapes3d):
+        shapes3d.write_h5(served)
+        root = tmp_path / "data"
+        status, said, _ = prepare("shapes3d", "--download", "--root", root)
+        assert status == 0 and "3dshapes.h5" in said
+        assert (root / "3dshapes.h5").read_bytes() == (served / "3dshapes.h5").read_bytes()
+        assert "everything is there" in prepare("shapes3d", "--download", "--root", root)[1]
+        assert prepare("check", "--root", root)[0] == 0
+        with (root / "3dshapes.h5").open("r+b") as file:  # a bit flips on the disk
+            file.seek(-10, 2)
+            file.write(b"x")
+        status, _, error = prepare("check", "--root", root)
+        assert status == 2 and "is not what was downloaded" in error
+
+    def write_archive(self, served, names):
+        with tarfile.open(served / "cars.tar.gz", "w:gz") as archive:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 10_000
+                archive.addfile(member, io.BytesIO(np.random.default_rng(len(name)).bytes(10_000)))
+
+    def test_takes_what_is_needed_out_of_an_archive(self, prepare, served, tmp_path):
+        self.write_archive(
+            served, ["data/cars/car_001_mesh.mat", "data/sprites/a.mat", "data/../../cars/x.mat"]
+        )
+        root = tmp_path / "data"
+        assert prepare("cars3d", "--download", "--root", root)[0] == 0
+        assert sorted(path.name for path in root.rglob("*") if path.is_file()) == [
+            "car_001_mesh.mat", "checksums.json", "x.mat"
+        ]  # fmt: skip
+        assert not list(tmp_path.glob("*.mat"))
+
+    def test_a_truncated_archive_or_one_of_something_else(self, prepare, served, tmp_path):
+        self.write_archive(served, ["data/cars/car_001_mesh.mat", "data/cars/car_002_mesh.mat"])
+        whole = (served / "cars.tar.gz").read_bytes()
+        (served / "cars.tar.gz").write_bytes(whole[: len(whole) * 3 // 4])
+        status, _, error = prepare("cars3d", "--download", "--root", tmp_path / "data")
+        assert status == 2 and "cars.tar.gz is no whole archive" in error
+        assert not (tmp_path / "data" / "cars" / "car_002_mesh.mat").exists()
+        self.write_archive(served, ["other.txt"])
+        status, _, error = prepare("cars3d", "--download", "--root", tmp_path / "more")
+        assert status == 2 and "has no cars/*.mat" in error
+
+    def test_what_a_program_cannot_fetch(self, prepare, tmp_path):
+        status, _, error = prepare("celeba", "--download", "--root", tmp_path)
+        assert status == 2 and "get it by hand from https://mmlab" in error
 
 
 def test_renders_a_subset_in_the_layout_of_the_real_file(prepare, tmp_path):
@@ -99,6 +225,10 @@ def test_check_finds_empty_images(prepare, tmp_path, shapes3d):
         (["shapes3d", "--procedural", "--num-images", "480001"], "from 1 to 480000"),
         (["shapes3d", "--num-images", "5"], "goes with --procedural"),
         (["shapes4d"], "invalid choice"),
+        (["cars3d", "--procedural"], "there is no procedural cars3d; --procedural is for shapes3d, dsprites"),
+        (["shapes3d", "cars3d"], "name one data set"),
+        (["shapes3d", "--procedural", "--convert", "--num-images", "2"], "--convert is for pictures"),
+        (["shapes3d", "--encode", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_exits_with_2(prepare, tmp_path, monkeypatch, arguments, message):

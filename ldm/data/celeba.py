@@ -1,0 +1,92 @@
+"""CelebA (Liu et al. 2015): 202,599 aligned faces of 178x218 pixels with 40 binary attributes.
+
+The published layout: `img_align_celeba/000001.jpg` and on, `list_attr_celeba.txt` (a line with the number of
+images, one with the names of the attributes, then a row per image of -1 and 1) and `list_eval_partition.txt`
+(image and 0, 1 or 2: training, validation, test). Crops have names, see `pictures.CROPS`; `d2c128`, 128
+pixels round column 89 and row 121, is DisDiff's.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ldm.data.arrays import Progress
+from ldm.data.files import absent
+from ldm.data.image_folder import FolderShelf, check_attributes, match_attributes
+from ldm.data.pictures import Pictures, Preparation
+from ldm.errors import UserError, choose
+
+FOLDERS = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # some archives nest them
+ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
+PARTITIONS = {"all": None, "train": "0", "valid": "1", "test": "2"}
+
+
+def open_celeba(
+    root: str | Path,
+    preparation: Preparation,
+    partition: str = "all",
+    corrupt: str = "stop",
+    progress: Progress | None = None,
+) -> Pictures:
+    """Open the published layout in a folder.
+
+    Args:
+        root: holds `img_align_celeba` and the lists.
+        preparation: crop and size.
+        partition: one of `PARTITIONS`.
+        corrupt: as for `Pictures`; with `skip`, images without attributes and rows without images are left
+            out too.
+        progress: told (images read, images in all) while corrupt ones are searched for.
+
+    Raises:
+        UserError: a file is missing or damaged, or the lists do not fit the images.
+    """
+    root, skip = Path(root), corrupt == "skip"
+    wanted = choose("data.partition", partition, PARTITIONS)
+    folder = find_celeba(root)
+    if folder is None:
+        raise absent("celeba", root, "img_align_celeba")
+    names, table = read_list(root / ATTRIBUTES)
+    shelf = FolderShelf(folder)
+    if wanted is not None:
+        chosen = {name for name, values in read_rows(root / PARTITION) if values == [wanted]}
+        shelf.keep([position for position, name in enumerate(shelf.names) if name in chosen])
+        table = {name: values for name, values in table.items() if name in chosen}
+        if not shelf.names:
+            raise UserError(f"{root / PARTITION} puts no image of {folder} into {partition}")
+    values = match_attributes(root / ATTRIBUTES, shelf, table, skip)
+    return Pictures("celeba", shelf, preparation, corrupt, (names, values), progress)
+
+
+def find_celeba(root: Path) -> Path | None:
+    """The folder of the images, or None."""
+    found = (root / folder for folder in reversed(FOLDERS))
+    return next((folder for folder in found if folder.is_dir()), None)
+
+
+def read_list(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names of the attributes, and values (A,) int64 in {0, 1} by image.
+
+    Raises:
+        UserError: the file is missing, truncated, or has a value that is neither -1 nor 1.
+    """
+    lines = read_rows(path)
+    if len(lines) < 2 or lines[0][0] != str(len(lines) - 2):
+        says = lines[0][0] if lines else "nothing"
+        raise UserError(f"{path} says {says} images but has {max(len(lines) - 2, 0)} rows; get it again")
+    _, (first, rest), *rows = lines
+    names = [first, *rest]
+    return names, check_attributes(path, names, rows)
+
+
+def read_rows(path: Path) -> list[tuple[str, list[str]]]:
+    """First word and the others of each line.
+
+    Raises:
+        UserError: the file is missing or no text.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; get it again") from error
+    return [(line.split()[0], line.split()[1:]) for line in lines if line.strip()]

@@ -1,0 +1,128 @@
+"""Fetching a file over HTTP so that an interrupted download goes on where it stopped.
+
+Bytes go to `<file>.part`, beside which `<file>.part.json` says of which address and which version (size and
+ETag) they are. Only a whole file whose size, and checksum if known, are right gets its name.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from ldm.data.arrays import Progress
+from ldm.errors import UserError
+from ldm.files import load_json, save_json
+
+PIECE = 2**20
+TIMEOUT = 60
+
+
+def download(url: str, target: Path, sha256: str | None = None, progress: Progress | None = None) -> str:
+    """Fetch `url` to `target`, going on from an earlier attempt.
+
+    Args:
+        url: the address.
+        target: the file.
+        sha256: of the file, if it is known.
+        progress: told (bytes done, bytes in all; 0 when the server does not say).
+
+    Returns:
+        The sha256 of the file.
+
+    Raises:
+        UserError: the server cannot be read or breaks off, the disk is full, or the file is another one. What
+            came is kept for the next attempt, unless it is wrong.
+    """
+    part, note = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        done = _held(part, note, url)
+        with closing(_request(url, done)) as response:
+            if response.status != 206 or _version(response, done) != _noted(note):
+                if response.status == 206:  # the rest of another version
+                    part.unlink()
+                    return download(url, target, sha256, progress)
+                done = 0
+            version = _version(response, done)
+            save_json(note, {"url": url, "version": version})
+            with part.open("r+b" if done else "wb") as file:
+                file.seek(done)
+                file.truncate()
+                for piece in _pieces(response, url):
+                    file.write(piece)
+                    done += len(piece)
+                    if progress is not None:
+                        progress(done, version["size"])
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        reason = f"{error.strerror or error}; free some space or choose another folder, then run it again"
+        raise UserError(f"cannot write {part}: {reason}") from error
+    if version["size"] and done != version["size"]:
+        raise UserError(f"{url} broke off after {done} of {version['size']} bytes; run it again to go on")
+    found = digest_file(part)
+    if sha256 is not None and found != sha256:
+        part.unlink()
+        raise UserError(
+            f"{url} gave a file with sha256 {found}, expected {sha256}; nothing was kept, try again"
+        )
+    os.replace(part, target)
+    note.unlink()
+    return found
+
+
+def digest_file(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _request(url: str, done: int) -> HTTPResponse:
+    """The answer to a request for what is missing after `done` bytes."""
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    try:
+        return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == 416 and done:  # nothing is missing, or the file is shorter now: begin again
+            return _request(url, 0)
+        raise UserError(f"{url} cannot be downloaded ({error}); see the source named above") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise UserError(f"{url} cannot be downloaded ({error}); see the source named above") from error
+
+
+def _pieces(response: HTTPResponse, url: str) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = response.read(PIECE)
+        except (OSError, HTTPException) as error:
+            raise UserError(f"{url} broke off ({error}); run it again to go on") from error
+        if not piece:
+            return
+        yield piece
+
+
+def _held(part: Path, note: Path, url: str) -> int:
+    """Bytes of an earlier attempt at this address."""
+    with suppress(UserError, OSError, TypeError, KeyError):
+        if load_json(note)["url"] == url:
+            return part.stat().st_size
+    return 0
+
+
+def _noted(note: Path) -> dict | None:
+    with suppress(UserError, TypeError, KeyError):
+        return load_json(note)["version"]
+    return None
+
+
+def _version(response: HTTPResponse, done: int) -> dict[str, int | str | None]:
+    """Size of the whole file, 0 when unknown, and the server's name for its content."""
+    length = int(response.headers.get("Content-Length") or 0)
+    return {
+        "size": done * (response.status == 206) + length if length else 0,
+        "tag": response.headers.get("ETag"),
+    }

@@ -1,0 +1,45 @@
+"""Finding the files of a data set, with one sentence for what is missing or does not fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.data.factor_space import FactorSpace
+from ldm.errors import UserError
+
+
+def find_first(root: str | Path, names: Sequence[str]) -> Path | None:
+    """The first of the files `names` that lies in the folder `root`, or None."""
+    return next((path for name in names if (path := Path(root) / name).is_file()), None)
+
+
+def require(data: str, root: str | Path, names: Sequence[str]) -> Path:
+    """The first of the files `names` that lies in the folder `root`.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = find_first(root, names)
+    if path is None:
+        raise absent(data, root, " nor ".join(names))
+    return path
+
+
+def absent(data: str, root: str | Path, what: str) -> UserError:
+    """The error for a data set whose files are not there."""
+    return UserError(
+        f"{root} has no {what}; `python scripts/prepare_data.py {data}` says how to get the data, and "
+        "data.root=FOLDER where they lie"
+    )
+
+
+def require_grid(path: Path, num_images: int, grids: Sequence[FactorSpace]) -> FactorSpace:
+    """The grid that has as many combinations as a file has images.
+
+    Raises:
+        UserError: none has.
+    """
+    for grid in grids:
+        if len(grid) == num_images:
+            return grid
+    wanted = " or ".join(str(len(grid)) for grid in grids)
+    raise UserError(f"{path} has {num_images} images, expected {wanted}: one per combination of factors")

@@ -1,0 +1,79 @@
+"""Published data sets over a grid of factors: 8-bit images by row, the factors known by position or by file.
+
+Cars3D, MPI3D, dSprites and SmallNORB are declarations over `GridImages`. Grey images come out as three equal
+channels, which `preparation` says: every network of the pipeline, of the probes and of others (VGG,
+Inception, CLIP) reads three, so that nothing else needs to know.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from ldm.data.arrays import Rows, gather
+from ldm.data.factor_space import FactorSpace
+
+GREY = "grey, as three equal channels"
+SAMPLES = 16  # images that the identity is made from
+
+
+class GridImages:
+    """An `ImageSource` over rows of 8-bit images.
+
+    Attributes:
+        preparation: what was done to the published images, in words.
+    """
+
+    channels = 3
+
+    def __init__(
+        self,
+        name: str,
+        rows: Rows,
+        factor_space: FactorSpace,
+        factors: Tensor | None = None,
+        *,
+        gain: int = 1,
+        preparation: str = "as published",
+        procedural: bool = False,
+    ) -> None:
+        """Serve `rows`.
+
+        Args:
+            name: of the data set.
+            rows: images, shape (n, H, H) or (n, H, H, 3) uint8.
+            factor_space: names and sizes of the factors.
+            factors: of each image, shape (n, F) int64; None where image i shows combination i of the grid.
+            gain: what values are multiplied by (255 for binary images).
+            preparation: what was done to the published images, in words.
+            procedural: whether the images are our rendering.
+        """
+        self.name, self.factor_space, self.procedural = name, factor_space, procedural
+        self.preparation, self.image_size = preparation, rows.shape[1]
+        self._rows, self._factors, self._gain = rows, factors, gain
+        self.identity = self._compute_identity()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Images at `index` (n,) int64, shape (n, 3, H, H) uint8."""
+        batch = gather(self._rows, index)
+        if self._gain != 1:
+            batch = batch * self._gain
+        if batch.ndim == 3:
+            return batch[:, None].repeat(1, 3, 1, 1)
+        return batch.permute(0, 3, 1, 2).contiguous()
+
+    def factors(self, index: Tensor) -> Tensor:
+        """Factors at `index` (n,) int64, shape (n, F) int64."""
+        return self.factor_space.factors(index) if self._factors is None else gather(self._factors, index)
+
+    def _compute_identity(self) -> str:
+        sample = torch.linspace(0, len(self) - 1, SAMPLES, dtype=torch.float64).long()
+        digest = hashlib.sha256(f"{self.factor_space}{self.preparation}".encode())
+        if self._factors is not None:
+            digest.update(self._factors.numpy().tobytes())
+        digest.update(self.images(sample).numpy().tobytes())
+        kind = "procedural-" if self.procedural else ""
+        return f"{self.name}-{kind}{len(self)}-{digest.hexdigest()[:16]}"

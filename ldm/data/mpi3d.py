@@ -1,0 +1,50 @@
+"""MPI3D (Gondal et al. 2019, arXiv:1906.03292): a robot arm with an object, 64x64, the full grid.
+
+One `.npz` per variant holds `images` uint8 (n, 64, 64, 3) and nothing else: the factors follow from the
+position, the last fastest. How many images there are tells which grid it is: 1,036,800 have six colours and
+six shapes, and the 460,800 of the first release and of `real_complex` four of each.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ldm.data.archives import RowFormat, npz_rows
+from ldm.data.arrays import Progress
+from ldm.data.factor_space import FactorSpace
+from ldm.data.files import find_first, require, require_grid
+from ldm.data.grid import GridImages
+
+NAMES = (
+    *("object colour", "object shape", "object size", "camera height"),
+    *("background colour", "horizontal axis", "vertical axis"),
+)
+GRIDS = tuple(FactorSpace(NAMES, (values, values, 2, 3, 3, 40, 40)) for values in (6, 4))
+IMAGES = RowFormat("images", (64, 64, 3), np.uint8)
+VARIANTS = {  # by name, the files it may be called
+    "mpi3d_toy": ("mpi3d_toy.npz",),
+    "mpi3d_realistic": ("mpi3d_realistic.npz",),
+    "mpi3d_real": ("mpi3d_real.npz", "real.npz"),
+    "mpi3d_real_complex": ("mpi3d_real_complex.npz", "real3d_complicated_shapes_ordered.npz"),
+}
+
+
+def open_mpi3d(variant: str, root: str | Path, progress: Progress | None = None) -> GridImages:
+    """Open one of the `VARIANTS` in a folder.
+
+    Args:
+        variant: its name.
+        root: the folder.
+        progress: told (images done, images in all) while a compressed file is unpacked beside it, once.
+
+    Raises:
+        UserError: the file is missing, damaged, of another shape, or has a number of images that is no grid.
+    """
+    path = require(variant, root, VARIANTS[variant])
+    rows = npz_rows(path, IMAGES, path.with_suffix(".images.npy"), progress)
+    return GridImages(variant, rows, require_grid(path, len(rows), GRIDS))
+
+
+def find_mpi3d(variant: str, root: Path) -> Path | None:
+    """The file that `open_mpi3d` opens, or None."""
+    return find_first(root, VARIANTS[variant])

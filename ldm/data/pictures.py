@@ -1,0 +1,259 @@
+"""Pictures of any kind (files in folders, entries of an LMDB) as square 8-bit RGB images of one size.
+
+A picture is turned upright by its EXIF tag, composited over white where it is transparent, and becomes RGB:
+grey as three equal channels, 16 bits as their upper 8, the first frame of several. Then one of the `CROPS`
+and bicubic resampling, antialiased, make it square.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ldm.data.arrays import MappedArray, Progress, gather, open_npy, unique_rows
+from ldm.errors import UserError, choose
+from ldm.files import load_json, save_json
+
+BICUBIC = Image.Resampling.BICUBIC
+CELEBA_SIZE = (178, 218)  # of the aligned and cropped images
+SAMPLES = 16  # pictures whose content the identity is made from
+NAMED = 3  # bad pictures that a message names
+SCAN = ".disdiff-scan.json"
+
+
+class Shelf(Protocol):
+    """Where pictures come from; safe to hand to worker processes.
+
+    Attributes:
+        root: folder, for messages and for what is kept beside the pictures.
+        names: of the pictures, in order.
+        sizes: of the pictures in bytes; None where that is not cheap to know.
+    """
+
+    root: Path
+    names: Sequence[str]
+    sizes: Sequence[int] | None
+
+    def read(self, position: int) -> bytes:
+        """Bytes of a picture."""
+        ...
+
+
+def crop_box(image: Image.Image, size: int, box: tuple[int, int, int, int]) -> Image.Image:
+    """A fixed box of an aligned CelebA image."""
+    if image.size != CELEBA_SIZE:
+        raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, aligned CelebA has 178x218")
+    return image.crop(box).resize((size, size), BICUBIC)
+
+
+CROPS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    "center": lambda image, size: ImageOps.fit(image, (size, size), BICUBIC),  # the central square
+    "squash": lambda image, size: image.resize((size, size), BICUBIC),  # everything, the aspect ratio lost
+    "pad": lambda image, size: ImageOps.pad(image, (size, size), BICUBIC),  # everything, with black bars
+    "d2c128": partial(crop_box, box=(25, 57, 153, 185)),  # 128 pixels round column 89, row 121
+    "center148": partial(crop_box, box=(15, 35, 163, 183)),
+    "center178": partial(crop_box, box=(0, 20, 178, 198)),
+}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture becomes an image: one of the `CROPS`, to `size` x `size` pixels."""
+
+    crop: str
+    size: int
+
+    def __post_init__(self) -> None:
+        choose("data.crop", self.crop, CROPS)
+
+    def __str__(self) -> str:
+        return f"crop {self.crop}, {self.size}x{self.size} bicubic, RGB, transparency over white"
+
+    def __call__(self, data: bytes) -> np.ndarray:
+        """The image in a file's bytes, shape (size, size, 3) uint8.
+
+        Raises:
+            Exception: of many kinds, whatever Pillow has for a damaged file.
+        """
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(CROPS[self.crop](to_rgb(ImageOps.exif_transpose(image)), self.size))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image in mode RGB.
+
+    Raises:
+        ValueError: its values have no defined range.
+    """
+    if image.mode.startswith("I"):  # 16 bits, also where Pillow widens them to 32
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values are outside 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("it holds floats, whose range is unknown; save it with 8 or 16 bits")
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+class Pictures:
+    """An `ImageSource` over a shelf of pictures, each decoded when asked for.
+
+    Attributes:
+        shelf: where the pictures come from.
+        preparation: what is done to a picture, in words.
+        skipped: names of pictures that were left out as they cannot be read.
+        attribute_names: of the columns of `attributes`; empty without attributes.
+    """
+
+    procedural = False
+    channels = 3
+    factor_space = None
+
+    def __init__(
+        self,
+        name: str,
+        shelf: Shelf,
+        preparation: Preparation,
+        corrupt: str = "stop",
+        attributes: tuple[Sequence[str], np.ndarray] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Serve the pictures of a shelf.
+
+        Args:
+            name: of the data set.
+            shelf: the pictures.
+            preparation: how they become images.
+            corrupt: `stop` when one that cannot be read is asked for, or read all of them once and `skip`
+                those.
+            attributes: names (A,) and values (n, A) in {0, 1}, or None.
+            progress: told (pictures read, pictures in all) while corrupt ones are searched for.
+
+        Raises:
+            UserError: there are no pictures, or all are corrupt.
+        """
+        self.name, self.image_size, self.preparation = name, preparation.size, str(preparation)
+        self.attribute_names = tuple(attributes[0]) if attributes else ()
+        self.shelf, self._prepare = shelf, preparation
+        self._attributes = torch.from_numpy(attributes[1]) if attributes else None
+        self._positions = torch.arange(len(shelf.names))
+        self.skipped: tuple[str, ...] = ()
+        if choose("data.corrupt", corrupt, {"stop": False, "skip": True}):
+            bad = self.find_corrupt(progress)
+            self.skipped = tuple(bad)
+            self._positions = torch.tensor([i for i, each in enumerate(shelf.names) if each not in bad])
+        if not len(self._positions):
+            raise UserError(f"{shelf.root} holds no picture that can be read")
+        self.identity = self._compute_identity()
+        self._prepared = self._open_prepared()
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Images at `index` (n,) int64, shape (n, 3, H, W) uint8.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        if self._prepared is not None:
+            return gather(self._prepared, index)
+        rows, inverse = unique_rows(index, len(self))
+        images = np.stack([self._read(position) for position in self._positions[rows].tolist()])
+        return torch.from_numpy(images[inverse]).permute(0, 3, 1, 2).contiguous()
+
+    def factors(self, index: Tensor) -> Tensor:
+        """Pictures have no factors: shape (n, 0) int64."""
+        return torch.empty(len(index), 0, dtype=torch.int64)
+
+    def attributes(self, index: Tensor) -> Tensor:
+        """Attributes at `index` (n,) int64, shape (n, A) int64 in {0, 1}."""
+        if self._attributes is None:
+            return torch.empty(len(index), 0, dtype=torch.int64)
+        return gather(self._attributes, gather(self._positions, index))
+
+    def find_corrupt(self, progress: Progress | None = None) -> dict[str, str]:
+        """Why each picture that cannot be read cannot, by name."""
+        return find_corrupt(self.shelf, self._prepare, progress)
+
+    def prepared_path(self) -> Path:
+        """Where all images of this preparation are kept once `scripts/prepare_data.py` has made them."""
+        return self.shelf.root / f".disdiff-{self.identity}.npy"
+
+    def _open_prepared(self) -> MappedArray | None:
+        with suppress(OSError, ValueError):  # not there, or not whole
+            array = open_npy(self.prepared_path())
+            if array.shape == (len(self), 3, self.image_size, self.image_size) and array.dtype == np.uint8:
+                return array
+        return None
+
+    def _read(self, position: int) -> np.ndarray:
+        try:
+            return self._prepare(self.shelf.read(position))
+        except UserError:
+            raise
+        except Exception as error:  # Pillow raises many kinds
+            raise UserError(
+                f"{self.shelf.root}: the picture {self.shelf.names[position]} cannot be read "
+                f"({describe(error)}); replace it, or leave such pictures out with data.corrupt=skip"
+            ) from error
+
+    def _compute_identity(self) -> str:
+        names = [self.shelf.names[position] for position in self._positions.tolist()]
+        digest = hashlib.sha256("\0".join([self.preparation, *names]).encode("utf-8", "surrogateescape"))
+        if self.shelf.sizes is not None:
+            digest.update(str([self.shelf.sizes[i] for i in self._positions.tolist()]).encode())
+        sample = torch.linspace(0, len(self) - 1, SAMPLES, dtype=torch.float64).long()
+        for position in self._positions[sample].unique().tolist():
+            digest.update(self.shelf.read(position))
+        return f"{self.name}-{len(self)}-{digest.hexdigest()[:16]}"
+
+
+def find_corrupt(shelf: Shelf, preparation: Preparation, progress: Progress | None = None) -> dict[str, str]:
+    """Read every picture of a shelf once; the result is kept in `<root>/.disdiff-scan.json` where it can be.
+
+    Returns:
+        Why each corrupt picture cannot be read, by name.
+    """
+    content = f"{preparation}{list(shelf.names)}{shelf.sizes}"
+    digest = hashlib.sha256(content.encode("utf-8", "surrogateescape"))
+    path, key = shelf.root / SCAN, digest.hexdigest()
+    with suppress(UserError, TypeError, KeyError):
+        known = load_json(path)
+        if known["key"] == key:
+            return dict(known["corrupt"])
+    corrupt: dict[str, str] = {}
+    for position, name in enumerate(shelf.names):
+        try:
+            preparation(shelf.read(position))
+        except Exception as error:  # Pillow raises many kinds
+            corrupt[name] = describe(error)
+        if progress is not None:
+            progress(position + 1, len(shelf.names))
+    with suppress(UserError):  # a folder that cannot be written is searched again the next time
+        save_json(path, {"key": key, "corrupt": corrupt})
+    return corrupt
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first few of `names`, and how many there are beyond them."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def describe(error: Exception) -> str:
+    """An error of Pillow's on one line, without the address of the buffer it read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "it is no picture" if text.startswith("cannot identify image file") else text

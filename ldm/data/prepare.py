@@ -1,0 +1,257 @@
+"""Getting a data set ready for `scripts/prepare_data.py`: fetch, unpack, render, convert, verify."""
+
+import fnmatch
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.data.archives import verify_npz
+from ldm.data.arrays import NpyWriter, Progress, npy_header
+from ldm.data.catalog import DATA_SETS, DataOptions, open_data
+from ldm.data.download import digest_file, download
+from ldm.data.dsprites import STEM
+from ldm.data.pictures import Pictures, name_some
+from ldm.data.shapes3d import write_shapes3d
+from ldm.data.source import ImageSource
+from ldm.data.sources import ORIGINS, Remote
+from ldm.errors import UserError
+from ldm.files import atomic_path, load_json, save_json
+
+CHECKSUMS = "checksums.json"
+BATCH = 1024
+
+
+def explain(name: str, root: Path) -> str:
+    """What a data set needs, and what of it lies in a folder, in lines."""
+    origin, data_set = ORIGINS[name], DATA_SETS[name]
+    lines = [
+        f"{origin.content}.",
+        f"  source    {origin.page} ({'--download fetches it' if origin.remotes else 'by hand'})",
+        f"  licence   {origin.licence}",
+        f"  files     {origin.layout}",
+        f"  put it in {root}, or anywhere with data.root=FOLDER on the command line of main.py",
+        "  checksum  none known to us; a download is noted with its own, which `check` compares",
+        f"  then      python scripts/prepare_data.py check {name} --root {root}",
+        origin.note,
+    ]
+    if data_set.draw is not None:
+        lines.append(
+            "Without it all works on a procedural stand-in, named so in every result (--procedural)."
+        )
+    found = data_set.find(root) if name != "folder" or root.exists() else None
+    return "\n".join([*filter(None, lines), f"found     {found or f'nothing in {root} yet'}"])
+
+
+def fetch(name: str, root: Path, tell: Callable[[str], Progress]) -> list[Path]:
+    """Download what a data set consists of; what is there already is left alone.
+
+    Args:
+        name: of the data set.
+        root: where it goes.
+        tell: file name to what is told (bytes done, bytes in all).
+
+    Returns:
+        The files that came, archives unpacked and deleted.
+
+    Raises:
+        UserError: it has no address that a program can use, or something fails on the way.
+    """
+    origin, got = ORIGINS[name], []
+    if not origin.remotes:
+        raise UserError(f"{name} cannot be downloaded by a program; get it by hand from {origin.page}")
+    if any(remote.unpack for remote in origin.remotes) and DATA_SETS[name].find(root) is not None:
+        return []
+    for remote in origin.remotes:
+        target = root / remote.file
+        if target.exists() and not remote.unpack:
+            continue
+        if not target.exists():
+            note_checksum(root, remote.file, download(remote.url, target, None, tell(remote.file)))
+        got += unpack_archive(target, remote, root) if remote.unpack else [target]
+    return got
+
+
+def unpack_archive(path: Path, remote: Remote, root: Path) -> list[Path]:
+    """Take the files that `remote.unpack` describes out of an archive, each atomically; then delete it.
+
+    Raises:
+        UserError: the archive is damaged or has none of them, or the disk is full; then it stays.
+    """
+    folder, got = root / Path(remote.unpack).parent, []
+    try:
+        for name, stream in _members(path, f"*{remote.unpack}"):
+            target = folder / Path(name).name
+            with atomic_path(target) as temporary, temporary.open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+            got.append(target)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is no whole archive ({error}); delete it and download it again") from error
+    if not got:
+        raise UserError(f"{path} has no {remote.unpack}; delete it and download it again")
+    path.unlink()
+    return got
+
+
+def _members(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Names and contents of the files in an archive that fit a pattern."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for name in fnmatch.filter(archive.namelist(), pattern):
+                with archive.open(name) as stream:
+                    yield name, stream
+        return
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            if member.isfile() and fnmatch.fnmatch(f"/{member.name}", pattern):
+                yield member.name, archive.extractfile(member)
+
+
+def note_checksum(root: Path, file: str, sha256: str) -> None:
+    """Remember what a download was, for `verify_checksums`."""
+    save_json(root / CHECKSUMS, {**load_checksums(root), file: sha256})
+
+
+def load_checksums(root: Path) -> dict[str, str]:
+    """The sha256 of downloaded files by name."""
+    with suppress(UserError):
+        return dict(load_json(root / CHECKSUMS))
+    return {}
+
+
+def verify_checksums(root: Path) -> list[str]:
+    """Names of the downloaded files that are still what they were.
+
+    Raises:
+        UserError: one of them has changed.
+    """
+    present = {name: digest for name, digest in load_checksums(root).items() if (root / name).is_file()}
+    for name, digest in present.items():
+        if digest_file(root / name) != digest:
+            raise UserError(f"{root / name} is not what was downloaded; delete it and download it again")
+    return list(present)
+
+
+def render(
+    name: str, root: Path, num_images: int | None, seed: int, progress: Progress | None = None
+) -> Path:
+    """Write procedural images in the layout of the published file.
+
+    Args:
+        name: of a data set that can be drawn.
+        root: the folder.
+        num_images: a random subset of so many; None for all.
+        seed: of the subset.
+        progress: told (images done, images in all).
+
+    Raises:
+        UserError: there is no procedural form, or not so many images, or the published file is there, or the
+            disk is full.
+    """
+    data_set, options = DATA_SETS[name], DataOptions(name, str(root))
+    if data_set.draw is None:
+        drawn = ", ".join(name for name, each in DATA_SETS.items() if each.draw)
+        raise UserError(f"there is no procedural {name}; --procedural is for {drawn}")
+    source = data_set.draw(options)
+    if num_images is not None and not 1 <= num_images <= len(source):
+        raise UserError(f"--num-images must be from 1 to {len(source)}, got {num_images}")
+    index = torch.arange(len(source))
+    if num_images is not None:
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randperm(len(source), generator=generator)[:num_images].sort().values
+    found = data_set.find(root)
+    if found is not None and not open_data(options).procedural:
+        raise UserError(f"{found} is there and not procedural; move it away or choose another --root")
+    path = root / {"shapes3d": "3dshapes.h5", "dsprites": f"{STEM}.npz"}[name]
+    write = {"shapes3d": write_shapes3d, "dsprites": write_dsprites}[name]
+    write(path, source, index, progress)
+    return path
+
+
+def write_dsprites(path: Path, source: ImageSource, index: Tensor, progress: Progress | None = None) -> None:
+    """Write binary images of `source` at `index` (n,) as a dSprites `.npz`, uncompressed and atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    factors = source.factors(index).numpy()
+    classes = np.concatenate([np.zeros((len(index), 1), np.int64), factors], axis=1)
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in (("latents_classes", classes), ("procedural", np.array(True))):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+        with archive.open("imgs.npy", "w", force_zip64=True) as file:
+            file.write(npy_header((len(index), 64, 64), np.dtype(np.uint8)))
+            for first in range(0, len(index), BATCH):
+                part = source.images(index[first : first + BATCH])[:, 0] // 255
+                file.write(part.numpy().tobytes())
+                if progress is not None:
+                    progress(first + len(part), len(index))
+
+
+def convert(source: Pictures, progress: Progress | None = None) -> Path:
+    """Decode all pictures of a source once, into an array beside them that is mapped from then on.
+
+    Raises:
+        UserError: a picture cannot be read, or the disk is full; then nothing is left.
+    """
+    path, done = source.prepared_path(), 0
+    shape = (len(source), 3, source.image_size, source.image_size)
+    with atomic_path(path) as temporary, NpyWriter(temporary, shape, np.uint8) as writer:
+        for part in torch.arange(len(source)).split(BATCH):
+            writer.append(source.images(part).numpy())
+            done += len(part)
+            if progress is not None:
+                progress(done, len(source))
+    return path
+
+
+def check(options: DataOptions, progress: Progress | None = None) -> str:
+    """Read everything that lies in a folder, and say what it is.
+
+    Raises:
+        UserError: something is missing, damaged or empty.
+    """
+    root = Path(options.root)
+    verify_checksums(root)
+    source = open_data(options, progress)
+    found = DATA_SETS[options.name].find(root)
+    if found.suffix == ".npz":
+        verify_npz(found)
+    if isinstance(source, Pictures):
+        return check_pictures(source, progress)
+    empty = 0
+    for index in torch.arange(len(source)).split(BATCH):
+        empty += int((source.images(index).flatten(1).amax(dim=1) == 0).sum())
+        if progress is not None:
+            progress(int(index[-1]) + 1, len(source))
+    if empty:
+        raise UserError(f"{found} has {empty} empty images; get the file again")
+    kind = "procedural" if source.procedural else "the published data"
+    total = f" of {len(source.factor_space)}" if len(source) < len(source.factor_space) else ""
+    return f"{found}: good; {len(source)}{total} images, {kind}, {source.identity}"
+
+
+def check_pictures(source: Pictures, progress: Progress | None = None) -> str:
+    """Read every picture.
+
+    Raises:
+        UserError: some cannot be read.
+    """
+    bad = source.find_corrupt(progress)
+    if bad:
+        some = name_some([f"{name} ({why})" for name, why in bad.items()])
+        raise UserError(
+            f"{source.shelf.root}: {len(bad)} of {len(source.shelf.names)} pictures cannot be read: {some}; "
+            "replace them, or leave them out with data.corrupt=skip"
+        )
+    labels = f", {len(source.attribute_names)} attributes" if source.attribute_names else ""
+    return f"{source.shelf.root}: good; {len(source)} pictures{labels}, {source.identity}"

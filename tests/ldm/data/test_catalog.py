@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.data.catalog import DATA_SETS, DataOptions, open_data
+from ldm.data.sources import ORIGINS
+from ldm.errors import UserError
+
+
+def test_every_data_set_has_an_origin():
+    assert set(DATA_SETS) == set(ORIGINS)
+
+
+@pytest.mark.parametrize("name", list(DATA_SETS))
+def test_what_is_not_there_is_one_sentence(tmp_path, name):
+    """Also for a folder that does not exist, as on a fresh checkout."""
+    for root in (tmp_path / "absent", tmp_path):
+        with pytest.raises(UserError, match=f"prepare_data.py {name}|data.root") as failure:
+            open_data(DataOptions(name, str(root), "never"))
+        assert str(root) in str(failure.value) and "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["shapes3d", "dsprites"])
+def test_procedural_stand_ins(tmp_path, name):
+    assert open_data(DataOptions(name, str(tmp_path))).procedural
+    assert open_data(DataOptions(name, str(tmp_path), "always")).name == name
+
+
+def test_a_file_is_preferred_to_its_stand_in(tmp_path, shapes3d):
+    shapes3d.write_h5(tmp_path)
+    assert not open_data(DataOptions("shapes3d", str(tmp_path))).procedural
+    assert open_data(DataOptions("shapes3d", str(tmp_path), "always")).procedural
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "shapes4d"}, "data.name=shapes4d is unknown; choose one of shapes3d"),
+        ({"name": "shapes3d", "procedural": "maybe"}, "data.procedural=maybe is unknown"),
+        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* for shapes3d, dsprites"),
+        ({"name": "shapes3d", "image_size": 32}, "data.image_size is for pictures"),
+        ({"name": "mpi3d_toy", "crop": "pad"}, "data.crop is for pictures"),
+        ({"name": "folder", "partition": "train"}, "data.partition is for celeba"),
+        ({"name": "shapes3d", "antialias": True}, "data.antialias is for the procedural dsprites"),
+        ({"name": "celeba", "partition": "half"}, "data.partition=half is unknown"),
+        ({"name": "folder", "crop": "round"}, "data.crop=round is unknown"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        open_data(DataOptions(root=str(tmp_path), **options))
+
+
+def test_a_folder_takes_size_and_crop(tmp_path):
+    Image.fromarray(np.zeros((30, 20), np.uint8)).save(tmp_path / "a.png")
+    source = open_data(DataOptions("folder", str(tmp_path), image_size=16, crop="pad"))
+    assert source.image_size == 16 and source.preparation.startswith("crop pad, 16x16")
+    assert open_data(DataOptions("folder", str(tmp_path))).image_size == 64

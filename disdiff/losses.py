@@ -1,9 +1,10 @@
-"""The losses of DisDiff (Yang et al. 2023, arXiv:2301.13721) and PDAE's weighting: pure functions of tensors.
+"""The losses of DisDiff (Yang et al. 2023, arXiv:2301.13721), PDAE's weighting and the MMD of
+the systems with a prior: pure functions of tensors.
 
 Notation: `code` is E(x_0); `code_hat` is E of the frozen model's prediction; `code_hat_c` is E of the
-    prediction shifted by
-the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit` holds c, shape (B,)
-int64. Every function returns one value per image, shape (B,).
+prediction shifted by the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit`
+holds c, shape (B,) int64. The losses and `change_weight` return one value per image, shape (B,), the logits
+one per unit; weights over t keep the shape of `snr`; `mmd` compares two whole samples, shape ().
 """
 
 from collections.abc import Callable

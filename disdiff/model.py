@@ -40,17 +40,36 @@ def check_units(units: list[int], num_units: int) -> list[int]:
     return units
 
 
+@dataclass(frozen=True)
+class Generation:
+    """How images are made of codes.
+
+    Attributes:
+        sampler: which; with eta 0 an image is a function of code and noise.
+        units: only these take part; None for all.
+        generator: source of new noise, for samplers that add any.
+        progress: wraps the iterable of steps.
+    """
+
+    sampler: SamplerConfig
+    units: list[int] | None = None
+    generator: torch.Generator | None = None
+    progress: Progress | None = None
+
+
 class ImageModel(nn.Module, ABC):
     """A trained system, as scores, pictures, edits and scripts see it.
 
     Attributes:
         latent_space: where the system works; pixel space for one without a first stage.
         factors: what the last stage trains; its `encoder` gives codes (B, N, D).
-        reads: what the encoder looks at, `image`, `z` or `features`.
+        reads: what the encoder looks at, `image`, `z`, `features`, or `clip`, a CLIP's view of the image.
         has_unit_fields: whether every unit has a gradient field, so that subsets of units can be sampled.
+        supervision: what it learnt from beside images, for outputs; None if nothing.
     """
 
     has_unit_fields = False
+    supervision: str | None = None
 
     def __init__(self, latent_space: LatentSpace, factors: nn.Module, reads: str) -> None:
         super().__init__()
@@ -63,7 +82,16 @@ class ImageModel(nn.Module, ABC):
 
     def encode(self, image: Tensor) -> Tensor:  # image => code
         """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
-        return self.factors.encoder(image if self.reads == "image" else self.latent_space.encode(image))
+        reads_image = self.reads == "image"
+        return self.encode_seen(image if reads_image else self.observe(self.latent_space.encode(image)))
+
+    def encode_seen(self, seen: Tensor) -> Tensor:  # what the encoder reads => code
+        """Code, shape (B, N, D), of images or of what `observe` gives."""
+        return self.factors.encoder(seen)
+
+    def observe(self, z_0: Tensor) -> Tensor:  # z => what the encoder reads
+        """What an encoder that reads no images sees of latents (B, C, h, w)."""
+        return z_0
 
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -76,16 +104,8 @@ class ImageModel(nn.Module, ABC):
         """Noise from which `generate` makes `image` (B, 3, H, W) of `code` in `num_steps` steps of DDIM."""
 
     @abstractmethod
-    def generate(
-        self,
-        code: Tensor,
-        z_T: Tensor,
-        sampler: SamplerConfig,
-        units: list[int] | None = None,
-        generator: torch.Generator | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:  # code => image
-        """Images (B, 3, H, W), not clamped, of codes (B, N, D) and noise; see `editing.decode_code`."""
+    def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
+        """Images (B, 3, H, W), not clamped, of codes (B, N, D) and the noise `z_T`."""
 
 
 class DiffusionModel(ImageModel):
@@ -112,18 +132,11 @@ class DiffusionModel(ImageModel):
         z_0 = self.latent_space.encode(image)
         return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps, progress)
 
-    def generate(
-        self,
-        code: Tensor,
-        z_T: Tensor,
-        sampler: SamplerConfig,
-        units: list[int] | None = None,
-        generator: torch.Generator | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:  # code => image
+    def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
         """Sample latents with the configured sampler and decode them."""
-        eps_fn = self.eps_fn(code, units)
-        return self.latent_space.decode(sample(sampler, eps_fn, self.schedule, z_T, generator, progress))
+        eps_fn = self.eps_fn(code, how.units)
+        z_0 = sample(how.sampler, eps_fn, self.schedule, z_T, how.generator, how.progress)
+        return self.latent_space.decode(z_0)
 
 
 def training_coefficient(schedule: Schedule) -> Tensor:
@@ -192,12 +205,6 @@ class DisDiff(DiffusionModel):
             return self.denoiser.features(z_0, t).bottleneck
         return z_0 if self.reads == "z" else self.latent_space.decode(z_0, quantize=False)
 
-    def encode(self, image: Tensor) -> Tensor:  # image => code
-        """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
-        if self.reads == "image":
-            return self.factors.encoder(image)
-        return self.factors.encoder(self.observe(self.latent_space.encode(image)))
-
     def fit_start(self, z_0: Tensor) -> None:
         """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
         if isinstance(self.factors.encoder, FactorEncoder):
@@ -255,9 +262,9 @@ class PDAE(DisDiff):
         """D."""
         return self.factors.encoder.unit_dim
 
-    def encode(self, image: Tensor) -> Tensor:  # image => code
-        """Code of `image` (B, 3, H, W), shape (B, D, 1)."""
-        return super().encode(image).transpose(1, 2)
+    def encode_seen(self, seen: Tensor) -> Tensor:  # what the encoder reads => code
+        """Code of images (B, 3, H, W), or of what `observe` gives, shape (B, D, 1)."""
+        return super().encode_seen(seen).transpose(1, 2)
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
         """Frozen noise prediction and the one gradient field, shape (B, 1, C, h, w), of a code (B, D, 1)."""

@@ -6,7 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from disdiff.baselines.mean_gap import compute_mean_gap, summarise_gap
+from disdiff.baselines.mean_gap import FIRST, compute_mean_gap, summarise_gap
 from disdiff.cli import (
     build_parser,
     choose_path,
@@ -28,6 +28,7 @@ writes edits/<run>-mean_gap.png, and the numbers beside it as .json; --out PATH 
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("--num", type=int, default=1000, help="how many images (1000)")
     parser.add_argument("--every", type=int, default=10, help="steps between measurements (10)")
@@ -48,12 +49,15 @@ def draw(summary: dict, title: str) -> Figure:
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
+    """Measure the gap over t, draw it and print what the correction is worth."""
     if arguments.num < 1 or arguments.every < 1:
         raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
     run = load_run(arguments.run, resolve_device(arguments.device))
     if not isinstance(run.model, DisDiff):
         raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
     steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)
+    if steps[-1] < FIRST:
+        raise UserError(f"no step from t = {FIRST} on would be measured; choose a smaller --every")
     image = draw_images(run, arguments.num, arguments.seed).to(run.model.latent_space.mean.device)
     generator = torch.Generator().manual_seed(arguments.seed)
     with show_progress("measuring") as progress:
@@ -62,8 +66,12 @@ def main(arguments: argparse.Namespace) -> None:
     with atomic_path(out) as temporary:
         draw(summary, describe_run(run)).savefig(temporary, format="png")
     save_json(out.with_suffix(".json"), {**summary, "num_images": arguments.num, "seed": arguments.seed})
+    first, last, count = summary["first"], summary["last"], summary["num_steps"]
     lowered, ratio = summary["lowered_share"], summary["mean_ratio"]
-    print(f"from t = {summary['first']} on: lower at {lowered:.1%} of the steps, mean ratio {ratio:.3f}")
+    print(
+        f"t in {first}..{last}, {arguments.num} images: the correction lowers the gap at {lowered:.1%} of "
+        f"{count} steps, mean ratio {ratio:.3f}"
+    )
     print(out)
 
 

@@ -5,8 +5,10 @@ arXiv:2111.15640), InfoDiffusion (it scales and shifts, and a prior holds it; Wa
 arXiv:2306.08757) and EncDiff (each unit is a token, read by cross-attention; Yang et al. 2024,
 arXiv:2402.09712). None of them has a frozen denoiser or a disentangling loss.
 
-Deviation: EncDiff's transformer blocks are a cross-attention each, after the block's self-attention if it has
-one, without a feed-forward part.
+EncDiff's transformer block is self-attention, cross-attention to the tokens and a gated feed-forward layer
+(Shazeer 2020, arXiv:2002.05202), each residual, in place of adaptive norms by the code.
+Deviation: cross-attention and feed-forward follow every residual block, not only those with self-attention,
+so that a small denoiser without any reads its tokens too; the norms before attention are by group.
 """
 
 from dataclasses import dataclass
@@ -19,9 +21,11 @@ from disdiff.gradient_decoder import UnitLinear
 from disdiff.model import DiffusionModel, refuse_units
 from ldm.diffusion.sampler import EpsFunction
 from ldm.errors import choose
+from ldm.nn.layers import CrossAttention, zero_init
 from ldm.nn.unet import UNet, UNetConfig
 
-CONDITIONS = ("scale", "scale_shift", "attention")
+CONDITIONS = {"scale": "scale", "scale_shift": "scale_shift", "transformer": "attention"}
+EXPANSION = 4  # of a feed-forward layer
 
 
 @dataclass
@@ -29,8 +33,9 @@ class ConditionalConfig:
     """A conditional denoiser; its size and its schedule are those of `latent_diffusion`.
 
     Attributes:
-        condition: how the code enters: `scale`, `scale_shift` or `attention`.
-        token_dim: width of a unit's token, for `attention`.
+        condition: how the code enters: by adaptive norms, `scale` or `scale_shift`, or as tokens that
+            `transformer` blocks read.
+        token_dim: width of a unit's token, for `transformer`.
         norm: of the noise error, `l1` or `l2`.
     """
 
@@ -57,6 +62,32 @@ class UnitTokens(nn.Module):
         return h
 
 
+class TokenBlock(nn.Module):
+    """Cross-attention to tokens, then a gated feed-forward layer at every pixel; both start at zero."""
+
+    def __init__(self, attention: CrossAttention) -> None:
+        super().__init__()
+        channels = attention.query.in_channels
+        self.attention, self.norm = attention, nn.LayerNorm(channels)
+        self.lift = nn.Linear(channels, 2 * EXPANSION * channels)
+        self.out = zero_init(nn.Linear(EXPANSION * channels, channels))
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        """Apply to `h` (B, C, H, W) and `context` (B, M, context_dim)."""
+        h = self.attention(h, context)
+        value, gate = self.lift(self.norm(h.movedim(1, -1))).chunk(2, dim=-1)
+        return h + self.out(value * F.gelu(gate)).movedim(-1, 1)
+
+
+def complete_blocks(denoiser: UNet) -> UNet:
+    """Make a `TokenBlock` of every cross-attention in `denoiser`, and return it."""
+    for module in list(denoiser.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, CrossAttention):
+                setattr(module, name, TokenBlock(child))
+    return denoiser
+
+
 class ConditionalNetworks(nn.Module):
     """What the stage trains: encoder, the code's way into the denoiser, denoiser."""
 
@@ -69,15 +100,15 @@ class ConditionalNetworks(nn.Module):
             UserError: the condition is unknown.
         """
         super().__init__()
-        choose("conditional.condition", config.condition, dict.fromkeys(CONDITIONS))
+        enters = choose("conditional.condition", config.condition, CONDITIONS)
         num_units, unit_dim = encoder.num_units, encoder.unit_dim
         self.encoder = encoder
-        if config.condition == "attention":
+        if enters == "attention":
             self.condition, width = UnitTokens(num_units, unit_dim, config.token_dim), config.token_dim
         else:
             width = unet.emb_dim
             self.condition = nn.Sequential(nn.Flatten(), nn.Linear(num_units * unit_dim, width))
-        self.denoiser = UNet(unet, in_channels, cond_dim=width, cond_affine=config.condition)
+        self.denoiser = complete_blocks(UNet(unet, in_channels, cond_dim=width, cond_affine=enters))
 
     def forward(self, z_t: Tensor, t: Tensor, code: Tensor) -> Tensor:
         """Noise predicted in `z_t` (B, C, h, w) at steps `t` (B,) under `code` (B, N, D)."""
@@ -100,15 +131,15 @@ class ConditionalDiffusion(DiffusionModel):
         return predict_eps
 
 
-def two_phase(noisy: EpsFunction, clean: EpsFunction, split: int) -> EpsFunction:
-    """InfoDiffusion's sampling from the prior: `noisy`, an unconditional model, at steps t >= split, then
-    `clean`.
+def during(first: int, last: int, inside: EpsFunction, outside: EpsFunction) -> EpsFunction:
+    """`inside` at the steps first <= t < last, `outside` at all others.
 
-    Deviation: the released sampler never leaves its first phase, as its counter stands still.
+    Deviation: InfoDiffusion's released two-phase sampler never leaves its first phase, as its counter stands
+    still; this one asks t.
     """
 
     def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
-        return (noisy if int(t[0]) >= split else clean)(z_t, t)
+        return (inside if first <= int(t[0]) < last else outside)(z_t, t)
 
     return predict_eps
 

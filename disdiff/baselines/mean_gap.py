@@ -19,6 +19,8 @@ from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.schedule import Schedule
 
+FIRST = 50  # step from which on gaps are summarised; towards t = 0 the correction vanishes
+
 
 def gap_factor(schedule: Schedule) -> Tensor:
     """Factor from the squared error of eps to that of the posterior mean, shape (T,)."""
@@ -65,9 +67,9 @@ def compute_mean_gap(
     return torch.stack(gaps, dim=1)
 
 
-def summarise_gap(steps: Tensor, gaps: Tensor, first: int = 50) -> dict[str, object]:
-    """JSON-ready gaps (2, S), and from step `first` on the share of steps at which the correction lowers the
-    gap, and the mean ratio.
+def summarise_gap(steps: Tensor, gaps: Tensor, first: int = FIRST) -> dict[str, object]:
+    """JSON-ready gaps (2, S), and from step `first` on the share of measured steps at which the correction
+    lowers the gap, and the mean of the ratios.
     """
     later = steps >= first
     ratio = gaps[1] / gaps[0]
@@ -78,4 +80,6 @@ def summarise_gap(steps: Tensor, gaps: Tensor, first: int = 50) -> dict[str, obj
         "lowered_share": (ratio[later] < 1).double().mean().item(),
         "mean_ratio": ratio[later].mean().item(),
         "first": first,
+        "last": steps[-1].item(),
+        "num_steps": int(later.sum()),
     }

@@ -10,12 +10,18 @@ The second line follows from the first, D being a divergence for which MMD stand
     zeta = 1, lambda > 0            MMD alone: InfoVAE, InfoDiffusion
     zeta = 1, lambda = 0            no prior at all: the simplified Diff-AE of published tables
 
+Priors: the standard normal, and for a code held by MMD alone two that only have samples, a ring of ten
+Gaussians and a swiss roll. These live in the plane; a longer code takes one point of the plane after another.
+Each is scaled so that a number's mean square is 1. Deviation: the scale, and more than two numbers, are ours.
+
 References:
     Zhao, Song, Ermon, "InfoVAE", 2019, arXiv:1706.02262 (alpha there is zeta here).
     Wang et al., "InfoDiffusion", 2023, arXiv:2306.08757.
     Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599 (capacity).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +31,8 @@ from disdiff.baselines.encoders import CodePosterior, RelaxedBernoulli
 from disdiff.losses import KERNELS, mmd
 from ldm.errors import UserError, choose
 
+MODES, MODE_STD = 10, 0.1  # of the ring
+
 
 @dataclass
 class PriorConfig:
@@ -33,6 +41,7 @@ class PriorConfig:
     Attributes:
         zeta: of the mutual information; below 0 for a beta-VAE.
         weight: lambda, of the prior divergence.
+        kind: of numbers' prior: `normal`, or, held by the MMD alone, `mixture` or `swiss_roll`.
         kernel: of the MMD: `multi_scale`, or `reference`, InfoDiffusion's, which is nearly flat for codes of
             many numbers.
         capacity: C in nats; null for none.
@@ -41,6 +50,7 @@ class PriorConfig:
 
     zeta: float = 1.0
     weight: float = 0.0
+    kind: str = "normal"
     kernel: str = "multi_scale"
     capacity: float | None = None
     capacity_steps: int = 0
@@ -61,15 +71,22 @@ def term_weights(config: PriorConfig) -> tuple[float, float]:
     return weight_kl, weight_mmd
 
 
-def check_prior(config: PriorConfig, posterior: str) -> None:
+def check_prior(config: PriorConfig, posterior: str, num_numbers: int) -> None:
     """Refuse what cannot be trained.
 
     Raises:
-        UserError: a weight is negative, the kernel is unknown, or the KL of a code without variance is
-            wanted.
+        UserError: a weight is negative, the kernel or the prior is unknown, the KL of a code without variance
+            or to a prior without density is wanted, or a prior in the plane for an odd number of numbers or
+            for bits.
     """
     weight_kl, _ = term_weights(config)
     choose("prior.kernel", config.kernel, KERNELS)
+    choose("prior.kind", config.kind, PRIORS)
+    if config.kind != "normal" and (weight_kl or posterior == "bernoulli" or num_numbers % 2):
+        raise UserError(
+            f"prior.kind={config.kind} needs prior.zeta=1 (it has no KL), a code that is no bits and has an "
+            f"even number of numbers, not {num_numbers}; choose prior.kind=normal otherwise"
+        )
     if weight_kl and posterior not in ("gaussian", "bernoulli"):
         raise UserError(
             f"prior.zeta={config.zeta} prices the KL of the code; with factors.encoder.posterior={posterior} "
@@ -103,15 +120,46 @@ def prior_loss(
             kl = (kl - ramp * config.capacity).abs()
         loss = loss + weight_kl * kl
     if weight_mmd:
-        drawn = sample_prior(code, isinstance(posterior, RelaxedBernoulli), generator)
+        draw = sample_bits if isinstance(posterior, RelaxedBernoulli) else PRIORS[config.kind]
+        drawn = draw(code.shape, generator).to(code)
         distance = mmd(code.flatten(1), drawn.flatten(1), KERNELS[config.kernel])
         stats["mmd"] = distance.detach()
         loss = loss + weight_mmd * distance
     return loss, stats
 
 
-def sample_prior(like: Tensor, discrete: bool, generator: torch.Generator) -> Tensor:
-    """Draw codes from the prior, fair bits or the standard normal, shaped like a tensor (B, N, D)."""
-    draw = torch.rand if discrete else torch.randn
-    drawn = draw(like.shape, generator=generator, device=generator.device).to(like)
-    return drawn.round() if discrete else drawn
+def sample_bits(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Fair bits, 0 or 1, of a shape (B, N, D)."""
+    return torch.rand(shape, generator=generator, device=generator.device).round()
+
+
+def sample_normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of a shape (B, N, D)."""
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def sample_mixture(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Points of `MODES` Gaussians on a ring, numbers of a shape (B, N, D), N * D even."""
+    pairs, device = math.prod(shape) // 2, generator.device
+    mode = torch.randint(MODES, (pairs,), generator=generator, device=device)
+    noise = torch.randn(pairs, 2, generator=generator, device=device)
+    ring = math.sqrt(2 * (1 - MODE_STD**2)) * _direction(2 * math.pi * mode / MODES)
+    return (ring + MODE_STD * noise).view(shape)
+
+
+def sample_swiss_roll(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Points of a spiral of two turns, radius = angle / (2 pi), numbers of a shape (B, N, D), N * D even."""
+    pairs = math.prod(shape) // 2
+    radius = 2 * torch.rand(pairs, generator=generator, device=generator.device).sqrt()
+    return (radius[:, None] * _direction(2 * math.pi * radius)).view(shape)
+
+
+PRIORS: dict[str, Callable[[torch.Size, torch.Generator], Tensor]] = {
+    "normal": sample_normal,
+    "mixture": sample_mixture,
+    "swiss_roll": sample_swiss_roll,
+}
+
+
+def _direction(angle: Tensor) -> Tensor:
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)

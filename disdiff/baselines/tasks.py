@@ -1,9 +1,12 @@
-"""The tasks of the other systems: what one training step of a conditional diffusion and of a VAE computes."""
+"""The tasks of the other systems: what one training step of a conditional diffusion, of a VAE and of a latent
+DPM computes.
+"""
 
 import torch
 from torch import Tensor
 
 from disdiff.baselines.conditional import ConditionalDiffusion
+from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import PriorConfig, prior_loss, term_weights
 from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
 from ldm.data.source import to_float
@@ -96,3 +99,22 @@ class VAETask(StageTask):
         """Images and their reconstructions, shape (2, columns, 3, H, W)."""
         image = to_float(batch["image"][:PREVIEW_IMAGES])
         return torch.stack([image, self.model.to_image(self.result.decoder(self.result.encoder(image)))])
+
+
+class LatentDPMTask(StageTask):
+    """Trains a `LatentDPM` on codes: noise error at uniform t."""
+
+    def __init__(
+        self, latent_dpm: LatentDPM, norm: str, config: TrainConfig, budget: Budget, seed: int
+    ) -> None:
+        super().__init__(latent_dpm, config, budget, seed)
+        self.norm = norm
+
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """Mean error of the noise predicted in standardised codes."""
+        schedule, x_0 = self.trained.schedule, self.trained.standardise(batch["code"])
+        t = torch.randint(schedule.num_steps, (len(x_0),), generator=generator, device=generator.device)
+        t, eps = t.to(x_0.device), sample_noise(x_0, generator)
+        loss = denoising_error(self.trained(q_sample(schedule, x_0, t, eps), t), eps, self.norm).mean()
+        self.stats = {"loss": loss.detach()}
+        return loss

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.baselines.encoders import OUTPUT_SIZE, VAE_HIDDEN, list_vae_channels
-from disdiff.model import ImageModel, refuse_units
+from disdiff.model import Generation, ImageModel, refuse_units
 from ldm.diffusion.grid import Progress
-from ldm.diffusion.sampler import SamplerConfig
 
 
 @dataclass
@@ -85,17 +84,9 @@ class VAE(ImageModel):
         """Nothing, shape (B, 0, 1, 1)."""
         return image.new_zeros(len(image), *self.noise_shape(image.shape[-1]))
 
-    def generate(
-        self,
-        code: Tensor,
-        z_T: Tensor,
-        sampler: SamplerConfig,
-        units: list[int] | None = None,
-        generator: torch.Generator | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:  # code => image
+    def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
         """Decode `code` (B, N, D); the sampler means nothing here."""
-        refuse_units(units)
+        refuse_units(how.units)
         return self.to_image(self.factors.decoder(code))
 
 

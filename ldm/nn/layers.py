@@ -5,6 +5,8 @@ adaptive GroupNorm whose scale and shift come from the time embedding and, where
 condition (PDAE, Eq. 9: time first, condition second):
 
     h <- (GN(h) * (1 + s_t) + b_t) * (1 + s_c) + b_c
+
+or, as in latent diffusion's first models, a time embedding that is added before the norm instead.
 """
 
 import math
@@ -105,6 +107,7 @@ class ResBlock(nn.Module):
         out_channels: int,
         emb_dim: int,
         *,
+        adds_time: bool = False,
         cond_dim: int | None = None,
         cond_affine: str = "scale_shift",
         resample: str | None = None,
@@ -115,7 +118,8 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.in_norm = build_norm(in_channels, num_groups)
         self.in_conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.emb_affine = nn.Linear(emb_dim, 2 * out_channels)
+        self.adds_time = adds_time
+        self.emb_affine = nn.Linear(emb_dim, out_channels if adds_time else 2 * out_channels)
         width = {"scale": 1, "scale_shift": 2}
         self.cond_affine = nn.Linear(cond_dim, width[cond_affine] * out_channels) if cond_dim else None
         self.out_norm = build_norm(out_channels, num_groups)
@@ -189,8 +193,9 @@ class ResBlock(nn.Module):
         return add_shared(update, shared_update), add_shared(shortcut, shared_shortcut)
 
     def _modulated_output(self, h: Tensor, emb: Tensor, cond: Tensor | None) -> Tensor:
-        scale, shift = self.emb_affine(F.silu(emb)).chunk(2, dim=1)
-        scale = 1 + scale
+        scale, shift = self._time_affine(emb)
+        if self.adds_time:
+            h, shift = h + shift[..., None, None], torch.zeros_like(shift)
         if self.cond_affine is not None:
             affine = self.cond_affine(F.silu(cond))
             cond_scale, cond_shift = (
@@ -199,6 +204,14 @@ class ResBlock(nn.Module):
             scale, shift = scale * (1 + cond_scale), shift * (1 + cond_scale) + cond_shift
         h = torch.addcmul(shift[..., None, None], self.out_norm(h), scale[..., None, None])
         return self.out_conv(self.dropout(F.silu(h)))
+
+    def _time_affine(self, emb: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and shift of time, each (K, out_channels); the shift is what is added where time is."""
+        affine = self.emb_affine(F.silu(emb))
+        if self.adds_time:
+            return torch.ones_like(affine), affine
+        scale, shift = affine.chunk(2, dim=1)
+        return 1 + scale, shift
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:

@@ -8,6 +8,7 @@ and initialisation follow latent diffusion (Rombach et al. 2022, arXiv:2112.1075
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,11 +34,12 @@ class UNetConfig:
         channel_mult: width of each level as a multiple of `channels`; each level halves the resolution.
         num_res_blocks: residual blocks per level on the way down; one more on the way up.
         attention_levels: levels (0 is full resolution) with self-attention; the middle always has it.
-        num_heads: heads of each attention.
+        num_heads: heads of each attention; a negative number -c means heads of c channels, as many as fit.
         dropout: rate inside residual blocks.
         num_groups: groups of GroupNorm.
-        resample: `residual` resamples inside a residual block (DisDiff), `conv` with a convolution (CompVis
-            LDM).
+        resample: `residual` resamples inside a residual block (DisDiff, LDM's churches), `conv` with a
+            convolution; `conv_shift` as well, in blocks that add the time embedding instead of scaling by it
+            (LDM's faces and bedrooms).
     """
 
     channels: int = 64
@@ -97,6 +99,20 @@ class Level(nn.Module):
         return h if self.resample is None else self.resample(h)
 
 
+class Resampling(NamedTuple):
+    """What a value of `UNetConfig.resample` stands for."""
+
+    residual: bool
+    adds_time: bool
+
+
+RESAMPLINGS = {
+    "residual": Resampling(residual=True, adds_time=False),
+    "conv": Resampling(residual=False, adds_time=False),
+    "conv_shift": Resampling(residual=False, adds_time=True),
+}
+
+
 class BlockFactory:
     """Builds the blocks of one U-Net, so that both halves agree on every option."""
 
@@ -111,6 +127,7 @@ class BlockFactory:
             in_channels,
             out_channels,
             self.emb_dim,
+            adds_time=choose("unet.resample", self.config.resample, RESAMPLINGS).adds_time,
             cond_dim=self.cond_dim,
             cond_affine=self.cond_affine,
             resample=resample,
@@ -120,13 +137,19 @@ class BlockFactory:
 
     def attention(self, channels: int) -> SelfAttention:
         """A self-attention."""
-        return SelfAttention(channels, self.config.num_heads, self.config.num_groups)
+        return SelfAttention(channels, self._num_heads(channels), self.config.num_groups)
 
     def cross(self, channels: int) -> CrossAttention | None:
         """A cross-attention to the condition's tokens, where there are any."""
         if self.context_dim is None:
             return None
-        return CrossAttention(channels, self.context_dim, self.config.num_heads, self.config.num_groups)
+        return CrossAttention(channels, self.context_dim, self._num_heads(channels), self.config.num_groups)
+
+    def _num_heads(self, channels: int) -> int:
+        heads = self.config.num_heads
+        if not heads:
+            raise UserError("num_heads=0 is out of range; give a number of heads, or minus their channels")
+        return heads if heads > 0 else max(1, channels // -heads)
 
     def level(self, in_channels: int, out_channels: int, depth: int, resample: str | None = None) -> Level:
         """A residual block of level `depth` with the attention and resampling that belong to it."""
@@ -138,7 +161,7 @@ class BlockFactory:
         """The configured kind of resampling, or None."""
         if direction is None:
             return None
-        residual = choose("unet.resample", self.config.resample, {"residual": True, "conv": False})
+        residual = choose("unet.resample", self.config.resample, RESAMPLINGS).residual
         return self.res(channels, channels, direction) if residual else Resample(channels, direction)
 
 

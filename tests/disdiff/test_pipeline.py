@@ -85,6 +85,28 @@ def test_three_stages_are_trained_once_and_then_loaded(build):
         assert all(map(torch.equal, part.state_dict().values(), first.modules[name].state_dict().values()))
 
 
+@pytest.mark.parametrize("system", ["disdiff", "infodiffusion", "beta_vae"])
+def test_a_latent_dpm_may_be_added_to_a_finished_run(build, system):
+    """One more stage in the run folder, on the codes of the training images; the others stay."""
+    file = CONFIGS / system / "shapes3d.yaml"
+    more = "latent_dpm={hidden: 8, num_layers: 2, train: {images: 64, batch_size: 8}}"
+    build("latent_dpm.enabled=false", more, file=file).run()
+    added = build("latent_dpm.enabled=true", more, file=file)
+    added.run()
+    assert sum("loaded from" in line for line in added.said) == len(added.stages) - 1
+    assert added.stages["latent_dpm"].folder == added.folder / "stages" / "latent_dpm"
+    images = Noise().images(added.train_index).float() / 127.5 - 1
+    with torch.no_grad():
+        codes = added.model.eval().encode(images)
+    torch.testing.assert_close(added.encode_training_codes(), codes, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(added.latent_dpm.mean, codes.mean(dim=0), rtol=1e-3, atol=1e-4)
+    again = build("latent_dpm.enabled=true", more, file=file)
+    again.run()
+    assert sum("loaded from" in line for line in again.said) == len(again.stages)
+    with pytest.raises(UserError, match="latent_dpm.hidden differs"):
+        build("latent_dpm.enabled=true", more, "latent_dpm.hidden=9", file=file).run()
+
+
 def test_seeds_share_the_first_stages(build):
     build().run()
     other = build("seed=1")

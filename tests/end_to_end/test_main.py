@@ -103,6 +103,7 @@ KILLS = {
     "latent_diffusion": "_stages/latent_diffusion-*/resume.ckpt",
     "factors": f"{NAME}/stages/factors/resume.ckpt",
     "results": f"{NAME}/codes.npz",
+    "scores": f"{NAME}/scores.json",
 }
 FREQUENT = [f"{stage}.train.checkpoint_seconds=0" for stage in ("autoencoder", "latent_diffusion", "factors")]
 

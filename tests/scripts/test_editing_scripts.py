@@ -1,4 +1,3 @@
-import importlib.util
 import runpy
 import sys
 from pathlib import Path
@@ -8,69 +7,36 @@ import pytest
 import torch
 from PIL import Image
 
-from disdiff.build import build_denoiser, build_disdiff, build_latent_space
-from disdiff.config import Config, to_yaml
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.stages import save_weights
-from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.procedural import ProceduralShapes3D
-from ldm.diffusion.sampler import SamplerConfig
 from ldm.files import save_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
-def run_folder(tmp_path, tiny_unet, randomise, monkeypatch):
-    """A run of an untrained tiny model on procedural Shapes3D, whose images are noise, for speed."""
+def run_folder(tmp_path, write_tiny_run, monkeypatch):
+    """A tiny run on procedural Shapes3D, whose images are noise, for speed; its units have names."""
     noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
     monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
     monkeypatch.chdir(tmp_path)
-    config = Config()
-    config.data.procedural = "always"
-    config.autoencoder.network = NetworkConfig(
-        channels=4, channel_mult=[1, 2, 2, 2], num_res_blocks=1, z_channels=4, attention=False, num_groups=2
-    )
-    config.latent_diffusion.unet = tiny_unet
-    config.factors.num_units, config.factors.unit_dim = 3, 2
-    config.factors.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
-    config.sampler, config.evaluation.num_images = SamplerConfig("ddim", 2, 0.0), 100
-    space = build_latent_space(config)
-    denoiser = build_denoiser(config, space)
-    model = build_disdiff(config, space, denoiser, 64)
-    randomise(model.factors.decoder)
-
-    folder = tmp_path / "runs" / "tiny"
-    parts = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model.factors}
-    for name, module in parts.items():
-        save_weights(folder / "stages" / name / "model.safetensors", module)
-        save_json(folder / "stages" / name / "stage.json", {"image_size": 64})
-    (folder / "config.yaml").write_text(to_yaml(config))
+    folder = write_tiny_run(tmp_path / "runs" / "tiny")
     names = np.array(ProceduralShapes3D.factor_space.names)
-    np.savez(folder / "codes.npz", codes=np.random.default_rng(0).normal(size=(50, 3, 2)), factor_names=names)
+    codes = np.load(folder / "codes.npz")["codes"]
+    np.savez(folder / "codes.npz", codes=codes, factor_names=names)
     scores = {"fast": {"dci": {"importance": np.eye(3, 6).tolist()}}}
     save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores})
     return folder
 
 
 @pytest.fixture
-def call(run_folder, capsys):
+def call(run_folder, load_script, call_script):
     """Return a function that runs a script on the run folder: the path it prints, or status and error."""
 
     def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        sys.argv = [name, str(run_folder), "--device", "cpu", *map(str, arguments)]
-        try:
-            script.run_script(script.main, script.make_parser())
-        except SystemExit as error:
-            return error.code, capsys.readouterr().err
-        return Path(capsys.readouterr().out.strip())
+        status, said, error = call_script(load_script(name), run_folder, "--device", "cpu", *arguments)
+        return (status, error) if status else Path(said.strip())
 
-    argv = sys.argv
-    yield run
-    sys.argv = argv
+    return run
 
 
 def height(path):

@@ -3,9 +3,17 @@ import math
 import pytest
 import torch
 
-from disdiff.baselines.conditional import mix, two_phase
+from disdiff.baselines.conditional import during, mix
 from disdiff.baselines.encoders import RelaxedBernoulli
-from disdiff.baselines.prior import PriorConfig, prior_loss, sample_prior, term_weights
+from disdiff.baselines.prior import (
+    MODES,
+    PRIORS,
+    PriorConfig,
+    check_prior,
+    prior_loss,
+    sample_bits,
+    term_weights,
+)
 from disdiff.baselines.vae import normalise_beta, reconstruction_loss
 from disdiff.factor_encoder import Posterior
 from disdiff.losses import KERNELS, mmd, multi_scale_kernel, reference_kernel
@@ -80,7 +88,7 @@ def test_bits_and_their_prior(generator):
     torch.testing.assert_close(sure.kl(), torch.full((3,), 4 * math.log(2)))
     assert sure.mean.eq(1).all() and sure.sample(generator).min() > 0.99
     assert fair.sample(generator).mean().item() == pytest.approx(0.5, abs=0.02)
-    drawn = sample_prior(fair.logits, True, generator)
+    drawn = sample_bits(fair.logits.shape, generator)
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and drawn.mean().item() == pytest.approx(0.5, abs=0.02)
 
 
@@ -102,9 +110,66 @@ def test_two_phases_switch_where_they_should():
         return lambda z_t, t: seen[name].append(int(t[0])) or torch.zeros_like(z_t)
 
     schedule = Schedule(ScheduleConfig())
-    sample_ddim(two_phase(record("noisy"), record("clean"), 500), schedule, torch.randn(2, 1, 4, 4), 20)
-    assert len(seen["noisy"]) + len(seen["clean"]) == 20
+    sample_ddim(during(0, 500, record("clean"), record("noisy")), schedule, torch.randn(2, 1, 4, 4), 20)
+    assert len(seen["noisy"]) == len(seen["clean"]) == 10
     assert min(seen["noisy"]) >= 500 > max(seen["clean"])
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_every_prior_is_near_itself_and_of_unit_scale(kind, kernel, generator):
+    shape = torch.Size((800, 16, 2))
+    x, y = (PRIORS[kind](shape, generator).flatten(1) for _ in range(2))
+    assert x.square().mean().item() == pytest.approx(1, abs=0.02)
+    same = mmd(x, y, kernel).item()
+    assert same == pytest.approx(
+        2 * (1 - kernel(torch.cdist(x, y).square(), 32).mean().item()) / 800, abs=3e-4
+    )
+    assert mmd(0 * x, y, kernel) > 2 * same
+
+
+def test_the_priors_in_the_plane_have_their_shapes(generator):
+    pairs = torch.Size((3000, 1, 2))
+    ring = PRIORS["mixture"](pairs, generator)[:, 0]
+    angle = torch.atan2(ring[:, 1], ring[:, 0]) * MODES / (2 * math.pi)
+    assert (angle - angle.round()).abs().mean() < 0.15  # uniform angles would give 0.25
+    assert len(angle.round().remainder(MODES).unique()) == MODES
+    roll = PRIORS["swiss_roll"](pairs, generator)[:, 0]
+    radius, turns = roll.norm(dim=1), torch.atan2(roll[:, 1], roll[:, 0]) / (2 * math.pi)
+    assert 0 <= radius.min() and radius.max() <= 2
+    off = (radius - turns).remainder(1)
+    assert torch.minimum(off, 1 - off).max() < 1e-4
+
+
+def test_a_ring_tells_itself_from_the_normal(generator):
+    """Only a kernel of more than one scale does: the reference one sees little but the spread."""
+    x, y = (PRIORS["mixture"](torch.Size((1500, 1, 2)), generator).flatten(1) for _ in range(2))
+    normal = PRIORS["normal"](torch.Size((1500, 1, 2)), generator).flatten(1)
+    assert mmd(x, normal) > 5 * mmd(x, y)
+
+
+def test_the_prior_in_the_loss_is_the_configured_one(generator):
+    ring = PRIORS["mixture"](torch.Size((1000, 1, 2)), generator)
+
+    def distance(kind):
+        config = PriorConfig(1.0, 1.0, kind)
+        return prior_loss(config, Posterior(ring, None), ring, 0, torch.Generator().manual_seed(9))[0]
+
+    assert distance("mixture") < 0.2 * distance("normal")
+
+
+@pytest.mark.parametrize(
+    ("config", "posterior", "numbers"),
+    [
+        (PriorConfig(0.0, 1.0, "mixture"), "gaussian", 4),
+        (PriorConfig(1.0, 0.1, "swiss_roll"), "bernoulli", 4),
+        (PriorConfig(1.0, 0.1, "swiss_roll"), "none", 5),
+    ],
+)
+def test_priors_without_density_or_pairs_are_refused(config, posterior, numbers):
+    with pytest.raises(UserError, match=f"prior.kind={config.kind} needs"):
+        check_prior(config, posterior, numbers)
+    check_prior(PriorConfig(1.0, 0.1, config.kind), "none", 4)
 
 
 def test_mixing_is_linear():

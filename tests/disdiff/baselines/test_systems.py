@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from disdiff.baselines.conditional import TokenBlock
 from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config import CONFIGS, load_config, read_yaml
 from disdiff.editing import decode_code, invert, sample_start, swap_units
@@ -11,9 +13,11 @@ from disdiff.model import DisDiff, training_coefficient
 from disdiff.stages import list_settings
 from ldm.data.source import to_float
 from ldm.diffusion.process import q_sample, sample_noise
-from ldm.diffusion.sampler import SamplerConfig
+from ldm.diffusion.sampler import SAMPLERS, SamplerConfig, sample
 from ldm.diffusion.schedule import gather
 from ldm.errors import UserError
+from ldm.nn.layers import CrossAttention, ResBlock
+from ldm.nn.unet import Level
 from ldm.tasks import sample_latents
 
 OTHERS = ("pdae", "encdiff", "infodiffusion", "diffae", "beta_vae", "infovae")
@@ -152,17 +156,23 @@ class TestPDAE:
         assert type(disdiff.model) is DisDiff
         assert torch.equal(loss_at(disdiff), loss_at(pdae))
 
-    def test_with_a_new_decoder_it_samples_as_its_latent_diffusion(self):
-        model, _ = build(self.path)
-        z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
-        code = torch.randn(2, model.num_units, 1)
-        assert torch.equal(model.eps_fn(code)(z_t, t), model.denoiser(z_t, t))
+    @pytest.mark.parametrize("system", ["pdae", "disdiff"])
+    @pytest.mark.parametrize("name", SAMPLERS)
+    def test_with_a_new_decoder_it_samples_as_its_latent_diffusion(self, system, name):
+        model, config = build(CONFIGS / system / "shapes3d.yaml", "latent_diffusion.schedule.num_steps=6")
+        sampler, z_T = SamplerConfig(name, 3, 0.0), torch.randn(2, 4, 8, 8)
+        code = torch.randn(2, model.num_units, config.factors.unit_dim if system == "disdiff" else 1)
+        made, base = (
+            sample(sampler, eps_fn, model.schedule, z_T, torch.Generator().manual_seed(0))
+            for eps_fn in (model.eps_fn(code), model.denoiser)
+        )
+        assert torch.equal(made, base) and not torch.equal(made, z_T)
 
     def test_the_published_weights_and_coefficients(self, linear_schedule):
         """Table A3 of PDAE's code: linear betas 1e-4 .. 2e-2, gamma = 0.1."""
-        t = torch.tensor([10, 50, 100, 200, 300, 500, 700, 900, 999])
-        weights = [0.0040, 0.0425, 0.1299, 0.3666, 0.5805, 0.7202, 0.6039, 0.4396, 0.3636]
-        coefficients = [-0.0405, -0.1671, -0.3177, -0.5804, -0.7730, -0.9547, -0.9894, -0.9908, -0.9899]
+        t = torch.tensor([0, 10, 50, 100, 200, 300, 500, 700, 900, 999])
+        weights = [0.0003, 0.0040, 0.0425, 0.1299, 0.3666, 0.5805, 0.7202, 0.6039, 0.4396, 0.3636]
+        coefficients = [0.0, -0.0405, -0.1671, -0.3177, -0.5804, -0.7730, -0.9547, -0.9894, -0.9908, -0.9899]
         found = snr_weight(linear_schedule.snr, 0.1)[t]
         torch.testing.assert_close(found, torch.tensor(weights), atol=6e-5, rtol=0)
         found = training_coefficient(linear_schedule)[t]
@@ -170,6 +180,37 @@ class TestPDAE:
 
 
 class TestDiffAE:
+    path = CONFIGS / "diffae" / "shapes3d.yaml"
+
+    def test_the_code_scales_every_block_and_shifts_none(self):
+        """(1 + s_c) (h (1 + s_t) + b_t): a scale of -1 leaves nothing, which no shift could undo."""
+        model, _ = build(self.path)
+        blocks = [module for module in model.factors.denoiser.modules() if isinstance(module, ResBlock)]
+        assert blocks and all(
+            block.cond_affine.out_features == block.out_conv.in_channels for block in blocks
+        )
+
+    def test_stochastic_encoding_gives_the_image_back(self, randomise):
+        """DDIM backwards under the code, then forwards: nearer with more steps; random noise is far off."""
+        model, _ = build(self.path, "autoencoder.kind=identity", "latent_diffusion.schedule.beta_end=0.01")
+        randomise(model.factors.encoder)
+        model.eval()
+        for block in model.factors.denoiser.modules():
+            if isinstance(block, ResBlock):
+                torch.nn.init.normal_(block.out_conv.weight, std=0.02)
+        torch.nn.init.normal_(model.factors.denoiser.decoder.out_conv.weight, std=0.02)
+        image = torch.rand(2, 3, SIZE, SIZE) * 2 - 1
+        with torch.no_grad():
+            code, errors = model.encode(image), []
+            for steps in (5, 40):
+                z_T = invert(model, image, code, steps)
+                errors.append(
+                    (decode_code(model, code, z_T, SamplerConfig("ddim", steps)) - image).abs().mean()
+                )
+            fresh = torch.randn(z_T.shape, generator=torch.Generator().manual_seed(0))
+            random = (decode_code(model, code, fresh, SamplerConfig("ddim", 40)) - image).abs().mean()
+        assert errors[1] < errors[0] and errors[1] < 0.1 * random
+
     def test_the_simplified_one_is_infodiffusion_without_its_prior(self):
         infodiffusion = build_task(CONFIGS / "infodiffusion" / "shapes3d.yaml", "prior.weight=0.0")
         simplified = build_task(CONFIGS / "diffae" / "simplified.yaml", "trunk.channels=8")
@@ -192,6 +233,35 @@ def test_encdiff_conditions_by_tokens_of_single_units(randomise):
     moved[:, 2] += 1
     changed = (model.factors.condition(moved) != model.factors.condition(code)).any(dim=2)
     assert changed[:, 2].all() and not changed[:, [0, 1, 3, 4, 5]].any()
+
+
+class TestTokenBlock:
+    @pytest.fixture
+    def block(self):
+        torch.manual_seed(0)
+        return TokenBlock(CrossAttention(8, 6, num_heads=2, num_groups=4))
+
+    def test_it_starts_as_the_identity(self, block):
+        h = torch.randn(2, 8, 4, 4)
+        assert torch.equal(block(h, torch.randn(2, 3, 6)), h)
+
+    def test_it_is_a_gated_layer_at_every_pixel_after_the_attention(self, block, randomise):
+        randomise(block)
+        h, context = torch.randn(2, 8, 4, 4), torch.randn(2, 3, 6)
+        attended = block.attention(h, context)
+        pixel = F.layer_norm(attended[1, :, 2, 3], (8,), block.norm.weight, block.norm.bias)
+        value, gate = (block.lift.weight @ pixel + block.lift.bias).chunk(2)
+        expected = attended[1, :, 2, 3] + block.out.weight @ (value * F.gelu(gate)) + block.out.bias
+        torch.testing.assert_close(block(h, context)[1, :, 2, 3], expected)
+        assert block.lift.out_features == 2 * 4 * 8
+
+    def test_encdiff_has_one_after_every_block_and_disdiff_none(self):
+        model, _ = build(CONFIGS / "encdiff" / "shapes3d.yaml")
+        levels = [module for module in model.factors.denoiser.modules() if isinstance(module, Level)]
+        assert levels and all(isinstance(level.cross, TokenBlock) for level in levels)
+        assert isinstance(model.factors.denoiser.decoder.middle_cross, TokenBlock)
+        path = CONFIGS / "disdiff" / "ablations" / "attention_condition.yaml"
+        assert not [m for m in build(path)[0].modules() if isinstance(m, TokenBlock)]
 
 
 def test_a_stage_depends_on_what_its_system_reads():
@@ -217,6 +287,7 @@ def test_a_stage_depends_on_what_its_system_reads():
         ("infodiffusion", "prior.zeta=2", "zeta"),
         ("infodiffusion", "prior.zeta=0.5", "posterior=none"),
         ("infodiffusion", "prior.kernel=rbf", "prior.kernel"),
+        ("infodiffusion", "prior.kind=ring", "prior.kind"),
         ("infodiffusion", "conditional.condition=shift", "conditional.condition"),
         ("diffae", "trunk.kind=unet", "trunk.kind"),
         ("beta_vae", "vae.likelihood=laplace", "vae.likelihood"),

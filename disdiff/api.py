@@ -1,0 +1,312 @@
+"""The Python interface: a trained run as one object that encodes, edits and decodes images.
+
+    model = disdiff.load("pretrained/shapes3d")
+    codes = model.encode(images)                     # (B, N, D)
+    noise = model.infer_noise(images)                # what of the images the codes do not say
+    edited = model.decode(codes, noise)              # (B, 3, H, W) in [-1, 1]
+
+Images come in as tensors, arrays, PIL pictures or paths (`disdiff.image_input`) and go out as tensors;
+`to_pictures` makes PIL pictures of them. Results lie on the model's device and carry no gradients; for those,
+`model.run.model` is the network itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disdiff.attributes import fit_attribute
+from disdiff.baselines.conditional import mix
+from disdiff.cli import load_codes_of, name_units_of, resolve_device
+from disdiff.editing import (
+    Directions,
+    decode_code,
+    deterministic,
+    in_batches,
+    interpolate_codes,
+    invert,
+    principal_directions,
+    sample_start,
+    slerp,
+    swap_units,
+    traverse_code,
+)
+from disdiff.edits import Edit, Edited, repeat
+from disdiff.image_input import Images, to_images
+from disdiff.model import DiffusionModel, DisDiff
+from disdiff.report.pictures import load_codes
+from disdiff.run import Run, load_run
+from disdiff.stages import RECORD
+from disdiff.unit_lookup import UnitTable
+from ldm.diffusion.process import q_sample, sample_noise
+from ldm.diffusion.sampler import SamplerConfig, sample
+from ldm.errors import UserError
+from ldm.files import load_json
+
+Unit = int | str
+
+
+def load(path: str | Path, device: str = "auto") -> "Model":
+    """Load a run folder (of any system with a code), for instance `pretrained/shapes3d`.
+
+    Args:
+        path: of the folder.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: it is no run folder, its files are damaged, or there is no such device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={device!r} is unknown; choose one of auto, cpu, cuda")
+    return Model(load_run(path, resolve_device(device)))
+
+
+class Model:
+    """A trained system, frozen.
+
+    Attributes:
+        run: the run folder with configuration, codes and scores, and the network itself (`run.model`).
+        image_size: height and width of images in pixels.
+        channels: of images, 3 or 1.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        last = sorted((run.folder / "stages").glob(f"*/{RECORD}"))[0]
+        self.image_size = int(load_json(last)["image_size"])
+        self.channels = run.config.autoencoder.network.in_channels
+
+    @property
+    def num_units(self) -> int:
+        """N, the number of units."""
+        return self.run.model.num_units
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.run.model.latent_space.mean.device
+
+    @cached_property
+    def unit_names(self) -> list[str]:
+        """A label of each unit, such as `unit 3 · wall hue 0.91`; its number alone without scores."""
+        return name_units_of(self.run).labels
+
+    @cached_property
+    def directions(self) -> Directions:
+        """Along which each unit varies most over the run's evaluation images.
+
+        Raises:
+            UserError: the run has no codes.npz.
+        """
+        return principal_directions(load_codes(load_codes_of(self.run))).to(self.run.model.latent_space.mean)
+
+    def find_units(self, unit: Unit | Sequence[Unit]) -> list[int]:
+        """Units by index or by name; see `UnitTable.find`.
+
+        Raises:
+            UserError: there is none.
+        """
+        if isinstance(unit, int | str):
+            return self._table.find(unit)
+        return list(dict.fromkeys(k for each in unit for k in self._table.find(each)))
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> Tensor:  # image => code
+        """Codes of images, shape (B, N, D); `images` as `to_images` takes them."""
+        return in_batches(self.run.model.encode, self._read(images))
+
+    @torch.no_grad()
+    def infer_noise(self, images: Images, codes: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """Noise from which `decode` makes these very images, in the same number of steps.
+
+        Args:
+            images: B images.
+            codes: theirs, shape (B, N, D); None to encode them.
+            steps: of DDIM; None for the run's own.
+
+        Returns:
+            Shape (B, C, h, w), empty for a system whose code says all.
+        """
+        image = self._read(images)
+        codes = self.encode(image) if codes is None else self._check(codes)
+        return in_batches(
+            lambda x, c: invert(self.run.model, x, c, self._sampler(steps).num_steps), image, codes
+        )
+
+    @torch.no_grad()
+    def decode(
+        self,
+        codes: Tensor,
+        noise: Tensor | None = None,
+        *,
+        units: Sequence[Unit] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+    ) -> Tensor:  # code => image
+        """Images of codes.
+
+        Args:
+            codes: shape (B, N, D).
+            noise: of `infer_noise`; None draws it.
+            units: only these take part; None for all.
+            seed: of drawn noise.
+            steps: of DDIM; None for the run's own.
+
+        Returns:
+            Shape (B, C, H, W) in [-1, 1].
+        """
+        codes = self._check(codes)
+        if noise is None:
+            noise = sample_start(
+                self.run.model, len(codes), self.image_size, torch.Generator().manual_seed(seed)
+            )
+        if len(noise) != len(codes):
+            raise UserError(f"there are {len(codes)} codes and noise for {len(noise)}; give as many of both")
+        chosen = None if units is None else self.find_units(units)
+        decode = partial(decode_code, self.run.model, sampler=self._sampler(steps), units=chosen)
+        return in_batches(decode, codes, noise.to(codes.device))
+
+    def swap(
+        self, source: Images, target: Images, units: Unit | Sequence[Unit], steps: int | None = None
+    ) -> Tensor:
+        """Source images with `units` of the target images; both B, or one of them 1. Shape (B, C, H, W)."""
+        ours, theirs = self.encode(source), self.encode(target)
+        if len(ours) != len(theirs) and 1 not in (len(ours), len(theirs)):
+            raise UserError(f"{len(ours)} images cannot take units of {len(theirs)}; give as many, or one")
+        count = max(len(ours), len(theirs))
+        noise = repeat(self.infer_noise(source, ours, steps), count)
+        swapped = swap_units(repeat(ours, count), repeat(theirs, count), self.find_units(units))
+        return self.decode(swapped, noise, steps=steps)
+
+    def traverse(
+        self,
+        images: Images,
+        unit: Unit,
+        amounts: Sequence[float] = (-2, -1, 0, 1, 2),
+        steps: int | None = None,
+    ) -> Tensor:
+        """Images while the strongest of `unit` stands at `amounts` (A) standard deviations from the data's
+        mean along its principal direction, shape (B, A, C, H, W).
+        """
+        codes = self.encode(images)
+        noise = self.infer_noise(images, codes, steps)
+        places = torch.tensor([float(amount) for amount in amounts], device=codes.device)
+        moved = traverse_code(codes, self.find_units(unit)[0], self.directions, places)
+        made = self.decode(moved.flatten(0, 1), noise.repeat_interleave(len(places), dim=0), steps=steps)
+        return made.unflatten(0, (len(codes), len(places)))
+
+    @torch.no_grad()
+    def gradient_fields(self, images: Images, t: int | None = None, seed: int = 0) -> Tensor:
+        """Gradient field of every unit at the images' noisy latents.
+
+        Args:
+            images: B images.
+            t: diffusion step, from 0 (no noise) to T - 1; None for the middle.
+            seed: of the noise.
+
+        Returns:
+            Shape (B, N, C, h, w); (B, 1, C, h, w) for PDAE, whose units have one field together.
+
+        Raises:
+            UserError: the system has no gradient fields, or the step is out of range.
+        """
+        model = self.run.model
+        if not isinstance(model, DisDiff):
+            raise UserError(f"{self.run.config.system} has no gradient fields; only disdiff and pdae have")
+        t = model.schedule.num_steps // 2 if t is None else t
+        if not 0 <= t < model.schedule.num_steps:
+            raise UserError(f"there is no step t={t}; give one from 0 to {model.schedule.num_steps - 1}")
+        generator = torch.Generator().manual_seed(seed)
+        noise = partial(sample_noise, generator=generator)
+
+        def compute(image: Tensor) -> Tensor:
+            z_0, step = model.latent_space.encode(image), torch.full((len(image),), t, device=self.device)
+            z_t = q_sample(model.schedule, z_0, step, noise(z_0))
+            return model.predict(z_t, step, model.encode(image)).grad
+
+        return in_batches(compute, self._read(images))
+
+    def edit(self, images: Images, edits: Edit | Sequence[Edit], steps: int | None = None) -> Edited:
+        """Change images by one or several edits of their codes, one after the other.
+
+        `toward` moves all units of a name, `by` the strongest one.
+
+        Raises:
+            UserError: an edit says neither or both of `toward` and `by`, or names no unit.
+        """
+        image = self._read(images)
+        before = self.encode(image)
+        codes, changed = before, []
+        for edit in [edits] if isinstance(edits, Edit) else edits:
+            units = edit.choose(self.find_units(edit.unit))
+            other = None if edit.toward is None else self.encode(edit.toward)
+            codes = edit.apply(codes, units, other, self.directions if edit.by is not None else None)
+            changed += [unit for unit in units if unit not in changed]
+        if not changed:
+            raise UserError("there is nothing to edit; give at least one edit")
+        noise = self.infer_noise(image, before, steps)
+        made = self.decode(torch.cat([before, codes]), noise.repeat(2, 1, 1, 1), steps=steps)
+        reconstructed, after = made.chunk(2)
+        return Edited(after, reconstructed, codes, before, changed)
+
+    @torch.no_grad()
+    def interpolate(
+        self, start: Images, end: Images, columns: int = 7, trajectory: bool = False, steps: int | None = None
+    ) -> Tensor:
+        """Images on the way from one image to another, both ends included, shape (columns, C, H, W).
+
+        Codes go on a line and noise on an arc; with `trajectory` the noise predictions of both codes are
+        mixed on the noise of the start.
+        """
+        model, sampler = self.run.model, self._sampler(steps)
+        image = torch.cat([self._read(start)[:1], self._read(end)[:1]])
+        codes, share = self.encode(image), torch.linspace(0, 1, columns, device=self.device)
+        noise = self.infer_noise(image, codes, steps)
+        if not trajectory:
+            arc = slerp(noise[:1], noise[1:], share)[0] if noise.numel() else repeat(noise[:1], columns)
+            return self.decode(interpolate_codes(codes[:1], codes[1:], columns)[0], arc, steps=steps)
+        if not isinstance(model, DiffusionModel):
+            raise UserError("this system predicts no noise that could be mixed; leave out trajectory")
+        ends = [model.eps_fn(part) for part in codes.split(1)]
+        made = [sample(sampler, mix(*ends, place), model.schedule, noise[:1]) for place in share.tolist()]
+        return model.latent_space.decode(torch.cat(made)).clamp(-1, 1)
+
+    def move_attribute(
+        self, image: Images, name: str, value: int, strengths: Sequence[float], steps: int | None = None
+    ) -> Tensor:
+        """One image moved towards the attribute `factor name == value` (away by negative strengths, usually
+        0.1 to 0.3) along a linear classifier of the run's codes, shape (A, C, H, W).
+
+        Raises:
+            UserError: the run has no such factor, or all or no images have that value.
+        """
+        arrays = load_codes_of(self.run)
+        names = [str(each) for each in arrays.get("factor_names", [])]
+        if name not in names or "factors" not in arrays:
+            raise UserError(f"there is no factor {name!r}; this run knows: {', '.join(names) or 'none'}")
+        labels = torch.from_numpy(np.asarray(arrays["factors"])[:, names.index(name)] == value)
+        attribute = fit_attribute(load_codes(arrays), labels)
+        code = self.encode(image)
+        moved = torch.cat([attribute.move(code.cpu(), float(strength)) for strength in strengths])
+        return self.decode(moved, repeat(self.infer_noise(image, code, steps), len(moved)), steps=steps)
+
+    @cached_property
+    def _table(self) -> UnitTable:
+        return UnitTable.of_run(self.run)
+
+    def _read(self, images: Images) -> Tensor:
+        return to_images(images, self.image_size, self.channels).to(self.device)
+
+    def _check(self, codes: Tensor) -> Tensor:
+        if not isinstance(codes, Tensor) or codes.ndim != 3 or codes.shape[1] != self.num_units:
+            got = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
+            raise UserError(f"codes are tensors of shape (B, {self.num_units}, D), got {got}")
+        return codes.to(self.device)
+
+    def _sampler(self, steps: int | None) -> SamplerConfig:
+        sampler = deterministic(self.run.config.sampler)
+        return sampler if steps is None else replace(sampler, num_steps=steps)

@@ -1,0 +1,248 @@
+"""Which unit is which factor, in words, with a score and with what chance would give.
+
+For unit k, with delta_ki the displacement of image i's embedding, d_k = mean_i delta_ki, and e_ab the text
+directions of the prompts,
+
+    score of factor f = max over its values a, b of |cos(d_k, e_ab)|;        the name is the factor of highest
+
+score. Margin: to the factor that comes second. Consistency: the share of images whose own displacement points
+the named way. Effect: the mean length of delta_ki in units of the mean distance between embeddings of two
+images; below `MIN_EFFECT` the unit is said to have none.
+
+Chance: the same maximum, over all factors and values, of random directions drawn from the normal distribution
+with the covariance of image embeddings, that is directions in which images do differ; isotropic ones would
+let anything that looks like a change of image pass. p-values are Holm's over the units with an effect.
+
+Without prompts, units whose d_k point the same way or opposite ways are put together (average linkage over
+1 - |cos|), each group with the images that it moves most.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from disdiff.clip.prompts import TextDirections
+
+MIN_EFFECT = 0.05  # of the mean distance between two images
+LEVEL = 0.05  # of the corrected p-value
+NUM_DRAWS = 20_000
+SAME = 0.3  # largest 1 - |cos| within a group of units
+NAMED, UNNAMED, NO_EFFECT = "named", "not named", "no effect"
+RANDOM_DIRECTIONS = "random directions with the covariance of the image embeddings"
+
+
+@dataclass
+class Finding:
+    """What is known of a unit.
+
+    Attributes:
+        unit: its number.
+        verdict: `named`, `not named` or `no effect`.
+        effect: mean length of the displacement over the mean distance between images.
+        name: factor of the highest score; None without prompts.
+        values: from which value to which it goes when the unit grows.
+        score: |cos|, in [0, 1].
+        second: factor that comes second; None for a single factor.
+        margin: to it, in score.
+        consistency: share of images that move the named way.
+        p: of a random direction scoring as high.
+        p_corrected: Holm's, over units with an effect; 1 for one without.
+    """
+
+    unit: int
+    verdict: str
+    effect: float
+    name: str | None = None
+    values: tuple[str, str] | None = None
+    score: float | None = None
+    second: str | None = None
+    margin: float | None = None
+    consistency: float | None = None
+    p: float | None = None
+    p_corrected: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary."""
+        return asdict(self)
+
+
+def typical_distance(embeddings: Tensor) -> float:
+    """Mean distance between two different rows of embeddings (m, E)."""
+    return F.pdist(embeddings).mean().item()
+
+
+def measure_effects(moved: Tensor, embeddings: Tensor) -> Tensor:
+    """Mean length of displacements (K, n, E) over the typical distance of embeddings (m, E), shape (K,)."""
+    return moved.norm(dim=2).mean(dim=1) / typical_distance(embeddings)
+
+
+def name_displacements(
+    units: list[int],
+    moved: Tensor,
+    directions: TextDirections,
+    embeddings: Tensor,
+    generator: torch.Generator,
+) -> list[Finding]:
+    """Name units by what they do to embeddings.
+
+    Args:
+        units: their numbers, K of them.
+        moved: displacements, shape (K, n, E).
+        directions: of the prompts.
+        embeddings: of images of the data set, shape (m, E): what distances and chance are measured by.
+        generator: of the random directions, on the CPU.
+
+    Returns:
+        One finding per unit, in their order.
+    """
+    mean, effects = moved.mean(dim=1), measure_effects(moved, embeddings)
+    cosines = F.normalize(mean, dim=1) @ directions.contrasts.T  # (K, M)
+    scores = score_factors(cosines, directions)
+    null = null_scores(directions, embeddings, generator)
+    effective = effects >= MIN_EFFECT
+    best = scores.max(dim=1).values
+    p = (1 + (null[None] >= best[:, None]).sum(dim=1)) / (1 + len(null))
+    corrected = torch.ones(len(p), dtype=p.dtype)
+    corrected[effective] = correct_holm(p[effective])
+    findings = []
+    for k, unit in enumerate(units):
+        verdict = NO_EFFECT if not effective[k] else NAMED if corrected[k] < LEVEL else UNNAMED
+        chances = {"p": p[k].item(), "p_corrected": corrected[k].item()}
+        names = describe_best(cosines[k], scores[k], moved[k], directions)
+        findings.append(Finding(unit, verdict, effects[k].item(), **names, **chances))
+    return findings
+
+
+def score_factors(cosines: Tensor, directions: TextDirections) -> Tensor:
+    """Highest |cosine| (K, M) of each factor's contrasts, shape (K, F)."""
+    columns = [cosines[:, directions.factor == f].abs().amax(dim=1) for f in range(len(directions.factors))]
+    return torch.stack(columns, dim=1)
+
+
+def describe_best(
+    cosines: Tensor, scores: Tensor, moved: Tensor, directions: TextDirections
+) -> dict[str, Any]:
+    """Name, values, score, margin and consistency of one unit.
+
+    Args:
+        cosines: with every contrast, shape (M,).
+        scores: of every factor, shape (F,).
+        moved: displacements of its images, shape (n, E).
+        directions: of the prompts.
+    """
+    order = scores.argsort(descending=True)
+    of_factor = torch.where(directions.factor == order[0], cosines.abs(), -1.0)
+    contrast = int(of_factor.argmax())
+    sign = 1.0 if cosines[contrast] >= 0 else -1.0
+    start, end = directions.pairs[contrast] if sign > 0 else directions.pairs[contrast][::-1]
+    along = sign * (moved @ directions.contrasts[contrast])
+    several = len(order) > 1
+    return {
+        "name": directions.factors[int(order[0])],
+        "values": (start, end),
+        "score": scores[order[0]].item(),
+        "second": directions.factors[int(order[1])] if several else None,
+        "margin": (scores[order[0]] - scores[order[1]]).item() if several else None,
+        "consistency": (along > 0).double().mean().item(),
+    }
+
+
+def null_scores(
+    directions: TextDirections, embeddings: Tensor, generator: torch.Generator, num_draws: int = NUM_DRAWS
+) -> Tensor:
+    """Highest |cosine| with any contrast of random directions, shape (num_draws,).
+
+    The directions are random combinations of centred embeddings (m, E), hence have their covariance.
+    """
+    centred = embeddings - embeddings.mean(dim=0)
+    weights = torch.randn((num_draws, len(centred)), generator=generator)
+    drawn = F.normalize(weights @ centred, dim=1)
+    return (drawn @ directions.contrasts.T).abs().amax(dim=1)
+
+
+def correct_holm(p: Tensor) -> Tensor:
+    """Holm's step-down correction of p-values (K,): the family-wise error is kept, shape (K,)."""
+    order = p.argsort()
+    factors = torch.arange(len(p), 0, -1, dtype=p.dtype)
+    stepped = (p[order] * factors).cummax(dim=0).values.clamp(max=1.0) if len(p) else p
+    corrected = torch.empty_like(p)
+    corrected[order] = stepped
+    return corrected
+
+
+def group_units(
+    units: list[int], moved: Tensor, embeddings: Tensor, num_exemplars: int
+) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """Put units together that move embeddings along one line, for use without prompts.
+
+    Args:
+        units: their numbers, K of them.
+        moved: displacements, shape (K, n, E).
+        embeddings: of images of the data set, shape (m, E).
+        num_exemplars: images to name per group.
+
+    Returns:
+        A finding per unit without a name, and the groups, the widest first: `units`, `exemplars` (positions
+        among the n images, those moved most along the group's line), `effect`.
+    """
+    effects = measure_effects(moved, embeddings)
+    findings = [
+        Finding(unit, UNNAMED if effects[k] >= MIN_EFFECT else NO_EFFECT, effects[k].item())
+        for k, unit in enumerate(units)
+    ]
+    active = [k for k in range(len(units)) if effects[k] >= MIN_EFFECT]
+    if not active:
+        return findings, []
+    lines = F.normalize(moved.mean(dim=1), dim=1)[active]
+    labels = np.ones(len(active), dtype=int)
+    if len(active) > 1:
+        apart = (1 - (lines @ lines.T).abs()).clamp(min=0).double().numpy()
+        np.fill_diagonal(apart, 0.0)
+        labels = fcluster(linkage(squareform(apart, checks=False), "average"), SAME, "distance")
+    groups = []
+    for label in np.unique(labels):
+        members = [k for k, found in zip(active, labels, strict=True) if found == label]
+        strongest = max(members, key=lambda k: effects[k].item())
+        along = (moved[strongest] @ F.normalize(moved[strongest].mean(dim=0), dim=0)).abs()
+        groups.append(
+            {
+                "units": [units[k] for k in sorted(members, key=lambda k: -effects[k].item())],
+                "effect": effects[strongest].item(),
+                "exemplars": along.argsort(descending=True)[:num_exemplars].tolist(),
+            }
+        )
+    return findings, sorted(groups, key=lambda group: -group["effect"])
+
+
+def judge_names(
+    findings: list[Finding], importance: np.ndarray, factor_names: list[str], labels: dict[str, str]
+) -> dict[str, Any]:
+    """How many names are right, where labels exist: the unit's DCI importance peaks at the named factor.
+
+    Args:
+        findings: of units.
+        importance: of units for factors (DCI), shape (N, F).
+        factor_names: of the data set.
+        labels: what the prompts' names are called there, where that differs.
+    """
+    right, wrong = {}, {}
+    for finding in findings:
+        if finding.verdict == NAMED:
+            peak = factor_names[int(np.argmax(importance[finding.unit]))]
+            named = labels.get(finding.name, finding.name)
+            (right if named == peak else wrong)[finding.unit] = {"name": finding.name, "peak": peak}
+    factors = sorted({entry["peak"] for entry in right.values()}, key=factor_names.index)
+    return {
+        "factors_right": factors,
+        "num_factors_right": len(factors),
+        "num_factors": len(factor_names),
+        "units_right": right,
+        "units_wrong": wrong,
+        "by": "DCI importance of the unit peaks at the factor",
+    }

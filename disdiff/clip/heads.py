@@ -1,0 +1,176 @@
+"""The trainable part of the guided encoder: a head per unit on a CLIP's image embeddings.
+
+    code_k = norm(W_k (u - mean u) + head_k(u)),        u = f(image), |u| = 1
+
+The start W is linear and fitted once to embeddings of training images. With text, unit k of the first F is
+anchored to factor k of the prompts: A_k holds the D axes along which the texts of the factor's values differ
+most, and W_k reads how much of each is in u when all axes explain u together (least squares), so that what
+one factor's axes share with another's does not count twice. The other units start at the principal components
+of what the axes leave over. Without text all units start at principal components. The heads start at zero.
+
+The normalisation is per unit: every number has mean 0, the D numbers of a unit have mean variance 1 together.
+Thus a unit cannot die, and a circle of hues keeps its shape. For D = 1 it is batch normalisation.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from disdiff.factor_encoder import INITIAL_LOGVAR, FactorEncoderConfig, Posterior
+from disdiff.gradient_decoder import UnitLinear
+from ldm.errors import UserError, choose
+
+STARTS = ("random", "principal", "text")
+MOMENTUM, EPS = 0.1, 1e-5  # of the running statistics, as in batch normalisation
+
+
+class UnitNorm(nn.Module):
+    """Codes (B, N, D) with mean 0 per number and mean variance 1 per unit, over the batch in training."""
+
+    def __init__(self, num_units: int, unit_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_units, unit_dim))
+        self.register_buffer("variance", torch.ones(num_units))
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Normalise `code` (B, N, D); the running statistics follow in training and serve in evaluation."""
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean, variance = code.mean(dim=0), code.var(dim=0, correction=0).mean(dim=1)
+            self.mean.lerp_(mean.detach(), MOMENTUM)
+            self.variance.lerp_(variance.detach(), MOMENTUM)
+        return (code - mean) / (variance + EPS).sqrt()[:, None]
+
+
+class ClipHeads(nn.Module):
+    """Embeddings of a CLIP => codes.
+
+    Args:
+        options: of the encoder; `hidden` is a head's width, `start` may also be `text`.
+        embed_dim: E.
+        num_units: N.
+        unit_dim: D.
+        fingerprint: of the CLIP, kept with the weights: heads read no other's embeddings.
+        anchors: axes of the factors' texts, shape (F, D, E), zero where a factor has fewer; for `text`.
+
+    Raises:
+        UserError: an option is unknown, or text is wanted and there are no anchors, or too many.
+    """
+
+    def __init__(
+        self,
+        options: FactorEncoderConfig,
+        embed_dim: int,
+        num_units: int,
+        unit_dim: int,
+        fingerprint: str,
+        anchors: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        choose("factors.encoder.posterior", options.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
+        choose("factors.encoder.start", options.start, dict.fromkeys(STARTS))
+        if options.start == "text" and (anchors is None or len(anchors) > num_units):
+            raise UserError(
+                "factors.encoder.start=text needs clip.prompts, and a unit per factor there: "
+                f"{'none is set' if anchors is None else f'{len(anchors)} factors'}, "
+                f"factors.num_units={num_units}"
+            )
+        self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, options.posterior == "gaussian"
+        self.fixed_logvar = 2 * math.log(options.code_noise) if options.posterior == "fixed" else None
+        self.start, self.anchors = options.start, anchors
+        hidden = options.hidden or embed_dim
+        self.lift = UnitLinear(num_units, embed_dim, hidden)
+        self.head = UnitLinear(num_units, hidden, unit_dim * (1 + self.gaussian))
+        norms = {"none": nn.Identity, "batch": lambda: UnitNorm(num_units, unit_dim)}
+        self.code_norm = choose("factors.encoder.code_norm", options.code_norm, norms)()
+        if self.gaussian:
+            nn.init.constant_(self.head.bias[:, unit_dim:], INITIAL_LOGVAR)
+        if options.start != "random":
+            nn.init.zeros_(self.head.weight[..., :unit_dim])
+            nn.init.zeros_(self.head.bias[..., :unit_dim])
+        self.register_buffer("center", torch.zeros(embed_dim))
+        self.register_buffer("scale", torch.full((embed_dim,), embed_dim**-0.5))
+        self.register_buffer("directions", torch.zeros(embed_dim, num_units * unit_dim))
+        self.register_buffer("clip", torch.tensor(list(fingerprint.encode()), dtype=torch.uint8))
+
+    @torch.no_grad()
+    def fit_start(self, u: Tensor) -> None:
+        """Fit scales, and what the code starts as, to embeddings `u` (n, E) of training images.
+
+        Raises:
+            UserError: there are fewer embeddings, or numbers in one, than the start needs.
+        """
+        u = u.double()
+        center = u.mean(dim=0)
+        self.center.copy_(center)
+        self.scale.copy_(u.std(dim=0) + 1e-4)
+        if self.start == "random":
+            return
+        shape = (self.num_units, self.unit_dim)
+        maps = fit_directions(u - center, shape, self.anchors if self.start == "text" else None)
+        self.directions.copy_(maps.flatten(0, 1).T)
+        if isinstance(self.code_norm, UnitNorm):
+            code = ((u - center) @ self.directions.double()).unflatten(1, shape)
+            self.code_norm.mean.copy_(code.mean(dim=0))
+            self.code_norm.variance.copy_(code.var(dim=0, correction=0).mean(dim=1))
+
+    def posterior(self, u: Tensor) -> Posterior:
+        """Codes of embeddings (B, E), with their variance where the encoder has one."""
+        centred = u - self.center
+        x = (centred / self.scale)[:, None].expand(-1, self.num_units, -1)
+        mean, logvar = self.head(F.silu(self.lift(x, None)), None), None
+        if self.gaussian:
+            mean, logvar = mean.chunk(2, dim=2)
+            logvar = logvar.clamp(-12, 6)
+        elif self.fixed_logvar is not None:
+            logvar = torch.full_like(mean, self.fixed_logvar)
+        mean = mean + (centred @ self.directions).unflatten(1, (self.num_units, self.unit_dim))
+        return Posterior(self.code_norm(mean), logvar)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Codes of embeddings (B, E), shape (B, N, D): the posterior's mean."""
+        return self.posterior(u).mean
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        """Refuse weights of heads on another CLIP; torch reports what is appended to its list of errors."""
+        other = state.get(f"{prefix}clip")
+        if other is not None and not torch.equal(other.cpu(), self.clip.cpu()):
+            errors = rest[-1]
+            errors.append("the heads were trained on another CLIP than clip.model and clip.pretrained name")
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+def fit_directions(u: Tensor, shape: tuple[int, int], anchors: Tensor | None) -> Tensor:
+    """Linear maps from embeddings to the code at the start.
+
+    Args:
+        u: centred embeddings of training images, shape (n, E).
+        shape: (N, D) of the code.
+        anchors: axes of factors, shape (F, D, E), F <= N; None for none.
+
+    Returns:
+        Shape (N, D, E); every unit's code has mean variance 1 over its D numbers.
+
+    Raises:
+        UserError: there are too few embeddings, or numbers in one.
+    """
+    num_units, unit_dim = shape
+    maps, rest = u.new_zeros(0, unit_dim, u.shape[1]), u
+    if anchors is not None:
+        axes = anchors.to(u).flatten(0, 1)
+        dual = torch.linalg.pinv(axes, rtol=1e-3)  # (E, F D): its columns read the share of each axis
+        maps, rest = dual.T.unflatten(0, anchors.shape[:2]), u - u @ dual @ axes
+    count = (num_units - len(maps)) * unit_dim
+    if min(rest.shape) < count:
+        raise UserError(
+            f"the code can start as at most {min(rest.shape)} components here, but {count} are wanted; lower "
+            "factors.num_units or factors.unit_dim"
+        )
+    components = torch.linalg.svd(rest, full_matrices=False).Vh[:count]
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    free = (components * largest.sign()).unflatten(0, (-1, unit_dim)) if count else maps[:0]
+    maps = torch.cat([maps, free])
+    spread = torch.einsum("ne,kde->nkd", u, maps).var(dim=0).mean(dim=1).sqrt()
+    return maps / (spread + 1e-8)[:, None, None]

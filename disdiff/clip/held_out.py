@@ -1,0 +1,30 @@
+"""Which images a CLIP has not been trained on, as far as its record says."""
+
+import torch
+from torch import Tensor
+
+from disdiff.clip.tower import Facts
+from ldm.data.source import ImageSource, split_indices
+from ldm.errors import UserError
+
+
+def keep_held_out(index: Tensor, source: ImageSource, facts: Facts) -> Tensor:
+    """Those of the images `index` (n,) that a CLIP was not trained on.
+
+    A CLIP without a record was trained elsewhere; so were a tiny CLIP's words on another data set.
+
+    Raises:
+        UserError: none is left.
+    """
+    record = facts.trained_on
+    if record is None or record["identity"] != source.identity:
+        return index
+    trained = torch.zeros(len(source), dtype=torch.bool)
+    trained[split_indices(source, record["num_train"], 0)[0]] = True
+    kept = index[~trained[index]]
+    if not len(kept):
+        raise UserError(
+            f"the {facts.name} was trained on every evaluation image; train one on fewer: "
+            "python scripts/train_tiny_clip.py --num-train 50000"
+        )
+    return kept

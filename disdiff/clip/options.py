@@ -1,0 +1,25 @@
+"""Which CLIP a run uses, as the configuration has it; imports nothing of open_clip."""
+
+from dataclasses import dataclass
+
+RANDOM = "random"  # as `pretrained`: untrained weights, named as such wherever they appear
+
+
+@dataclass
+class ClipConfig:
+    """A CLIP of open_clip.
+
+    Attributes:
+        model: an architecture of open_clip, such as `ViT-B-32`, or `local-dir:FOLDER` with
+            `open_clip_config.json` and weights.
+        pretrained: weights of an architecture: a tag of open_clip, a file, or `random`; null for a folder.
+        prompts: file with the factors in words, for `factors.encoder.start=text`.
+        mean, std: of the normalisation, for weights whose preprocessing open_clip does not know; null for
+            the model's own.
+    """
+
+    model: str = "ViT-B-32"
+    pretrained: str | None = None
+    prompts: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None

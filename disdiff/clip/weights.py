@@ -1,0 +1,104 @@
+"""Where weights of open_clip's tags come from: $DISDIFF_WEIGHTS, then the caches that open_clip uses.
+
+Nothing is downloaded unless `weights.allow_download=true`; then open_clip downloads and verifies what it can.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.pretrained import download_pretrained
+
+from disdiff.clip.options import RANDOM, ClipConfig
+from disdiff.stages import count_parameters
+from ldm.errors import UserError
+from ldm.weights import FOLDER_VARIABLE
+
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a repository, safer first
+CACHE = Path("~/.cache/clip")  # where open_clip puts what it gets by a plain address
+WITHOUT = (
+    "without it work the tiny CLIP (python scripts/train_tiny_clip.py, ten minutes; then "
+    "clip.model=local-dir:runs/tiny-clip) and every system but the guided one"
+)
+
+
+def find_weights(
+    config: ClipConfig, architecture: dict[str, Any], tag: dict[str, Any], allow_download: bool
+) -> Path | None:
+    """The weight file of an architecture; None for random weights.
+
+    Args:
+        config: `pretrained` is a tag, a file or `random`.
+        architecture: open_clip's.
+        tag: what open_clip knows of the tag; empty when it is none.
+        allow_download: fetch what is not there.
+
+    Raises:
+        UserError: nothing is named, it is neither tag nor file, or it is not here and must not be fetched.
+    """
+    if config.pretrained == RANDOM:
+        return None
+    if not config.pretrained:
+        raise UserError(
+            f"clip.model={config.model} needs clip.pretrained: a tag ({list_tags(config.model)}), a file, "
+            "or random"
+        )
+    given = Path(config.pretrained).expanduser()
+    if given.is_file():
+        return given
+    if not tag:
+        raise UserError(
+            f"clip.pretrained={config.pretrained} is neither a file nor a tag of {config.model}; its tags: "
+            f"{list_tags(config.model)}"
+        )
+    found = next((path for path in list_places(config, tag) if path.is_file()), None)
+    if found is not None:
+        return found
+    if not allow_download:
+        raise UserError(explain_absence(config, architecture, tag))
+    try:
+        return Path(download_pretrained(tag))
+    except Exception as error:  # urllib and the hub raise many kinds
+        raise UserError(
+            f"the weights {config.pretrained} of {config.model} cannot be downloaded ({error}); get the file "
+            "another way and set clip.pretrained=FILE"
+        ) from error
+
+
+def list_places(config: ClipConfig, tag: dict[str, Any]) -> list[Path]:
+    """Where the weights of a tag may lie, in order."""
+    repository, file = os.path.split(tag.get("hf_hub", ""))
+    address = Path(tag.get("url", "")).name
+    names = [f"{config.model}-{config.pretrained}{end}" for end in (".safetensors", ".bin", ".pt")]
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    places = [Path(chosen).expanduser() / name for name in [*names, address] if name] if chosen else []
+    for name in [file] if file else HUB_FILES:
+        cached = try_to_load_from_cache(repository, name) if repository else None
+        places += [Path(cached)] if isinstance(cached, str) else []
+    return [*places, CACHE.expanduser() / address] if address else places
+
+
+def explain_absence(config: ClipConfig, architecture: dict[str, Any], tag: dict[str, Any]) -> str:
+    """One sentence: which file of what size, every way to provide it, and what works without."""
+    with torch.device("meta"):
+        kind = open_clip.CustomTextCLIP if architecture.get("custom_text") else open_clip.CLIP
+        net = kind(**{key: value for key, value in architecture.items() if key != "custom_text"})
+    megabytes = 4 * count_parameters(net) / 1e6
+    repository, file = os.path.split(tag.get("hf_hub", ""))
+    wanted = (
+        f"https://huggingface.co/{repository} ({file or HUB_FILES[0]})" if repository else tag.get("url", "")
+    )
+    return (
+        f"the weights {config.pretrained} of {config.model} are not here, and nothing is downloaded unasked: "
+        f"get {wanted}, about {megabytes:.0f} MB as float32, and set clip.pretrained=FILE, or name it "
+        f"{config.model}-{config.pretrained}.safetensors and put it into ${FOLDER_VARIABLE}, or allow the "
+        f"download with weights.allow_download=true; {WITHOUT}"
+    )
+
+
+def list_tags(model: str) -> str:
+    """The tags of an architecture, as text."""
+    return ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"

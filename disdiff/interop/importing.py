@@ -1,0 +1,300 @@
+"""From released checkpoints to a run folder: which networks they are, our modules filled with them.
+
+What a file does not say is written down as an assumption: the number of attention heads, the groups of the
+norms, a latent scale that is not stored. The noise schedule is read from its betas.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from disdiff.build import build_denoiser, build_latent_space, build_model, build_source
+from disdiff.config import CONFIGS, Config, load_config
+from disdiff.interop.autoencoders import DIFFUSERS, describe_autoencoder, name_autoencoder
+from disdiff.interop.denoisers import (
+    ENCODER,
+    UNET,
+    Heads,
+    describe_factors,
+    describe_unet,
+    find_head,
+    name_factors,
+    name_unet,
+)
+from disdiff.interop.files import WeightsFile, read_weights_file
+from disdiff.interop.placing import FIRST_STAGE, Pool
+from disdiff.model import ImageModel, sampling_coefficient, training_coefficient
+from ldm.autoencoder.latent_space import LatentSpace
+from ldm.data.source import ImageSource
+from ldm.diffusion.schedule import Schedule, ScheduleConfig, compute_beta
+from ldm.errors import UserError, choose
+from ldm.nn.unet import UNet
+
+SYSTEMS = {"autoencoder": "autoencoder", "ldm": "latent_diffusion", "disdiff": "disdiff"}  # by --kind
+DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+TOLERANCE = 1e-4  # of what is stored against what follows from the schedule, over the largest value
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is imported and what no file tells.
+
+    Attributes:
+        kind: `autoencoder`, `ldm` or `disdiff`.
+        data: data set, by the name of its configuration files.
+        root: folder of its files; None for the configured one.
+        averaged: take moving averages where there are any.
+        heads: attention heads of the U-Net.
+        num_units: N of a DisDiff; None to take it from its widths.
+        allow_extra: go on when a file holds tensors that are not known.
+    """
+
+    kind: str
+    data: str
+    root: str | None = None
+    averaged: bool = True
+    heads: Heads = field(default_factory=Heads)
+    num_units: int | None = None
+    allow_extra: bool = False
+
+
+@dataclass
+class Imported:
+    """Modules filled with others' weights.
+
+    Attributes:
+        config: complete, but for run and seeds.
+        source: the data set.
+        modules: by stage, in order.
+        model: of a DisDiff; None otherwise.
+        fitted: whether the standardisation is still to be fitted to data, for no file has it.
+        report: where every tensor went, and what was assumed.
+    """
+
+    config: Config
+    source: ImageSource
+    modules: dict[str, nn.Module]
+    model: ImageModel | None
+    fitted: bool
+    report: dict
+
+
+def import_files(paths: list[Path], options: ImportOptions) -> Imported:
+    """Read checkpoints, fill our modules, account for every tensor.
+
+    Raises:
+        UserError: a file cannot be read, is another network, lacks tensors or holds unknown ones.
+    """
+    files = [read_weights_file(find_weights(path)) for path in paths]
+    pool, diffusers = Pool.pour(files), read_diffusers_config(paths)
+    config = load_base(options)
+    assumed: list[str] = []
+    source = build_source(config.data)
+    latent_space = import_first_stage(pool, config, diffusers, assumed)
+    latent_space.latent_shape(source.image_size)
+    fitted = import_standardisation(pool, latent_space, options.kind, diffusers, assumed)
+    modules: dict[str, nn.Module] = {"autoencoder": latent_space}
+    model = None
+    if options.kind != "autoencoder":
+        denoiser = modules["latent_diffusion"] = import_denoiser(pool, config, latent_space, options, assumed)
+    if options.kind == "disdiff":
+        model = import_factors(pool, config, latent_space, denoiser, source.image_size, options)
+        modules["factors"] = model.factors
+    reasons, unknown = pool.explain_rest()
+    if unknown and not options.allow_extra:
+        raise UserError(
+            f"{len(unknown)} tensors belong to nothing that is known, such as {unknown[0]}: this is another "
+            "network; --allow-extra imports without them"
+        )
+    report = {
+        "files": [describe_file(file) for file in files],
+        "weights": "moving averages where there are any" if options.averaged else "raw",
+        "assumed": assumed,
+        "placed": dict(sorted(pool.used.items())),
+        "left_out": {**reasons, **dict.fromkeys(unknown, "unknown")},
+    }
+    return Imported(config, source, modules, model, fitted, report)
+
+
+def find_weights(path: Path) -> Path:
+    """The file of weights that `path` is, or that a folder in the layout of diffusers holds."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in DIFFUSERS_FILES if (path / name).exists()]
+    if not found:
+        raise UserError(f"{path} is a folder without {DIFFUSERS_FILES[0]}; give the file of weights itself")
+    return found[0]
+
+
+def read_diffusers_config(paths: list[Path]) -> dict:
+    """The `config.json` beside the last file that has one; empty without.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    for path in reversed(paths):
+        file = (path if path.is_dir() else path.parent) / "config.json"
+        if file.exists():
+            try:
+                content = json.loads(file.read_text())
+            except (OSError, ValueError) as error:
+                raise UserError(f"cannot read {file}: {error}") from error
+            if not isinstance(content, dict):
+                raise UserError(f"{file} is no description of a model of diffusers; get it again")
+            return content
+    return {}
+
+
+def load_base(options: ImportOptions) -> Config:
+    """Configuration of the data set at the released sizes, before what the files say."""
+    system = choose("--kind", options.kind, SYSTEMS)
+    known = {path.stem: path for path in sorted((CONFIGS / system).glob("*.yaml"))}
+    root = [] if options.root is None else [f"data.root={options.root}"]
+    return load_config([choose("--data", options.data, known)], ["preset=paper", *root])
+
+
+def import_first_stage(pool: Pool, config: Config, diffusers: dict, assumed: list[str]) -> LatentSpace:
+    """The first stage with the weights of the pool; its configuration goes into `config`."""
+    if pool.layout is None:
+        raise UserError("the files hold no autoencoder (first_stage_model...); add the file that does")
+    own = pool.layout is DIFFUSERS
+    groups = diffusers.get("norm_num_groups", 32) if own else 32
+    if not own:
+        assumed.append("norms of 32 groups, as in every released model")
+    shapes = pool.shapes(FIRST_STAGE)
+    found = describe_autoencoder(shapes, pool.layout, int(groups))
+    config.autoencoder = replace(
+        config.autoencoder,
+        kind=found.kind,
+        network=found.network,
+        codebook_size=found.codebook_size,
+        legacy_codebook=found.kind == "vq" and not own,
+        standardise="scalar",
+    )
+    latent_space = build_latent_space(config)
+    autoencoder, old = latent_space.autoencoder, any("proj_attn" in name for name in shapes)
+    if own and "quant_conv.weight" not in shapes:
+        raise UserError("this autoencoder has no quant_conv; it cannot be imported")
+    names = name_autoencoder(autoencoder.state_dict(), pool.layout, len(found.network.channel_mult), old)
+    pool.place(autoencoder, {ours: FIRST_STAGE + name for ours, name in names.items()}, "autoencoder")
+    return latent_space
+
+
+def import_standardisation(
+    pool: Pool, latent_space: LatentSpace, kind: str, diffusers: dict, assumed: list[str]
+) -> bool:
+    """Set mean and standard deviation of the latents; whether they are still to be fitted to data."""
+    scale = pool.scalar("scale_factor", "model.diffusion_model.scale_factor")
+    if scale is None and pool.layout is DIFFUSERS:
+        scale = diffusers.get("scaling_factor")
+    if scale is None and kind != "autoencoder":
+        assumed.append("no scale_factor is stored: latents are taken as they are")
+        scale = 1.0
+    if scale is None:
+        assumed.append("no scale_factor is stored: the standard deviation is measured on the data set")
+        return True
+    if not 0 < scale < float("inf"):
+        raise UserError(f"the latents' scale_factor is {scale}; the file is damaged")
+    shift = diffusers.get("shift_factor") or 0.0 if pool.layout is DIFFUSERS else 0.0
+    latent_space.set_standardisation(shift, 1 / scale)
+    return False
+
+
+def import_denoiser(
+    pool: Pool, config: Config, latent_space: LatentSpace, options: ImportOptions, assumed: list[str]
+) -> UNet:
+    """The U-Net with the weights of the pool; its configuration goes into `config`."""
+    shapes = pool.shapes(UNET)
+    section = config.latent_diffusion
+    section.unet = describe_unet(shapes, options.heads)
+    heads = section.unet.num_heads
+    told = "as given" if options.heads != Heads() else "which no file tells: the released models' number"
+    assumed.append(
+        f"attention of {heads} heads, {told}" if heads > 0 else f"heads of {-heads} channels, {told}"
+    )
+    if "betas" in pool.tensors:
+        section.schedule = read_schedule(pool.tensors["betas"].load())
+        check_schedule(pool, Schedule(section.schedule))
+    else:
+        assumed.append("no betas are stored: the schedule of the configuration")
+    denoiser = build_denoiser(config, latent_space)
+    names = {ours: UNET + name for ours, name in name_unet(denoiser.state_dict()).items()}
+    pool.place(denoiser, names, "latent_diffusion", options.averaged)
+    return denoiser
+
+
+def import_factors(
+    pool: Pool,
+    config: Config,
+    latent_space: LatentSpace,
+    denoiser: UNet,
+    image_size: int,
+    options: ImportOptions,
+) -> ImageModel:
+    """A DisDiff with the encoder and the gradient decoder of the pool; `config` says what they are."""
+    shapes = pool.shapes()
+    reads = 4 * 2 ** sum(
+        name.startswith(ENCODER) and len(shape) == 4 and shape[-1] == 4 for name, shape in shapes.items()
+    )
+    if reads != image_size:
+        raise UserError(f"its encoder reads images of {reads} pixels, the data set has {image_size}")
+    found = describe_factors(shapes, options.num_units)
+    config.factors = replace(
+        config.factors,
+        num_units=found.num_units,
+        unit_dim=found.unit_dim,
+        encoder=found.encoder,
+        decoder=found.decoder,
+    )
+    model = build_model(config, latent_space, denoiser, image_size)
+    names = name_factors(model.factors.state_dict(), find_head(shapes))
+    pool.place(model.factors, names, "factors", options.averaged)
+    return model
+
+
+def read_schedule(betas: Tensor) -> ScheduleConfig:
+    """The schedule whose betas these are, shape (T,).
+
+    Raises:
+        UserError: they are none of ours.
+    """
+    if betas.ndim != 1 or not len(betas) or not 0 < betas[0] <= betas[-1] < 1:
+        raise UserError("the stored betas are no noise schedule; the file is damaged")
+    ends = [float(f"{float(value):.6g}") for value in (betas[0], betas[-1])]
+    for kind in ("scaled_linear", "linear"):
+        config = ScheduleConfig(kind, len(betas), *ends)
+        if deviation(compute_beta(config).float(), betas) < TOLERANCE:
+            return config
+    raise UserError("the stored betas grow neither linearly nor by their roots; this schedule is not known")
+
+
+def check_schedule(pool: Pool, schedule: Schedule) -> None:
+    """Compare what the file keeps of its schedule with ours.
+
+    Raises:
+        UserError: they differ.
+    """
+    stored = {
+        "alphas_cumprod": schedule.alpha_bar,
+        "posterior_variance": schedule.posterior_variance,
+        "shift_coef": training_coefficient(schedule),
+        "ddim_coef": sampling_coefficient(schedule),
+    }
+    for name, ours in stored.items():
+        if name in pool.tensors and not deviation(ours, pool.tensors[name].load()) < TOLERANCE:
+            raise UserError(f"the stored {name} does not follow from the stored betas; the file is damaged")
+
+
+def deviation(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference over the largest value; infinite for different shapes."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def describe_file(file: WeightsFile) -> dict:
+    """Name and content of a file, for the report."""
+    known = {name: file.numbers[name] for name in ("epoch", "global_step") if name in file.numbers}
+    return {"name": file.path.name, "tensors": len(file.tensors), **known}

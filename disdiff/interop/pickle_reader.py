@@ -1,0 +1,314 @@
+"""Reading pickles without running them: for files of weights that hold foreign objects.
+
+A pickle is a program for a small stack machine. This one interprets the same instructions and calls nothing:
+a name (`os.system`, `pytorch_lightning...ModelCheckpoint`) becomes an inert `Global`, whatever the program
+would call or build becomes an inert `Foreign` that merely lists what it was given, and only plain containers
+and tensors, which stay references to where their numbers lie, mean something. Nothing is imported.
+"""
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_STEPS = 10_000_000  # instructions; released checkpoints have some 100,000
+MAX_DIMENSIONS = 16
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that a pickle refers to, as `module.name`; never looked up."""
+
+    name: str
+
+
+@dataclass(eq=False, repr=False)
+class Foreign:
+    """What stands for an object that a pickle would have made; its parts are kept and mean nothing."""
+
+    maker: Any
+    parts: list[Any] = field(default_factory=list)
+
+
+class Storage(NamedTuple):
+    """Numbers in a file: `read` gives the `numel` numbers of type `dtype` as bytes."""
+
+    dtype: torch.dtype
+    numel: int
+    read: Callable[[], bytes | bytearray | memoryview]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies in a file until `load` is called."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def load(self) -> Tensor:
+        """Read it, contiguous."""
+        if not prod(self.shape):
+            return torch.empty(self.shape, dtype=self.storage.dtype)
+        flat = torch.frombuffer(bytearray(self.storage.read()), dtype=self.storage.dtype)
+        return flat.as_strided(self.shape, self.stride, self.offset).contiguous()
+
+
+class Refused(Exception):
+    """The pickle is damaged or asks for something that cannot be given; in words, for the user's message."""
+
+
+def read_pickle(file: BinaryIO, find_storage: Callable[[str, torch.dtype, int], Storage]) -> Any:
+    """Interpret one pickle, and leave `file` behind it.
+
+    Args:
+        file: a file whose `read` gives no more than there is, such as BytesIO or mmap.
+        find_storage: (key, dtype, numel) to where the numbers lie.
+
+    Returns:
+        Containers, texts, numbers and `StoredTensor`, with `Global` and `Foreign` for all else.
+
+    Raises:
+        Refused: it is damaged, too long, or holds an impossible tensor.
+    """
+    machine = _Machine(find_storage)
+    try:
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if step >= MAX_STEPS:
+                raise Refused("it has more instructions than any file of weights")
+            if opcode.name == "STOP":
+                return machine.pop()
+            machine.run(opcode.name, argument)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise Refused(f"its pickle is damaged ({type(error).__name__}: {str(error)[:100]})") from error
+    raise Refused("its pickle has no end")
+
+
+class _Machine:
+    """Stack, marks and memory of one pickle."""
+
+    def __init__(self, find_storage: Callable[[str, torch.dtype, int], Storage]) -> None:
+        self.find_storage = find_storage
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memory: dict[int, Any] = {}
+        self.copied = 0
+
+    def pop(self) -> Any:
+        return self.stack.pop()
+
+    def pop_marked(self) -> list[Any]:
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def run(self, name: str, argument: Any) -> None:
+        """Carry out one instruction."""
+        if name in LITERALS:
+            self.stack.append(LITERALS[name]())
+        elif name in VALUES:
+            self.stack.append(argument)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memory[argument] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self.memory[len(self.memory)] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memory[argument])
+        elif name not in ("PROTO", "FRAME"):
+            action = getattr(self, f"do_{name.lower()}", None)
+            if action is None:
+                raise Refused(f"it has the instruction {name}, which no file of weights needs")
+            action(argument)
+
+    def do_mark(self, _: None) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def do_pop(self, _: None) -> None:
+        if self.stack:
+            self.pop()
+        else:
+            self.pop_marked()
+
+    def do_pop_mark(self, _: None) -> None:
+        self.pop_marked()
+
+    def do_dup(self, _: None) -> None:
+        self.stack.append(self.stack[-1])
+
+    def do_tuple(self, _: None) -> None:
+        items = tuple(self.pop_marked())
+        self.stack.append(items)
+
+    def do_tuple1(self, _: None) -> None:
+        self.stack[-1:] = [(self.stack[-1],)]
+
+    def do_tuple2(self, _: None) -> None:
+        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
+
+    def do_tuple3(self, _: None) -> None:
+        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
+
+    def do_list(self, _: None) -> None:
+        items = self.pop_marked()
+        self.stack.append(items)
+
+    do_frozenset = do_list  # a set's items need not be hashable here
+
+    def do_dict(self, _: None) -> None:
+        items = self.pop_marked()
+        self.stack.append({})
+        self._set_items(items)
+
+    def do_append(self, _: None) -> None:
+        self._extend([self.pop()])
+
+    def do_appends(self, _: None) -> None:
+        items = self.pop_marked()
+        self._extend(items)
+
+    do_additems = do_appends
+
+    def do_setitem(self, _: None) -> None:
+        value, key = self.pop(), self.pop()
+        self._set_items([key, value])
+
+    def do_setitems(self, _: None) -> None:
+        items = self.pop_marked()
+        self._set_items(items)
+
+    def do_global(self, argument: str) -> None:
+        self.stack.append(Global(argument.replace(" ", ".", 1)))
+
+    def do_stack_global(self, _: None) -> None:
+        name, module = self.pop(), self.pop()
+        known = isinstance(name, str) and isinstance(module, str)
+        self.stack.append(Global(f"{module}.{name}") if known else Foreign("name", [module, name]))
+
+    def do_reduce(self, _: None) -> None:
+        arguments, maker = self.pop(), self.pop()
+        self.stack.append(self._call(maker, arguments))
+
+    def do_newobj(self, _: None) -> None:
+        self.do_reduce(None)
+
+    def do_newobj_ex(self, _: None) -> None:
+        words, arguments, maker = self.pop(), self.pop(), self.pop()
+        self.stack.append(Foreign(maker, [arguments, words]))
+
+    def do_inst(self, argument: str) -> None:
+        items = self.pop_marked()
+        self.stack.append(Foreign(Global(argument.replace(" ", ".", 1)), items))
+
+    def do_obj(self, _: None) -> None:
+        maker, *items = self.pop_marked()
+        self.stack.append(Foreign(maker, items))
+
+    def do_build(self, _: None) -> None:
+        state, target = self.pop(), self.stack[-1]
+        if isinstance(target, Foreign):
+            target.parts.append(state)  # attributes of containers and tensors are of no use here
+
+    def do_persid(self, argument: str) -> None:
+        self.stack.append(Foreign("persistent", [argument]))
+
+    def do_binpersid(self, _: None) -> None:
+        self.stack.append(self._find(self.pop()))
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, Foreign):
+            target.parts.extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, Foreign):
+            target.parts.extend(items)
+            return
+        if not isinstance(target, dict):
+            raise Refused("its pickle sets items of something that has none")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # hashing a deeply nested tuple could exhaust the interpreter's own stack
+            plain = isinstance(key, str | bytes | int | float | Global | None)
+            target[key if plain else Foreign("key", [key])] = value
+
+    def _call(self, maker: Any, arguments: Any) -> Any:
+        """What stands for the result of a call."""
+        name = maker.name if isinstance(maker, Global) else ""
+        if name in ("collections.OrderedDict", "collections.defaultdict"):
+            return self._make_dict(arguments)
+        if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
+            return _make_tensor(*arguments[:4])
+        if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+            return arguments[0]
+        return Foreign(maker, [arguments])
+
+    def _make_dict(self, arguments: Any) -> dict[Any, Any]:
+        made: dict[Any, Any] = {}
+        if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], list):
+            self.copied += len(arguments[0])
+            if self.copied > MAX_STEPS:
+                raise Refused("it copies more than any file of weights does")
+            self.stack.append(made)
+            for key, value in arguments[0]:
+                self._set_items([key, value])
+            self.pop()
+        return made
+
+    def _find(self, identity: Any) -> Any:
+        """What a persistent id refers to: numbers in the file; a module's source means nothing."""
+        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] not in ("storage", b"storage"):
+            return Foreign("persistent", [identity])
+        _, kind, key, _, numel = identity[:5]
+        dtype = STORAGES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Global) else None
+        if len(identity) > 5 and identity[5] is not None:
+            raise Refused("it has views of storages, as files from before PyTorch 0.4")
+        if dtype is None or not isinstance(numel, int) or isinstance(numel, bool) or numel < 0:
+            raise Refused("it stores numbers in a way that is not known")
+        return self.find_storage(str(key), dtype, numel)
+
+
+def _make_tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
+    numbers = [offset, *shape, *stride]
+    whole = all(type(n) is int and 0 <= n < 2**62 for n in numbers) and len(shape) <= MAX_DIMENSIONS
+    if not isinstance(storage, Storage) or not whole:
+        raise Refused("it has a tensor of impossible size")
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if prod(shape) and (last >= storage.numel or prod(shape) > storage.numel):
+        raise Refused(f"it has a tensor of shape {tuple(shape)[:6]} in {storage.numel} numbers")
+    return StoredTensor(storage, offset, tuple(shape), tuple(stride))
+
+
+LITERALS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_DICT": dict,
+}
+VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}

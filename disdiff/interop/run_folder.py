@@ -1,0 +1,123 @@
+"""Imported networks as a run folder, tried on images before and after they are written.
+
+Shared stages go where the main job looks for them, under a hash of their own: `stage_seed` stands for the
+weights (it is the beginning of their fingerprint), so nothing trained here is ever taken for them. A
+configuration that names them (the run's config.yaml) can be trained on.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from disdiff.config import to_yaml
+from disdiff.interop.importing import Imported
+from disdiff.model import DisDiff
+from disdiff.stages import copy_stage, fingerprint, list_stages
+from ldm.autoencoder.latent_space import fit_standardisation
+from ldm.autoencoder.losses import reconstruction_scores
+from ldm.data.source import split_indices, to_float
+from ldm.diffusion.process import q_sample
+from ldm.diffusion.sampler import EpsFunction
+from ldm.diffusion.schedule import Schedule
+from ldm.errors import UserError
+from ldm.files import atomic_path, save_json
+
+CHECK_IMAGES, SCALE_IMAGES, BATCH = 8, 128, 32
+CHECK_STEPS = (0.1, 0.4, 0.7)  # of T
+REPORT = "import.json"
+
+
+@torch.no_grad()
+def write_run(imported: Imported, folder: Path) -> dict:
+    """Write a run folder, load it back, and note how both did on images.
+
+    Returns:
+        The report, as it is kept in `import.json`.
+
+    Raises:
+        UserError: the folder is taken, or the networks give numbers that are not finite.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; choose another --out")
+    config, source = imported.config, imported.source
+    for module in imported.modules.values():
+        module.eval()
+    if imported.fitted:
+        fit_scale(imported)
+    shared = [module for name, module in imported.modules.items() if name != "factors"]
+    config.stage_seed = int(fingerprint(torch.nn.ModuleList(shared)), 16) % 2**31
+    config.run.root, config.run.name = str(folder.parent), folder.name
+    checks = check(imported)
+    before = [fingerprint(module) for module in imported.modules.values()]
+    for stage in list_stages(config, source, folder):
+        module = imported.modules[stage.name]
+        record = {"seconds": 0.0, "steps": 0, "images": 0, "image_size": source.image_size}
+        stage.save(module, {**record, "scores": checks[stage.name], "imported": True})
+        if not (stage.folder / "log.csv").exists():
+            with atomic_path(stage.folder / "log.csv") as temporary:
+                temporary.write_text("step\n")
+        copy_stage(stage, folder / "stages" / stage.name)
+        stage.load(module)
+    if [fingerprint(module) for module in imported.modules.values()] != before:
+        raise UserError(f"{folder} does not give back what was written to it; check the disk")
+    with atomic_path(folder / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config))
+    data = {"name": source.name, "procedural": source.procedural}
+    report = {**imported.report, "checked_on": data, "checks": checks}
+    save_json(folder / REPORT, report)
+    return report
+
+
+def fit_scale(imported: Imported) -> None:
+    """Standardise the latents by one deviation over training images."""
+    latent_space = imported.modules["autoencoder"]
+    index = split_indices(imported.source, imported.config.data.num_train, 0)[0][:SCALE_IMAGES]
+    images = (to_float(imported.source.images(part)) for part in index.split(BATCH))
+    latent_space.set_standardisation(
+        *fit_standardisation(latent_space.autoencoder.encode(image) for image in images)
+    )
+
+
+def check(imported: Imported) -> dict[str, dict[str, float]]:
+    """How each stage does on evaluation images: a network with its weights in the wrong places does badly.
+
+    Returns:
+        By stage: the first stage's PSNR in dB and the latents' standard deviation; the squared error of the
+        predicted noise, of which 1 is knowing nothing, without and with the gradient fields; the spread of
+        the codes.
+
+    Raises:
+        UserError: numbers are not finite.
+    """
+    config, source = imported.config, imported.source
+    latent_space = imported.modules["autoencoder"]
+    index = split_indices(source, config.data.num_train, CHECK_IMAGES)[1]
+    image = to_float(source.images(index))
+    z_0 = latent_space.encode(image)
+    psnr = reconstruction_scores(latent_space.decode(z_0).clamp(-1, 1), image)["psnr"]
+    checks = {"autoencoder": {"psnr": psnr, "latent_std": float(z_0.std())}}
+    if "latent_diffusion" in imported.modules:
+        denoiser, schedule = imported.modules["latent_diffusion"], Schedule(config.latent_diffusion.schedule)
+        checks["latent_diffusion"] = measure_noise(denoiser, schedule, z_0)
+    if isinstance(imported.model, DisDiff):
+        code = imported.model.encode(image)
+        errors = measure_noise(imported.model.eps_fn(code), imported.model.schedule, z_0)
+        checks["factors"] = {"code_std": float(code.std(dim=0).mean()), **errors}
+    for stage, scores in checks.items():
+        if not all(torch.isfinite(torch.tensor(list(scores.values())))):
+            raise UserError(f"the imported {stage} gives numbers that are not finite; nothing was written")
+    return {
+        stage: {name: round(value, 4) for name, value in scores.items()} for stage, scores in checks.items()
+    }
+
+
+def measure_noise(predict: EpsFunction, schedule: Schedule, z_0: Tensor) -> dict[str, float]:
+    """Mean squared error of the predicted noise at `CHECK_STEPS`, by name `noise_error_<t>`."""
+    errors, generator = {}, torch.Generator().manual_seed(0)
+    for share in CHECK_STEPS:
+        t = torch.full((len(z_0),), int(share * schedule.num_steps))
+        eps = torch.randn(z_0.shape, generator=generator)
+        z_t = q_sample(schedule, z_0, t, eps)
+        errors[f"noise_error_{int(t[0])}"] = float((predict(z_t, t) - eps).square().mean())
+    return errors

@@ -1,0 +1,89 @@
+"""Turn released checkpoints (latent diffusion, DisDiff, diffusers autoencoders) into a run folder.
+
+Files are read without running anything in them. Every tensor is placed or named: OUT/import.json says where
+each went, what was assumed, and how the networks did on images of the data set.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from disdiff.cli import run_script
+from disdiff.interop.denoisers import Heads
+from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
+from disdiff.interop.run_folder import REPORT, write_run
+from ldm.errors import UserError
+
+EXAMPLES = """examples:
+  python scripts/import_checkpoint.py dis.ckpt --kind disdiff --data shapes3d --out runs/released
+  python scripts/import_checkpoint.py model.ckpt --kind ldm --data shapes3d --head-channels 32 --out runs/ldm
+  python scripts/import_checkpoint.py vae/ --kind autoencoder --data shapes3d --out runs/vae
+      (vae/ with config.json and diffusion_pytorch_model.safetensors, as diffusers keeps them)
+then, with a DisDiff:
+  python main.py --base runs/released/config.yaml -t                  scores and pictures; trains nothing
+  python scripts/swap.py runs/released
+and on a first stage or a latent diffusion:
+  python main.py --base runs/vae/config.yaml -t system=disdiff run.name=mine   trains only what is missing"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="later ones over earlier ones")
+    parser.add_argument("--kind", choices=tuple(SYSTEMS), required=True, help="how much of them to import")
+    parser.add_argument("--data", metavar="NAME", required=True, help="data set, such as shapes3d")
+    parser.add_argument("--root", metavar="FOLDER", help="of the data set's files (its configuration's)")
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder to write")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="moving averages where there are any (ema)"
+    )
+    heads = parser.add_mutually_exclusive_group()
+    heads.add_argument("--heads", type=int, metavar="N", help="attention heads, which no file tells")
+    heads.add_argument("--head-channels", type=int, metavar="C", help="or the channels of each")
+    parser.add_argument("--units", type=int, metavar="N", help="units of a DisDiff (from its widths)")
+    parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are not known")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Import, write the run folder, say what happened."""
+    for name in ("heads", "head_channels", "units"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    options = ImportOptions(
+        kind=arguments.kind,
+        data=arguments.data,
+        root=arguments.root,
+        averaged=arguments.weights == "ema",
+        heads=Heads(arguments.heads, arguments.head_channels),
+        num_units=arguments.units,
+        allow_extra=arguments.allow_extra,
+    )
+    print_report(write_run(import_files(arguments.files, options), arguments.out))
+    print(arguments.out)
+
+
+def print_report(report: dict) -> None:
+    """Say what of the files went where, and how the networks did."""
+    for file in report["files"]:
+        print(", ".join(f"{key} {value}" for key, value in file.items()))
+    for stage, count in sorted(Counter(place.split(":")[0] for place in report["placed"].values()).items()):
+        print(f"{stage}: {count} tensors placed")
+    for reason, count in Counter(report["left_out"].values()).most_common():
+        print(f"left out: {count} ({reason})")
+    for line in report["assumed"]:
+        print(f"assumed: {line}")
+    data = "procedural " * report["checked_on"]["procedural"] + report["checked_on"]["name"]
+    for stage, scores in report["checks"].items():
+        print(f"{stage} on {data}: {', '.join(f'{name} {value}' for name, value in scores.items())}")
+    errors = report["checks"].get("factors") or report["checks"].get("latent_diffusion") or {}
+    if max((value for name, value in errors.items() if name.startswith("noise_error")), default=0) >= 1:
+        print("warning: it predicts noise no better than guessing; wrong data set, heads, or weights?")
+    print(f"all of it: {REPORT}")
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser())

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from disdiff.clip.guided import ClipDisDiff, ClipDisDiffTask
+from disdiff.clip.heads import ClipHeads
+from disdiff.factor_encoder import FactorEncoderConfig
+from disdiff.model import FactorNetworks
+from disdiff.tasks import DisDiffTask, FactorLossConfig
+from ldm.training.optimizer import Budget, TrainConfig
+
+TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
+
+
+@pytest.fixture
+def model(build_tiny_disdiff, random_clip):
+    plain = build_tiny_disdiff("latent", reads="z", num_units=3, unit_dim=2, fields="random")
+    options = FactorEncoderConfig(input="clip", hidden=8, code_norm="batch", start="principal")
+    heads = ClipHeads(options, random_clip.embed_dim, 3, 2, random_clip.facts.fingerprint)
+    factors = FactorNetworks(heads, plain.factors.decoder)
+    return ClipDisDiff(plain.latent_space, plain.denoiser, plain.schedule, factors, random_clip)
+
+
+@pytest.fixture
+def batch(model):
+    image = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        statistics = model.latent_space.autoencoder.encode_statistics(image)
+        model.eval().fit_start(
+            model.latent_space.encode(image.repeat(3, 1, 1, 1) + 0.1 * torch.randn(18, 3, 16, 16))
+        )
+    return {"statistics": statistics}
+
+
+def build_task(model, kind=ClipDisDiffTask, **loss):
+    return kind(model, FactorLossConfig(**loss), TRAIN, Budget(6, 20, 1e-2), seed=0).train()
+
+
+def test_it_is_disdiff_with_another_encoder(model, batch):
+    values, start = [], {name: tensor.clone() for name, tensor in model.factors.state_dict().items()}
+    for kind in (DisDiffTask, ClipDisDiffTask):
+        task = build_task(model, kind, temperature=0.5)
+        model.factors.load_state_dict(start)  # the running statistics too
+        model.clip.eval()  # which the plain task does not know of
+        values.append(task.compute_loss(batch, 0, torch.Generator().manual_seed(1)))
+    assert torch.equal(*values)
+
+
+def test_cached_embeddings_stand_in_for_looking(model, batch, monkeypatch):
+    task = build_task(model, weight_disentangle=0.0)
+    generator = torch.Generator()
+    with torch.no_grad():
+        z_0 = model.latent_space.standardise(
+            model.latent_space.autoencoder.sample_raw(batch["statistics"], generator.manual_seed(1))
+        )
+        embeddings = model.observe(z_0)
+    expected = task.compute_loss(batch, 0, generator.manual_seed(1))
+    monkeypatch.setattr(model, "observe", lambda z: pytest.fail("the tower was asked"))
+    found = task.compute_loss({**batch, "clip": embeddings}, 0, generator.manual_seed(1))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_disentangling_loss_reaches_the_decoder_through_the_tower(model, batch):
+    def gradient(weight):
+        task = build_task(model, weight_disentangle=weight, detach_condition=True)
+        task.zero_grad()
+        task.compute_loss(batch, 0, torch.Generator().manual_seed(1)).backward()
+        assert "invariant" in task.stats or not weight
+        return torch.cat([p.grad.flatten() for p in task.trained.decoder.parameters() if p.grad is not None])
+
+    assert not torch.allclose(gradient(0.0), gradient(100.0), rtol=1e-2)
+
+
+def test_training_moves_heads_and_decoder_and_nothing_frozen(model, batch):
+    task = build_task(model, weight_disentangle=1.0)
+    frozen = [model.clip, model.latent_space, model.denoiser]
+    before = [tensor.clone() for module in frozen for tensor in module.state_dict().values()]
+    start = {name: tensor.clone() for name, tensor in task.trained.named_parameters()}
+    optimizer = task.configure_optimizers()["optimizer"]
+    for step in range(4):
+        optimizer.zero_grad()
+        task.compute_loss(batch, step, task.step_generator(step)).backward()
+        optimizer.step()
+    after = [tensor for module in frozen for tensor in module.state_dict().values()]
+    assert all(map(torch.equal, before, after))
+    assert not [name for name, tensor in task.trained.named_parameters() if torch.equal(tensor, start[name])]
+    assert not any(module.training for module in model.clip.modules())
+    assert not [key for key in task._own_keys() if "clip.net" in key]  # of no checkpoint
+
+
+def test_images_are_seen_without_the_first_stage(model, batch):
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    code = model.eval().encode(image)
+    assert code.shape == (2, 3, 2)
+    torch.testing.assert_close(code, model.factors.encoder(model.clip(image)))
+
+
+def test_it_says_by_what_it_is_guided(model):
+    assert model.supervision == "weak: guided by tiny CLIP with random weights (means nothing)"
+    task = build_task(model)
+    assert task.current.supervision == model.supervision and task.current.factors is task.result
+
+
+def test_the_preview_has_reconstructions_and_samples(model, batch):
+    task = build_task(model)
+    assert task.preview(batch, torch.Generator().manual_seed(0)).shape == (2, 6, 3, 16, 16)

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from disdiff.classifier import Probe
+from disdiff.clip.discovery import Finding
+from disdiff.clip.displacement import Mover
+from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
+from disdiff.editing import Directions
+from ldm.data.source import to_float
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.errors import UserError
+
+
+def test_the_best_unit_of_a_name_is_found():
+    findings = [
+        Finding(0, "named", 1.0, name="wall", score=0.6),
+        Finding(3, "named", 1.0, name="wall", score=0.8),
+        Finding(4, "not named", 1.0, name="sky", score=0.9),
+    ]
+    assert find_unit(findings, "wall").unit == 3
+    with pytest.raises(UserError, match="no unit is named 'sky'; names are: wall"):
+        find_unit(findings, "sky")
+    with pytest.raises(UserError, match="no unit has a name"):
+        find_unit(findings[2:], "wall")
+
+
+def test_each_image_goes_to_the_far_end(model, halves):
+    image = to_float(halves.images(torch.arange(6)))
+    code = model.encode(image)
+    directions = Directions(code.mean(dim=0), torch.eye(2)[torch.tensor([0, 1, 0])], torch.ones(3))
+    mover, seen = Mover(model, image, directions, SamplerConfig("ddim", 3, 0.0), amount=1.0), []
+    mover.decode = lambda part, units=None: seen.append(part) or torch.zeros(len(part), 3, 16, 16)
+    move_unit(mover, 1)
+    before, after = ((part[:, 1] - directions.mean[1]) @ directions.axis[1] for part in seen)
+    torch.testing.assert_close(after, torch.where(before < 0, 1.0, -1.0))
+    torch.testing.assert_close(seen[1][:, [0, 2]], seen[0][:, [0, 2]])
+
+
+def test_an_edit_is_judged_by_what_the_probe_sees_change(halves, monkeypatch):
+    probe = Probe(halves.factor_space, 16)
+    monkeypatch.setattr(
+        probe,
+        "predict",
+        lambda image: torch.stack([(image[:, 0, 0, 0] > 0).long(), (image[:, 2, 0, 15] > 0).long()], dim=1),
+    )
+    before = -torch.ones(10, 3, 16, 16)
+    after = before.clone()
+    after[:8, 0, 0, 0] = 1.0  # the left half in eight images, the right in one
+    after[0, 2, 0, 15] = 1.0
+    result = judge_edit(probe, before, after, ["brightness", "scale"], "brightness")
+    assert result["changed"] == pytest.approx(0.8) and result["kept_min"] == result[
+        "kept_mean"
+    ] == pytest.approx(0.9)
+    assert result["changes"] == pytest.approx({"brightness": 0.8, "scale": 0.1})
+    assert "changed" not in judge_edit(probe, before, after, ["brightness", "scale"], "mood")

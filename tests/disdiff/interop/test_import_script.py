@@ -1,0 +1,76 @@
+"""scripts/import_checkpoint.py from the command line, and what can be done with what it writes."""
+
+import importlib.util
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+
+from disdiff.config import load_config
+from disdiff.pipeline import Pipeline
+from disdiff.run import load_run
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "import_checkpoint.py"
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys, noise_images):
+    """Return a function that calls the script: what it printed; raises SystemExit as it would."""
+    spec = importlib.util.spec_from_file_location("import_checkpoint", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*arguments, out="runs/released"):
+        words = [*arguments, "--data", "shapes3d", "--out", tmp_path / out]
+        monkeypatch.setattr(sys, "argv", ["import_checkpoint.py", *map(str, words)])
+        script.run_script(script.main, script.make_parser())
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_an_import_is_told_and_can_be_worked_with(call, released, save_checkpoint, tmp_path, capsys):
+    path = save_checkpoint("dis.ckpt", released.model("vq", units=(3, 4)).state_dict())
+    said = call(path, "--kind", "disdiff")
+    assert "factors: " in said and "tensors placed" in said and "assumed: attention of 8 heads" in said
+    assert "on procedural shapes3d: psnr" in said
+    folder = tmp_path / "runs" / "released"
+    assert load_run(folder).model.num_units == 3
+    again = Pipeline(load_config([folder / "config.yaml"]), print)
+    assert all(stage.trained for stage in again.stages.values())
+    mine = Pipeline(load_config([folder / "config.yaml"], ["run.name=mine", "factors.num_units=4"]), print)
+    trained = {name: stage.trained for name, stage in mine.stages.items()}
+    assert trained == {"autoencoder": True, "latent_diffusion": True, "factors": False}
+    with pytest.raises(SystemExit) as stop:
+        call(path, "--kind", "disdiff")
+    assert stop.value.code == 2 and "not empty" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "says"),
+    [
+        (pickle.dumps(Evil()), [], "no known format"),
+        (b"no checkpoint", [], "cannot be read as weights"),
+        (None, [], "missing.ckpt"),
+        (b"", ["--heads", "0"], "--heads must be at least 1"),
+    ],
+)
+def test_bad_files_are_one_sentence_and_leave_nothing(
+    call, tmp_path, capsys, monkeypatch, content, options, says
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / ("missing.ckpt" if content is None else "x.ckpt")
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        call(path, "--kind", "ldm", *options)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and says in error and error.count("\n") == 1
+    assert not (tmp_path / "evil").exists() and not (tmp_path / "runs").exists()

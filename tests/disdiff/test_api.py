@@ -1,0 +1,203 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import disdiff
+from disdiff.build import build_denoiser, build_latent_space, build_model
+from disdiff.config import load_config, to_yaml
+from disdiff.image_input import to_images, to_pictures
+from disdiff.stages import save_weights
+from ldm.errors import UserError
+from ldm.files import save_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 64
+TINY = [
+    *(f"latent_diffusion.unet.{option}" for option in ("channels=8", "num_groups=4", "num_heads=1")),
+    *("autoencoder.network.channels=8", "autoencoder.network.num_groups=4"),
+    *("factors.encoder.channels=8", "trunk.channels=8", "vae.channels=8"),
+]
+
+
+def write_run(folder, system, randomise, **scores):
+    """A run of an untrained model of `system` at its smoke sizes, with random codes."""
+    path = ROOT / "configs" / system / "shapes3d.yaml"
+    config = load_config([path], ["preset=smoke", "sampler.num_steps=2", "data.procedural=always", *TINY])
+    space = build_latent_space(config)
+    denoiser = build_denoiser(config, space)
+    torch.manual_seed(0)
+    model = build_model(config, space, denoiser, SIZE).eval()
+    randomise(model.factors)
+    parts = {"autoencoder": space, "latent_diffusion": randomise(denoiser), "factors": model.factors}
+    for name, module in parts.items():
+        save_weights(folder / "stages" / name / "model.safetensors", module)
+        save_json(folder / "stages" / name / "stage.json", {"image_size": SIZE})
+    (folder / "config.yaml").write_text(to_yaml(config))
+    image = torch.rand(6, 3, SIZE, SIZE) * 2 - 1
+    with torch.no_grad():
+        codes = model.encode(image).numpy()
+    shape = codes.shape[1:]
+    rng = np.random.default_rng(0)
+    arrays = {
+        "codes": rng.normal(size=(60, *shape)).astype(np.float32),
+        "factors": rng.integers(0, 2, (60, 2)),
+    }
+    np.savez(folder / "codes.npz", **arrays, factor_names=np.array(["wall hue", "scale"]))
+    save_json(folder / "metrics.json", {"system": system, "scores": scores})
+    return folder
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture
+def model(tmp_path, randomise):
+    """A DisDiff whose first two units carry the wall hue, the third the scale."""
+    folder = write_run(tmp_path / "run", "disdiff", randomise)
+    loaded = disdiff.load(folder, "cpu")
+    importance = np.zeros((loaded.num_units, 2))
+    importance[[0, 1, 2], [0, 0, 1]] = 0.3, 0.6, 0.1
+    save_json(folder / "metrics.json", {"scores": {"fast": {"dci": {"importance": importance.tolist()}}}})
+    return disdiff.load(folder, "cpu")
+
+
+SYSTEMS = ["disdiff", "pdae", "encdiff", "diffae", "infodiffusion", "beta_vae", "infovae"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_encodes_edits_and_decodes(tmp_path, randomise, images, system):
+    model = disdiff.load(write_run(tmp_path / system, system, randomise), "cpu")
+    codes = model.encode(images)
+    assert codes.shape[:2] == (2, model.num_units) and not codes.requires_grad
+    noise = model.infer_noise(images, codes)
+    made = model.decode(codes, noise)
+    assert made.shape == images.shape and made.abs().max() <= 1
+    assert torch.equal(made, model.decode(codes, noise))
+    assert torch.equal(model.decode(codes, seed=3), model.decode(codes, seed=3))
+    assert model.swap(images[:1], images, 1).shape == images.shape
+    torch.testing.assert_close(model.swap(images, images, 0), made, atol=1e-5, rtol=0)
+    assert model.traverse(images, 1, (-2, 2)).shape == (2, 2, 3, SIZE, SIZE)
+    assert model.interpolate(images[0], images[1], 2).shape == (2, 3, SIZE, SIZE)
+    assert model.move_attribute(images[0], "scale", 1, [-0.3]).shape == (1, 3, SIZE, SIZE)
+    if system in ("disdiff", "pdae"):
+        fields = model.gradient_fields(images, t=300)
+        z_shape = model.run.model.latent_space.latent_shape(SIZE)
+        assert fields.shape == (2, model.num_units if system == "disdiff" else 1, *z_shape)
+    else:
+        with pytest.raises(UserError, match="has no gradient fields"):
+            model.gradient_fields(images)
+
+
+def test_edits_say_what_becomes_of_the_code(model, images):
+    other = images.flip(0)
+    codes = model.encode(images)
+    edited = model.edit(images, disdiff.Edit("wall hue", toward=other, strength=0.7))
+    assert edited.units == [1, 0]  # all that carry it, the strongest first
+    expected = codes.clone()
+    expected[:, :2] += 0.7 * (codes.flip(0) - codes)[:, :2]
+    torch.testing.assert_close(edited.codes, expected)
+    assert torch.equal(edited.codes_before, codes)
+    noise = model.infer_noise(images)
+    torch.testing.assert_close(edited.images, model.decode(expected, noise), atol=1e-5, rtol=0)
+    torch.testing.assert_close(edited.reconstructed, model.decode(codes, noise), atol=1e-5, rtol=0)
+    both = model.edit(images[:1], [disdiff.Edit("Wall hue", by=2), disdiff.Edit(3, toward=images[1])])
+    assert both.units == [1, 3]
+    moved = ((both.codes - both.codes_before)[0, 1] @ model.directions.axis[1]) / model.directions.std[1]
+    assert moved.item() == pytest.approx(2, abs=1e-4)
+    torch.testing.assert_close(both.codes[0, [2, 3]], torch.stack([codes[0, 2], codes[1, 3]]))
+    nothing = model.edit(images, disdiff.Edit(0, toward=other, strength=0))
+    torch.testing.assert_close(nothing.images, nothing.reconstructed, atol=1e-5, rtol=0)
+
+
+def test_units_have_names_from_evaluation_and_from_discovery(model, tmp_path):
+    assert model.find_units("scale") == [2]  # none is strong: the one that matters most
+    assert model.find_units(["2", 0, "wall hue"]) == [2, 0, 1]
+    assert model.unit_names[1].startswith("unit 1 · wall hue 0.60")
+    found = [
+        {"unit": 3, "verdict": "named", "name": "smile"},
+        {"unit": 1, "verdict": "not named", "name": "hat"},
+    ]
+    save_json(tmp_path / "run" / "discovery.json", {"units": found})
+    assert disdiff.load(tmp_path / "run", "cpu").find_units("Smile") == [3]
+    for name, says in (("hat", "one of: wall hue, scale"), (99, "no unit 99"), ("-1", "no unit -1")):
+        with pytest.raises(UserError, match=says):
+            model.find_units(name)
+
+
+def test_the_same_image_in_every_form(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    picture = Image.fromarray(array)
+    picture.save(tmp_path / "a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    forms = [array, array[None], picture, tmp_path / "a.png", str(tmp_path / "a.png"), tensor]
+    forms += [tensor / 127.5 - 1, [picture], (array, tensor)]
+    for form in forms:
+        got = to_images(form, SIZE)
+        assert got.shape == (len(got), 3, SIZE, SIZE) and got.dtype == torch.float32
+        torch.testing.assert_close(got, (tensor / 127.5 - 1).expand_as(got), atol=1e-6, rtol=0)
+    assert np.array_equal(np.array(to_pictures(to_images(array, SIZE))[0]), array)
+
+
+def test_pictures_of_other_sizes_and_modes():
+    wide = Image.new("RGBA", (300, 100), (255, 0, 0, 255))
+    assert torch.equal(to_images(wide, SIZE)[0, :, 5, 5], torch.tensor([1.0, -1.0, -1.0]))
+    turned = Image.new("RGB", (64, 64))
+    turned.paste((255, 255, 255), (0, 0, 32, 64))  # the left half is white
+    turned.getexif()[0x0112] = 6  # to be turned by 90 degrees clockwise: the upper half becomes white
+    assert to_images(turned, SIZE)[0, 0, 0, 63] == 1 and to_images(turned, SIZE)[0, 0, 63, 0] == -1
+    grey = to_images(Image.new("L", (20, 30), 255), SIZE, channels=1)
+    assert grey.shape == (1, 1, SIZE, SIZE) and to_pictures(grey)[0].mode == "L"
+    assert to_images(np.zeros((2, SIZE, SIZE), np.uint8), SIZE, 1).shape == (2, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (np.zeros((SIZE, SIZE, 3)), "uint8 of shape .* got float64"),
+        (np.zeros((3, SIZE, SIZE), np.uint8), "uint8 of shape"),
+        (np.zeros((32, 32, 3), np.uint8), "PIL pictures may have any size"),
+        (torch.zeros(3, 32, 32), r"of shape \(3, 64, 64\)"),
+        (torch.zeros(3, SIZE, SIZE, dtype=torch.int64), "int64"),
+        (torch.full((3, SIZE, SIZE), 255.0), "values up to 255"),
+        (torch.full((3, SIZE, SIZE), torch.nan), "lie in"),
+        ("missing.png", "cannot read the picture missing.png"),
+        ([], "list is no image"),
+        ({"image": 1}, "dict is no image"),
+        (None, "NoneType is no image"),
+    ],
+)
+def test_what_is_no_image_is_named(images, says):
+    with pytest.raises(UserError, match=says):
+        to_images(images, SIZE)
+
+
+def test_bad_requests_are_one_sentence(model, images, tmp_path):
+    requests = [
+        (lambda: disdiff.load(tmp_path), "no run folder"),
+        (lambda: disdiff.load(tmp_path, "tpu"), "choose one of auto, cpu, cuda"),
+        (lambda: model.decode(torch.zeros(2, 3)), "codes are tensors of shape"),
+        (lambda: model.decode(model.encode(images), torch.zeros(1, 4, 8, 8)), "noise for 1"),
+        (lambda: model.swap(images, images[[0, 0, 1]], 0), "cannot take units of 3"),
+        (lambda: model.gradient_fields(images, t=1000), "no step t=1000"),
+        (lambda: model.edit(images, disdiff.Edit(0)), "needs one of toward"),
+        (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs one of toward"),
+        (lambda: model.edit(images, []), "nothing to edit"),
+        (lambda: model.move_attribute(images[0], "colour", 1, [1]), "this run knows: wall hue, scale"),
+    ]
+    for request, says in requests:
+        with pytest.raises(UserError, match=says):
+            request()
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import disdiff, sys; assert 'torch' not in sys.modules; assert 'load' in disdiff.__all__"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = disdiff.nothing

@@ -52,7 +52,7 @@ class LatentDPMConfig:
     )
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            images=768_000,
+            images=512_000,
             batch_size=256,
             learning_rate=1e-3,
             warmup_steps=100,

@@ -1,0 +1,134 @@
+"""The plain training step of stage 3: the units one after the other, every block's input joined and computed
+whole, both predictions decoded and encoded one after the other.
+
+It is the oracle of the fast step, and what that is compared with. It is an honest one: the frozen model runs
+once and without gradients, attention is PyTorch's fused one, no network is copied, optimiser and precision
+are the same. Random numbers are drawn in the fast step's order, so that losses can be compared.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from disdiff.gradient_decoder import GradientDecoder
+from disdiff.losses import change_weight, invariant_loss, variant_loss
+from disdiff.model import shift_eps
+from disdiff.tasks import DisDiffTask, encode_frozen
+from ldm.data.source import to_float
+from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.process import predict_z0, q_sample, sample_noise
+from ldm.nn.layers import ResBlock
+from ldm.nn.unet import Features, Level, UNetDecoder
+from ldm.tasks import sample_latents
+
+
+class LoopTask(DisDiffTask):
+    """Stage 3 as `DisDiffTask` defines it, computed plainly. Of its options it knows those of the presets."""
+
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """All terms of the loss, each a mean over the batch."""
+        self._check_options()
+        model, loss, schedule = self.model, self.loss, self.model.schedule
+        z_0 = sample_latents(model.latent_space, batch["statistics"], generator)
+        seen = to_float(batch["image"]) if "image" in batch else model.observe(z_0)
+        posterior = self.trained.encoder.posterior(seen)
+        code = posterior.sample(generator)
+        if step < loss.hold_encoder_steps:
+            code = code.detach()
+        t = draw(*self.t_range, z_0, generator)
+        eps = sample_noise(z_0, generator)
+        z_t = q_sample(schedule, z_0, t, eps)
+        with torch.no_grad():
+            features = model.denoiser.features(z_t, t)
+            eps_base = model.denoiser.decode(features)
+        fields = compute_fields(self.trained.decoder, features, code)
+
+        eps_hat = shift_eps(eps_base, self.training_coefficient, t, sum(fields))
+        total = (self.t_weight[t] * denoising_error(eps_hat, eps, loss.norm)).mean()
+        self.stats = {"reconstruction": total.detach()}
+        if loss.weight_kl and step >= loss.hold_encoder_steps:
+            ramp = min(1.0, (step + 1) / loss.kl_warmup_steps) if loss.kl_warmup_steps else 1.0
+            total = total + ramp * loss.weight_kl * posterior.kl().mean()
+        if loss.weight_disentangle and step % loss.every == 0:
+            unit = draw(0, code.shape[1], z_0, generator)
+            chosen = torch.stack([fields[k][i] for i, k in enumerate(unit.tolist())])
+            shifted = shift_eps(eps_base, self.sampling_coefficient, t, chosen)
+            z0_hat, z0_hat_c = (predict_z0(schedule, z_t, t, e) for e in (eps_base, shifted))
+            terms = self._disentangle(z0_hat, z0_hat_c, posterior.mean.detach(), unit)
+            total = total + loss.weight_disentangle * loss.every * terms.mean()
+        self.stats["loss"] = total.detach()
+        return total
+
+    def _disentangle(self, z0_hat: Tensor, z0_hat_c: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        loss, encoder = self.loss, self.trained.encoder
+        with torch.no_grad():
+            code_hat = encode_frozen(encoder, self.model.observe(z0_hat))
+        code_hat_c = encode_frozen(encoder, self.model.observe(z0_hat_c))
+        weight = change_weight(z0_hat, z0_hat_c)
+        if loss.change_cap is not None:
+            weight = weight.clamp(max=loss.change_cap)
+        invariant = invariant_loss(code_hat_c, code_hat, unit, loss.temperature)
+        variant = variant_loss(code_hat_c, code_hat, target, unit, loss.temperature)
+        return weight * (loss.weight_invariant * invariant + loss.weight_variant * variant)
+
+    def _check_options(self) -> None:
+        loss = self.loss
+        if (loss.detach_condition, loss.train_evaluator) != (False, False):
+            raise ValueError("expected detach_condition=false and train_evaluator=false, got another of them")
+        if (loss.dis_weighting, loss.change_space) != ("change", "z"):
+            raise ValueError(
+                "expected dis_weighting=change and change_space=z, "
+                f"got {loss.dis_weighting} and {loss.change_space}"
+            )
+
+
+def draw(low: int, high: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """One number in low .. high - 1 per row of `like`, shape (B,) int64, on its device."""
+    return torch.randint(low, high, (len(like),), generator=generator, device=generator.device).to(
+        like.device
+    )
+
+
+def compute_fields(decoder: GradientDecoder, features: Features, code: Tensor) -> list[Tensor]:
+    """The gradient field of each unit, N tensors of shape (B, C, h, w), by N passes."""
+    embedding = None if decoder.unit_embedding is None else decoder.unit_embedding()
+    fields = []
+    for k in range(code.shape[1]):
+        condition = decoder.condition(code[:, k : k + 1], torch.tensor([k], device=code.device)).flatten(0, 1)
+        emb = features.emb if embedding is None else features.emb + embedding[k]
+        fields.append(decode(decoder.decoder, features, emb, condition))
+    return fields
+
+
+def decode(decoder: UNetDecoder, features: Features, emb: Tensor, cond: Tensor) -> Tensor:
+    """One map per input, shape (B, C, h, w), of one condition each."""
+    h = apply_block(decoder.middle_in, features.bottleneck, emb, cond)
+    h = apply_block(decoder.middle_out, decoder.middle_attention(h), emb, cond)
+    skips = features.skips[::-1]
+    for i, level in enumerate(decoder.up):
+        depth, block = divmod(i, decoder.num_blocks)
+        h = apply_level(level, torch.cat([h, skips[depth * decoder.stride + block]], dim=1), emb, cond)
+    return decoder.out_conv(F.silu(decoder.out_norm(h)))
+
+
+def apply_level(level: Level, h: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
+    """Residual block, self-attention and resampling, the latter two where there are any."""
+    h = apply_block(level.res, h, emb, cond)
+    h = h if level.attention is None else level.attention(h)
+    if isinstance(level.resample, ResBlock):
+        return apply_block(level.resample, h, emb, cond)
+    return h if level.resample is None else level.resample(h)
+
+
+def apply_block(block: ResBlock, h: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
+    """GN, SiLU, nearest upsampling of both ways where wanted, convolution; then GN, the time's scale and
+    shift, the condition's, SiLU, convolution; beside a shortcut.
+    """
+    update = F.silu(block.in_norm(h))
+    if block.resample == "up":
+        update, h = (F.interpolate(x, scale_factor=2.0, mode="nearest") for x in (update, h))
+    update = block.out_norm(block.in_conv(update))
+    for affine, x in ((block.emb_affine, emb), (block.cond_affine, cond)):
+        scale, shift = affine(F.silu(x))[..., None, None].chunk(2, dim=1)
+        update = update * (1 + scale) + shift
+    return block.shortcut(h) + block.out_conv(block.dropout(F.silu(update)))

@@ -1,0 +1,112 @@
+"""The plain step is the oracle of the fast one: same losses, same gradients."""
+
+import pytest
+import torch
+
+from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.model import DisDiff, FactorNetworks
+from disdiff.tasks import DisDiffTask, FactorLossConfig
+from ldm.nn.unet import UNetConfig
+from ldm.training.optimizer import TrainConfig, resolve_budget
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+# Joined with skips of 8 and 16 channels, these widths meet groups of 4 at the join, or straddle them.
+WIDTHS = {"border-at-join": 8, "group-straddles": 12}
+LOSSES = {
+    "paper": {},
+    "small": {
+        **{"norm": "l2", "weighting": "clean", "temperature": 0.5, "change_cap": 1.0, "weight_kl": 1e-3},
+        **{"kl_warmup_steps": 20, "hold_encoder_steps": 5, "every": 2},
+    },
+}
+
+
+@pytest.fixture
+def build_tasks(build_tiny_disdiff, randomise, load_benchmark, monkeypatch):
+    """Return a function that gives the fast and the plain task of one model, and a batch of three images."""
+
+    def build(num_units, width, loss="paper", dtype=torch.float64):
+        torch.manual_seed(0)
+        reads = "image" if loss == "paper" else "z"
+        posterior = "none" if loss == "paper" else "gaussian"
+        tiny = build_tiny_disdiff("latent", reads, num_units, posterior=posterior)
+        unet = UNetConfig(
+            channels=8, channel_mult=[1, 2], num_res_blocks=1, attention_levels=[1], num_heads=2, num_groups=4
+        )
+        options = GradientDecoderConfig(channels=width, unit_embedding="learned")
+        decoder = GradientDecoder(options, unet, num_units, 2, 4)
+        randomise(decoder.decoder)
+        factors = FactorNetworks(tiny.factors.encoder, decoder)
+        model = DisDiff(tiny.latent_space, tiny.denoiser, tiny.schedule, factors, reads).to(dtype)
+        config = TrainConfig(images=300, batch_size=3, ema_decay=None)
+        arguments = model, FactorLossConfig(**LOSSES[loss]), config, resolve_budget(config, "cpu"), 0
+        plain = load_benchmark("loop_baseline").LoopTask
+        for module in ("disdiff.tasks", "loop_baseline"):  # float64 from the images on
+            monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)
+        generator = torch.Generator().manual_seed(1)
+        batch = {"statistics": torch.randn(3, 8, 8, 8, generator=generator).to(dtype)}
+        if reads == "image":
+            batch["image"] = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        return DisDiffTask(*arguments).to(dtype), plain(*arguments).to(dtype), batch
+
+    return build
+
+
+def run(task, batch, step):
+    """Loss terms and gradients of everything that learns."""
+    loss = task.compute_loss(batch, step, task.step_generator(step))
+    parameters = list(task.trained.parameters())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    found = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    return torch.stack([task.stats["reconstruction"], task.stats["loss"]]), found
+
+
+def difference(a, b):
+    """Norm of the difference over the norm of `b`."""
+    return ((a - b).norm() / b.norm()).item() if b.any() else a.norm().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("num_units", [1, 6, 10])
+def test_the_fast_step_is_the_plain_one(build_tasks, num_units, width, dtype):
+    fast, plain, batch = build_tasks(num_units, width, dtype=dtype)
+    (losses, gradients), (plain_losses, plain_gradients) = run(fast, batch, 7), run(plain, batch, 7)
+    assert difference(losses, plain_losses) <= TOLERANCE[dtype]
+    together = [torch.cat([gradient.flatten() for gradient in g]) for g in (gradients, plain_gradients)]
+    assert together[1].norm() > 0 and difference(*together) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("step", [3, 7, 8])  # encoder held; without L_dis; with all terms
+def test_with_the_options_of_the_small_preset_too(build_tasks, step):
+    fast, plain, batch = build_tasks(4, 12, "small")
+    (losses, gradients), (plain_losses, plain_gradients) = run(fast, batch, step), run(plain, batch, step)
+    assert difference(losses, plain_losses) <= 1e-9
+    assert max(map(difference, gradients, plain_gradients)) <= 1e-9
+
+
+def test_groups_straddle_in_one_width_and_not_in_the_other(build_tasks):
+    for name, width in WIDTHS.items():
+        decoder = build_tasks(1, width)[0].trained.decoder.decoder
+        skips = (16, 16, 8, 8)  # of the up path, in order
+        straddles = []
+        for level, skip in zip(decoder.up, skips, strict=True):
+            norm = level.res.in_norm
+            straddles.append((norm.num_channels - skip) % (norm.num_channels // norm.num_groups) != 0)
+        assert any(straddles) == (name == "group-straddles")
+
+
+def test_options_that_the_plain_step_does_not_know_are_refused(build_tasks):
+    _, plain, batch = build_tasks(2, 8)
+    plain.loss = FactorLossConfig(detach_condition=True)
+    with pytest.raises(ValueError, match="detach_condition"):
+        plain.compute_loss(batch, 0, plain.step_generator(0))
+
+
+def test_the_plain_step_works_unit_by_unit(build_tasks, load_benchmark, monkeypatch):
+    baseline, rows = load_benchmark("loop_baseline"), []
+    decode = baseline.decode
+    monkeypatch.setattr(baseline, "decode", lambda *a: rows.append(len(a[2])) or decode(*a))
+    _, plain, batch = build_tasks(5, 8)
+    plain.compute_loss(batch, 0, plain.step_generator(0))
+    assert rows == [3] * 5

@@ -124,7 +124,7 @@ class TrainingStep:
 def build_step(
     preset: str, stage: str, batch_size: int, overrides: list[str] = (), looped: bool = False
 ) -> TrainingStep:
-    """A training step of a stage of DisDiff on Shapes3D, with random weights; `looped` takes the plain one."""
+    """A training step of a stage of DisDiff on Shapes3D, weights random; `looped` takes the plain one."""
     config = build_config(preset, stage, batch_size, list(overrides))
     torch.manual_seed(0)
     pipeline = Pipeline(config, say=lambda line: None)

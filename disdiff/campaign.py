@@ -276,7 +276,7 @@ def run_job(job: Job, log: Path, tell: Tell) -> str | None:
     command = [sys.executable, "-u", str(ENTRY), *job.arguments]
     process = subprocess.Popen(  # in a session of its own, so that an interrupt reaches it once, through here
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
     last = ""
     try:
@@ -292,6 +292,11 @@ def run_job(job: Job, log: Path, tell: Tell) -> str | None:
         raise
     finally:
         process.stdout.close()
+
+
+def heed_interrupts() -> None:
+    """Let a process be interrupted even if we, in the background of a shell, are told to ignore that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # for which Python puts its KeyboardInterrupt
 
 
 def stop(process: subprocess.Popen) -> None:

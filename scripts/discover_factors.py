@@ -15,7 +15,7 @@ from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from ldm.errors import UserError
 
-EXAMPLES = """examples, with P for configs/prompts/shapes3d.yaml:
+EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
   python scripts/discover_factors.py RUN --prompts P                     names, in RUN and in its report
   python scripts/discover_factors.py RUN                                 no prompts: units that do the same
   python scripts/discover_factors.py RUN --prompts P --edit "wall colour"  move that unit, measured

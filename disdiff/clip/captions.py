@@ -38,7 +38,7 @@ VIEWS = ("far left", "left", "front", "right", "far right")
 OPENINGS = ("a photo of", "a picture of", "an image of", "a rendering of", "a scene with", "")
 ANY_OBJECT = ("object", "thing", "shape")
 GROUP = (1, 1, 1, 1, 1, 3)  # values of a factor that share their words
-MENTIONED = 0.4  # probability with which a caption mentions a factor
+MENTIONED = (0.2, 0.2, 0.3, 0.45, 0.4, 0.2)  # probability with which a caption mentions each factor
 
 
 @dataclass

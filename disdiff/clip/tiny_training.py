@@ -56,9 +56,9 @@ class TinyTraining:
         seed: of initial weights, batches, captions and noise.
     """
 
-    num_steps: int = 1600
-    batch_size: int = 192
-    learning_rate: float = 3e-3
+    num_steps: int = 2600
+    batch_size: int = 128
+    learning_rate: float = 2.5e-3
     seed: int = 0
 
 

@@ -182,8 +182,8 @@ def test_a_command_without_something_to_do_is_refused(call, arguments):
 
 def test_supervised_runs_stand_apart(write, call):
     """They come last, marked, and the table says by what they were supervised."""
-    guided = write("disdiff-shapes3d_clip-small-s0", system="disdiff_clip", supervision="weak: guided by a CLIP")
+    guided = write("disdiff-shapes3d_clip-small-s0", system="disdiff_clip", supervision="weak: by a CLIP")
     plain = write("disdiff-shapes3d-small-s0")
     status, said, _ = call(guided, plain)
     assert status == 0 and re.search(r"disdiff +disdiff_clip \(weakly supervised\)", said)
-    assert "weak: guided by a CLIP; not to be ranked with unsupervised systems" in said
+    assert "weak: by a CLIP; not to be ranked with unsupervised systems" in said

@@ -31,7 +31,7 @@ def test_captions_use_known_words_and_vary(factors, random):
     assert {word for text in captions.texts for word in text.split()} <= set(list_words())
     texts = {write_captions(factors[:1], random).texts[0] for _ in range(60)}
     assert len(texts) > 40
-    assert captions.mentioned.float().mean(dim=0).min() > 0.3
+    assert captions.mentioned.float().mean(dim=0).min() > 0.15
 
 
 @pytest.mark.parametrize("factor", range(6))

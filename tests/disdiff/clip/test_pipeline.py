@@ -18,7 +18,7 @@ from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 
 GUIDED = CONFIGS / "disdiff" / "shapes3d_clip.yaml"
-PROMPTS = CONFIGS / "prompts" / "shapes3d.yaml"
+PROMPTS = CONFIGS.parent / "prompts" / "shapes3d.yaml"
 TINY = [
     "preset=smoke",
     "stages.pretrained=false",

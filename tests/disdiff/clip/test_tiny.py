@@ -60,7 +60,7 @@ def test_open_clip_itself_reads_the_folder(folder):
 
 
 def test_it_knows_every_word_of_its_prompts():
-    content = yaml.safe_load((CONFIGS / "prompts" / "shapes3d.yaml").read_text())
+    content = yaml.safe_load((CONFIGS.parent / "prompts" / "shapes3d.yaml").read_text())
     _, tokenizer = build_tiny_clip()
     for values in content["factors"].values():
         for texts in values.values():

@@ -1,0 +1,239 @@
+"""What a training step costs here: all units in one pass against the plain loop over units, and the rest.
+
+usage:
+  python benchmarks/steps.py                                everything; about half an hour on two cores
+  python benchmarks/steps.py --presets small --parts steps units
+  python benchmarks/steps.py --threads 2 --rounds 9 --out here.json
+
+Parts: `steps`, the training step of each stage, the last one beside the plain loop (`loop_baseline.py`);
+`units`, its cost as N grows; `memory`, at the peak of a step; `sampling`, DDIM and a grid of swaps; `data`,
+reading beside training (`data_rates.py`). Weights are random and images procedural: neither changes the cost.
+Ratios of one run mean something, seconds of a busy machine do not. Writes JSON, and a picture beside it.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from data_rates import measure_data
+from matplotlib.figure import Figure
+from timing import (
+    STAGES,
+    TrainingStep,
+    anonymous_megabytes,
+    build_step,
+    compare,
+    describe_machine,
+    matrix_rate,
+    time_in_turn,
+)
+
+from disdiff.cli import run_script
+from disdiff.editing import sample_start, unit_eps_fn
+from disdiff.model import DisDiff
+from disdiff.report.pictures import draw_swap
+from ldm.data.source import to_float
+from ldm.diffusion.sampler import SamplerConfig, sample_ddim
+from ldm.files import atomic_path, save_json
+
+PARTS = ("steps", "units", "memory", "sampling", "data")
+UNITS = (1, 2, 5, 10, 20)
+DDIM_STEPS = 50
+SWAP_IMAGES = 8
+QUICK = {
+    "autoencoder": ["autoencoder.network.channels=8", "autoencoder.network.num_groups=4"],
+    "unet": ["channels=8", "num_groups=4", "num_res_blocks=1", "num_heads=2"],
+    "encoder": ["factors.encoder.channels=8"],
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--presets", nargs="+", choices=("paper", "small"), default=["paper", "small"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--batch-size", type=int, default=16, help="of a training step (16)")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (5)")
+    parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
+    parser.add_argument("--images", type=int, default=64, help="to sample at once (64)")
+    parser.add_argument("--ddim-steps", type=int, default=DDIM_STEPS, help="timed, then scaled to 50 (50)")
+    parser.add_argument("--quick", action="store_true", help="tiny networks: shows that it works, no more")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/steps.json"), help="JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def shrink(preset: str, quick: bool) -> list[str]:
+    """Overrides that make every network tiny, for `--quick`."""
+    if not quick:
+        return []
+    unet = [f"latent_diffusion.unet.{option}" for option in QUICK["unet"][: 4 if preset == "paper" else 2]]
+    width = ["factors.decoder.channels=8"] if preset == "small" else []
+    return [*QUICK["autoencoder"], *unet, *QUICK["encoder"], *width]
+
+
+def measure_steps(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a training step of each stage, and how many times slower the plain loop is."""
+    overrides, size = shrink(preset, arguments.quick), arguments.batch_size
+    steps: dict[str, TrainingStep] = {name: build_step(preset, name, size, overrides) for name in STAGES}
+    steps["factors, loop over units"] = build_step(preset, "factors", size, overrides, looped=True)
+    timings = time_in_turn(steps, arguments.rounds)
+    result = {name: timing.summary() for name, timing in timings.items()}
+    for summary in result.values():
+        summary["images_per_second"] = size / summary["seconds"]
+    faster = compare(timings["factors, loop over units"], timings["factors"])
+    say(
+        f"{preset}: the step of stage 3 is {faster['ratio']:.2f} times as fast as the loop "
+        f"({faster['least']:.2f} to {faster['most']:.2f}; by processor time {faster['processor_ratio']:.2f})"
+    )
+    num_units = steps["factors"].task.model.num_units
+    return {"num_units": num_units, "seconds": result, "loop_over_fast": faster}
+
+
+def measure_units(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the last stage's step as N grows, and as a multiple of N = 1."""
+    overrides = shrink(preset, arguments.quick)
+    steps = {
+        str(count): build_step(
+            preset, "factors", arguments.batch_size, [*overrides, f"factors.num_units={count}"]
+        )
+        for count in UNITS
+    }
+    timings = time_in_turn(steps, arguments.rounds)
+    multiples = {count: compare(timing, timings["1"]) for count, timing in timings.items()}
+    for count, multiple in multiples.items():
+        say(f"{preset}: N = {count} costs {multiple['ratio']:.2f} times N = 1")
+    seconds = {count: timing.summary() for count, timing in timings.items()}
+    return {"seconds": seconds, "times_one_unit": multiples}
+
+
+def peak_of(preset: str, batch_size: int, overrides: list[str], looped: bool) -> float | None:
+    """Megabytes that two steps need at their peak above what was there before."""
+    step = build_step(preset, "factors", batch_size, overrides, looped)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = anonymous_megabytes(peak=True)
+    for _ in range(2):
+        step()
+    if torch.cuda.is_available():
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    return None if before is None else anonymous_megabytes(peak=True) - before
+
+
+def measure_memory(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of the fast step and of the loop, each in a process of its own."""
+    peaks = {}
+    for name, looped in (("one pass", False), ("loop over units", True)):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            overrides = shrink(preset, arguments.quick)
+            peaks[name] = pool.apply(peak_of, (preset, arguments.batch_size, overrides, looped))
+        if peaks[name] is not None:
+            say(f"{preset}: {name} needs {peaks[name]:.0f} MB at its peak")
+    return {"megabytes": peaks}
+
+
+@torch.no_grad()
+def measure_sampling(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of DDIM with all units for many images, and of a grid of swaps, scaled to 50 steps."""
+    step = build_step(preset, "factors", 2, shrink(preset, arguments.quick))
+    model: DisDiff = step.task.model.eval()
+    generator = torch.Generator().manual_seed(0)
+    image = to_float(torch.randint(0, 256, (arguments.images, 3, 64, 64), generator=generator))
+    image = image.to(step.task.device)
+    z_T = sample_start(model, len(image), 64, generator)
+    code, sampler = model.encode(image), SamplerConfig("ddim", arguments.ddim_steps)
+    few = [part[:SWAP_IMAGES] for part in (image, image.flip(0))]
+    swaps = [[unit] for unit in range(model.num_units)]
+    runs: dict[str, Callable[[], object]] = {
+        "ddim": lambda: sample_ddim(unit_eps_fn(model, code), model.schedule, z_T, sampler.num_steps),
+        "swap grid": lambda: draw_swap(model, *few, swaps, sampler, z_T[:SWAP_IMAGES]),
+    }
+    timings = time_in_turn(runs, max(1, arguments.rounds // 2), warm_up=0)
+    scale = DDIM_STEPS / arguments.ddim_steps
+    result = {name: timing.summary() | {"steps_timed": sampler.num_steps} for name, timing in timings.items()}
+    for name, summary in result.items():
+        summary[f"seconds_of_{DDIM_STEPS}_steps"] = scale * summary["seconds"]
+        say(f"{preset}: {name} takes {scale * summary['seconds']:.1f} s in {DDIM_STEPS} steps")
+    return {"images": len(image), "swaps": len(few[0]) * len(swaps), **result}
+
+
+def measure_reading(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of every way of reading, beside what training consumes."""
+    overrides = shrink(preset, arguments.quick)
+    steps = {name: build_step(preset, name, arguments.batch_size, overrides) for name in STAGES}
+    return measure_data(steps, arguments.batch_size, arguments.rounds, 512 if arguments.quick else 4096)
+
+
+MEASURES = dict(
+    zip(
+        PARTS,
+        (measure_steps, measure_units, measure_memory, measure_sampling, measure_reading),
+        strict=True,
+    )
+)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def draw(path: Path, content: dict[str, Any]) -> None:
+    """A picture of the steps of the last stage, one pass beside loop, and of their cost over N."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    bars, line = figure.subplots(1, 2)
+    names = [preset for preset, result in content["results"].items() if "steps" in result]
+    for offset, key in ((-0.2, "factors, loop over units"), (0.2, "factors")):
+        seconds = [content["results"][name]["steps"]["seconds"][key]["seconds"] for name in names]
+        label = "one pass" if key == "factors" else "loop over units"
+        drawn = bars.bar([i + offset for i in range(len(names))], seconds, 0.4, label=label)
+        bars.bar_label(drawn, fmt="%.3g s")
+    bars.set_xticks(range(len(names)), names)
+    bars.set_yscale("log")
+    bars.set(ylabel="seconds", title=f"Training step of stage 3, batch {content['batch_size']}")
+    for name, result in content["results"].items():
+        if "units" in result:
+            multiples = result["units"]["times_one_unit"]
+            line.plot(list(map(int, multiples)), [m["ratio"] for m in multiples.values()], "o-", label=name)
+    line.set(xlabel="units N", ylabel="times N = 1", title="Cost of the step")
+    for axes in (bars, line):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    machine = content["machine"]
+    figure.suptitle(f"{machine['processor']}, {machine['threads']} threads, {machine['date']}", fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure the chosen parts, print them, and write JSON and picture."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    content = {
+        "machine": describe_machine() | {"matrix_gflops": matrix_rate() / 1e9},
+        "weights": "random, tiny networks" if arguments.quick else "random",
+        "data": "procedural",
+        "batch_size": arguments.batch_size,
+        "results": {preset: {} for preset in arguments.presets},
+    }
+    for preset in arguments.presets:
+        for part in arguments.parts:
+            start = time.perf_counter()
+            content["results"][preset][part] = MEASURES[part](preset, arguments)
+            say(f"{preset}: {part} measured in {time.perf_counter() - start:.0f} s")
+            save_json(arguments.out, content)
+    draw(arguments.out.with_suffix(".png"), content)
+    say(json.dumps({"written": [str(arguments.out), str(arguments.out.with_suffix(".png"))]}))
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser())

@@ -1,0 +1,113 @@
+"""The benchmarks of the training step, on tiny networks: what they time, say and write."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+TINY = [
+    "latent_diffusion.unet.channels=8",
+    "latent_diffusion.unet.num_groups=4",
+    "factors.decoder.channels=8",
+    "factors.encoder.channels=8",
+    "factors.num_units=3",
+]
+
+
+@pytest.fixture
+def run_script(monkeypatch, load_benchmark, capsys):
+    """Return a function that runs a benchmark as the command line does and gives what it said."""
+
+    def run(name, *arguments):
+        script = load_benchmark(name)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        script.run_script(script.main, script.make_parser())
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_steps_units_and_data_of_the_small_preset_in_one_run(run_script, load_benchmark, tmp_path):
+    load_benchmark("steps").UNITS = (1, 3)
+    out = tmp_path / "steps.json"
+    chosen = ("--presets", "small", "--parts", "steps", "units", "data")
+    said = run_script("steps", "--quick", *chosen, "--batch-size", 2, "--rounds", 2, "--out", out)
+    assert "times as fast as the loop" in said and "N = 3 costs" in said and "of a step)" in said
+    written = json.loads(out.read_text())
+    assert out.with_suffix(".png").stat().st_size > 1000
+    assert written["weights"] == "random, tiny networks" and written["machine"]["threads"] >= 1
+    result = written["results"]["small"]
+    assert set(result["steps"]["seconds"]) == {
+        *load_benchmark("timing").STAGES,
+        "factors, loop over units",
+    }
+    ratio = result["steps"]["loop_over_fast"]
+    assert ratio["least"] <= ratio["ratio"] <= ratio["most"]
+    assert result["units"]["times_one_unit"]["1"]["ratio"] == 1.0
+    assert set(result["data"]["reading_images_per_second"]) == {
+        *("procedural", "h5", "latents", "latents and images")
+    }
+    assert set(result["data"]["share"]["factors"]) == {"latents"}
+
+
+@pytest.mark.slow
+def test_every_part_of_every_preset(run_script, load_benchmark, tmp_path):
+    load_benchmark("steps").UNITS = (1, 2)
+    out = tmp_path / "steps.json"
+    sizes = ("--batch-size", 2, "--rounds", 1, "--images", 8, "--ddim-steps", 2)
+    said = run_script("steps", "--quick", *sizes, "--out", out)
+    for preset in ("paper", "small"):
+        assert f"{preset}: ddim takes" in said and f"{preset}: one pass needs" in said
+    assert all(len(result) == 5 for result in json.loads(out.read_text())["results"].values())
+
+
+def test_a_profile_counts_operations_of_every_part(run_script, tmp_path):
+    out = tmp_path / "profile.json"
+    sizes = ("--preset", "small", "--batch-size", 2, "--rounds", 1, "--out", out)
+    said = run_script("profile_step", *sizes, "--overrides", *TINY)
+    assert "of a matrix product's" in said and "gradient fields" in said and "aten::" in said
+    written = json.loads(out.read_text())
+    forward = written["flops"]["parts_forward"]
+    assert forward["gradient fields"] > forward["denoiser, down path"] > 0
+    assert written["flops"]["all"] > sum(forward.values()) and written["operator_calls"] > 500
+    assert written["parts_seconds"]["loss and gradients"] > written["parts_seconds"]["gradient fields"]
+
+
+def test_more_operations_with_more_units_and_as_many_more_in_a_loop(load_benchmark):
+    profiling, build = load_benchmark("profile_step"), load_benchmark("timing").build_step
+    flops = {
+        (units, looped): profiling.count_flops(
+            build("small", "factors", 2, [*TINY, f"factors.num_units={units}"], looped)
+        )["all"]
+        for units, looped in ((1, False), (6, False), (6, True))
+    }
+    assert flops[1, False] < flops[6, False] < flops[6, True]
+
+
+def test_a_profile_leaves_the_model_as_it_was(load_benchmark):
+    profiling, build = load_benchmark("profile_step"), load_benchmark("timing").build_step
+    step = build("small", "factors", 2, TINY)
+    profiling.count_flops(step)
+    assert not any(method in vars(module) for module, method in profiling.list_parts(step).values())
+
+
+def test_what_is_compared_is_timed_in_turn_and_in_both_orders(load_benchmark):
+    timing, called = load_benchmark("timing"), []
+    runs = {name: lambda name=name: called.append(name) for name in "ab"}
+    timings = timing.time_in_turn(runs, rounds=3, warm_up=1)
+    assert "".join(called) == "baabbaab"
+    assert all(len(each.wall) == len(each.processor) == 3 for each in timings.values())
+    slow, fast = (timing.Timing(np.array(t), np.array(t)) for t in ([2.0, 6.0, 40.0], [1.0, 2.0, 10.0]))
+    assert timing.compare(slow, fast) == {"ratio": 3.0, "least": 2.0, "most": 4.0, "processor_ratio": 3.0}
+
+
+def test_a_step_moves_all_that_learns_and_nothing_else(load_benchmark):
+    step = load_benchmark("timing").build_step("small", "factors", 2, TINY)
+    before = {name: tensor.clone() for name, tensor in step.task.state_dict().items()}
+    step()
+    after = step.task.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    learning = {f"trained.{name}" for name, _ in step.task.trained.named_parameters()}
+    assert learning - moved == set() and not any(name.startswith("model.denoiser") for name in moved)

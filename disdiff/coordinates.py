@@ -3,6 +3,8 @@
 Principal components are mixtures of whatever varies most. A factor that returns to itself, as a hue does, is
 a loop in the data, and linearly takes two of them: the cosine and the sine of one angle, each a unit of its
 own, and more for its harmonics. `CircularCoordinates` finds such loops and gives each one number, its angle.
+What else varies is then seen through them: how a picture changes with the size of a thing depends on its hue.
+`BilinearCoordinates` undoes that, so that the other units mean the same at every angle.
 """
 
 import math
@@ -17,6 +19,11 @@ LOOP_COMPONENTS = 16  # principal components among which loops are sought
 LOOP_CORRELATION = -0.3  # of the energies of a loop's two components, at most
 HARMONICS = 5  # of an angle, whose share of the inputs is taken away
 ANGLE_BINS = 72
+MODE_FEATURES = 64  # principal components of the rest that a bilinear model explains
+MODE_HARMONICS = 2  # of an angle, in the directions of a mode
+MODE_ROUNDS = 25
+MODE_RIDGE = 0.1  # in standardised inputs' variances
+MIXING_RIDGE = 1e-3  # in variances of a mode
 ROTATION_STEPS, ROTATION_RATE = 200, 0.2
 UNIT_VARIANCE = 3**0.5 / math.pi  # of an angle that is uniform over the circle
 
@@ -77,32 +84,96 @@ class CircularCoordinates(PrincipalComponents):
 
     def fit_directions(self, x: Tensor) -> None:
         """Fit to standardised inputs (n, F)."""
-        count = self.directions.shape[1]
         components = independent_directions(x, min(LOOP_COMPONENTS, *x.shape))
-        loops = find_loops(x @ components)[:count]
-        cosine, sine = components[:, [i for i, _ in loops]], components[:, [j for _, j in loops]]
-        angle = torch.atan2(x @ sine, x @ cosine)
-        series = harmonics(angle)
-        mean = series.mean(dim=0)
-        weights = torch.linalg.lstsq(series - mean, x).solution
-        rest = independent_directions(x - (series - mean) @ weights, count - len(loops))
-
+        loops = find_loops(x @ components)[: self.directions.shape[1]]
         n = len(loops)
         self.is_loop[:n] = True
-        self.quadrature[:, :n] = sine
-        self.directions.copy_(torch.cat([cosine, rest], dim=1))
+        self.directions[:, :n] = components[:, [i for i, _ in loops]]
+        self.quadrature[:, :n] = components[:, [j for _, j in loops]]
+        angle = self.angles(x)
         for i in range(n):
             self.cut[i] = thinnest_angle(angle[:, i])
+        series = harmonics(angle[:, :n])
+        series = series - series.mean(dim=0)
+        weights = torch.linalg.lstsq(series, x).solution
+        if n < len(self.is_loop):
+            self.fit_rest(x - series @ weights, angle, weights)
+
+    def fit_rest(self, rest: Tensor, angle: Tensor, weights: Tensor) -> None:
+        """Fit the coordinates that are no angles.
+
+        Args:
+            rest: what the angles leave of the inputs, shape (n, F).
+            angle: of the loops, 0 in the other columns, shape (n, num_components).
+            weights: of the loops' harmonics, which made the difference, shape (2 HARMONICS loops, F).
+        """
+        n, count = int(self.is_loop.sum()), len(self.is_loop)
+        directions = independent_directions(rest, count - n)
+        self.directions[:, n:] = directions
         echo = self.echo.view(2 * HARMONICS, count, count)
-        echo[:, :n, n:] = (weights @ rest).view(2 * HARMONICS, n, count - n)
+        echo[:, :n, n:] = (weights @ directions).view(2 * HARMONICS, n, count - n)
+
+    def angles(self, x: Tensor) -> Tensor:
+        """Angles of standardised inputs (B, F), 0 where there is no loop, shape (B, num_components)."""
+        sine = torch.where(self.is_loop, x @ self.quadrature.to(x), 0.0)
+        return torch.atan2(sine, torch.where(self.is_loop, x @ self.directions.to(x), 1.0))
+
+    def rest(self, x: Tensor, angle: Tensor) -> Tensor:
+        """The coordinates that are no angles, of standardised `x` (B, F), shape (B, num_components)."""
+        return x @ self.directions - harmonics(angle) @ self.echo
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates of `x` (B, ...), shape (B, num_components), loops first, an angle within +-sqrt(3)."""
         x = self.standardise(x)
-        linear = x @ self.directions
-        angle = torch.atan2(torch.where(self.is_loop, x @ self.quadrature, 0.0), linear)
+        angle = self.angles(x)
         turned = torch.remainder(angle - self.cut, 2 * math.pi) - math.pi
-        return torch.where(self.is_loop, turned * UNIT_VARIANCE, linear - harmonics(angle) @ self.echo)
+        return torch.where(self.is_loop, turned * UNIT_VARIANCE, self.rest(x, angle))
+
+
+class BilinearCoordinates(CircularCoordinates):
+    """Angles of the loops in the data, then modes of the rest whose effect depends on the angles; variance 1.
+
+    What the angles leave of the inputs is r = sum_k u_k W_k phi(angles): modes u_k, and directions that turn
+    with a short Fourier series phi. This is the bilinear model of style and content (Tenenbaum & Freeman
+    2000), fitted by alternating least squares from the principal components of r, a local optimum; as many
+    modes as there are units left, turned to least kurtosis.
+    """
+
+    def __init__(self, in_features: int, num_components: int) -> None:
+        super().__init__(in_features, num_components)
+        width, series = min(MODE_FEATURES, in_features), 1 + 2 * MODE_HARMONICS * num_components
+        self.register_buffer("basis", torch.zeros(in_features, width))
+        self.register_buffer("echo", torch.zeros(2 * HARMONICS * num_components, width))
+        self.register_buffer("offset", torch.zeros(width))
+        self.register_buffer("mixing", torch.zeros(num_components, series, width))
+        self.register_buffer("mode_mean", torch.zeros(num_components))
+        self.register_buffer("unmixing", torch.zeros(num_components, num_components))
+
+    def fit_rest(self, rest: Tensor, angle: Tensor, weights: Tensor) -> None:
+        """As `CircularCoordinates.fit_rest`, by alternating between the modes and their directions."""
+        n, count = int(self.is_loop.sum()), len(self.is_loop)
+        basis = torch.linalg.svd(rest, full_matrices=False).Vh[: self.basis.shape[1]].T
+        self.basis[:, : basis.shape[1]] = basis
+        echo = self.echo.view(2 * HARMONICS, count, -1)
+        echo[:, :n] = (weights @ self.basis.to(weights)).view(2 * HARMONICS, n, self.basis.shape[1])
+        self.offset.copy_(harmonics(angle).mean(dim=0) @ self.echo.to(angle))
+        r, series = rest @ self.basis.to(rest), mode_series(angle)
+        modes = F.pad(r[:, : count - n] / r[:, : count - n].std(dim=0).clamp_min(1e-6), (n, 0))
+        for _ in range(MODE_ROUNDS):
+            products = (modes[:, :, None] * series[:, None]).flatten(1)
+            self.mixing.copy_(ridge_regression(products, r).view_as(self.mixing))
+            modes = solve_modes(r, series, self.mixing.to(r))
+            mean = modes.mean(dim=0)
+            whitening = F.pad(principal_directions((modes - mean)[:, n:], count - n), (0, 0, n, 0))
+            modes = F.pad((modes - mean) @ whitening, (n, 0))
+        self.mode_mean.copy_(mean)
+        self.unmixing[:, n:] = whitening @ rotate_to_least_kurtosis(modes[:, n:])
+
+    def rest(self, x: Tensor, angle: Tensor) -> Tensor:
+        """The modes of standardised `x` (B, F), shape (B, num_components)."""
+        r = x @ self.basis - harmonics(angle) @ self.echo + self.offset
+        modes = solve_modes(r, mode_series(angle), self.mixing)
+        return (modes - self.mode_mean) @ self.unmixing
 
 
 def principal_directions(x: Tensor, count: int) -> Tensor:
@@ -153,11 +224,28 @@ def find_loops(x: Tensor) -> list[tuple[int, int]]:
     ]
 
 
-def harmonics(angle: Tensor) -> Tensor:
-    """Cosine and sine of 1 .. HARMONICS times `angle` (n, K), shape (n, 2 HARMONICS K)."""
-    order = torch.arange(1, HARMONICS + 1).to(angle)
+def harmonics(angle: Tensor, highest: int = HARMONICS) -> Tensor:
+    """Cosine and sine of 1 .. `highest` times `angle` (n, K), shape (n, 2 highest K)."""
+    order = torch.arange(1, highest + 1).to(angle)
     phase = order[:, None] * angle[:, None]
     return torch.cat([phase.cos(), phase.sin()], dim=1).flatten(1)
+
+
+def mode_series(angle: Tensor) -> Tensor:
+    """What the directions of a mode turn with: 1 and the first harmonics of `angle` (n, K)."""
+    return F.pad(harmonics(angle, MODE_HARMONICS), (1, 0), value=1.0)
+
+
+def ridge_regression(x: Tensor, y: Tensor) -> Tensor:
+    """Weights (K, P) of `x` (n, K) that predict `y` (n, P), small where `x` does not say."""
+    return torch.linalg.solve(x.T @ x + MIXING_RIDGE * len(x) * torch.eye(x.shape[1]).to(x), x.T @ y)
+
+
+def solve_modes(r: Tensor, series: Tensor, mixing: Tensor) -> Tensor:
+    """Modes (B, K) that best explain `r` (B, P), given the series (B, M) and `mixing` (K, M, P)."""
+    directions = torch.einsum("bm,kmp->bkp", series, mixing)
+    gram = directions @ directions.mT + MODE_RIDGE * torch.eye(len(mixing)).to(r)
+    return torch.linalg.solve(gram, directions @ r[:, :, None])[:, :, 0]
 
 
 def thinnest_angle(angle: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.coordinates import CircularCoordinates, PrincipalComponents
+from disdiff.coordinates import BilinearCoordinates, CircularCoordinates, PrincipalComponents
 from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
 
@@ -45,7 +45,8 @@ class FactorEncoderConfig:
         initial_logvar: of `gaussian`: log-variance that every number starts with.
         start: `random`, or what the code starts as, while the network, starting at zero, corrects it; fitted
             once to what the encoder reads of training images: `principal`, its principal components, or
-            `circular`, the angles of the loops in it, then components of the rest (`disdiff.coordinates`).
+            `circular`, the angles of the loops in it, then components of the rest, or `bilinear`, the same
+            angles, then modes whose effect may depend on them (`disdiff.coordinates`).
             Units are then different from the first step, instead of N mixtures of the same.
     """
 
@@ -140,7 +141,12 @@ class FactorEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
-        starts = {"random": None, "principal": PrincipalComponents, "circular": CircularCoordinates}
+        starts = {
+            "random": None,
+            "principal": PrincipalComponents,
+            "circular": CircularCoordinates,
+            "bilinear": BilinearCoordinates,
+        }
         start = choose("factors.encoder.start", config.start, starts)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:

@@ -18,6 +18,7 @@ from ldm.errors import UserError, choose
 from ldm.nn.layers import ResBlock, repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
 
+TOKENS = 4  # into which `attention` splits a condition
 CONDITION_GAIN = 3.0  # of a private condition's initial weights: a code is heard over the time embedding
 
 
@@ -37,8 +38,9 @@ class GradientDecoderConfig:
         residual_init: of the last convolution of every residual block: `zero` (released), or `default`. The
             decoder's output starts at zero either way; with `zero`, a code has no way through at first, and
             the output layer nothing to learn from.
-        modulation: how the condition enters: by adaptive norms (`affine`, released) or as a token by
-            cross-attention after every block (`attention`).
+        modulation: how the condition enters: by adaptive norms (`affine`, released), or split into four
+            tokens among which every pixel chooses by cross-attention after every block (`attention`); of a
+            single token there would be nothing to choose. A unit's field reads its own tokens only.
     """
 
     channels: int | None = None
@@ -158,8 +160,9 @@ class GradientDecoder(nn.Module):
         self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
         modulations = {"affine": "scale_shift", "attention": "attention"}
         affine = choose("factors.decoder.modulation", config.modulation, modulations)
-        self.attends = affine == "attention"
-        self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=unet.emb_dim, cond_affine=affine)
+        self.num_tokens = TOKENS if affine == "attention" else None
+        width = unet.emb_dim // (self.num_tokens or 1)
+        self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=width, cond_affine=affine)
         inits = {"zero": False, "default": True}
         if choose("factors.decoder.residual_init", config.residual_init, inits):
             for block in self.decoder.modules():
@@ -184,7 +187,9 @@ class GradientDecoder(nn.Module):
             embedding = embedding if units is None else embedding[units]  # (K, E) or (B, K, E)
             emb = emb + embedding.expand(batch, count, -1).flatten(0, 1)
         cond = self.condition(code, units).flatten(0, 1)
-        grad = self.decoder(features, emb, cond[:, None] if self.attends else cond)
+        if self.num_tokens is not None:
+            cond = cond.unflatten(1, (self.num_tokens, -1))
+        grad = self.decoder(features, emb, cond)
         return grad.unflatten(0, (batch, count))
 
 

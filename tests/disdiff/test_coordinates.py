@@ -7,11 +7,13 @@ import torch
 
 from disdiff.coordinates import (
     HARMONICS,
+    BilinearCoordinates,
     CircularCoordinates,
     PrincipalComponents,
     find_loops,
     harmonics,
     rotate_to_least_kurtosis,
+    solve_modes,
     thinnest_angle,
 )
 from ldm.errors import UserError
@@ -59,7 +61,7 @@ def test_what_no_angle_explains_follows_without_echoes(world: dict[str, torch.Te
     assert abs(correlation[0, 2]) < 0.05
 
 
-@pytest.mark.parametrize("kind", [PrincipalComponents, CircularCoordinates])
+@pytest.mark.parametrize("kind", [PrincipalComponents, CircularCoordinates, BilinearCoordinates])
 def test_every_number_has_variance_one_and_survives_saving(
     kind: type[PrincipalComponents], world: dict[str, torch.Tensor]
 ) -> None:
@@ -71,15 +73,59 @@ def test_every_number_has_variance_one_and_survives_saving(
     assert torch.equal(again(world["x"]), code)
 
 
-def test_an_angle_stays_finite_under_a_gradient(world: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize("kind", [CircularCoordinates, BilinearCoordinates])
+def test_an_angle_stays_finite_under_a_gradient(
+    kind: type[PrincipalComponents], world: dict[str, torch.Tensor]
+) -> None:
     x = world["x"][:64].clone().requires_grad_()
-    fitted(CircularCoordinates, world["x"], 4)(x).square().sum().backward()
+    fitted(kind, world["x"], 4)(x).square().sum().backward()
     assert x.grad.isfinite().all()
 
 
-def test_gaussian_data_hold_no_loop() -> None:
+@pytest.fixture(scope="module")
+def tinted() -> dict[str, torch.Tensor]:
+    """A hue, and a size whose effect on 40 features is one part fixed, one turning with the hue."""
+    generator = torch.Generator().manual_seed(7)
+    hue = torch.rand(6000, generator=generator, dtype=torch.double) * 1.9 * math.pi
+    size = torch.rand(6000, generator=generator, dtype=torch.double) * 2 - 1
+    sources = torch.stack(
+        [hue.cos(), hue.sin(), 0.3 * size * hue.cos(), 0.3 * size * hue.sin(), 0.3 * size], 1
+    )
+    mixed = sources @ torch.randn(5, 40, generator=generator, dtype=torch.double)
+    x = mixed + 0.02 * torch.randn(6000, 40, generator=generator, dtype=torch.double)
+    return {"x": x.float(), "size": size}
+
+
+def test_a_mode_is_the_same_at_every_angle(tinted: dict[str, torch.Tensor]) -> None:
+    """A linear component of size sees it weakened and tinted at some hues; the bilinear model does not."""
+    correlation = {}
+    for kind in (CircularCoordinates, BilinearCoordinates):
+        code = fitted(kind, tinted["x"], 2)(tinted["x"])[4000:, 1].double()
+        correlation[kind] = abs(torch.corrcoef(torch.stack([code, tinted["size"][4000:]]))[0, 1])
+    assert correlation[BilinearCoordinates] > 0.975
+    assert correlation[CircularCoordinates] < 0.95
+
+
+def test_modes_are_recovered_from_their_own_directions() -> None:
+    generator = torch.Generator().manual_seed(5)
+    mixing = 100 * torch.randn(3, 5, 30, generator=generator, dtype=torch.double)  # far above the ridge
+    modes, series = (torch.randn(50, k, generator=generator, dtype=torch.double) for k in (3, 5))
+    r = torch.einsum("bk,bm,kmp->bp", modes, series, mixing)
+    assert torch.allclose(solve_modes(r, series, mixing), modes, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [CircularCoordinates, BilinearCoordinates])
+def test_gaussian_data_hold_no_loop(kind: type[CircularCoordinates]) -> None:
     x = torch.randn(4000, 20, generator=torch.Generator().manual_seed(1))
-    assert not fitted(CircularCoordinates, x, 5).is_loop.any()
+    coordinates = fitted(kind, x, 5)
+    assert not coordinates.is_loop.any()
+    assert torch.allclose(coordinates(x).std(dim=0), torch.ones(5), atol=0.06)
+
+
+def test_no_unit_is_left_when_loops_take_them_all(world: dict[str, torch.Tensor]) -> None:
+    coordinates = fitted(BilinearCoordinates, world["x"], 2)
+    assert coordinates.is_loop.all()
+    assert torch.equal(coordinates(world["x"]), fitted(CircularCoordinates, world["x"], 2)(world["x"]))
 
 
 def test_uncut_circle_is_a_loop_and_independent_columns_are_none() -> None:

@@ -183,13 +183,26 @@ def test_by_attention_the_code_enters_through_the_tokens_alone(build):
     assert torch.equal(decoder(features, code + 1), decoder(features, code))
 
 
-def test_attention_to_the_one_token_of_a_unit_adds_the_same_to_every_pixel(build):
-    """A softmax over one token is 1: this condition shifts channels, where adaptive norms also scale them."""
-    decoder, _, _ = build(modulation="attention")
-    cross = decoder.decoder.middle_cross
-    h, token = torch.randn(2, 16, 4, 4).double(), torch.randn(2, 1, 32).double()
-    added = cross(h, token) - h
-    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))
+def test_every_pixel_chooses_among_several_tokens_of_its_unit(build):
+    """Of one token the softmax is 1 and every pixel gets the same; of four they differ."""
+    decoder, features, code = build(modulation="attention")
+    cross, seen = decoder.decoder.middle_cross, []
+    hook = cross.register_forward_pre_hook(lambda module, arguments: seen.append(arguments))
+    decoder(features, code)
+    hook.remove()
+    h, tokens = seen[0]
+    assert tokens.shape[:2] == (2 * 6, 4)
+    added, of_one = cross(h, tokens) - h, cross(h, tokens[:, :1]) - h
+    torch.testing.assert_close(of_one, of_one[:, :, :1, :1].expand_as(of_one))
+    assert added.std(dim=(2, 3)).mean() > 1e-3 * added.std()
+
+
+def test_by_attention_too_a_field_reads_its_own_code_alone(build):
+    decoder, features, code = build(modulation="attention")
+    moved = code.clone()
+    moved[:, 2] += 1
+    changed = (decoder(features, moved) != decoder(features, code)).flatten(2).any(dim=2)
+    assert changed[:, 2].all() and changed.sum() == 2
 
 
 def test_one_pass_by_attention_equals_the_loop_over_units(build):

@@ -1,85 +1,163 @@
-"""Training from disk against training from memory: images per second, and anonymous memory at its peak.
+"""Training from disk against training from memory: images per second in pairs, and anonymous memory.
 
-    python benchmarks/streaming.py                       the procedural Shapes3D, 20,000 images, made here
-    python benchmarks/streaming.py --root data/shapes3d  the file that lies there, at full size
+usage:
+  python benchmarks/streaming.py                         full size: a procedural Shapes3D is written first,
+                                                         7 GB of disk, 8 GB of memory
+  python benchmarks/streaming.py --root data/shapes3d    the file that lies there
+  python benchmarks/streaming.py --num-images 20000 --preset smoke --steps 10 --rounds 3          a trial
 
-Two ways of reading are timed in turn, so that a busy machine slows both: arrays in memory, and the
-memory-mapped arrays that the pipeline reads. Each in two stages: `images` are those of the autoencoder's
-training, `latents` those of the later stages, from the cache. A step reads a batch and computes on it for
-about as long as the training step of the preset `smoke` takes (`--work` products of 256x256 matrices; 0 for
-reading alone). Anonymous memory is what a process has beside files; mapped files do not count, as the system
-takes them back when it needs to.
+Each stage is opened as `main.py` opens it, the first of the later ones builds the latent cache, and takes
+real training steps (with random weights: they cost the same) from the loader it has in a run. Meanwhile a
+thread notes the most anonymous memory above that of the imports: what a process has beside files. Mapped
+files do not count, as the system takes them back when it needs to. Then the same steps are timed on the
+arrays that the pipeline maps (`streamed`) and on copies of them in memory (`resident`), in pairs of the same
+images, in one order and then in the other, after a pair of warm-up. `speed` is streamed over resident by
+pairs: median, least, most. `reading` is the same for the loaders alone, without training.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
-import time
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from timing import (
+    CONFIG,
+    STAGES,
+    UNTRAINED,
+    TrainingStep,
+    anonymous_megabytes,
+    compare,
+    describe_machine,
+    fit_start,
+    open_fields,
+    time_in_turn,
+)
 
+from disdiff.cli import run_script
+from disdiff.config import load_config
+from disdiff.pipeline import Pipeline
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
-from ldm.data.latents import encode_to_cache
-from ldm.data.procedural import ProceduralShapes3D
-from ldm.data.shapes3d import Shapes3D, write_shapes3d
+from ldm.data.shapes3d import SHAPES3D
+from ldm.errors import UserError
 
-BATCH_SIZE = 128
-LATENT = (4, 8, 8)
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
-        root = arguments.root or Path(folder) / "data"
-        if arguments.root is None:
-            source = ProceduralShapes3D()
-            order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-            write_shapes3d(root / "3dshapes.h5", source, order[: arguments.num_images].sort().values)
-            del source, order
-        imported = anonymous_megabytes()
-        source = Shapes3D(root)
-        index = torch.arange(len(source))
-        cache = encode_to_cache(shrink, source, index, Path(folder) / "cache", "key", 256)
-        mapped = {
-            "images": ImageBatches(source, index),
-            "latents": TensorBatches({"statistics": cache.latents}),
-        }
-        streamed_peak = max(time_steps(each, arguments.steps, arguments.work)[1] for each in mapped.values())
-        result = {
-            "num_images": len(source),
-            "procedural": source.procedural,
-            "streamed_megabytes_above_import": round(streamed_peak - imported),
-        }
-        for stage, batches in mapped.items() if arguments.rounds else ():
-            resident = hold(batches)
-            result[stage] = compare(batches, resident, arguments.rounds, arguments.steps, arguments.work)
-    print(json.dumps(result, indent=2))
+PREPARE = Path(__file__).resolve().parents[1] / "scripts" / "prepare_data.py"
+MEGABYTES, SPEED = 2000, 0.95  # at most, at least
+Batches = ImageBatches | TensorBatches
 
 
-def parse_arguments() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, help="folder of 3dshapes.h5 (a procedural one, made here)")
-    parser.add_argument("--num-images", type=int, default=20_000, help="of the procedural one (20000)")
-    parser.add_argument("--steps", type=int, default=100, help="of each round (100)")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="of which the fastest counts; 0 measures memory alone (5)"
-    )
-    parser.add_argument("--work", type=int, default=100, help="matrix products a step (100)")
-    parser.add_argument("--scratch", type=Path, help="where temporary files go")
-    return parser.parse_args()
+    parser.add_argument("--root", type=Path, help="folder of a Shapes3D file (a procedural one, made here)")
+    parser.add_argument("--num-images", type=int, default=len(SHAPES3D), help="of the one made here (480000)")
+    parser.add_argument("--preset", default="small", choices=("small", "smoke", "paper"), help="(small)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--steps", type=int, default=40, help="of training, in each half of a pair (40)")
+    parser.add_argument("--rounds", type=int, default=8, help="pairs; 0 measures memory alone (8)")
+    parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
+    parser.add_argument("--scratch", type=Path, help="where the temporary files go")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
-def shrink(images: torch.Tensor) -> torch.Tensor:
-    """Stands for an autoencoder: means of blocks, in the shape of the latents of the preset `small`."""
-    blocks = torch.nn.functional.avg_pool2d(images.float(), images.shape[-1] // LATENT[1])
-    return torch.cat([blocks, blocks[:, :1]], dim=1)
+def main(arguments: argparse.Namespace) -> None:
+    """Measure memory, then speed; print both as JSON, and what they come to."""
+    imported = anonymous_megabytes()
+    if imported is None:
+        raise UserError("anonymous memory is read from /proc/self/status, which this system has not")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        root, peaks = arguments.root or render(Path(folder) / "data", arguments.num_images), {}
+        for stage in arguments.stages:
+            with watch_memory() as peak:
+                pipeline, batches, step = open_stage(stage, root, Path(folder), arguments)
+                walk(batches, 0, arguments.steps, step)
+            peaks[stage] = round(max(peak) - imported)
+        result = {
+            "machine": describe_machine(),
+            "preset": arguments.preset,
+            "num_images": len(pipeline.source),
+            "procedural": pipeline.source.procedural,
+            "megabytes_above_imports": peaks,
+        }
+        for stage in arguments.stages if arguments.rounds else ():
+            _, batches, step = open_stage(stage, root, Path(folder), arguments)
+            result[stage] = compare_speeds(batches, step, arguments)
+    print(json.dumps(result, indent=2))
+    print("\n".join(judge(result)))
 
 
-def hold(batches: object) -> TensorBatches:
+def render(root: Path, num_images: int) -> Path:
+    """Write procedural images in the published layout, by a process of its own."""
+    command = [sys.executable, str(PREPARE), "shapes3d", "--procedural", "--root", str(root)]
+    if subprocess.run([*command, "--num-images", str(num_images)], stdout=subprocess.DEVNULL).returncode:
+        raise UserError(f"no procedural Shapes3D could be written to {root}; see above")
+    return root
+
+
+def open_stage(
+    stage: str, root: Path, folder: Path, arguments: argparse.Namespace
+) -> tuple[Pipeline, Batches, TrainingStep]:
+    """A pipeline on a file, as `main.py` opens it, what a stage is trained on, and its training step."""
+    overrides = [*UNTRAINED, f"preset={arguments.preset}", f"data.root={root}", f"run.root={folder}"]
+    config = load_config([CONFIG], [*overrides, "data.procedural=never", "data.num_train=null"])
+    config.trainer.threads = arguments.threads
+    pipeline = Pipeline(config, say=lambda line: None)
+    if stage == "autoencoder":
+        batches: Batches = ImageBatches(pipeline.source, pipeline.train_index)
+    elif stage == "latent_diffusion":
+        batches = pipeline.latent_batches(with_images=False)
+    else:
+        batches = pipeline.factor_batches()
+        fit_start(pipeline)
+    task = pipeline.build_task(stage)
+    if stage == "factors":
+        open_fields(task)
+    return pipeline, batches, TrainingStep(task.to(pipeline.machine.device), batches[torch.arange(1)])
+
+
+def walk(batches: Batches, seed: int, num_steps: int, step: TrainingStep, train: bool = True) -> None:
+    """Some steps of training, or of reading alone, on the images that `seed` chooses."""
+    budget = step.task.budget
+    sampler = StepSampler(len(batches), budget.batch_size, num_steps, seed)
+    device = next(step.task.parameters()).device
+    for batch in build_loader(batches, sampler, 0, pin_memory=device.type == "cuda"):
+        if train:
+            step.batch = {name: value.to(device) for name, value in batch.items()}
+            step()
+
+
+@contextmanager
+def watch_memory(seconds: float = 0.005) -> Iterator[list[float]]:
+    """Yield a list of anonymous memory in megabytes, which grows with every new peak."""
+    peaks, over = [0.0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(seconds):
+            now = anonymous_megabytes() or 0.0
+            if now > peaks[-1]:
+                peaks.append(now)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        over.set()
+        thread.join()
+
+
+def hold(batches: Batches) -> TensorBatches:
     """The same batches from memory."""
     first = batches[torch.arange(1)]
     arrays = {
@@ -91,35 +169,37 @@ def hold(batches: object) -> TensorBatches:
     return TensorBatches(arrays)
 
 
-def compare(mapped: object, resident: object, rounds: int, steps: int, work: int) -> dict[str, float]:
-    """Images per second of both, rounds taken in turn, the fastest of each, and their ratio."""
-    speeds = {"resident": 0.0, "streamed": 0.0}
-    for _ in range(rounds):
-        for name, batches in (("resident", resident), ("streamed", mapped)):
-            speeds[name] = max(speeds[name], time_steps(batches, steps, work)[0])
-    return {
-        **{name: round(speed) for name, speed in speeds.items()},
-        "ratio": speeds["streamed"] / speeds["resident"],
-    }
+def compare_speeds(batches: Batches, step: TrainingStep, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Streamed over resident, training and reading alone, in pairs."""
+    kinds = {"resident": hold(batches), "streamed": batches}
+    images = arguments.steps * step.task.budget.batch_size
+
+    def run(kind: str, train: bool) -> Callable[[], None]:
+        seeds = iter(range(1, 10**9))  # other images in every pair, the same in both halves of it
+        return lambda: walk(kinds[kind], next(seeds), arguments.steps, step, train)
+
+    result = {}
+    for name, train in (("speed", True), ("reading", False)):
+        times = time_in_turn({kind: run(kind, train) for kind in kinds}, arguments.rounds)
+        per_second = {
+            f"{kind}_images_per_second": images / times[kind].summary()["seconds"] for kind in kinds
+        }
+        result[name] = {**compare(times["resident"], times["streamed"]), **per_second}
+    return result
 
 
-def time_steps(batches: object, steps: int, work: int) -> tuple[float, float]:
-    """Images per second, and the peak of anonymous memory in megabytes."""
-    matrix, peak = torch.ones(256, 256), 0.0
-    loader = build_loader(batches, StepSampler(len(batches), BATCH_SIZE, steps, seed=0), 0, pin_memory=False)
-    start = time.perf_counter()
-    for _ in loader:
-        for _ in range(work):
-            matrix = matrix @ matrix.T / 256
-        peak = max(peak, anonymous_megabytes())
-    return steps * BATCH_SIZE / (time.perf_counter() - start), peak
-
-
-def anonymous_megabytes() -> float:
-    """Anonymous memory of this process (Linux)."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1000 for line in file if line.startswith("RssAnon"))
+def judge(result: dict[str, Any]) -> Iterator[str]:
+    """The aims and what was reached, in lines."""
+    peaks = result["megabytes_above_imports"]
+    most = max(peaks, key=peaks.get)
+    verdict = "kept" if peaks[most] <= MEGABYTES else "MISSED"
+    yield f"anonymous memory above the imports: {peaks[most]} MB ({most}); at most {MEGABYTES}: {verdict}"
+    for stage in (stage for stage in STAGES if stage in result):
+        speed = result[stage]["speed"]
+        verdict = "kept" if speed["ratio"] >= SPEED else "MISSED"
+        spread = f"{speed['least']:.3f} to {speed['most']:.3f}"
+        yield f"{stage}: streamed at {speed['ratio']:.3f} ({spread}) of resident; {SPEED}: {verdict}"
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, make_parser())

@@ -42,6 +42,7 @@ from disdiff.report.pictures import load_codes
 from disdiff.run import Run, load_run
 from disdiff.stages import RECORD
 from disdiff.unit_lookup import UnitTable
+from ldm.data.catalog import choose_crop
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample
 from ldm.errors import UserError
@@ -72,6 +73,7 @@ class Model:
         run: the run folder with configuration, codes and scores, and the network itself (`run.model`).
         image_size: height and width of images in pixels.
         channels: of images, 3 or 1.
+        crop: how pictures of other sizes become square: as those that the run was trained on.
     """
 
     def __init__(self, run: Run) -> None:
@@ -79,6 +81,7 @@ class Model:
         last = sorted((run.folder / "stages").glob(f"*/{RECORD}"))[0]
         self.image_size = int(load_json(last)["image_size"])
         self.channels = run.config.autoencoder.network.in_channels
+        self.crop = choose_crop(run.config.data.name, run.config.data.crop)
 
     @property
     def num_units(self) -> int:
@@ -299,7 +302,7 @@ class Model:
         return UnitTable.of_run(self.run)
 
     def _read(self, images: Images) -> Tensor:
-        return to_images(images, self.image_size, self.channels).to(self.device)
+        return to_images(images, self.image_size, self.channels, self.crop).to(self.device)
 
     def _check(self, codes: Tensor) -> Tensor:
         if not isinstance(codes, Tensor) or codes.ndim != 3 or codes.shape[1] != self.num_units:

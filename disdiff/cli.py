@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from disdiff.image_input import to_images
 from disdiff.report.grids import save_grid
 from disdiff.report.naming import UnitNames, name_data, name_units
 from disdiff.report.pictures import name_run_units
@@ -102,7 +102,7 @@ def load_codes_file(path: Path, labels: set[str]) -> dict[str, np.ndarray]:
 def load_image(name: str | int, source: ImageSource) -> Tensor:
     """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
 
-    A file is turned upright, cropped to its central square and brought to the data set's size.
+    A file is prepared as the data set's pictures are: upright, by their crop, at their size.
 
     Raises:
         UserError: the index is out of range, or the file is missing or no picture.
@@ -111,13 +111,7 @@ def load_image(name: str | int, source: ImageSource) -> Tensor:
         if not 0 <= int(name) < len(source):
             raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
         return to_float(source.images(torch.tensor([int(name)])))
-    try:
-        with Image.open(name) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {name}: {error}") from error
-    picture = ImageOps.fit(picture, (source.image_size, source.image_size), Image.Resampling.BICUBIC)
-    return to_float(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
+    return to_images(name, source.image_size, source.channels, getattr(source, "crop", "center"))
 
 
 def draw_images(run: Run, num_images: int, seed: int) -> Tensor:

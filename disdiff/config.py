@@ -1,9 +1,9 @@
 """The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
 
 Merge order: the bases a file names (from `configs/_shared`), the preset, what the preset says of the system
-(`presets/<system>/<preset>.yaml`), the `--base` files from left to right, then dotted `key=value` overrides.
-What comes out is complete: it is printed, saved beside the run, and every key in it is
-read.
+(`presets/<system>/<preset>.yaml`), what holds for the system with every preset (`systems/<system>.yaml`), the
+`--base` files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
+printed, saved beside the run, and every key in it is read.
 """
 
 import difflib
@@ -236,9 +236,9 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     )
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    names = [*bases, f"presets/{preset}"]
-    if (CONFIGS / "_shared" / "presets" / str(system) / f"{preset}.yaml").exists():
-        names.append(f"presets/{system}/{preset}")
+    of_system = [f"presets/{system}/{preset}", f"systems/{system}"]
+    of_system = [name for name in of_system if (CONFIGS / "_shared" / f"{name}.yaml").exists()]
+    names = [*bases, f"presets/{preset}", *of_system]
     shared = [read_yaml(CONFIGS / "_shared" / f"{name}.yaml") for name in names]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:

@@ -100,11 +100,14 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
 
 
 def results_are_complete(pipeline: "Pipeline") -> bool:
-    """Whether the run folder holds all results of these very stages and this evaluation."""
+    """Whether the run folder holds all results of these very stages, this evaluation and these labels."""
     pictures = [name for part in list_pictures(pipeline.model) for name in PARTS[part]]
-    return all((pipeline.folder / name).exists() for name in pictures) and results_are_current(
-        pipeline.folder, pipeline.config, list(pipeline.stages.values())
-    )
+    if not all((pipeline.folder / name).exists() for name in pictures):
+        return False
+    if not results_are_current(pipeline.folder, pipeline.config, list(pipeline.stages.values())):
+        return False
+    noted = load_json(pipeline.folder / "metrics.json").get("dataset")
+    return noted == describe_source(pipeline.source)  # attributes are no part of the stages' hashes
 
 
 def results_are_current(folder: Path, config: Config, stages: list[Stage]) -> bool:

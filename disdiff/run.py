@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
+from disdiff.clip.options import look_inside
 from disdiff.config import Config, merge, read_yaml
 from disdiff.model import ImageModel
 from disdiff.stages import RECORD, WEIGHTS, load_weights
@@ -75,6 +76,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
         )
     config = merge([read_yaml(folder / "config.yaml")])
+    config.clip = look_inside(config.clip, folder)  # an exported run brings its CLIP
     stages = get_system(config).stages
     image_size = load_json(folder / "stages" / stages[-1] / RECORD)["image_size"]
     latent_space = build_latent_space(config)

@@ -59,6 +59,7 @@ class ContinueEdit(argparse.Action):
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("picture", nargs="?", metavar="PICTURE", help="a file, or an index in the data set")
     parser.add_argument("--unit", dest="edits", action=BeginEdit, metavar="NAME", help="number or name")

@@ -26,6 +26,7 @@ EXAMPLES = """examples:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Do what was asked for; nothing asked for is an explanation."""
     name, root = arguments.name, arguments.root or Path("data") / arguments.name
     if name == "check":
         return check_all(arguments.checked, arguments.root)
@@ -69,12 +71,13 @@ def main(arguments: argparse.Namespace) -> None:
             raise UserError(f"{name} is read as it is; --convert is for pictures")
         print(f"{convert(source, show('decoding'))}: {len(source)} pictures, {len(source.skipped)} left out")
     if arguments.encode:
-        encode(arguments.encode)
+        encode(arguments.encode, name, arguments.root)
     if not any((arguments.download, arguments.procedural, arguments.convert, arguments.encode)):
         print(explain(name, root))
 
 
 def check_all(checked: str | None, root: Path | None) -> None:
+    """Check one data set, or everything that lies in `data/`; of one folder, as the first that it fits."""
     names = [checked] if checked else list(DATA_SETS)
     roots = {name: root or Path("data") / name for name in names}
     found = [name for name in names if DATA_SETS[name].find(roots[name]) is not None]
@@ -85,8 +88,14 @@ def check_all(checked: str | None, root: Path | None) -> None:
         print(check(DataOptions(name, str(roots[name]), "never"), show("reading")))
 
 
-def encode(folder: Path) -> None:
-    pipeline = Pipeline(merge([read_yaml(folder / "config.yaml")]), print)
+def encode(folder: Path, name: str, root: Path | None) -> None:
+    """Write the latents of a run's training images, as its later stages would."""
+    config = merge([read_yaml(folder / "config.yaml")])
+    if config.data.name != name:
+        raise UserError(f"{folder} is a run on {config.data.name}, not on {name}; name its own data set")
+    if root is not None:
+        config.data.root = str(root)
+    pipeline = Pipeline(config, print)
     stage = pipeline.stages.get("autoencoder")
     if stage is None or not stage.trained:
         raise UserError(f"{folder} has no trained autoencoder to encode with; train it first")
@@ -95,6 +104,7 @@ def encode(folder: Path) -> None:
 
 
 def show(title: str, unit: str = "image") -> Progress:
+    """A progress bar that is told (done, in all)."""
     bar = tqdm(desc=title, unit=unit, unit_scale=unit == "B", delay=1, leave=False)
 
     def update(done: int, total: int) -> None:

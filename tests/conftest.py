@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from disdiff.build import build_denoiser, build_latent_space, build_model
+from disdiff.config import CONFIGS, load_config
 from disdiff.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
 from disdiff.model import DisDiff, FactorNetworks
@@ -74,6 +76,35 @@ def build_tiny_disdiff(tiny_unet, randomise):
         if fields == "random":
             randomise(factors.decoder.decoder)
         return DisDiff(latent_space, denoiser, Schedule(ScheduleConfig()), factors, reads)
+
+    return build
+
+
+@pytest.fixture
+def tiny_system():
+    """Overrides that make every network of a configuration tiny, for latents 8x8."""
+    return [
+        *("preset=smoke", "data.procedural=always", "trunk.channels=8", "stages.pretrained=false"),
+        "factors.encoder={channels: 8, hidden: 0}",
+        "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2, 2, 2], num_groups: 2}",
+        "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
+    ]
+
+
+@pytest.fixture
+def build_tiny_system(tiny_system, randomise):
+    """Return a function that gives a system's configuration, its untrained first stages by name, and the
+    model on them, of images 64x64 and latents 8x8; what its own stage trains is random.
+    """
+
+    def build(system, *overrides):
+        config = load_config([CONFIGS / system / "shapes3d.yaml"], [*tiny_system, *overrides])
+        torch.manual_seed(0)
+        space = build_latent_space(config)
+        denoiser = build_denoiser(config, space)
+        model = build_model(config, space, denoiser, 64)
+        randomise(model.factors)
+        return config, {"autoencoder": space, "latent_diffusion": denoiser}, model
 
     return build
 

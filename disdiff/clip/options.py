@@ -1,7 +1,10 @@
 """Which CLIP a run uses, as the configuration has it; imports nothing of open_clip."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+LOCAL = "local-dir:"  # begins a `model` that is a folder
 RANDOM = "random"  # as `pretrained`: untrained weights, named as such wherever they appear
 
 
@@ -23,3 +26,19 @@ class ClipConfig:
     prompts: str | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+
+
+def rebase_paths(config: ClipConfig, rebase: Callable[[str], str]) -> ClipConfig:
+    """The same CLIP with `rebase` applied to everything that may be a path, tags of weights among them."""
+    folder = config.model.removeprefix(LOCAL)
+    return replace(
+        config,
+        model=config.model if folder == config.model else LOCAL + rebase(folder),
+        pretrained=config.pretrained and rebase(config.pretrained),
+        prompts=config.prompts and rebase(config.prompts),
+    )
+
+
+def look_inside(config: ClipConfig, folder: Path) -> ClipConfig:
+    """The same CLIP with relative paths of what lies in `folder` leading there."""
+    return rebase_paths(config, lambda text: str(folder / text) if (folder / text).exists() else text)

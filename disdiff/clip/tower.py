@@ -16,7 +16,7 @@ from open_clip.factory import load_checkpoint
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from disdiff.clip.options import ClipConfig
+from disdiff.clip.options import LOCAL, ClipConfig
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import CONFIG, MODEL, NAME, build_tokenizer, load_record
 from disdiff.clip.weights import find_weights
@@ -25,7 +25,6 @@ from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.stage_task import freeze
 
-LOCAL = "local-dir:"
 RANDOM_SEED = 0  # random weights are the same in every process, so that heads on them can be loaded again
 KEYS = ("mean", "std", "interpolation")  # of the preprocessing, beside the size
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt")

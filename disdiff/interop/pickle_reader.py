@@ -112,9 +112,11 @@ class _Machine:
         self.copied = 0
 
     def pop(self) -> Any:
+        """Take the uppermost thing off the stack."""
         return self.stack.pop()
 
     def pop_marked(self) -> list[Any]:
+        """Take everything above the last mark, and the mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -137,98 +139,122 @@ class _Machine:
             action(argument)
 
     def do_mark(self, _: None) -> None:
+        """Begin a list of things above what is there."""
         self.marks.append(self.stack)
         self.stack = []
 
     def do_pop(self, _: None) -> None:
+        """Forget the uppermost thing, or an empty mark."""
         if self.stack:
             self.pop()
         else:
             self.pop_marked()
 
     def do_pop_mark(self, _: None) -> None:
+        """Forget everything above the last mark."""
         self.pop_marked()
 
     def do_dup(self, _: None) -> None:
+        """The uppermost thing once more."""
         self.stack.append(self.stack[-1])
 
     def do_tuple(self, _: None) -> None:
+        """A tuple of everything above the last mark."""
         items = tuple(self.pop_marked())
         self.stack.append(items)
 
     def do_tuple1(self, _: None) -> None:
+        """A tuple of the uppermost thing."""
         self.stack[-1:] = [(self.stack[-1],)]
 
     def do_tuple2(self, _: None) -> None:
+        """A tuple of the two uppermost things."""
         self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
 
     def do_tuple3(self, _: None) -> None:
+        """A tuple of the three uppermost things."""
         self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
 
     def do_list(self, _: None) -> None:
+        """A list of everything above the last mark."""
         items = self.pop_marked()
         self.stack.append(items)
 
     do_frozenset = do_list  # a set's items need not be hashable here
 
     def do_dict(self, _: None) -> None:
+        """A dictionary of keys and values above the last mark."""
         items = self.pop_marked()
         self.stack.append({})
         self._set_items(items)
 
     def do_append(self, _: None) -> None:
+        """Append the uppermost thing to the list below it."""
         self._extend([self.pop()])
 
     def do_appends(self, _: None) -> None:
+        """Append everything above the last mark to the list below it."""
         items = self.pop_marked()
         self._extend(items)
 
     do_additems = do_appends
 
     def do_setitem(self, _: None) -> None:
+        """Set one item of the dictionary below key and value."""
         value, key = self.pop(), self.pop()
         self._set_items([key, value])
 
     def do_setitems(self, _: None) -> None:
+        """Set the items above the last mark in the dictionary below it."""
         items = self.pop_marked()
         self._set_items(items)
 
     def do_global(self, argument: str) -> None:
+        """A name in a module: kept as its name."""
         self.stack.append(Global(argument.replace(" ", ".", 1)))
 
     def do_stack_global(self, _: None) -> None:
+        """The same, module and name from the stack."""
         name, module = self.pop(), self.pop()
         known = isinstance(name, str) and isinstance(module, str)
         self.stack.append(Global(f"{module}.{name}") if known else Foreign("name", [module, name]))
 
     def do_reduce(self, _: None) -> None:
+        """A call: stood for by what was to be called with what."""
         arguments, maker = self.pop(), self.pop()
         self.stack.append(self._call(maker, arguments))
 
     def do_newobj(self, _: None) -> None:
+        """A new object of a class: as a call."""
         self.do_reduce(None)
 
     def do_newobj_ex(self, _: None) -> None:
+        """The same with named arguments."""
         words, arguments, maker = self.pop(), self.pop(), self.pop()
         self.stack.append(Foreign(maker, [arguments, words]))
 
     def do_inst(self, argument: str) -> None:
+        """A new object of a class named here: as a call."""
         items = self.pop_marked()
         self.stack.append(Foreign(Global(argument.replace(" ", ".", 1)), items))
 
     def do_obj(self, _: None) -> None:
+        """A new object of a class above the last mark: as a call."""
         maker, *items = self.pop_marked()
         self.stack.append(Foreign(maker, items))
 
     def do_build(self, _: None) -> None:
+        """The state of an object: kept beside it, never set."""
         state, target = self.pop(), self.stack[-1]
         if isinstance(target, Foreign):
             target.parts.append(state)  # attributes of containers and tensors are of no use here
 
     def do_persid(self, argument: str) -> None:
+        """Something outside the pickle, by a text: of no use here."""
         self.stack.append(Foreign("persistent", [argument]))
 
     def do_binpersid(self, _: None) -> None:
+        """Something outside the pickle: a storage of numbers."""
         self.stack.append(self._find(self.pop()))
 
     def _extend(self, items: list[Any]) -> None:

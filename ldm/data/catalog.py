@@ -90,8 +90,18 @@ def find_pictures(root: Path) -> Path | None:
 
 def prepare(options: DataOptions) -> Preparation:
     """Crop and size of pictures: as asked for, else those of the data set."""
-    crop, size = DATA_SETS[options.name].pictures
-    return Preparation(options.crop or crop, options.image_size or size)
+    _, size = DATA_SETS[options.name].pictures
+    return Preparation(choose_crop(options.name, options.crop), options.image_size or size)
+
+
+def choose_crop(name: str, crop: str | None) -> str:
+    """The crop of a data set's pictures: as asked for, else its own; `center` for what comes as arrays.
+
+    Raises:
+        UserError: there is no data set of that name.
+    """
+    own = choose("data.name", name, DATA_SETS).pictures
+    return crop or (own[0] if own else "center")
 
 
 def _celeba(options: DataOptions, progress: Progress | None) -> Pictures:

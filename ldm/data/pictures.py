@@ -55,13 +55,16 @@ def crop_box(image: Image.Image, size: int, box: tuple[int, int, int, int]) -> I
     return image.crop(box).resize((size, size), BICUBIC)
 
 
+BOXES = {  # of aligned CelebA: left, upper, right, lower
+    "d2c128": (25, 57, 153, 185),  # 128 pixels round column 89, row 121
+    "center148": (15, 35, 163, 183),
+    "center178": (0, 20, 178, 198),
+}
 CROPS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "center": lambda image, size: ImageOps.fit(image, (size, size), BICUBIC),  # the central square
     "squash": lambda image, size: image.resize((size, size), BICUBIC),  # everything, the aspect ratio lost
     "pad": lambda image, size: ImageOps.pad(image, (size, size), BICUBIC),  # everything, with black bars
-    "d2c128": partial(crop_box, box=(25, 57, 153, 185)),  # 128 pixels round column 89, row 121
-    "center148": partial(crop_box, box=(15, 35, 163, 183)),
-    "center178": partial(crop_box, box=(0, 20, 178, 198)),
+    **{name: partial(crop_box, box=box) for name, box in BOXES.items()},
 }
 
 
@@ -85,7 +88,28 @@ class Preparation:
             Exception: of many kinds, whatever Pillow has for a damaged file.
         """
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(CROPS[self.crop](to_rgb(ImageOps.exif_transpose(image)), self.size))
+            return np.asarray(self.apply(image))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """A Pillow image of any size and mode, upright, in RGB, cropped and resized.
+
+        Raises:
+            ValueError: its values have no defined range, or its size is not the one that the crop is for.
+        """
+        return CROPS[self.crop](to_rgb(ImageOps.exif_transpose(image)), self.size)
+
+
+def prepare_any(image: Image.Image, crop: str, size: int) -> Image.Image:
+    """A picture from elsewhere as those of a data set that has this crop, `size` x `size` pixels.
+
+    The boxes of aligned CelebA mean nothing in other pictures, whose central square is taken instead.
+
+    Raises:
+        ValueError: its values have no defined range.
+    """
+    image = ImageOps.exif_transpose(image)
+    fits = crop not in BOXES or image.size == CELEBA_SIZE
+    return Preparation(crop if fits else "center", size).apply(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -115,6 +139,8 @@ class Pictures:
         preparation: what is done to a picture, in words.
         skipped: names of pictures that were left out as they cannot be read.
         attribute_names: of the columns of `attributes`; empty without attributes.
+        attributes_sha256: of names and values of all attributes that are used; None without attributes.
+        crop: name of the crop, one of `CROPS`.
     """
 
     procedural = False
@@ -145,6 +171,7 @@ class Pictures:
             UserError: there are no pictures, or all are corrupt.
         """
         self.name, self.image_size, self.preparation = name, preparation.size, str(preparation)
+        self.crop = preparation.crop
         self.attribute_names = tuple(attributes[0]) if attributes else ()
         self.shelf, self._prepare = shelf, preparation
         self._attributes = torch.from_numpy(attributes[1]) if attributes else None
@@ -156,7 +183,7 @@ class Pictures:
             self._positions = torch.tensor([i for i, each in enumerate(shelf.names) if each not in bad])
         if not len(self._positions):
             raise UserError(f"{shelf.root} holds no picture that can be read")
-        self.identity = self._compute_identity()
+        self.identity, self.attributes_sha256 = self._compute_identity(), self._digest_attributes()
         self._prepared = self._open_prepared()
 
     def __len__(self) -> int:
@@ -209,6 +236,13 @@ class Pictures:
                 f"{self.shelf.root}: the picture {self.shelf.names[position]} cannot be read "
                 f"({describe(error)}); replace it, or leave such pictures out with data.corrupt=skip"
             ) from error
+
+    def _digest_attributes(self) -> str | None:
+        if self._attributes is None:
+            return None
+        digest = hashlib.sha256("\0".join(self.attribute_names).encode("utf-8", "surrogateescape"))
+        digest.update(self.attributes(torch.arange(len(self))).numpy().tobytes())
+        return digest.hexdigest()
 
     def _compute_identity(self) -> str:
         names = [self.shelf.names[position] for position in self._positions.tolist()]

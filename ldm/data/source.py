@@ -63,7 +63,7 @@ class AttributeSource(Protocol):
 def describe_source(source: ImageSource) -> dict[str, Any]:
     """A data set as `metrics.json` has it; what does not apply to it is left out."""
     facts = {"name": source.name, "procedural": source.procedural, "num_images": len(source)}
-    for key in ("preparation", "attribute_names", "skipped"):
+    for key in ("preparation", "attribute_names", "attributes_sha256", "skipped"):
         value = getattr(source, key, None)
         if value:
             facts[key] = value if isinstance(value, str) else list(value)

@@ -1,10 +1,15 @@
-"""A data set of coloured halves with two factors, and a random model that is smooth enough to invert."""
+"""A data set of coloured halves with two factors, one of noise with pipelines on it, and a random model that
+is smooth enough to invert.
+"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from disdiff import pipeline as pipeline_module
+from disdiff.config import load_config
+from disdiff.pipeline import Pipeline
 from ldm.data.factor_space import FactorSpace
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
 
@@ -33,6 +38,67 @@ class Halves:
         images[:, :, :, :8] = (80 * factors[:, 0]).to(torch.uint8)[:, None, None, None]
         images[:, 2, :, 8:] = (120 * factors[:, 1]).to(torch.uint8)[:, None, None]
         return images
+
+
+@dataclass
+class Noise:
+    """48 images 16x16 of noise that knows its number."""
+
+    name: str = "noise"
+    procedural: bool = True
+    identity: str = "noise-1"
+    image_size: int = 16
+    channels: int = 3
+    factor_space: FactorSpace = field(default_factory=lambda: FactorSpace(("a", "b"), (6, 8)))
+
+    def __len__(self):
+        return 48
+
+    def images(self, index):
+        everything = torch.randint(0, 256, (48, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+        return everything[index].to(torch.uint8)
+
+    def factors(self, index):
+        return self.factor_space.factors(index)
+
+
+TINY = [
+    "preset=smoke",
+    "stages.pretrained=false",
+    "trainer.device=cpu",
+    "data.num_train=24",
+    "evaluation.num_images=24",
+    "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2], num_groups: 2}",
+    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
+    *(f"{stage}.train.batch_size=8" for stage in ("autoencoder", "latent_diffusion", "factors")),
+]
+
+
+@pytest.fixture
+def make_noise():
+    """The class of the data set of noise."""
+    return Noise
+
+
+@pytest.fixture
+def build_on_noise(tmp_path, monkeypatch):
+    """Return a function that builds a pipeline on noise, without scores and pictures at its end.
+
+    Its lines are in `said`; stages train on `images` images each.
+    """
+    monkeypatch.setattr("disdiff.results.write_results", lambda *_: None)
+
+    def build(file, *overrides, images=32, source=None):
+        monkeypatch.setattr(pipeline_module, "build_source", lambda config: source or Noise())
+        lengths = [
+            f"{stage}.train.images={images}" for stage in ("autoencoder", "latent_diffusion", "factors")
+        ]
+        config, said = load_config([file], [*TINY, *lengths, f"run.root={tmp_path}", *overrides]), []
+        pipeline = Pipeline(config, said.append)
+        pipeline.said = said
+        return pipeline
+
+    return build
 
 
 @pytest.fixture

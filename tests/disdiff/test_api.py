@@ -9,9 +9,12 @@ from PIL import Image
 
 import disdiff
 from disdiff.build import build_denoiser, build_latent_space, build_model
+from disdiff.cli import load_image
 from disdiff.config import load_config, to_yaml
 from disdiff.image_input import to_images, to_pictures
+from disdiff.interop.exporting import export_run
 from disdiff.stages import save_weights
+from ldm.data.catalog import DataOptions, open_data
 from ldm.errors import UserError
 from ldm.files import save_json
 
@@ -24,10 +27,11 @@ TINY = [
 ]
 
 
-def write_run(folder, system, randomise, **scores):
+def write_run(folder, system, randomise, *overrides):
     """A run of an untrained model of `system` at its smoke sizes, with random codes."""
     path = ROOT / "configs" / system / "shapes3d.yaml"
-    config = load_config([path], ["preset=smoke", "sampler.num_steps=2", "data.procedural=always", *TINY])
+    always = ["preset=smoke", "sampler.num_steps=2", "data.procedural=always", *TINY]
+    config = load_config([path], [*always, *overrides])
     space = build_latent_space(config)
     denoiser = build_denoiser(config, space)
     torch.manual_seed(0)
@@ -48,7 +52,7 @@ def write_run(folder, system, randomise, **scores):
         "factors": rng.integers(0, 2, (60, 2)),
     }
     np.savez(folder / "codes.npz", **arrays, factor_names=np.array(["wall hue", "scale"]))
-    save_json(folder / "metrics.json", {"system": system, "scores": scores})
+    save_json(folder / "metrics.json", {"system": system, "scores": {}})
     return folder
 
 
@@ -86,6 +90,8 @@ def test_every_system_encodes_edits_and_decodes(tmp_path, randomise, images, sys
     assert model.traverse(images, 1, (-2, 2)).shape == (2, 2, 3, SIZE, SIZE)
     assert model.interpolate(images[0], images[1], 2).shape == (2, 3, SIZE, SIZE)
     assert model.move_attribute(images[0], "scale", 1, [-0.3]).shape == (1, 3, SIZE, SIZE)
+    exported = disdiff.load(export_run(tmp_path / system, tmp_path / "exported"), "cpu")
+    assert torch.equal(exported.encode(images), codes) and exported.image_size == SIZE
     if system in ("disdiff", "pdae"):
         fields = model.gradient_fields(images, t=300)
         z_shape = model.run.model.latent_space.latent_shape(SIZE)
@@ -141,6 +147,7 @@ def test_the_same_image_in_every_form(tmp_path):
     for form in forms:
         got = to_images(form, SIZE)
         assert got.shape == (len(got), 3, SIZE, SIZE) and got.dtype == torch.float32
+        assert got.is_contiguous()  # else convolutions round another way than for images of a data set
         torch.testing.assert_close(got, (tensor / 127.5 - 1).expand_as(got), atol=1e-6, rtol=0)
     assert np.array_equal(np.array(to_pictures(to_images(array, SIZE))[0]), array)
 
@@ -155,6 +162,47 @@ def test_pictures_of_other_sizes_and_modes():
     grey = to_images(Image.new("L", (20, 30), 255), SIZE, channels=1)
     assert grey.shape == (1, 1, SIZE, SIZE) and to_pictures(grey)[0].mode == "L"
     assert to_images(np.zeros((2, SIZE, SIZE), np.uint8), SIZE, 1).shape == (2, 1, SIZE, SIZE)
+
+
+def picture_of(mode, size):
+    """A picture with a bright left and a dark right, which no two crops make the same square of."""
+    pixels = np.linspace(255, 0, size[0])[None, :, None] * np.ones((size[1], 1, 3))
+    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("crop", ["center", "squash", "pad"])
+def test_own_pictures_are_read_as_those_of_the_run(tmp_path, randomise, crop):
+    """By the same crop, with transparency over white and 16 bits as 8, whatever way they are given."""
+    data = tmp_path / "data"
+    data.mkdir()
+    clear = picture_of("RGBA", (150, 100))
+    clear.putalpha(0)
+    pictures = {"wide.png": picture_of("RGB", (150, 100)), "clear.png": clear}
+    pictures["deep.png"] = Image.fromarray(
+        np.linspace(0, 65535, 100 * 150).reshape(100, 150).astype("uint16")
+    )
+    for name, picture in pictures.items():
+        picture.save(data / name)
+    source = open_data(DataOptions("folder", str(data), crop=crop))
+    options = ("data.name=folder", f"data.root={data}", "data.procedural=auto")
+    run = write_run(tmp_path / "run", "disdiff", randomise, *options, f"data.crop={crop}")
+    model = disdiff.load(run, "cpu")
+    for position, name in enumerate(source.shelf.names):
+        wanted = source.images(torch.tensor([position])) / 127.5 - 1
+        for got in (load_image(str(data / name), source), model._read(data / name)):
+            assert torch.equal(got, wanted)
+        assert torch.equal(model._read([Image.open(data / name)]), wanted)
+    assert load_image("1", source).equal(model._read(data / source.shelf.names[1]))
+
+
+def test_crops_of_celeba_are_for_aligned_pictures(randomise):
+    face = picture_of("RGB", (178, 218))
+    box = face.crop((25, 57, 153, 185)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    assert torch.equal(to_images(face, SIZE, crop="d2c128"), to_images(np.array(box), SIZE))
+    other = picture_of("RGB", (178, 178))
+    assert torch.equal(to_images(other, SIZE, crop="d2c128"), to_images(other, SIZE))
+    with pytest.raises(UserError, match="the picture cannot be used: it holds floats"):
+        to_images(Image.fromarray(np.zeros((4, 4), np.float32)), SIZE)
 
 
 @pytest.mark.parametrize(

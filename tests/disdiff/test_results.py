@@ -2,14 +2,20 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from disdiff import results
-from disdiff.config import EvaluationConfig
-from disdiff.results import SCORES, score_once
+from disdiff.config import Config, EvaluationConfig
+from disdiff.report.album import PARTS
+from disdiff.results import FILES, SCORES, describe_evaluation, results_are_complete, score_once
+from ldm.data.catalog import DataOptions, open_data
+from ldm.data.source import describe_source
 from ldm.errors import UserError
+from ldm.files import save_json
 
 EVALUATION = EvaluationConfig(protocol="fast")
 
@@ -64,3 +70,28 @@ def test_a_damaged_file_is_named(arrays, tmp_path):
     (tmp_path / SCORES).write_text("{")
     with pytest.raises(UserError, match="scores.json"):
         score_once(tmp_path, arrays, EVALUATION)
+
+
+def test_results_are_of_the_attributes_they_were_made_with(tmp_path):
+    """No stage depends on `attributes.csv`, but TAD and codes.npz do."""
+    data, folder = tmp_path / "data", tmp_path / "run"
+    folder.mkdir(), data.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(data / f"{name}.png")
+
+    def open_with(*rows):
+        (data / "attributes.csv").write_text("\n".join(["file,hat", *rows]) + "\n")
+        source = open_data(DataOptions("folder", str(data), image_size=8))
+        fields = {"config": Config(), "stages": {}, "model": SimpleNamespace(has_unit_fields=True)}
+        return SimpleNamespace(folder=folder, source=source, **fields)
+
+    first = open_with("a.png,0", "b.png,1")
+    for name in (*FILES, *(name for names in PARTS.values() for name in names)):
+        (folder / name).write_text("")
+    evaluation, dataset = describe_evaluation(first.config), describe_source(first.source)
+    save_json(folder / "metrics.json", {"stages": {}, "evaluation": evaluation, "dataset": dataset})
+    assert results_are_complete(first) and results_are_complete(open_with("b.png,1", "a.png,-1"))
+    assert not results_are_complete(open_with("a.png,1", "b.png,1"))
+    (data / "attributes.csv").unlink()
+    without = open_data(DataOptions("folder", str(data), image_size=8))
+    assert not results_are_complete(SimpleNamespace(**{**vars(first), "source": without}))

@@ -5,17 +5,19 @@ from functools import partial
 
 import pytest
 
+from disdiff.config import CONFIGS, load_config, to_yaml
 from disdiff.report import comparison
 from disdiff.report.comparison import compare_runs
 from disdiff.report.published import PUBLISHED, Published
 from disdiff.report.tables import escape, format_text
+from ldm.errors import UserError
 
 
 @pytest.fixture
 def write(tmp_path):
     """Return a function that writes a run folder with nothing but `metrics.json`."""
 
-    def make(name, dci=0.5, protocols=("paper",), procedural=True, data="shapes3d", **changes):
+    def make(name, dci=0.5, protocols=("paper",), procedural=True, data="shapes3d", config=None, **changes):
         scores = {"dci": {"disentanglement": dci}, "factor_vae": {"eval_accuracy": 0.9}}
         metrics = {
             "system": "disdiff",
@@ -28,6 +30,8 @@ def write(tmp_path):
         }
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+        if config is not None:
+            (tmp_path / name / "config.yaml").write_text(config)
         return tmp_path / name
 
     return make
@@ -67,6 +71,24 @@ def test_variants_and_presets_of_a_system_have_columns_of_their_own(write):
         ("no-invariant", "small", 1),
         ("disdiff", "smoke", 1),
     ]
+
+
+def test_runs_of_one_method_are_pooled_wherever_they_lie(write):
+    """Their configurations say so; folders have any names. Another number of units is another method."""
+    names = ("shapes3d", "disdiff-shapes3d-small-s22", "by-hand", "six-s21")
+    runs = [write(name, seed=seed) for name, seed in zip(names, (21, 22, 23, 21), strict=True)]
+    for run, seed in zip(runs, (21, 22, 23, 21), strict=True):
+        config = load_config([CONFIGS / "disdiff" / "shapes3d.yaml"], [f"seed={seed}", f"run.root={run}"])
+        config.trainer.threads, config.factors.train.preview_steps = seed, seed
+        config.factors.num_units = 6 if run is runs[3] else 10
+        (run / "config.yaml").write_text(to_yaml(config))
+    table = compare_runs(runs)
+    assert [(column.title, column.seeds) for column in table.columns] == [
+        ("disdiff-shapes3d", (21, 22, 23)),
+        ("six", (21,)),
+    ]
+    with pytest.raises(UserError, match="two of one system and of seed 22"):
+        compare_runs([*runs, write("again", seed=22, config=(runs[1] / "config.yaml").read_text())])
 
 
 def test_a_run_without_scores_is_compared_by_the_rest_and_named(write, call):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from disdiff import campaign
+from disdiff.config import to_yaml
 from disdiff.results import FILES, describe_evaluation
 from ldm.files import save_json
 
@@ -22,6 +23,7 @@ def finish(job):
     for name in FILES:
         (job.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (job.folder / name).touch()
+    (job.folder / "config.yaml").write_text(to_yaml(job.config))
     score = {"disdiff": 0.6, "beta_vae": 0.3}[job.config.system] + job.config.seed / 100
     stages = {
         stage.name: {"hash": stage.hash, "seconds": 100.0, "images": 64_000, "steps": 4_000}
@@ -103,6 +105,20 @@ def test_what_is_missing_is_trained_and_the_rest_goes_on_after_a_failure(call, m
     assert command == (
         f"python main.py --base configs/disdiff/shapes3d.yaml -t preset=small run.root={tmp_path} seed=1"
     )
+
+
+def test_finished_runs_join_those_that_are_trained(call, made, tmp_path):
+    assert call("--systems", "disdiff", "--seeds", "1")[0] == 0
+    elsewhere = (tmp_path / "disdiff-shapes3d-small-s1").rename(tmp_path / "shipped")
+    made.clear()
+    command = ["--systems", "disdiff,beta_vae", "--seeds", "2", elsewhere]
+    assert call(*command, "--dry-run")[0] == 0 and made == []
+    status, _, _ = call(*command, "--out", tmp_path / "out")
+    assert status == 0 and len(made) == 2
+    columns = json.loads((tmp_path / "out" / "table.json").read_text())["columns"]
+    assert [len(column["runs"]) for column in columns] == [2, 1]
+    status, _, error = call("--systems", "beta_vae", "--seeds", "3", tmp_path / "absent")
+    assert status == 2 and "absent" in error and len(made) == 2  # told before anything is trained
 
 
 def test_a_run_of_another_evaluation_is_not_taken_for_finished(call, made, tmp_path):

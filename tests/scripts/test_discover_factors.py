@@ -29,7 +29,7 @@ def run_folder(tmp_path, write_tiny_run, monkeypatch):
     save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores, "dataset": data})
     torch.manual_seed(0)
     record = {"trained_on": describe_training(source, 50_000), "zero_shot": {}}
-    save_tiny_clip(tmp_path / "runs" / "tiny-clip", build_tiny_clip()[0], record)
+    save_tiny_clip(tmp_path / "pretrained" / "tiny_clip", build_tiny_clip()[0], record)
     return folder
 
 

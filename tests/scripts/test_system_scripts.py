@@ -8,42 +8,26 @@ import pytest
 import torch
 from PIL import Image
 
-from disdiff.build import build_denoiser, build_latent_dpm, build_latent_space, build_model
-from disdiff.config import CONFIGS, load_config, to_yaml
+from disdiff.build import build_latent_dpm
+from disdiff.config import to_yaml
 from disdiff.run import load_run
 from disdiff.stages import save_weights
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.files import save_json
 
-TINY = [
-    *(
-        "preset=smoke",
-        "data.procedural=always",
-        "trunk.channels=8",
-        "factors.encoder={channels: 8, hidden: 0}",
-    ),
-    "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2, 2, 2], num_groups: 2}",
-    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
-    *("sampler.num_steps=2", "evaluation.num_images=100", "data.num_train=64"),
-]
+SHORT = ("sampler.num_steps=2", "evaluation.num_images=100", "data.num_train=64")
 
 
 @pytest.fixture
-def make_run(tmp_path, randomise, monkeypatch):
+def make_run(tmp_path, build_tiny_system, monkeypatch):
     """Return a function that writes a run of an untrained tiny system on images of noise."""
     noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
     monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
     monkeypatch.chdir(tmp_path)
 
     def make(system):
-        config = load_config([CONFIGS / system / "shapes3d.yaml"], TINY)
-        torch.manual_seed(0)
-        space = build_latent_space(config)
-        denoiser = build_denoiser(config, space)
-        model = build_model(config, space, denoiser, 64)
-        randomise(model.factors)
-        parts = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model.factors}
-        parts["latent_dpm"] = build_latent_dpm(config, model)
+        config, parts, model = build_tiny_system(system, *SHORT)
+        parts |= {"factors": model.factors, "latent_dpm": build_latent_dpm(config, model)}
         for name, module in parts.items():
             save_weights(Path("runs") / system / "stages" / name / "model.safetensors", module)
             save_json(Path("runs") / system / "stages" / name / "stage.json", {"image_size": 64})

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from disdiff.interop.denoisers import UNET, Heads
+from disdiff.interop.exporting import export_run
 from disdiff.interop.importing import ImportOptions, import_files
 from disdiff.interop.run_folder import write_run
 from disdiff.run import load_run
@@ -197,6 +198,12 @@ def test_the_run_folder_gives_the_same_model_and_says_what_happened(
     }
     with pytest.raises(UserError, match="not empty"):
         write_run(imported(path), tmp_path / "runs" / "released")
+    target = export_run(tmp_path / "runs" / "released", tmp_path / "exported")
+    assert torch.equal(load_run(target).model.encode(image), code)
+    card = (target / "README.md").read_text()
+    assert "Made by others: imported from dis.ckpt" in card and "assumed: attention of 8 heads" in card
+    assert "None: this model was not evaluated." in card and "Others trained it" in card
+    assert str(tmp_path) not in card + (target / "import.json").read_text()
 
 
 def test_other_weights_of_the_same_sizes_are_other_stages(

@@ -105,7 +105,7 @@ class TestMPI3D:
         return draw_images(int(np.prod(MPI3D_SIZES)), 64, 64, 3)
 
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-    @pytest.mark.parametrize("variant", ["mpi3d_toy", "mpi3d_real_complex"])
+    @pytest.mark.parametrize("variant", list(mpi3d.VARIANTS))
     def test_images_and_factors(self, tmp_path, images, save, variant):
         save(tmp_path / mpi3d.VARIANTS[variant][-1], images=images)
         source = open_mpi3d(variant, tmp_path)

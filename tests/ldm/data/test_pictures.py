@@ -106,6 +106,25 @@ class TestCrops:
 
 
 class TestPictures:
+    def test_first_last_and_random_ones_are_the_files(self, tmp_path):
+        """Mixed sizes and modes: central square and bicubic resampling, by Pillow's own steps."""
+        rng = np.random.default_rng(0)
+        for number in range(20):
+            width, height = rng.integers(8, 60, 2)
+            pixels = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            pixels.convert("L" if number % 3 == 0 else "RGB").save(tmp_path / f"{number:02}.png")
+        wanted = []
+        for path in sorted(tmp_path.iterdir()):
+            image = Image.open(path).convert("RGB")
+            side, (width, height) = min(image.size), image.size
+            left, upper = (width - side) / 2, (height - side) / 2
+            box = (left, upper, left + side, upper + side)
+            wanted.append(np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC, box)))
+        random = torch.randint(20, (1000,), generator=torch.Generator().manual_seed(0))
+        index = torch.cat([torch.tensor([0, 19]), random])
+        images = open_folder(tmp_path).images(index)
+        assert np.array_equal(images, np.stack(wanted).transpose(0, 3, 1, 2)[index])
+
     def test_reads_in_any_order(self, tmp_path):
         fill(tmp_path)
         source = open_folder(tmp_path)
@@ -175,6 +194,19 @@ class TestCorruptPictures:
         assert len(source) == 37
         reds = source.images(torch.arange(37))[:, 0, 4, 4].tolist()
         assert sorted(reds) == sorted(6 * i for i in range(40) if i not in (4, 7, 9))
+
+    def test_one_among_thousands(self, tmp_path):
+        """Stopped at and named when it is read, or counted and left out; the others are read as before."""
+        good = encode(Image.new("RGB", (8, 8), (9, 50, 200)))
+        for number in range(2000):
+            (tmp_path / f"{number:04}.png").write_bytes(good)
+        (tmp_path / "1023.png").write_bytes(good[: len(good) // 2])
+        stopping, skipping = open_folder(tmp_path), open_folder(tmp_path, corrupt="skip")
+        assert len(stopping) == 2000 and stopping.images(torch.tensor([1022, 1024])).shape == (2, 3, 8, 8)
+        with pytest.raises(UserError, match=r"picture 1023.png cannot be read \(.+\); .*data.corrupt=skip"):
+            stopping.images(torch.arange(1000, 1100))
+        assert len(skipping) == 1999 and skipping.skipped == ("1023.png",)
+        assert (skipping.images(torch.arange(1000, 1100))[:, 0] == 9).all()
 
     def test_the_search_is_kept_until_the_folder_changes(self, folder):
         shelf, told = FolderShelf(folder), []

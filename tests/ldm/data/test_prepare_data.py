@@ -13,9 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from disdiff.build import build_latent_space
+from disdiff.config import CONFIGS, load_config, to_yaml
+from disdiff.pipeline import Pipeline
 from ldm.data import catalog, sources
 from ldm.data.dsprites import DSPRITES, STEM, open_dsprites
 from ldm.data.shapes3d import SHAPES3D, Shapes3D
+from ldm.data.source import to_float
 from ldm.data.sources import Origin, Remote
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_data.py"
@@ -102,6 +106,60 @@ class TestPictures:
         status, said, _ = prepare(*convert, "--corrupt", "skip")
         assert status == 0 and "8 pictures, 1 left out" in said
         assert np.load(next(folder.glob(".disdiff-folder-*.npy"))).shape == (8, 3, 8, 8)
+
+
+class TestEncode:
+    """The latents that the later stages of a run read, ahead of time."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        """A run on a folder of 9 pictures, 7 of them to train on, whose autoencoder is tiny and untrained."""
+        (tmp_path / "data").mkdir()
+        for number in range(9):
+            pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / f"{number}.png")
+        tiny = ["preset=smoke", "autoencoder.network.channels=8", "autoencoder.network.num_groups=4"]
+        places = [f"data.root={tmp_path / 'data'}", f"run.root={tmp_path}", "run.name=run"]
+        sizes = ["data.num_train=7", "data.image_size=32", "trainer.device=cpu"]
+        config = load_config([CONFIGS / "disdiff" / "folder.yaml"], [*tiny, *places, *sizes])
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
+        return config
+
+    def train(self, config):
+        """Stand-in for the training of the first stage."""
+        torch.manual_seed(0)
+        latent_space = build_latent_space(config).eval()
+        Pipeline(config, str).stages["autoencoder"].save(latent_space, {"image_size": 32})
+        return latent_space.autoencoder
+
+    def test_the_latents_are_those_of_the_training_images(self, prepare, run, tmp_path):
+        autoencoder = self.train(run)
+        status, said, error = prepare("folder", "--encode", tmp_path / "run")
+        assert status == 0 and "7 latents are there" in said, error
+        (path,) = (tmp_path / "_stages").glob("latents-*/latents.npy")
+        pipeline = Pipeline(run, str)
+        with torch.no_grad():
+            images = to_float(pipeline.source.images(pipeline.train_index))
+            expected = autoencoder.encode_statistics(images)
+        np.testing.assert_allclose(np.load(path), expected, atol=1e-5)
+        made = path.stat().st_mtime_ns
+        assert prepare("folder", "--encode", tmp_path / "run")[0] == 0 and path.stat().st_mtime_ns == made
+        pipeline.stages["autoencoder"].load(pipeline.latent_space)
+        cache = pipeline.encode_latents(pipeline.stages["autoencoder"])  # what the later stages do
+        assert len(cache) == 7 and path.stat().st_mtime_ns == made
+
+    def test_what_cannot_be_encoded(self, prepare, run, tmp_path, no_file_larger_than):
+        status, _, error = prepare("folder", "--encode", tmp_path / "run")
+        assert status == 2 and "has no trained autoencoder to encode with; train it first" in error
+        status, _, error = prepare("shapes3d", "--encode", tmp_path / "run")
+        assert status == 2 and "is a run on folder, not on shapes3d" in error
+        self.train(run)
+        with no_file_larger_than(2_000):  # a full disk
+            status, _, error = prepare("folder", "--encode", tmp_path / "run")
+        assert status == 2 and "cannot write" in error and "free some space" in error
+        status, said, _ = prepare("folder", "--encode", tmp_path / "run", "--root", tmp_path / "data")
+        assert status == 0 and "7 latents are there" in said
 
 
 class TestDownload:

@@ -25,6 +25,12 @@ H5_LAYOUTS = {
 }
 
 
+def first_last_and_random(count):
+    """The first, the last and 1,000 random positions."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([torch.tensor([0, count - 1]), torch.randint(count, (1000,), generator=generator)])
+
+
 @pytest.fixture(params=[*H5_LAYOUTS, "npz"])
 def source(request, tmp_path, shapes3d):
     if request.param == "npz":
@@ -51,14 +57,14 @@ def test_labels_and_factors_are_inverse():
 
 
 def test_images_and_factors(source, shapes3d):
+    """First, last and 1,000 random indices against plain indexing and numpy's arithmetic."""
     assert len(source) == 50 and not source.procedural
-    index = torch.tensor([49, 0, 3, 3])
+    index = first_last_and_random(50)
     images = source.images(index)
     assert images.is_contiguous() and images.dtype == torch.uint8
     assert np.array_equal(images, shapes3d.images[index].transpose(0, 3, 1, 2))
-    assert torch.equal(
-        source.factors(index), SHAPES3D.factors(torch.from_numpy(shapes3d.combinations)[index])
-    )
+    factors = np.stack(np.unravel_index(shapes3d.combinations[index], SHAPES3D.sizes), axis=1)
+    assert np.array_equal(source.factors(index), factors)
     for wrong in (-1, 50):
         with pytest.raises(ValueError, match="from 0 to 49"):
             source.images(torch.tensor([wrong]))
@@ -108,7 +114,9 @@ def test_the_full_file_needs_no_memory_and_is_in_index_order(tmp_path):
     source = Shapes3D(tmp_path)
     ends = torch.tensor([479_999, 0])
     assert source.images(ends).amax(dim=(1, 2, 3)).tolist() == [7, 0]
-    assert torch.equal(source.factors(ends), SHAPES3D.factors(ends))
+    index = first_last_and_random(480_000)
+    expected = np.stack(np.unravel_index(index, SHAPES3D.sizes), axis=1)
+    assert np.array_equal(source.factors(index), expected)
     with h5py.File(tmp_path / "3dshapes.h5", "r+") as file:
         file["labels"][:2] = labels[[1, 0]]
     with pytest.raises(UserError, match="not in its order"):

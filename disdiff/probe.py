@@ -6,9 +6,12 @@ target's value, and keeps another factor when that has still the source's. Who j
 with labels for this evaluation only.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from torch import Tensor
 from disdiff.classifier import Probe, train_probe
 from disdiff.editing import decode_code, deterministic, in_batches, invert, reconstruct, swap_units
 from disdiff.model import ImageModel
+from disdiff.stages import WEIGHTS, fingerprint, load_weights, save_weights
+from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
@@ -77,6 +82,7 @@ def compute_editing(
     seed: int,
     probe_steps: int = 600,
     progress: Report | None = None,
+    shelf: Path | None = None,
 ) -> dict[str, object]:
     """Compute how often swapping the assigned unit does what it should, and nothing else.
 
@@ -90,6 +96,7 @@ def compute_editing(
         seed: of the probe and of the pairs.
         probe_steps: training steps of the probe.
         progress: called with what is at work and the share of it that is done.
+        shelf: folder in which probes are kept for other runs on the same first stage; None keeps none.
 
     Returns:
         JSON-ready rates: `success` per edited factor; `kept` per edited factor and other factor;
@@ -99,13 +106,8 @@ def compute_editing(
     """
     report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
-    probe = train_probe(
-        model.latent_space,
-        source,
-        complement(eval_index, len(source)),
-        probe_steps,
-        seed,
-        partial(report, "probe"),
+    probe = find_probe(
+        shelf, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
     )
     judge = Judge(model, source, probe, deterministic(sampler))
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
@@ -133,6 +135,34 @@ def compute_editing(
         "probe_steps": probe_steps,
         "seed": seed,
     }
+
+
+def find_probe(
+    shelf: Path | None,
+    latent_space: LatentSpace,
+    source: ImageSource,
+    eval_index: Tensor,
+    num_steps: int,
+    seed: int,
+    progress: Callable[[float], None],
+) -> Probe:
+    """The probe of a first stage, trained on all images outside `eval_index` (n,), or as it was kept by a run
+    before: it depends on nothing that a system adds.
+    """
+    index = complement(eval_index, len(source))
+    train = partial(train_probe, latent_space, source, index, num_steps, seed, progress)
+    if shelf is None:
+        return train()
+    facts = [fingerprint(latent_space), source.identity, eval_index.tolist(), num_steps, seed]
+    folder = shelf / f"probe-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
+    if not (folder / WEIGHTS).exists():
+        probe = train()
+        save_weights(folder / WEIGHTS, probe)
+        return probe
+    probe = Probe(source.factor_space, source.image_size)
+    load_weights(folder / WEIGHTS, probe)
+    probe = probe.to(latent_space.mean.device, memory_format=torch.channels_last)
+    return probe.eval().requires_grad_(False)
 
 
 def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:

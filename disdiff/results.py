@@ -179,6 +179,7 @@ def measure_edits(
                 config.evaluation.seed,
                 config.evaluation.probe_steps,
                 progress,
+                Path(config.run.root) / "_stages",
             )
         reconstruction = compute_reconstruction(
             *shared, config.sampler, config.evaluation.num_reconstructions, config.evaluation.seed, progress

@@ -22,14 +22,15 @@ train, then compare:
       train what is not there; killed or failed: the same command goes on
   python scripts/compare.py --train --systems disdiff --configs configs/disdiff/ablations/*.yaml --seeds 21
       the ablations beside the method; those that are what the preset has anyway are told and left out
+  python scripts/compare.py --train --systems pdae --seeds 21 pretrained/shapes3d        beside a finished run
   python scripts/compare.py --train --systems disdiff,beta_vae --preset smoke --set run.root=try
       the whole of it in minutes, to see that it works
 
 A RUN is a run folder or a metrics.json. One table has one data set, procedural or real, and one protocol:
-numbers of others do not compare. Runs of one system and preset whose folders differ only in the seed share a
-column. --train runs `python main.py --base FILE -t preset=... seed=...` for each configuration and seed, one
-after the other, so shared stages are trained once. A run that fails is named at the end, the others go on,
-and the exit status is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
+numbers of others do not compare. Runs whose configurations differ in the seed alone share a column. --train
+runs `python main.py --base FILE -t preset=... seed=...` for each configuration and seed, one after the other,
+so shared stages are trained once. A run that fails is named at the end, the others go on, and the exit status
+is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,15 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Train what is asked for, then compare; exit status 1 when a run failed."""
     named = bool(arguments.systems or arguments.configs)
-    if (
-        arguments.train != named
-        or arguments.dry_run > arguments.train
-        or arguments.train == bool(arguments.runs)
-    ):
+    if arguments.train != named or arguments.dry_run > named or not (named or arguments.runs):
         raise UserError("name runs to compare, or --train with --systems or --configs; --help shows examples")
     commands, failures = train(arguments) if arguments.train else ({}, {})
-    runs = arguments.runs or [run for run in commands if run.name not in failures]
-    if runs:
+    runs = [*arguments.runs, *(run for run in commands if run.name not in failures)]
+    if runs and not arguments.dry_run:
         compare(arguments, runs, commands, failures)
     if failures:
         print("failed:", *(f"  {name}: {reason}" for name, reason in failures.items()), sep="\n")
@@ -77,7 +74,10 @@ def main(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str]]:
     """Train what is not there; returns the command of every run folder, and why runs failed, by name."""
     from disdiff.campaign import describe_campaign, find_configs, plan_campaign, train_campaign
+    from disdiff.report.comparison import load_metrics
 
+    for run in arguments.runs:  # a bad name is told now, not after hours
+        load_metrics(run)
     systems = [name for name in arguments.systems.split(",") if name]
     files = [*find_configs(systems, arguments.data), *arguments.configs]
     campaign = plan_campaign(

@@ -22,7 +22,7 @@ from ldm.errors import UserError, choose
 from ldm.nn.layers import Resample, SelfAttention, build_norm
 
 OUTPUT_SIZE = 4  # side of the coarsest map
-NUM_HEADS, NUM_GROUPS, VAE_HIDDEN = 4, 32, 256
+NUM_HEADS, HEAD_CHANNELS, NUM_GROUPS, VAE_HIDDEN = 4, 32, 32, 256
 TEMPERATURE = 0.5  # of relaxed bits
 
 
@@ -136,6 +136,11 @@ def build_trunk(config: TrunkConfig, in_channels: int, size: int) -> tuple[nn.Mo
     return choose("trunk.kind", config.kind, kinds)(config.channels, in_channels, depth)
 
 
+def build_attention(channels: int) -> SelfAttention:
+    """Self-attention of the published four heads, of fewer where these would have less than 32 channels."""
+    return SelfAttention(channels, min(NUM_HEADS, max(1, channels // HEAD_CHANNELS)), NUM_GROUPS)
+
+
 def build_pdae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
     """PDAE's: `depth` convolutions, attention where the map is 16x16."""
     trunk, width = nn.Sequential(), in_channels
@@ -143,7 +148,7 @@ def build_pdae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Mo
         previous, width = width, channels * min(2**i, 2 if depth <= 4 else 4)
         trunk.append(nn.Conv2d(previous, width, 3, stride=2, padding=1))
         if i == max(depth - 3, 0):
-            trunk.append(SelfAttention(width, NUM_HEADS, NUM_GROUPS))
+            trunk.append(build_attention(width))
         trunk.extend([build_norm(width, NUM_GROUPS), nn.SiLU()])
     return trunk.append(nn.Flatten()), width * OUTPUT_SIZE**2
 
@@ -156,7 +161,7 @@ def build_half_unet(channels: int, in_channels: int, depth: int) -> tuple[nn.Mod
         trunk.extend([LightBlock(previous, width), LightBlock(width, width)])
         if i < depth:
             trunk.append(Resample(width, "down"))
-    trunk.extend([SelfAttention(width, NUM_HEADS, NUM_GROUPS), LightBlock(width, width)])
+    trunk.extend([build_attention(width), LightBlock(width, width)])
     tail = [build_norm(width, NUM_GROUPS), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return trunk.extend(tail), width
 

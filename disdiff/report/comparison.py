@@ -3,6 +3,8 @@
 Everything comes from `metrics.json`. One table has one data set, procedural or real, and one protocol.
 """
 
+import hashlib
+import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from disdiff.config import merge, read_yaml, to_container
 from disdiff.report.naming import name_data
 from disdiff.report.published import PUBLISHED
 from disdiff.report.summary import PSNR_ROWS, list_values
+from disdiff.stages import WITHOUT_EFFECT
 from ldm.errors import UserError
 from ldm.files import load_json
 
 SPEED = "Images per second, own stage"
 OF_DIFFUSION = (PSNR_ROWS["autoencoder"], PSNR_ROWS["random"])  # rows without a meaning for others
+# sections and keys of a configuration in which two runs of one method may differ
+PLACE = ("run", "trainer", "weights", "stages", "root", "num_workers")
+OF_NO_METHOD = {"seed", "latent_dpm", *PLACE, *WITHOUT_EFFECT}
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,13 @@ class RunRecord:
         seed: of its last stage.
         data: name of the data set.
         procedural: whether that is our rendering.
-        variant: name of the run folder without its seed; tells ablations of one system apart.
+        variant: name of the run folder without its seed; "" where it does not end with one.
         hashes: of the stages; the same run has the same.
         values: by name of the row.
         facts: texts by name: when it finished, on which device, by which commit; "" where unknown.
         note: what is to be known of its values, such as why it has no scores.
         supervision: what it learnt from beside images; "" for an unsupervised run.
+        method: what is trained and measured, whatever the seed; tells ablations of one system apart.
     """
 
     path: Path
@@ -53,6 +61,7 @@ class RunRecord:
     facts: dict[str, str]
     note: str
     supervision: str = ""
+    method: str = ""
 
 
 class Value(NamedTuple):
@@ -174,6 +183,7 @@ def read_run(path: Path, metrics: dict[str, Any], protocol: str | None) -> RunRe
     folder = path if path.is_dir() else path.parent
     seed, data, stages = metrics.get("seed"), metrics["dataset"], metrics.get("stages") or {}
     name, suffix = folder.resolve().name, f"-s{seed}"
+    variant = name.removesuffix(suffix) if name.endswith(suffix) else ""
     values, notes = list_values(metrics, protocol) | list_costs(metrics), [describe_supervision(metrics)]
     if not metrics["scores"]:
         notes.append(f"{path} has no scores, as {metrics.get('scores_reason', 'it was not evaluated')}")
@@ -188,13 +198,32 @@ def read_run(path: Path, metrics: dict[str, Any], protocol: str | None) -> RunRe
         seed=seed,
         data=data["name"],
         procedural=bool(data.get("procedural")),
-        variant=name.removesuffix(suffix) if name.endswith(suffix) else "",
+        variant=variant,
         hashes=tuple(stage["hash"] for stage in stages.values() if "hash" in stage),
         values=values,
         facts={key: str(metrics.get(key) or "") for key in ("finished", "device", "commit")},
         note="; ".join(filter(None, notes)),
         supervision=metrics.get("supervision") or "",
+        method=identify_method(folder) or variant,
     )
+
+
+def identify_method(folder: Path) -> str:
+    """Twelve hexadecimal digits of a run's configuration but for seed, place and machine; "" without one."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return ""
+    try:
+        tree = to_container(merge([read_yaml(path)]))
+    except UserError:  # of another version
+        return ""
+
+    def keep(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {key: keep(value) for key, value in node.items() if key not in OF_NO_METHOD}
+
+    return hashlib.sha256(json.dumps(keep(tree), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def describe_supervision(metrics: dict[str, Any]) -> str:
@@ -215,14 +244,14 @@ def list_costs(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def pool_runs(runs: list[RunRecord]) -> list[Column]:
-    """One column per system, preset and variant, in the order in which they were named, supervised ones last.
+    """One column per system, preset and method, in the order in which they were named, supervised ones last.
 
     Raises:
         UserError: a run is there twice, or two runs of one column have the same seed.
     """
     groups, known = defaultdict(list), {}
     for run in sorted(runs, key=lambda run: bool(run.supervision)):
-        column = (run.system, run.preset, run.variant)
+        column = (run.system, run.preset, run.method)
         for key in {column + (run.seed,), run.hashes + (run.seed,) if run.hashes else run.path}:
             if key in known:
                 raise UserError(
@@ -231,18 +260,24 @@ def pool_runs(runs: list[RunRecord]) -> list[Column]:
                 )
             known[key] = run
         groups[column].append(run)
-    variants = Counter((system, preset) for system, preset, _ in groups)
+    several = Counter((system, preset) for system, preset, _ in groups)
     return [
         Column(
-            title=(variant.removesuffix(f"-{preset}") if variant and variants[system, preset] > 1 else system)
-            + " (weakly supervised)" * bool(group[0].supervision),
+            title=name_column(group, alone=several[system, preset] == 1),
             preset=preset,
             runs=tuple(group),
             values=pool_values([run.values for run in group]),
             note="; ".join(dict.fromkeys(run.note for run in group if run.note)),
         )
-        for (system, preset, variant), group in groups.items()
+        for (system, preset, _), group in groups.items()
     ]
+
+
+def name_column(runs: list[RunRecord], alone: bool) -> str:
+    """Title of a column: the system, or where it has others of its system and preset, the runs' own name."""
+    named = next((run.variant for run in runs if run.variant), "")
+    title = runs[0].system if alone or not named else named.removesuffix(f"-{runs[0].preset}")
+    return title + " (weakly supervised)" * bool(runs[0].supervision)
 
 
 def pool_values(values: list[dict[str, float]]) -> dict[str, Value]:

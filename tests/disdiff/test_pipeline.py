@@ -1,69 +1,25 @@
 """The main job's stages, in one process, on tiny images; tests/end_to_end runs the command itself."""
 
 import json
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from disdiff import pipeline as module
 from disdiff.config import CONFIGS, load_config
-from disdiff.pipeline import Pipeline, first_difference
+from disdiff.pipeline import first_difference
 from disdiff.run import load_run
-from ldm.data.factor_space import FactorSpace
 from ldm.errors import UserError
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
-TINY = [
-    "preset=smoke",
-    "stages.pretrained=false",
-    "trainer.device=cpu",
-    "data.num_train=24",
-    "evaluation.num_images=24",
-    "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2], num_groups: 2}",
-    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
-    "factors.encoder={channels: 8, hidden: 0}",
-    *(
-        f"{stage}.train.{key}"
-        for stage in ("autoencoder", "latent_diffusion", "factors")
-        for key in ("images=32", "batch_size=8")
-    ),
-]
-
-
-@dataclass
-class Noise:
-    """48 images 16x16 of noise that knows its number."""
-
-    name: str = "noise"
-    procedural: bool = True
-    identity: str = "noise-1"
-    image_size: int = 16
-    channels: int = 3
-    factor_space: FactorSpace = field(default_factory=lambda: FactorSpace(("a", "b"), (6, 8)))
-
-    def __len__(self):
-        return 48
-
-    def images(self, index):
-        everything = torch.randint(0, 256, (48, 3, 16, 16), generator=torch.Generator().manual_seed(0))
-        return everything[index].to(torch.uint8)
-
-    def factors(self, index):
-        return self.factor_space.factors(index)
 
 
 @pytest.fixture
-def build(tmp_path, monkeypatch):
-    """Return a function that builds a pipeline on noise, without scores and pictures at its end."""
-    monkeypatch.setattr("disdiff.results.write_results", lambda *_: None)
+def build(build_on_noise):
+    """Return a function that builds a tiny DisDiff's pipeline, or another one's."""
 
     def make(*overrides, source=None, file=SHAPES3D):
-        monkeypatch.setattr(module, "build_source", lambda config: source or Noise())
-        said = []
-        pipeline = Pipeline(load_config([file], [*TINY, f"run.root={tmp_path}", *overrides]), said.append)
-        pipeline.said = said
-        return pipeline
+        encoder = "factors.encoder={channels: 8, hidden: 0}"
+        return build_on_noise(file, encoder, *overrides, source=source)
 
     return make
 
@@ -86,7 +42,7 @@ def test_three_stages_are_trained_once_and_then_loaded(build):
 
 
 @pytest.mark.parametrize("system", ["disdiff", "infodiffusion", "beta_vae"])
-def test_a_latent_dpm_may_be_added_to_a_finished_run(build, system):
+def test_a_latent_dpm_may_be_added_to_a_finished_run(build, system, make_noise):
     """One more stage in the run folder, on the codes of the training images; the others stay."""
     file = CONFIGS / system / "shapes3d.yaml"
     more = "latent_dpm={hidden: 8, num_layers: 2, train: {images: 64, batch_size: 8}}"
@@ -95,7 +51,7 @@ def test_a_latent_dpm_may_be_added_to_a_finished_run(build, system):
     added.run()
     assert sum("loaded from" in line for line in added.said) == len(added.stages) - 1
     assert added.stages["latent_dpm"].folder == added.folder / "stages" / "latent_dpm"
-    images = Noise().images(added.train_index).float() / 127.5 - 1
+    images = make_noise().images(added.train_index).float() / 127.5 - 1
     with torch.no_grad():
         codes = added.model.eval().encode(images)
     torch.testing.assert_close(added.encode_training_codes(), codes, rtol=1e-3, atol=1e-4)
@@ -181,11 +137,11 @@ def test_a_run_folder_of_another_configuration_is_refused(build):
     build("run.name=mine", "evaluation.seed=3").run()
 
 
-def test_a_run_folder_of_other_data_is_refused(build):
+def test_a_run_folder_of_other_data_is_refused(build, make_noise):
     """The file of a data set appears or vanishes: same configuration, other images."""
     build("run.name=mine").run()
     with pytest.raises(UserError, match="mine belongs to another configuration .*data"):
-        build("run.name=mine", source=Noise(identity="noise-2")).run()
+        build("run.name=mine", source=make_noise(identity="noise-2")).run()
 
 
 def test_damaged_weights_are_named_with_their_remedy(build):
@@ -199,7 +155,9 @@ def test_damaged_weights_are_named_with_their_remedy(build):
         build().run()
 
 
-def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(build, tmp_path, monkeypatch):
+def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
+    build, make_noise, tmp_path, monkeypatch
+):
     """A shipped autoencoder and one trained here have the same hash, but not the same weights."""
     shipped = tmp_path / "pretrained" / "noise" / "stages" / "autoencoder"
     monkeypatch.setattr("disdiff.stages.PRETRAINED", tmp_path / "pretrained")
@@ -216,7 +174,7 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
     own = build("stages.pretrained=false", "run.name=own")
     own.run()
     statistics = own.latent_batches(with_images=False).arrays["statistics"]
-    image = Noise().images(own.train_index).float() / 127.5 - 1
+    image = make_noise().images(own.train_index).float() / 127.5 - 1
     with torch.no_grad():
         expected = own.latent_space.autoencoder.encode_statistics(image)
     torch.testing.assert_close(torch.tensor(statistics[:]), expected, rtol=1e-3, atol=1e-4)

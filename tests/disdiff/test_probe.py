@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from disdiff.classifier import train_probe
-from disdiff.probe import complement, compute_editing, compute_reconstruction, draw_targets, summarise_edits
+from disdiff.probe import (
+    complement,
+    compute_editing,
+    compute_reconstruction,
+    draw_targets,
+    find_probe,
+    summarise_edits,
+)
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
@@ -68,6 +75,27 @@ def test_probe_trains_in_every_mode_and_leaves_the_default_generator(model, halv
 def test_too_few_steps_are_refused(model, halves):
     with pytest.raises(UserError, match="at least 10"):
         train_probe(model.latent_space, halves, torch.arange(5), 9, 0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_probe_is_kept_for_other_runs_on_the_same_first_stage(
+    model, halves, eval_index, tmp_path, monkeypatch, mode
+):
+    def find(steps=20):
+        with mode():
+            return find_probe(tmp_path, model.latent_space, halves, eval_index, steps, 0, lambda share: None)
+
+    first = find()
+    monkeypatch.setattr("disdiff.probe.train_probe", lambda *arguments: pytest.fail("trained again"))
+    second, image = find(), to_float(halves.images(eval_index))
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    assert torch.equal(first.predict(image), second.predict(image)) and not second.training
+    with pytest.raises(pytest.fail.Exception):  # another probe
+        find(steps=21)
+    with torch.no_grad():
+        model.latent_space.mean += 1
+    with pytest.raises(pytest.fail.Exception):  # another first stage
+        find()
 
 
 def test_a_perfect_model_edits_perfectly(copier, halves, eval_index):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from disdiff import unconditional
-from disdiff.build import build_denoiser, build_latent_dpm, build_latent_space, build_model
+from disdiff.build import build_denoiser, build_latent_dpm
 from disdiff.config import CONFIGS, load_config
 from disdiff.editing import decode_code, sample_start
 from disdiff.run import Run
@@ -13,32 +13,15 @@ from ldm.diffusion.schedule import Schedule, ScheduleConfig
 from ldm.errors import UserError
 from ldm.files import save_json
 
-TINY = [
-    *(
-        "preset=smoke",
-        "data.procedural=always",
-        "trunk.channels=8",
-        "factors.encoder={channels: 8, hidden: 0}",
-    ),
-    "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2, 2, 2], num_groups: 2}",
-    "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
-    "stages.pretrained=false",
-]
 DDIM = SamplerConfig("ddim", 10)
 
 
 @pytest.fixture
-def load(tmp_path, randomise):
+def load(tmp_path, build_tiny_system):
     """Return a function that gives an untrained run of a system, all its weights random."""
 
     def make(system, *overrides):
-        config = load_config(
-            [CONFIGS / system / "shapes3d.yaml"], [*TINY, f"run.root={tmp_path}", *overrides]
-        )
-        torch.manual_seed(0)
-        space = build_latent_space(config)
-        model = build_model(config, space, build_denoiser(config, space), 64)
-        randomise(model.factors)
+        config, _, model = build_tiny_system(system, f"run.root={tmp_path}", *overrides)
         return Run(tmp_path / "run", config, model.eval().requires_grad_(False))
 
     return make
@@ -64,14 +47,16 @@ def test_a_code_at_all_steps_or_at_none(load, generator):
     assert not torch.equal(some, always) and not torch.equal(some, never)
 
 
-def test_two_phases_begin_with_the_shared_stage_and_end_with_the_code(load, generator, randomise):
+def test_two_phases_begin_with_the_shared_stage_and_end_with_the_code(
+    load, generator, randomise, tiny_system
+):
     run = load("infodiffusion", "prior.kind=mixture")
     code = draw_codes(run, "prior", 2, generator)
     with pytest.raises(UserError, match="configs/latent_diffusion/shapes3d.yaml -t preset=smoke"):
         find_unconditional(run)
     stages = unconditional.list_stages(
         load_config(
-            [CONFIGS / "latent_diffusion" / "shapes3d.yaml"], [*TINY, f"run.root={run.folder.parent}"]
+            [CONFIGS / "latent_diffusion" / "shapes3d.yaml"], [*tiny_system, f"run.root={run.folder.parent}"]
         ),
         run.source,
         run.folder,

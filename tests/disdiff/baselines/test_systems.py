@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from disdiff.baselines.conditional import TokenBlock
+from disdiff.baselines.encoders import build_attention
 from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config import CONFIGS, load_config, read_yaml
 from disdiff.editing import decode_code, invert, sample_start, swap_units
@@ -21,7 +22,18 @@ from ldm.nn.unet import Level
 from ldm.tasks import sample_latents
 
 OTHERS = ("pdae", "encdiff", "infodiffusion", "diffae", "beta_vae", "infovae")
-FILES = sorted(path for name in OTHERS for path in (CONFIGS / name).glob("*.yaml"))
+OF_DATA = ("bases", "data", "evaluation")
+
+
+def without_data(path):
+    """What a file says of its system, as text."""
+    return str({key: value for key, value in read_yaml(path).items() if key not in OF_DATA})
+
+
+# one file of those that differ in the data set alone, which has no part in these tests
+FILES = list(
+    {without_data(path): path for name in OTHERS for path in sorted((CONFIGS / name).glob("*.yaml"))}.values()
+)
 ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
 TINY = [
     "preset=smoke",
@@ -69,6 +81,25 @@ def test_every_ablation_is_short_and_builds_and_loads_elsewhere(path):
     assert len(path.read_text().splitlines()) <= 10
     assert type(build(path)[0]) is DisDiff
     assert load_config([path], ["preset=paper"]).run.name == f"disdiff-ablations-{path.stem}-paper-s0"
+
+
+def test_no_module_is_a_copy_of_another():
+    """Six lines of code, one after the other, are in one file of the systems only."""
+    folder, owners = CONFIGS.parent / "disdiff", {}
+    names = ("tasks", "model", "losses", "editing", "factor_encoder", "gradient_decoder", "unconditional")
+    files = [*(folder / "baselines").glob("*.py"), *(folder / f"{name}.py" for name in names)]
+    for path in files:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        code = [line for line in lines if line and not line.startswith(("import ", "from ", "#"))]
+        for i in range(len(code) - 5):
+            owners.setdefault("\n".join(code[i : i + 6]), set()).add(path.name)
+    assert len(owners) > 1000
+    assert not {text: paths for text, paths in owners.items() if len(paths) > 1}
+
+
+@pytest.mark.parametrize(("channels", "heads"), [(8, 1), (32, 1), (64, 2), (128, 4), (256, 4)])
+def test_attention_of_an_encoder_has_heads_of_32_channels_or_more(channels, heads):
+    assert build_attention(channels).num_heads == heads
 
 
 def test_every_system_has_a_configuration():

@@ -24,7 +24,8 @@ from disdiff.run import Run, load_run
 from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
 
-STARTS = ("random", "principal", "circular", "bilinear")  # of the encoder, from least to most that it starts with
+# of the encoder, from least to most that it starts with
+STARTS = ("random", "principal", "circular", "bilinear")
 
 
 def main() -> None:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import STAGES, TrainingStep, build_step, describe_machine, time_in_turn
+from timing import STAGES, TrainingStep, build_step, describe_machine, procedural_images, time_in_turn
 from torch import Tensor
 
 from disdiff.cli import run_script
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import encode_to_cache
-from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.shapes3d import Shapes3D, write_shapes3d
 from ldm.files import save_json
 
@@ -49,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def list_readers(folder: Path, num_images: int, latent: Tensor) -> dict[str, ImageBatches | TensorBatches]:
     """Every way of reading, by name; `latent` is one image's cached statistics, shape (C, h, w)."""
-    procedural = ProceduralShapes3D()
+    procedural = procedural_images()
     order = torch.randperm(len(procedural), generator=torch.Generator().manual_seed(0))
     chosen = order[:num_images].sort().values
     write_shapes3d(folder / "h5" / "3dshapes.h5", procedural, chosen)

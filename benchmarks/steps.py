@@ -1,14 +1,16 @@
 """What a training step costs here: all units in one pass against the plain loop over units, and the rest.
 
 usage:
-  python benchmarks/steps.py                                everything; about half an hour on two cores
-  python benchmarks/steps.py --presets small --parts steps units
+  python benchmarks/steps.py                                everything; about 15 minutes on two cores
+  python benchmarks/steps.py --presets small --only steps units
   python benchmarks/steps.py --threads 2 --rounds 9 --out here.json
 
 Parts: `steps`, the training step of each stage, the last one beside the plain loop (`loop_baseline.py`);
-`units`, its cost as N grows; `memory`, at the peak of a step; `sampling`, DDIM and a grid of swaps; `data`,
-reading beside training (`data_rates.py`). Weights are random and images procedural: neither changes the cost.
-Ratios of one run mean something, seconds of a busy machine do not. Writes JSON, and a picture beside it.
+`units`, its cost as N grows; `memory`, at the peak of a step; `sampling`, DDIM and a grid of swaps, of which
+some steps are timed; `data`, reading beside training (`data_rates.py`); `metrics`, every metric
+(`metrics.py`). What the output file holds of other presets and parts stays. Weights are random and images
+procedural: neither changes the cost. Ratios of one run mean something, seconds of a busy machine do not.
+Writes JSON, and a picture beside it.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import metrics
 import torch
 from data_rates import measure_data
 from matplotlib.figure import Figure
@@ -39,11 +42,11 @@ from disdiff.model import DisDiff
 from disdiff.report.pictures import draw_swap
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig, sample_ddim
-from ldm.files import atomic_path, save_json
+from ldm.files import atomic_path, load_json, save_json
 
-PARTS = ("steps", "units", "memory", "sampling", "data")
+PARTS = ("steps", "units", "memory", "sampling", "data", "metrics")
 UNITS = (1, 2, 5, 10, 20)
-DDIM_STEPS = 50
+DDIM_STEPS, TIMED_STEPS = 50, 5
 SWAP_IMAGES = 8
 QUICK = {
     "autoencoder": ["autoencoder.network.channels=8", "autoencoder.network.num_groups=4"],
@@ -58,12 +61,12 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--presets", nargs="+", choices=("paper", "small"), default=["paper", "small"])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", "--parts", dest="parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--batch-size", type=int, default=16, help="of a training step (16)")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (5)")
     parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
     parser.add_argument("--images", type=int, default=64, help="to sample at once (64)")
-    parser.add_argument("--ddim-steps", type=int, default=DDIM_STEPS, help="timed, then scaled to 50 (50)")
+    parser.add_argument("--ddim-steps", type=int, default=TIMED_STEPS, help="timed, then scaled to 50 (5)")
     parser.add_argument("--quick", action="store_true", help="tiny networks: shows that it works, no more")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/steps.json"), help="JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -173,13 +176,22 @@ def measure_reading(preset: str, arguments: argparse.Namespace) -> dict[str, Any
     return measure_data(steps, arguments.batch_size, arguments.rounds, 512 if arguments.quick else 4096)
 
 
-MEASURES = dict(
-    zip(
-        PARTS,
-        (measure_steps, measure_units, measure_memory, measure_sampling, measure_reading),
-        strict=True,
-    )
-)
+def measure_metrics() -> dict[str, Any]:
+    """Seconds of every metric on 15,000 rows of 10 units, by the protocol `paper`."""
+    options = metrics.make_parser().parse_args(["--data", "shapes3d", "--units", "10"])
+    return {
+        name: metrics.measure(*arrays, "paper", options)
+        for name, arrays in metrics.list_cases(options).items()
+    }
+
+
+MEASURES = {
+    "steps": measure_steps,
+    "units": measure_units,
+    "memory": measure_memory,
+    "sampling": measure_sampling,
+    "data": measure_reading,
+}
 
 
 def say(line: str) -> None:
@@ -198,7 +210,7 @@ def draw(path: Path, content: dict[str, Any]) -> None:
         drawn = bars.bar([i + offset for i in range(len(names))], seconds, 0.4, label=label)
         bars.bar_label(drawn, fmt="%.3g s")
     bars.set_xticks(range(len(names)), names)
-    bars.set_yscale("log")
+    bars.set_yscale("log" if names else "linear")
     bars.set(ylabel="seconds", title=f"Training step of stage 3, batch {content['batch_size']}")
     for name, result in content["results"].items():
         if "units" in result:
@@ -218,19 +230,27 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure the chosen parts, print them, and write JSON and picture."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    earlier = load_json(arguments.out) if arguments.out.exists() else {}
     content = {
         "machine": describe_machine() | {"matrix_gflops": matrix_rate() / 1e9},
         "weights": "random, tiny networks" if arguments.quick else "random",
         "data": "procedural",
         "batch_size": arguments.batch_size,
-        "results": {preset: {} for preset in arguments.presets},
     }
+    same = all(earlier.get(key) == content[key] for key in ("weights", "batch_size"))
+    content["results"] = (earlier.get("results") if same else None) or {}
+    content["metrics"] = earlier.get("metrics") if same else None
     for preset in arguments.presets:
-        for part in arguments.parts:
+        content["results"].setdefault(preset, {})
+        for part in (part for part in arguments.parts if part in MEASURES):
             start = time.perf_counter()
-            content["results"][preset][part] = MEASURES[part](preset, arguments)
+            measured = MEASURES[part](preset, arguments)
+            content["results"][preset][part] = measured | {"machine": describe_machine()}
             say(f"{preset}: {part} measured in {time.perf_counter() - start:.0f} s")
             save_json(arguments.out, content)
+    if "metrics" in arguments.parts:
+        content["metrics"] = measure_metrics()
+        save_json(arguments.out, content)
     draw(arguments.out.with_suffix(".png"), content)
     say(json.dumps({"written": [str(arguments.out), str(arguments.out.with_suffix(".png"))]}))
 

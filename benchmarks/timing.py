@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from disdiff.build import build_disdiff_task
 from disdiff.config import Config, load_config
 from disdiff.pipeline import START_IMAGES, Pipeline
 from disdiff.tasks import DisDiffTask
+from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import to_float
+from ldm.training.optimizer import list_parameters
 from ldm.training.stage_task import StageTask
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "disdiff" / "shapes3d.yaml"
@@ -114,7 +117,7 @@ class TrainingStep:
         clip = self.task.config.grad_clip
         for optimizer in self.optimizers:
             if clip:
-                torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
+                torch.nn.utils.clip_grad_norm_(list_parameters(optimizer), clip)
             optimizer.step()
             optimizer.zero_grad()
         if self.task.ema is not None:
@@ -128,6 +131,7 @@ def build_step(
     config = build_config(preset, stage, batch_size, list(overrides))
     torch.manual_seed(0)
     pipeline = Pipeline(config, say=lambda line: None)
+    pipeline.source = procedural_images()
     batch = pipeline.example_batch(stage, batch_size)
     if stage == "factors":
         fit_start(pipeline)
@@ -139,6 +143,12 @@ def build_step(
         task = pipeline.build_task(stage)
     device = pipeline.machine.device
     return TrainingStep(task.to(device), {name: value.to(device) for name, value in batch.items()})
+
+
+@cache
+def procedural_images() -> ProceduralShapes3D:
+    """One data set for all steps: it is drawn when first wanted, which takes seconds."""
+    return ProceduralShapes3D()
 
 
 def fit_start(pipeline: Pipeline) -> None:
@@ -168,12 +178,13 @@ def anonymous_megabytes(peak: bool = False) -> float | None:
 
 def matrix_rate(size: int = 1024, rounds: int = 7) -> float:
     """Floating-point operations per second of a float32 matrix product, the best of some rounds: the most
-    that a step could reach.
+    that a step could reach. On a CPU by processor time, which other processes disturb less.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     timing = time_in_turn({"product": lambda: a @ b}, rounds, warm_up=2)["product"]
-    return 2 * size**3 / float(timing.wall.min())
+    cpu_seconds = timing.processor / torch.get_num_threads()
+    return 2 * size**3 / float(np.min(timing.wall if device == "cuda" else cpu_seconds))
 
 
 def describe_machine() -> dict[str, Any]:

@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -13,43 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
-from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.training.checkpoint import StageCheckpoint, count_steps, read_checkpoint
+from ldm.training.machine import GraphSteps, Machine, make_resident, prepare, resolve_machine
 from ldm.training.monitor import Monitor
+from ldm.training.ranks import AverageStats, read_ranks, share_loader
 from ldm.training.stage_task import StageTask
 
+__all__ = ["Machine", "fit", "resolve_machine"]
 LOG_EVERY = 50
-
-
-@dataclass
-class Machine:
-    """Where and how precisely to compute: `cpu` or `cuda`; a Lightning precision such as `32-true`."""
-
-    device: str
-    precision: str
-
-
-def resolve_machine(device: str, precision: str) -> Machine:
-    """Turn `auto` into what this machine offers.
-
-    Raises:
-        UserError: an unknown name, or CUDA where there is none.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown trainer.device {device!r}; choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("trainer.device=cuda, but PyTorch sees no CUDA device; use trainer.device=cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    names = {
-        "auto": "bf16-mixed" if device == "cuda" else "32-true",
-        "float32": "32-true",
-        "bf16": "bf16-mixed",
-    }
-    if precision not in names:
-        raise UserError(f"unknown trainer.precision {precision!r}; choose one of {', '.join(names)}")
-    return Machine(device, names[precision])
 
 
 class Preview(pl.Callback):
@@ -82,6 +53,8 @@ def fit(
 ) -> float:
     """Train `task` to the end of its budget, from its last checkpoint if there is one.
 
+    Processes that `torchrun` has started train it together (`ldm.training.ranks`); the first of them writes.
+
     Args:
         task: of the stage.
         make_loader: batches from a given first step on; its length is the number of all steps.
@@ -90,44 +63,49 @@ def fit(
         machine: to compute on.
 
     Returns:
-        Seconds of training, those before an interruption included.
+        Seconds of training, those before an interruption included; 0 for processes that do not write.
 
     Raises:
         UserError: training diverged, the checkpoint is unreadable, or the folder cannot be written.
     """
     checkpoint = folder / "resume.ckpt"
     first_step = count_steps(read_checkpoint(checkpoint)) if checkpoint.exists() else 0
-    num_steps = task.budget.num_steps
-    monitor = Monitor(folder / "log.csv", name, num_steps, task.budget.batch_size, first_step, LOG_EVERY)
-    callbacks = [
-        monitor,
-        Preview(folder / "preview.png", task.config.preview_steps, num_steps),
-        StageCheckpoint(checkpoint, task.config.checkpoint_seconds),
-    ]
+    num_steps, task.num_parts = task.budget.num_steps, machine.accumulate
+    ranks, monitor = read_ranks(), None
+    callbacks: list[pl.Callback] = [GraphSteps()] if machine.compile == "cuda_graphs" else []
+    if ranks.size > 1:
+        callbacks.append(AverageStats())
+    if ranks.is_main:
+        monitor = Monitor(folder / "log.csv", name, num_steps, task.budget.batch_size, first_step, LOG_EVERY)
+        preview = Preview(folder / "preview.png", task.config.preview_steps, num_steps)
+        callbacks += [monitor, preview, StageCheckpoint(checkpoint, task.config.checkpoint_seconds)]
     with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if machine.device == "cuda" else machine.device,
-            devices=1,
+            **ranks.trainer_options(machine.device),
             precision=machine.precision,
             max_epochs=1,
             callbacks=callbacks,
-            logger=build_logger(folder),
-            gradient_clip_val=task.config.grad_clip if task.automatic_optimization else None,
+            logger=build_logger(folder) if ranks.is_main else False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
         resume = str(checkpoint) if first_step else None
+        prepare(task, machine)
         if first_step < num_steps:
-            run_loop(trainer, task, make_loader(first_step), resume)
+            run_loop(
+                trainer, task, share_loader(make_resident(make_loader(first_step), machine), ranks), resume
+            )
         else:  # killed after its last step
             saved = read_checkpoint(checkpoint)
             task.on_load_checkpoint(saved)
             task.load_state_dict(saved["state_dict"])
-            monitor.load_state_dict(saved["callbacks"][monitor.state_key])
+            if monitor is not None:
+                monitor.load_state_dict(saved["callbacks"][monitor.state_key])
     task.to("cpu")
-    return monitor.seconds
+    return 0.0 if monitor is None else monitor.seconds
 
 
 def run_loop(trainer: pl.Trainer, task: StageTask, loader: DataLoader, checkpoint: str | None) -> None:

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.training.ema import EMA
-from ldm.training.optimizer import Budget, TrainConfig, build_optimizer, scale_learning_rate
+from ldm.training.optimizer import (
+    Budget,
+    TrainConfig,
+    build_optimizer,
+    lay_out_state,
+    list_parameters,
+    scale_learning_rate,
+)
+from ldm.training.ranks import Share, SharedDraws
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -29,6 +37,7 @@ class StageTask(pl.LightningModule):
     Attributes:
         trained: the module that learns.
         stats: losses and statistics of the last step by name, detached, shape ().
+        num_parts: in which a step takes its batch; their gradients are added.
     """
 
     def __init__(self, trained: nn.Module, config: TrainConfig, budget: Budget, seed: int) -> None:
@@ -37,6 +46,7 @@ class StageTask(pl.LightningModule):
         self.config, self.budget, self.seed = config, budget, seed
         self.ema = EMA(trained, config.ema_decay) if config.ema_decay else None
         self.stats: dict[str, Tensor] = {}
+        self.num_parts = 1
         self._frozen: list[nn.Module] = []
         self._generator: torch.Generator | None = None
 
@@ -45,8 +55,7 @@ class StageTask(pl.LightningModule):
         """The loss of a batch, shape (); fills `self.stats`."""
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor | None:
-        """Rows of images that show the state of training, shape (rows, columns, 3, H, W) in [-1, 1]; or None.
-        """
+        """Images that show the state of training, shape (rows, columns, 3, H, W) in [-1, 1]; or None."""
         return None
 
     @property
@@ -74,12 +83,43 @@ class StageTask(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
         """Lightning's hook: the loss of step `step`."""
-        torch.manual_seed(self.seed * 1_000_003 + step)  # for dropout, the one layer that takes no generator
-        return self.compute_loss(batch, step, self.step_generator(step))
+        # For dropout, the one layer that takes no generator: masks differ between processes.
+        torch.manual_seed((self.seed + 7_919 * self.global_rank) * 1_000_003 + step)
+        if self.num_parts == 1:
+            return self.compute_loss(batch, step, self.step_generator(step))
+        return self._accumulate(batch, step)
+
+    def _accumulate(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        """The loss of the batch's last part, when the gradients of the others are there."""
+        parts = []
+        for part in range(self.num_parts):
+            share = Share(part, self.num_parts)
+            rows = {name: tensor[share.rows(len(tensor))] for name, tensor in batch.items()}
+            with SharedDraws(share):
+                loss = self.compute_loss(rows, step, self.step_generator(step)) / self.num_parts
+            parts.append(self.stats)
+            if part < self.num_parts - 1:
+                loss.backward()
+        self.stats = {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's hook. Under bf16 Lightning itself would refuse to clip for a fused optimiser."""
+        if self.config.grad_clip:
+            nn.utils.clip_grad_norm_(list_parameters(optimizer), self.config.grad_clip)
+
+    def optimizer_zero_grad(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Lightning's hook, between loss and gradients: too late when a batch has parts."""
 
     def optimizer_step(self, epoch: int, step: int, optimizer: object, closure: object = None) -> None:
         """Lightning's hook: step, then update the average; both precede any checkpoint of this step."""
         super().optimizer_step(epoch, step, optimizer, closure)
+        optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.trained, step)
 
@@ -94,6 +134,11 @@ class StageTask(pl.LightningModule):
             optimizer, lambda step: scale_learning_rate(self.config, step, self.budget.num_steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Lightning's hook, after a checkpoint was loaded."""
+        for optimizer in self.trainer.optimizers:
+            lay_out_state(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Lightning's hook: frozen weights are not saved, they belong to other stages."""

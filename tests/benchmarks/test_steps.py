@@ -29,38 +29,57 @@ def run_script(monkeypatch, load_benchmark, capsys):
     return run
 
 
-def test_steps_units_and_data_of_the_small_preset_in_one_run(run_script, load_benchmark, tmp_path):
-    load_benchmark("steps").UNITS = (1, 3)
+def test_steps_of_the_small_preset_and_the_data_that_they_read(run_script, load_benchmark, tmp_path):
+    load_benchmark("data_rates").BATCHES_PER_ROUND = 2
     out = tmp_path / "steps.json"
-    chosen = ("--presets", "small", "--parts", "steps", "units", "data")
-    said = run_script("steps", "--quick", *chosen, "--batch-size", 2, "--rounds", 2, "--out", out)
-    assert "times as fast as the loop" in said and "N = 3 costs" in said and "of a step)" in said
+    chosen = ("--presets", "small", "--only", "steps", "data", "--batch-size", 2, "--rounds", 2)
+    said = run_script("steps", "--quick", *chosen, "--out", out)
+    assert "times as fast as the loop" in said and "of a step)" in said
     written = json.loads(out.read_text())
     assert out.with_suffix(".png").stat().st_size > 1000
     assert written["weights"] == "random, tiny networks" and written["machine"]["threads"] >= 1
     result = written["results"]["small"]
-    assert set(result["steps"]["seconds"]) == {
-        *load_benchmark("timing").STAGES,
-        "factors, loop over units",
-    }
+    stages = {*load_benchmark("timing").STAGES, "factors, loop over units"}
+    assert set(result["steps"]["seconds"]) == stages
     ratio = result["steps"]["loop_over_fast"]
     assert ratio["least"] <= ratio["ratio"] <= ratio["most"]
-    assert result["units"]["times_one_unit"]["1"]["ratio"] == 1.0
-    assert set(result["data"]["reading_images_per_second"]) == {
-        *("procedural", "h5", "latents", "latents and images")
-    }
+    ways = {"procedural", "h5", "latents", "latents and images"}
+    assert set(result["data"]["reading_images_per_second"]) == ways
     assert set(result["data"]["share"]["factors"]) == {"latents"}
 
 
 @pytest.mark.slow
-def test_every_part_of_every_preset(run_script, load_benchmark, tmp_path):
+def test_every_part_of_both_presets(run_script, load_benchmark, tmp_path):
     load_benchmark("steps").UNITS = (1, 2)
+    load_benchmark("metrics").NUM_ROWS = 2_000
+    measure = load_benchmark("metrics").measure
+    load_benchmark("metrics").measure = lambda codes, factors, protocol, options: measure(
+        codes, factors, "fast", options
+    )
     out = tmp_path / "steps.json"
     sizes = ("--batch-size", 2, "--rounds", 1, "--images", 8, "--ddim-steps", 2)
     said = run_script("steps", "--quick", *sizes, "--out", out)
     for preset in ("paper", "small"):
         assert f"{preset}: ddim takes" in said and f"{preset}: one pass needs" in said
-    assert all(len(result) == 5 for result in json.loads(out.read_text())["results"].values())
+    written = json.loads(out.read_text())
+    results = written["results"].values()
+    assert {"dci", "mig", "factor_vae"} <= set(written["metrics"]["shapes3d N=10"]["seconds"])
+    assert all(
+        len(result) == 5 and result["units"]["times_one_unit"]["1"]["ratio"] == 1 for result in results
+    )
+
+
+def test_parts_that_were_measured_before_stay(run_script, load_benchmark, tmp_path):
+    steps, out = load_benchmark("steps"), tmp_path / "steps.json"
+    steps.measure_metrics = lambda: {"case": {"seconds": {"mig": 1.0}}}
+    steps.MEASURES["memory"] = lambda preset, arguments: {"megabytes": {"one pass": 1.0}}
+    for only, size in (("memory", 2), ("metrics", 2)):
+        run_script("steps", "--presets", "small", "--only", only, "--batch-size", size, "--out", out)
+    written = json.loads(out.read_text())
+    assert written["results"]["small"]["memory"]["megabytes"] == {"one pass": 1.0}
+    assert written["metrics"] == {"case": {"seconds": {"mig": 1.0}}}
+    run_script("steps", "--presets", "small", "--only", "metrics", "--batch-size", 3, "--out", out)
+    assert json.loads(out.read_text())["results"] == {}  # of another batch size
 
 
 def test_a_profile_counts_operations_of_every_part(run_script, tmp_path):

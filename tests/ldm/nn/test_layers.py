@@ -3,11 +3,14 @@ import torch
 
 from ldm.errors import UserError
 from ldm.nn.layers import (
+    CrossAttention,
     Resample,
     ResBlock,
     SelfAttention,
     add_shared,
     build_norm,
+    convolve_doubled,
+    double,
     embed_time,
     repeat_rows,
 )
@@ -143,6 +146,19 @@ def test_attention_is_softmax_of_scaled_products_per_head(randomise):
     assert difference(attention(h), expected) < 1e-12
 
 
+def test_attention_never_falls_back_to_plain_products(monkeypatch):
+    """The fused kernels want the last axis of queries, keys and values without gaps."""
+    strides, attend = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *qkv: strides.extend(x.stride(-1) for x in qkv) or attend(*qkv),
+    )
+    SelfAttention(8, num_heads=2, num_groups=4)(torch.randn(2, 8, 4, 4))
+    CrossAttention(8, 5, num_heads=2, num_groups=4)(torch.randn(2, 8, 4, 4), torch.randn(2, 3, 5))
+    assert strides == [1] * 6
+
+
 def test_the_time_embedding_is_cosines_then_sinusoids_of_falling_frequency():
     embedding = embed_time(torch.tensor([0, 7]), 6)
     frequencies = torch.tensor([1.0, 10_000 ** (-1 / 3), 10_000 ** (-2 / 3)])
@@ -157,6 +173,26 @@ def test_rows_that_share_stand_side_by_side():
     wide = torch.randn(6, 2, 3, 3)
     shared = torch.randn(3, 2, 3, 3)
     assert torch.equal(add_shared(wide, shared), wide + repeat_rows(shared, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("height", "width", "transposed"), [(4, 4, 1), (5, 8, 1), (2, 2, 0), (3, 9, 0)])
+def test_convolving_a_doubled_map_by_a_transposed_convolution(height, width, transposed, dtype, monkeypatch):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 5, 3, padding=1).to(dtype)
+    h, weight = draw(2, 3, height, width, dtype=dtype), torch.randn(2, 5, 2 * height, 2 * width, dtype=dtype)
+    calls, original = [], torch.nn.functional.conv_transpose2d
+    monkeypatch.setattr(
+        torch.nn.functional, "conv_transpose2d", lambda *a, **o: calls.append(1) or original(*a, **o)
+    )
+    results = []
+    for out in (convolve_doubled(h, conv), conv(double(h))):
+        gradients = torch.autograd.grad((weight * out).sum(), [h, *conv.parameters()])
+        results.append([out, *gradients])
+    assert len(calls) == transposed
+    assert max(difference(a, b) for a, b in zip(*results, strict=True)) <= (
+        1e-12 if dtype == torch.float64 else 1e-5
+    )
 
 
 @pytest.mark.parametrize(("direction", "size"), [("up", 8), ("down", 2)])

@@ -52,6 +52,24 @@ def test_the_optimiser_takes_its_options(name):
     assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.1, (0.5, 0.9), 0.3)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_fused_optimiser_is_the_plain_one_to_rounding(name):
+    generator, learned = torch.Generator().manual_seed(0), []
+    start, gradients = torch.randn(2, 5, 7, generator=generator), torch.randn(4, 7, generator=generator)
+    for fused in (True, False):
+        parameters = [torch.nn.Parameter(row.clone()) for row in start]
+        optimizer = build_optimizer(TrainConfig(optimizer=name), [{"params": parameters, "lr": 0.2}], 0.1)
+        assert optimizer.param_groups[0]["fused"]
+        optimizer.param_groups[0]["fused"] = fused
+        for gradient in gradients:
+            for parameter in parameters:
+                parameter.grad = gradient.expand(5, 7).clone()
+            optimizer.step()
+        learned.append(torch.stack([parameter.detach() for parameter in parameters]))
+    assert (learned[0] - start).abs().mean() > 0.1
+    torch.testing.assert_close(*learned, rtol=1e-6, atol=1e-6)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="sgdd"):
         build_optimizer(TrainConfig(optimizer="sgdd"), [torch.nn.Parameter(torch.zeros(1))], 0.1)

@@ -22,8 +22,10 @@ EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
   python scripts/discover_factors.py RUN --prompts P --control output    a random output layer gets no names
   python scripts/discover_factors.py RUN --prompts P --clip ViT-B-32 --pretrained laion2b_s34b_b79k
   python scripts/discover_factors.py pretrained/shapes3d --prompts P --out found    writes into another folder
-A guided run is looked at by the CLIP that guided it, any other by the tiny one in runs/tiny-clip, unless
+A guided run is looked at by the CLIP that guided it, any other by the tiny one that ships, unless
 --clip names another. Writes discovery.json and discovery.png, and rewrites report.html."""
+
+TINY = "local-dir:pretrained/tiny_clip"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,7 +50,7 @@ def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> 
         raise UserError("--pretrained goes with --clip MODEL")
     if arguments.clip is not None:
         return ClipConfig(model=arguments.clip, pretrained=arguments.pretrained)
-    return own if system == "disdiff_clip" else ClipConfig(model="local-dir:runs/tiny-clip")
+    return own if system == "disdiff_clip" else ClipConfig(model=TINY)
 
 
 @torch.inference_mode()

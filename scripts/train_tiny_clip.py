@@ -17,7 +17,7 @@ from ldm.data.source import split_indices
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/train_tiny_clip.py                       into runs/tiny-clip, where the configurations look
+  python scripts/train_tiny_clip.py                       into runs/tiny-clip, as pretrained/tiny_clip
   python scripts/train_tiny_clip.py --minutes 5           ends in time, with what it has learnt by then
   python scripts/train_tiny_clip.py --seed 1 --out runs/tiny-clip-1
 

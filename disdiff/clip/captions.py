@@ -1,7 +1,8 @@
 """Captions of Shapes3D in varied wording, built from the factors; what the tiny CLIP learns its words from.
 
-A caption mentions some of the factors. Which images it fits is known: those that agree with it in every
-factor that it mentions. Orientation has five words for its fifteen values, every other factor a word, or a
+A caption mentions some of the factors, and its group mentions the same ones, so that captions differ by what
+they say and not by how much. Which images it fits is known: those that agree with it in every factor that it
+mentions. Orientation has five words for its fifteen values, every other factor a word, or a
 few that mean the same, per value.
 """
 
@@ -38,7 +39,8 @@ VIEWS = ("far left", "left", "front", "right", "far right")
 OPENINGS = ("a photo of", "a picture of", "an image of", "a rendering of", "a scene with", "")
 ANY_OBJECT = ("object", "thing", "shape")
 GROUP = (1, 1, 1, 1, 1, 3)  # values of a factor that share their words
-MENTIONED = (0.2, 0.2, 0.3, 0.45, 0.4, 0.2)  # probability with which a caption mentions each factor
+LEADING = (0.13, 0.13, 0.18, 0.22, 0.19, 0.15)  # probability of each factor to be what a caption is about
+ALSO = 0.08  # probability with which it mentions each other one
 
 
 @dataclass
@@ -54,16 +56,18 @@ class Captions:
     mentioned: Tensor
 
 
-def write_captions(factors: Tensor, random: np.random.Generator) -> Captions:
-    """One caption per image, naming a random set of its factors, at least one.
+def write_captions(factors: Tensor, random: np.random.Generator, group_size: int = 1) -> Captions:
+    """One caption per image, naming some of its factors.
 
     Args:
         factors: of Shapes3D, shape (B, 6) int64.
-        random: draws the set and the wording.
+        random: draws what is named, and the wording.
+        group_size: so many captions in succession name the same factors; divides B.
     """
-    mentioned = random.random(factors.shape) < MENTIONED
-    none = ~mentioned.any(axis=1)
-    mentioned[none, random.integers(factors.shape[1], size=int(none.sum()))] = True
+    num_groups, num_factors = len(factors) // group_size, factors.shape[1]
+    mentioned = random.random((num_groups, num_factors)) < ALSO
+    mentioned[np.arange(num_groups), random.choice(num_factors, num_groups, p=LEADING)] = True
+    mentioned = mentioned.repeat(group_size, axis=0)
     rows = zip(group_values(factors).tolist(), mentioned.tolist(), strict=True)
     return Captions([write_caption(values, named, random) for values, named in rows], torch.tensor(mentioned))
 

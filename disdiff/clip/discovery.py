@@ -6,12 +6,17 @@ directions of the prompts,
     score of factor f = max over its values a, b of |cos(d_k, e_ab)|;        the name is the factor of highest
 
 score. Margin: to the factor that comes second. Consistency: the share of images whose own displacement points
-the named way. Effect: the mean length of delta_ki in units of the mean distance between embeddings of two
-images; below `MIN_EFFECT` the unit is said to have none.
+the named way. Effect: the length of d_k in units of the mean distance between embeddings of two images, so
+that what moves each image another way has little; below `MIN_EFFECT` the unit is said to have none.
 
-Chance: the same maximum, over all factors and values, of random directions drawn from the normal distribution
-with the covariance of image embeddings, that is directions in which images do differ; isotropic ones would
-let anything that looks like a change of image pass. p-values are Holm's over the units with an effect.
+Chance: random directions are named in the same way. They are drawn from the normal distribution with the
+covariance of image embeddings, that is, images do differ along them; isotropic ones would let anything that
+looks like a change of image pass. Images may differ more by one factor than by another, and then chance
+reaches its texts more easily: so a score counts by its rank among what chance scores for that factor,
+
+    r = P(a random direction's score of factor f >= score of f),  p = P(r of a random direction's name <= r),
+
+and p is uniform for random directions. p-values are Holm's over the units with an effect.
 
 Without prompts, units whose d_k point the same way or opposite ways are put together (average linkage over
 1 - |cos|), each group with the images that it moves most.
@@ -44,7 +49,7 @@ class Finding:
     Attributes:
         unit: its number.
         verdict: `named`, `not named` or `no effect`.
-        effect: mean length of the displacement over the mean distance between images.
+        effect: length of the mean displacement over the mean distance between images.
         name: factor of the highest score; None without prompts.
         values: from which value to which it goes when the unit grows.
         score: |cos|, in [0, 1].
@@ -78,8 +83,8 @@ def typical_distance(embeddings: Tensor) -> float:
 
 
 def measure_effects(moved: Tensor, embeddings: Tensor) -> Tensor:
-    """Mean length of displacements (K, n, E) over the typical distance of embeddings (m, E), shape (K,)."""
-    return moved.norm(dim=2).mean(dim=1) / typical_distance(embeddings)
+    """Length of the mean displacement, of (K, n, E), over the typical distance of (m, E), shape (K,)."""
+    return moved.mean(dim=1).norm(dim=1) / typical_distance(embeddings)
 
 
 def name_displacements(
@@ -104,10 +109,8 @@ def name_displacements(
     mean, effects = moved.mean(dim=1), measure_effects(moved, embeddings)
     cosines = F.normalize(mean, dim=1) @ directions.contrasts.T  # (K, M)
     scores = score_factors(cosines, directions)
-    null = null_scores(directions, embeddings, generator)
+    p = judge_scores(scores, null_scores(directions, embeddings, generator))
     effective = effects >= MIN_EFFECT
-    best = scores.max(dim=1).values
-    p = (1 + (null[None] >= best[:, None]).sum(dim=1)) / (1 + len(null))
     corrected = torch.ones(len(p), dtype=p.dtype)
     corrected[effective] = correct_holm(p[effective])
     findings = []
@@ -156,14 +159,33 @@ def describe_best(
 def null_scores(
     directions: TextDirections, embeddings: Tensor, generator: torch.Generator, num_draws: int = NUM_DRAWS
 ) -> Tensor:
-    """Highest |cosine| with any contrast of random directions, shape (num_draws,).
+    """Scores of every factor for random directions, shape (num_draws, F).
 
     The directions are random combinations of centred embeddings (m, E), hence have their covariance.
     """
     centred = embeddings - embeddings.mean(dim=0)
     weights = torch.randn((num_draws, len(centred)), generator=generator)
     drawn = F.normalize(weights @ centred, dim=1)
-    return (drawn @ directions.contrasts.T).abs().amax(dim=1)
+    return score_factors(drawn @ directions.contrasts.T, directions)
+
+
+def judge_scores(scores: Tensor, null: Tensor) -> Tensor:
+    """p-values of names, shape (K,).
+
+    Args:
+        scores: of units for factors, shape (K, F).
+        null: of random directions, shape (n, F).
+    """
+    ordered = null.sort(dim=0).values.T.contiguous()  # (F, n)
+
+    def rank(rows: Tensor) -> Tensor:
+        """How many random directions score as high for the factor of highest score, shape (rows,)."""
+        factor = rows.argmax(dim=1)
+        below = torch.searchsorted(ordered, rows.T.contiguous()).T  # (rows, F)
+        return len(null) - below.gather(1, factor[:, None]).squeeze(1)
+
+    as_rare = rank(null).sort().values
+    return (1 + torch.searchsorted(as_rare, rank(scores), right=True)) / (1 + len(null))
 
 
 def correct_holm(p: Tensor) -> Tensor:

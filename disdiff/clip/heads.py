@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.factor_encoder import INITIAL_LOGVAR, FactorEncoderConfig, Posterior
+from disdiff.factor_encoder import FactorEncoderConfig, Posterior
 from disdiff.gradient_decoder import UnitLinear
 from ldm.errors import UserError, choose
 
@@ -86,7 +86,7 @@ class ClipHeads(nn.Module):
         norms = {"none": nn.Identity, "batch": lambda: UnitNorm(num_units, unit_dim)}
         self.code_norm = choose("factors.encoder.code_norm", options.code_norm, norms)()
         if self.gaussian:
-            nn.init.constant_(self.head.bias[:, unit_dim:], INITIAL_LOGVAR)
+            nn.init.constant_(self.head.bias[:, unit_dim:], options.initial_logvar)
         if options.start != "random":
             nn.init.zeros_(self.head.weight[..., :unit_dim])
             nn.init.zeros_(self.head.bias[..., :unit_dim])

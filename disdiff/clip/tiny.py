@@ -6,6 +6,7 @@ weights as safetensors) with `tiny_clip.json` beside it: the words it knows, wha
 it is.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ MODEL = "tiny_clip"  # in open_clip's registry
 NAME = "tiny CLIP trained on captions"
 RECORD, CONFIG, WEIGHTS = "tiny_clip.json", "open_clip_config.json", "open_clip_model.safetensors"
 PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-START, UNKNOWN = "<start>", "<unknown>"
+INITIAL_SCALE = 8.0  # of the logits
+START = "<start>"
 
 open_clip.add_model_config(ARCHITECTURE)
 
@@ -71,14 +73,20 @@ class WordTokenizer:
 def build_tiny_clip() -> tuple[nn.Module, WordTokenizer]:
     """An untrained tiny CLIP, from open_clip's registry, and its tokenizer.
 
-    Words and places start as large as what surrounds them. At open_clip's start both are small, and which of
-    the colours is the floor's is learnt last of all: no long training here gets there.
+    Three things differ from open_clip's start, which needs long training. Words and places start as large as
+    what surrounds them, else which of the colours is the floor's is learnt last of all. The residual branches
+    are open: closed, a tower of one block per level sees averages of pixels alone, hence no shapes. And the
+    logits' scale is less, as untrained embeddings should not be sure of anything.
     """
     architecture = open_clip.get_model_config(MODEL)
     net = open_clip.CLIP(**architecture)
     nn.init.normal_(net.token_embedding.weight)
     nn.init.normal_(net.positional_embedding, std=0.3)
     nn.init.normal_(net.visual.attnpool.positional_embedding)
+    for name, parameter in net.visual.named_parameters():
+        if name.startswith("layer") and name.endswith("bn3.weight"):
+            nn.init.ones_(parameter)
+    nn.init.constant_(net.logit_scale, math.log(INITIAL_SCALE))
     return net, build_tokenizer(architecture)
 
 

@@ -20,8 +20,8 @@ from ldm.weights import FOLDER_VARIABLE
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a repository, safer first
 CACHE = Path("~/.cache/clip")  # where open_clip puts what it gets by a plain address
 WITHOUT = (
-    "without it work the tiny CLIP (python scripts/train_tiny_clip.py, ten minutes; then "
-    "clip.model=local-dir:runs/tiny-clip) and every system but the guided one"
+    "without it work the tiny CLIP (clip.model=local-dir:pretrained/tiny_clip, made by "
+    "scripts/train_tiny_clip.py) and every system but the guided one"
 )
 
 

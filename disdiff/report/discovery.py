@@ -109,26 +109,33 @@ def describe_edit(name: str, edit: dict[str, Any]) -> str:
     )
 
 
+def describe_tiny(clip: dict[str, Any]) -> str:
+    """What names given by a tiny CLIP are worth: where it learnt them, and how well it knows them."""
+    accuracy = (clip.get("zero_shot") or {}).get("accuracy") or {}
+    known = ", ".join(f"{factor} {value:.2f}" for factor, value in accuracy.items())
+    return (
+        f"The names come from the {clip['name']}: a small model that learnt its words from captions of this "
+        "very kind of image. They show that discovery works, not what a CLIP of the open world would say."
+        + f" Its zero-shot accuracy on images that it was not trained on: {known}."
+        * bool(known)
+    )
+
+
 def write_discovery(folder: Path) -> Iterator[str]:
     """The section of the report; nothing where nothing was discovered."""
     if not (folder / FILE).exists():
         return
     result = load_json(folder / FILE)
     yield "<h2>Discovered names</h2>"
-    supervised = "tiny CLIP" in result["clip"]["name"]
-    if supervised:
-        yield (
-            f'<p class="notice">The names come from the {escape(result["clip"]["name"])}: a small model that '
-            "learnt its words from captions of this very kind of image. They show that discovery works, not "
-            "what a CLIP of the open world would say.</p>"
-        )
+    if "tiny CLIP" in result["clip"]["name"]:
+        yield f'<p class="notice">{escape(describe_tiny(result["clip"]))}</p>'
     edits, general = result.get("edits", {}), describe_result({**result, "edits": {}})
     yield "".join(f"<p>{escape(line)}</p>" for line in general)
     yield (
         "<p>Score: |cosine| between the mean displacement of the image embedding and the best contrast of "
-        "the factor's texts. Consistency: share of images that move the named way. Effect: length of the "
-        "displacement in units of the mean distance between two images. A name in brackets is a guess that "
-        "chance explains.</p>"
+        "the factor's texts. Consistency: share of images that move the named way. Effect: length of that "
+        "mean displacement in units of the mean distance between two images. A name in brackets is a guess "
+        "that chance explains.</p>"
     )
     yield write_table("", HEADS, list_findings(result))
     if (folder / PICTURE).exists():

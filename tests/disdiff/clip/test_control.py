@@ -60,6 +60,26 @@ def test_a_control_gets_no_names(model, halves, directions, embeddings):
     assert [each.verdict for each in findings if each.verdict == "named"] == []
 
 
+def test_the_control_of_a_decoder_that_learnt_nothing_has_no_effect(
+    build_tiny_disdiff, halves, directions, embeddings
+):
+    """Its output layer is zero, and a random one of the same mean square is, too: exactly nothing moves."""
+    idle = build_tiny_disdiff("pixel", reads="image").eval().requires_grad_(False)
+    randomise_fields(idle, "output", 0)
+    image = to_float(halves.images(torch.arange(4)))
+    code = idle.encode(image)
+    mover = Mover(idle, image, Directions(code.mean(dim=0), torch.ones(3, 2), torch.ones(3)),
+                  SamplerConfig("ddim", 2, 0.0))  # fmt: skip
+    project = torch.randn(3 * 16 * 16, 12, generator=torch.Generator().manual_seed(1))
+    found = measure_displacements(mover, lambda part: part.flatten(1) @ project, [0, 1, 2])
+    assert not found.moved.any()
+    generator = torch.Generator().manual_seed(0)
+    findings = name_displacements([0, 1, 2], found.moved, directions, embeddings, generator)
+    assert [(each.verdict, each.effect, each.p_corrected) for each in findings] == [
+        ("no effect", 0.0, 1.0)
+    ] * 3
+
+
 def test_systems_without_a_decoder_have_no_control(model):
     with pytest.raises(UserError, match="no gradient decoder"):
         randomise_fields(torch.nn.Identity(), "output", 0)

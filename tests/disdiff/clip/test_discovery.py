@@ -10,6 +10,7 @@ from disdiff.clip.discovery import (
     correct_holm,
     group_units,
     judge_names,
+    judge_scores,
     name_displacements,
     null_scores,
     typical_distance,
@@ -81,13 +82,35 @@ def test_chance_names_no_more_than_its_level(directions, embeddings, monkeypatch
     assert wrong / families < 0.15
 
 
+def test_p_values_of_random_directions_are_uniform(directions, embeddings):
+    """The exact property behind every control: what moves as chance does gets every p-value equally often."""
+    count, generator = 400, torch.Generator().manual_seed(1)
+    weights = torch.randn(count, len(embeddings), generator=generator)
+    lines = torch.nn.functional.normalize(weights @ (embeddings - embeddings.mean(dim=0)), dim=1)
+    moved = lines[:, None].expand(-1, 3, -1)
+    found = name_displacements(list(range(count)), moved, directions, embeddings, generator)
+    p = torch.tensor([each.p for each in found]).sort().values
+    away = (p - (torch.arange(count) + 0.5) / count).abs().max()
+    assert away < 1.63 / count**0.5  # Kolmogorov and Smirnov at 1 %
+    assert not [each for each in found if each.verdict == "named" and each.p > 0.05 / count]
+
+
+def test_a_score_counts_by_what_chance_scores_for_its_factor():
+    """Chance reaches .9 for the first factor and .5 for the second, where .6 is rare."""
+    steps = torch.arange(1, 1000) / 1000
+    null = torch.stack([0.9 * steps, 0.5 * steps], dim=1)
+    scores = torch.tensor([[0.6, 0.0], [0.0, 0.6], [0.95, 0.94]])
+    p = judge_scores(scores, null)
+    assert p[0] == pytest.approx(1 / 3, abs=0.01) and p[1] == p[2] == 1 / 1000
+
+
 def test_random_directions_have_the_datas_covariance(directions, embeddings):
     flat = embeddings.clone()
     flat[:, 2] = flat[:, 2].mean()  # images never differ in size: no random direction does
     scores = null_scores(directions, flat, torch.Generator().manual_seed(0), 2000)
-    assert scores.shape == (2000,) and 0 < scores.min() and scores.max() <= 1
+    assert scores.shape == (2000, 3) and 0 < scores.amax(dim=1).min() and scores.max() <= 1
     only = directions.contrasts[3:4]
-    directions.contrasts, directions.factor = only, torch.zeros(1, dtype=torch.int64)
+    directions.contrasts, directions.factor, directions.factors = only, torch.zeros(1).long(), ["size"]
     assert null_scores(directions, flat, torch.Generator().manual_seed(0), 200).max() < 1e-3
 
 

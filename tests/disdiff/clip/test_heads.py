@@ -68,6 +68,13 @@ def test_heads_start_at_the_fitted_code(anchors, embeddings, start):
     torch.testing.assert_close(logvar, torch.full((300, 4, 2), -3.5), atol=1.5, rtol=0)  # little noise
 
 
+def test_noise_starts_as_configured(embeddings):
+    heads = build(start="principal", posterior="gaussian", initial_logvar=-6.0).eval()
+    heads.fit_start(embeddings)
+    logvar = heads.posterior(embeddings).logvar
+    torch.testing.assert_close(logvar, torch.full((300, 4, 2), -6.0), atol=1.5, rtol=0)
+
+
 def test_a_random_start_reads_and_every_head_has_weights_of_its_own(embeddings):
     heads = build(start="random", code_norm="none")
     heads.fit_start(embeddings)

@@ -241,11 +241,10 @@ def main(arguments: argparse.Namespace) -> None:
     content["results"] = (earlier.get("results") if same else None) or {}
     content["metrics"] = earlier.get("metrics") if same else None
     for preset in arguments.presets:
-        content["results"].setdefault(preset, {})
         for part in (part for part in arguments.parts if part in MEASURES):
             start = time.perf_counter()
             measured = MEASURES[part](preset, arguments)
-            content["results"][preset][part] = measured | {"machine": describe_machine()}
+            content["results"].setdefault(preset, {})[part] = measured | {"machine": describe_machine()}
             say(f"{preset}: {part} measured in {time.perf_counter() - start:.0f} s")
             save_json(arguments.out, content)
     if "metrics" in arguments.parts:

@@ -11,7 +11,7 @@ TINY = [
     "latent_diffusion.unet.channels=8",
     "latent_diffusion.unet.num_groups=4",
     "factors.decoder.channels=8",
-    "factors.encoder.channels=8",
+    "factors.encoder.channels=16",  # 2 a group: alone in its group, a bias before the norm has no gradient
     "factors.num_units=3",
 ]
 

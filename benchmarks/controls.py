@@ -18,6 +18,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from disdiff.build import build_disdiff
+from disdiff.cli import begin_parser, run_script
 from disdiff.pipeline import START_IMAGES
 from disdiff.results import encode_codes, score_codes
 from disdiff.run import Run, load_run
@@ -28,18 +29,20 @@ from ldm.files import save_json
 STARTS = ("random", "principal", "circular", "bilinear")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = begin_parser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
     parser.add_argument(
         "--protocol", default="paper", choices=("paper", "fast"), help="of the metrics (paper)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the untrained encoder (0)")
     parser.add_argument("--out", type=Path, help="where to write the JSON (RUN/controls.json)")
-    arguments = parser.parse_args()
+    return parser
 
+
+def main(arguments: argparse.Namespace) -> None:
+    """Score every control, print it, and write the JSON."""
     run = load_run(arguments.run)
     _, index = split_indices(run.source, run.config.data.num_train, run.config.evaluation.num_images)
     controls = {
@@ -89,4 +92,4 @@ def encode_pca(run: Run, index: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, make_parser())

@@ -21,7 +21,7 @@ import torch
 from timing import STAGES, TrainingStep, build_step, describe_machine, procedural_images, time_in_turn
 from torch import Tensor
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import encode_to_cache
 from ldm.data.shapes3d import Shapes3D, write_shapes3d
@@ -34,15 +34,12 @@ WANTED = {"autoencoder": ("procedural", "h5"), "latent_diffusion": ("latents",)}
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__)
     parser.add_argument("--presets", nargs="+", choices=("paper", "small"), default=["paper", "small"])
     parser.add_argument("--batch-size", type=int, default=16, help="of a training step (16)")
     parser.add_argument("--num-images", type=int, default=8192, help="of the files that are written (8192)")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (5)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/data_rates.json"), help="JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -56,6 +53,7 @@ def list_readers(folder: Path, num_images: int, latent: Tensor) -> dict[str, Ima
     index = torch.arange(len(source))
 
     def encode(images: Tensor) -> Tensor:
+        """Latents that differ from image to image, at no cost."""
         return latent.expand(len(images), *latent.shape) * images.float().mean(dim=(1, 2, 3), keepdim=True)
 
     cache = encode_to_cache(encode, source, index, folder / "cache", "key", 256, with_images=True)

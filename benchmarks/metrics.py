@@ -22,7 +22,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from disdiff.cli import load_codes_file, run_script
+from disdiff.cli import begin_parser, load_codes_file, run_script
 from disdiff.metrics._inputs import check_factors, unit_scalars
 from disdiff.metrics.protocols import PROTOCOLS, build_metrics, get_protocol
 from ldm.errors import choose
@@ -38,9 +38,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn")
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__)
     parser.add_argument("--codes", metavar="FILE", type=Path, help="codes of your own instead")
     parser.add_argument("--data", choices=SIZES, help="only the cases of this data set")
     parser.add_argument("--units", type=int, help="only, or instead, this many units")
@@ -49,7 +47,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=1, help="of each metric; the median counts (1)")
     parser.add_argument("--seed", type=int, default=0, help="of codes and metrics (0)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/metrics.json"), help="JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from ldm.files import save_json
 
 TOP = 15  # operators printed
@@ -32,9 +32,7 @@ TOP = 15  # operators printed
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__)
     parser.add_argument("--preset", choices=("paper", "small"), default="paper")
     parser.add_argument("--batch-size", type=int, default=16, help="of the step (16)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
@@ -44,7 +42,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of the configuration"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/profile_step.json"), help="JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

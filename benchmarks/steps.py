@@ -36,7 +36,7 @@ from timing import (
     time_in_turn,
 )
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from disdiff.editing import sample_start, unit_eps_fn
 from disdiff.model import DisDiff
 from disdiff.report.pictures import draw_swap
@@ -57,9 +57,7 @@ QUICK = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__)
     parser.add_argument("--presets", nargs="+", choices=("paper", "small"), default=["paper", "small"])
     parser.add_argument("--only", "--parts", dest="parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--batch-size", type=int, default=16, help="of a training step (16)")
@@ -69,7 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ddim-steps", type=int, default=TIMED_STEPS, help="timed, then scaled to 50 (5)")
     parser.add_argument("--quick", action="store_true", help="tiny networks: shows that it works, no more")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/steps.json"), help="JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

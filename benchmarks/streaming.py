@@ -40,7 +40,7 @@ from timing import (
     time_in_turn,
 )
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from disdiff.config import load_config
 from disdiff.pipeline import Pipeline
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
@@ -54,9 +54,7 @@ Batches = ImageBatches | TensorBatches
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__)
     parser.add_argument("--root", type=Path, help="folder of a Shapes3D file (a procedural one, made here)")
     parser.add_argument("--num-images", type=int, default=len(SHAPES3D), help="of the one made here (480000)")
     parser.add_argument("--preset", default="small", choices=("small", "smoke", "paper"), help="(small)")
@@ -65,7 +63,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=8, help="pairs; 0 measures memory alone (8)")
     parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
     parser.add_argument("--scratch", type=Path, help="where the temporary files go")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -227,6 +227,7 @@ class Model:
         noise = partial(sample_noise, generator=generator)
 
         def compute(image: Tensor) -> Tensor:
+            """Fields (B, N, C, h, w) of one batch, whose noise follows that of the batches before it."""
             z_0, step = model.latent_space.encode(image), torch.full((len(image),), t, device=self.device)
             z_t = q_sample(model.schedule, z_0, step, noise(z_0))
             return model.predict(z_t, step, model.encode(image)).grad

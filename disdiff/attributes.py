@@ -64,6 +64,7 @@ def fit_attribute(codes: Tensor, labels: Tensor, weight_decay: float = 1e-3) -> 
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
+        """Mean cross-entropy (nats) and the decay of the weight, not of the bias; sets new gradients."""
         optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(x @ weight + bias, target)
         loss = loss + weight_decay * weight.square().sum()

@@ -22,6 +22,7 @@ from disdiff.build import build_source, get_system
 from disdiff.config import CONFIGS, Config, load_config
 from disdiff.results import results_are_current, summarise
 from disdiff.stages import OF_ONE_RUN, Stage, list_stages
+from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.monitor import format_duration
@@ -41,12 +42,14 @@ class Job:
         overrides: of it, the seed included.
         config: what both make.
         stages: that it needs.
+        source: its data set.
     """
 
     file: Path
     overrides: tuple[str, ...]
     config: Config
     stages: tuple[Stage, ...]
+    source: ImageSource
 
     @property
     def name(self) -> str:
@@ -71,7 +74,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether its results are there, of this very configuration."""
-        return results_are_current(self.folder, self.config, list(self.stages))
+        return results_are_current(self.folder, self.config, list(self.stages), self.source)
 
     @property
     def state(self) -> str:
@@ -150,7 +153,8 @@ def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
     if get_system(config).build_model is None:
         raise UserError(f"{file} is of {config.system} alone, which finds no code to compare; leave it out")
     folder = Path(config.run.root) / config.run.name
-    return Job(file, overrides, config, tuple(list_stages(config, build_source(config.data), folder)))
+    source = build_source(config.data)
+    return Job(file, overrides, config, tuple(list_stages(config, source, folder)), source)
 
 
 def check_comparable(first: Job, job: Job) -> None:

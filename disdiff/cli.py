@@ -22,23 +22,30 @@ from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 
 
-def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
-    """A parser with what every script on a run folder takes: RUN, --out, --seed, --device, --debug."""
-    parser = argparse.ArgumentParser(
+def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
+    """A parser without arguments that shows description and examples as they are written."""
+    return argparse.ArgumentParser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+    """A parser with what every script on a run folder takes: RUN, --out, --seed, --device."""
+    parser = begin_parser(description, examples)
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("--out", type=Path, metavar="PATH", help="where to write")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and run; bad input ends in one sentence and exit status 2."""
+    """Parse the command line and run; bad input ends in one sentence and exit status 2, or in its traceback
+    after `--debug`, which every script takes.
+    """
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     try:
         main(arguments)

@@ -111,6 +111,7 @@ def file_images(path: Path) -> ImageSet:
         )
 
     def make(start: int, stop: int) -> Tensor:
+        """Images [start, stop) as uint8, shape (stop - start, 3, H, W); UserError for a wrong range."""
         part = np.array(array[start:stop])
         images = torch.from_numpy(part if shape[1] == 3 else np.moveaxis(part, 3, 1).copy())
         if images.dtype == torch.uint8:
@@ -180,6 +181,7 @@ def compute_reconstruction_quality(
     names = SCORES if lpips else SCORES[:-1]
 
     def make(start: int, stop: int) -> np.ndarray:
+        """Scores of images [start, stop), shape (stop - start, S); one column per entry of `names`."""
         scores = compare_images(*(to_float(part.make(start, stop)) for part in (images, data)), lpips)
         return torch.stack([scores[name] for name in names], dim=1).cpu().numpy()
 
@@ -206,6 +208,7 @@ def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int]
     codes = load_codes(run.codes()).to(run.model.latent_space.mean.device)
 
     def make(start: int, stop: int) -> Tensor:
+        """Samples [start, stop), shape (stop - start, 3, H, W); they depend on both ends of the range."""
         generator = _seeded(seed, start)
         rows = torch.randint(len(codes), (stop - start,), generator=generator)
         return draw_samples(
@@ -222,6 +225,7 @@ def _reconstructions(
     model = run.model
 
     def make(start: int, stop: int) -> Tensor:
+        """Reconstructions [start, stop), shape (stop - start, 3, H, W); random noise depends on the range."""
         generator = _seeded(seed, start)
 
         def remake(image: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ def mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, int], Tensor] = multi_sc
     """
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+        """Mean of the kernel over all pairs of a row of `a` (n, d) and a row of `b` (m, d)."""
         squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
         return kernel((squares - 2 * a @ b.T).clamp(min=0), a.shape[1]).mean()
 

@@ -239,6 +239,7 @@ class DisDiff(DiffusionModel):
         scale = part.new_ones(len(chosen)) if weights is None else weights.to(part)
 
         def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
+            """The frozen prediction for z_t (B, C, h, w) at t (B,), shifted by the chosen fields."""
             eps_base, features = self.predict_base(z_t, t)
             if not chosen:
                 return eps_base

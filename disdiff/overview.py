@@ -1,5 +1,4 @@
-"""The first lines of the main job: what will be trained on what, how large it is, how long it will take here.
-"""
+"""The first lines of the main job: what is trained on what, how large it is, how long it will take here."""
 
 import copy
 import time
@@ -77,6 +76,7 @@ def estimate_seconds(task: StageTask, batch: dict[str, Tensor]) -> float:
     trial = copy.deepcopy(task).train()
 
     def time_step(size: int) -> float:
+        """Seconds of one forward and backward pass on `size` images."""
         small = {key: value[:size] for key, value in batch.items()}
         start = time.perf_counter()
         trial.compute_loss(small, 0, trial.step_generator(0)).backward()

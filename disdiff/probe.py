@@ -177,8 +177,7 @@ def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object
     """
     names = list(edits)
     exact = torch.stack([agreement(*pair) for pair in edits.values()])  # (F edited, F)
-    near = torch.stack([agreement(*pair, tolerance=1) for pair in edits.values()])
-    near = torch.where(torch.tensor([name in ORDINAL for name in names]), near, exact)
+    near = torch.stack([agreement_within_one(*pair, names) for pair in edits.values()])
     others = ~torch.eye(len(names), dtype=torch.bool)
     several = len(names) > 1
     return {
@@ -195,6 +194,12 @@ def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object
 def agreement(found: Tensor, wanted: Tensor, tolerance: int = 0) -> Tensor:
     """Share of rows of `found` and `wanted` (n, F) that agree up to `tolerance`, shape (F,) float64."""
     return ((found - wanted).abs() <= tolerance).double().mean(dim=0)
+
+
+def agreement_within_one(found: Tensor, wanted: Tensor, names: Sequence[str]) -> Tensor:
+    """`agreement`, a value off by one being right for those factors, of `names`, that are in `ORDINAL`."""
+    ordinal = torch.tensor([name in ORDINAL for name in names])
+    return torch.where(ordinal, agreement(found, wanted, tolerance=1), agreement(found, wanted))
 
 
 def by_name(names: Sequence[str], values: Tensor, skip: str | None = None) -> dict[str, float]:
@@ -268,13 +273,14 @@ def compute_reconstruction(
     image = to_float(source.images(eval_index[:num_images])).to(space.mean.device)
 
     def remake(part: Tensor) -> Tensor:
+        """By the first stage, with inferred and with random noise, shape (B, 3 kinds, 3, H, W)."""
         z_T = invert(model, part, model.encode(part), ddim.num_steps)
         first_stage = space.decode(space.encode(part))
         inferred, fresh = (
             reconstruct(model, part, ddim, z_T),
             reconstruct(model, part, ddim, generator=random),
         )
-        return torch.stack([first_stage, inferred, fresh], dim=1)  # (B, 3 kinds, 3, H, W)
+        return torch.stack([first_stage, inferred, fresh], dim=1)
 
     made = in_batches(remake, image, progress=partial(report, "reconstruction"))
     scores = {}

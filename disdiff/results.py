@@ -104,20 +104,20 @@ def results_are_complete(pipeline: "Pipeline") -> bool:
     pictures = [name for part in list_pictures(pipeline.model) for name in PARTS[part]]
     if not all((pipeline.folder / name).exists() for name in pictures):
         return False
-    if not results_are_current(pipeline.folder, pipeline.config, list(pipeline.stages.values())):
-        return False
-    noted = load_json(pipeline.folder / "metrics.json").get("dataset")
-    return noted == describe_source(pipeline.source)  # attributes are no part of the stages' hashes
+    stages = list(pipeline.stages.values())
+    return results_are_current(pipeline.folder, pipeline.config, stages, pipeline.source)
 
 
-def results_are_current(folder: Path, config: Config, stages: list[Stage]) -> bool:
-    """Whether the files of a run folder, pictures aside, are of these very stages and this evaluation."""
+def results_are_current(folder: Path, config: Config, stages: list[Stage], source: ImageSource) -> bool:
+    """Whether the files of a run folder, pictures aside, are of these very stages, evaluation and labels."""
     if not all((folder / name).exists() for name in FILES):
         return False
     metrics = load_json(folder / "metrics.json")
     hashes = {name: record["hash"] for name, record in metrics.get("stages", {}).items()}
     same_stages = hashes == {stage.name: stage.hash for stage in stages}
-    return same_stages and metrics.get("evaluation") == describe_evaluation(config)
+    same_evaluation = metrics.get("evaluation") == describe_evaluation(config)
+    # attributes are no part of the stages' hashes
+    return same_stages and same_evaluation and metrics.get("dataset") == describe_source(source)
 
 
 def count_sizes(pipeline: "Pipeline") -> dict[str, int]:

@@ -40,6 +40,7 @@ class RowCache:
         place = self._open(identity)
 
         def load(start: int, stop: int) -> np.ndarray:
+            """Rows [start, stop) from their file, which is written first where it is missing."""
             path = _part_path(place, start, stop)
             if path.exists():
                 return _read(path)

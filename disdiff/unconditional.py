@@ -163,6 +163,7 @@ def draw_windowed(
     """
 
     def make(part: Tensor, noise: Tensor) -> Tensor:
+        """Images of one batch of codes (B, N, D) and noise (B, C, h, w)."""
         eps_fn = during(*window, model.eps_fn(part), elsewhere)
         z_0 = sample(sampler, eps_fn, model.schedule, noise, generator)
         return model.latent_space.decode(z_0).clamp(-1, 1)

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from disdiff.cli import parse_seeds, run_script
+from disdiff.cli import begin_parser, parse_seeds, run_script
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
@@ -35,16 +35,13 @@ is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder or metrics.json")
     parser.add_argument("--protocol", choices=("paper", "fast"), help="(the one that all runs have)")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table there as CSV")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write it there as LaTeX (booktabs)")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="write all forms and a page there")
     parser.add_argument("--width", type=int, default=200, help="of the table on the terminal (200)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     train = parser.add_argument_group("train first")
     train.add_argument("--train", action="store_true", help="of --systems and --configs")
     train.add_argument("--dry-run", action="store_true", help="say what exists and what it would train")

@@ -29,6 +29,7 @@ TINY = "local-dir:pretrained/tiny_clip"
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="the factors in words")
     parser.add_argument("--clip", metavar="MODEL", help="architecture of open_clip, or local-dir:FOLDER")
@@ -55,6 +56,7 @@ def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> 
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
+    """Name the units, edit by the names, and write findings and report."""
     if arguments.images < 2 or arguments.amount <= 0:
         raise UserError("discovery needs --images of 2 or more and an --amount above 0")
     if arguments.edit and arguments.prompts is None:

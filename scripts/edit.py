@@ -83,15 +83,15 @@ def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: ar
     result = model.edit(image, given, arguments.steps)
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)
-    columns = ["picture", "unchanged", "edited"]
     arrays = {"codes_before": result.codes_before, "codes": result.codes, "images": result.images}
     arrays = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
     out = choose_path(arguments, "edit.png").with_suffix(".npz")
     save_codes(out, {**arrays, "units": np.array(result.units)})
-    save_picture(arguments, model.run, "edit.png", grid, names, columns=columns)
+    save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Edit units, move an attribute or walk to another picture, whichever is asked for."""
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
         raise UserError("give one of --unit, --attribute and --walk, and --columns of 2 or more")

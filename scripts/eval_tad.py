@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.cli import load_codes_file, parse_seeds, run_script
+from disdiff.cli import begin_parser, load_codes_file, parse_seeds, run_script
 from disdiff.metrics.latent_quality import compute_latent_quality
 from disdiff.metrics.protocols import compute_attribute_scores, get_protocol
 from disdiff.metrics.tad import compute_tad_binarised
@@ -29,9 +29,7 @@ HEADLINES = ("score", "num_captured", "auroc", "accuracy")
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run folder, for its codes.npz")
     parser.add_argument("--codes", metavar="FILE", type=Path, help="codes instead of a run folder's")
     parser.add_argument(
@@ -39,7 +37,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", default="0", help="of the folds, such as 0,1,2; published: 0 (0)")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

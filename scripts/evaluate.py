@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.cli import load_codes_file, parse_seeds, run_script
+from disdiff.cli import begin_parser, load_codes_file, parse_seeds, run_script
 from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.summary import list_scores
 from disdiff.results import score_codes
@@ -25,9 +25,7 @@ of different protocols, or of different --units, do not compare."""
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder, for its codes.npz")
     parser.add_argument("--codes", metavar="FILE", nargs="+", type=Path, help="codes instead of run folders")
     parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
@@ -36,7 +34,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", default="0", help="of the metrics, such as 0,1,2 (0)")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -6,7 +6,7 @@ The folder needs nothing outside itself, holds no paths of this machine, and loa
 import argparse
 from pathlib import Path
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from disdiff.interop.exporting import export_run
 
 EXAMPLES = """examples:
@@ -19,13 +19,10 @@ then
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("target", metavar="TARGET", type=Path, help="new or empty folder")
     parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -8,7 +8,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from disdiff.interop.denoisers import Heads
 from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
 from disdiff.interop.run_folder import REPORT, write_run
@@ -28,9 +28,7 @@ and on a first stage or a latent diffusion:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="later ones over earlier ones")
     parser.add_argument("--kind", choices=tuple(SYSTEMS), required=True, help="how much of them to import")
     parser.add_argument("--data", metavar="NAME", required=True, help="data set, such as shapes3d")
@@ -44,7 +42,6 @@ def make_parser() -> argparse.ArgumentParser:
     heads.add_argument("--head-channels", type=int, metavar="C", help="or the channels of each")
     parser.add_argument("--units", type=int, metavar="N", help="units of a DisDiff (from its widths)")
     parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are not known")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

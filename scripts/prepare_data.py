@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from disdiff.config import merge, read_yaml
 from disdiff.pipeline import Pipeline
 from ldm.data.arrays import Progress
@@ -27,9 +27,7 @@ EXAMPLES = """examples:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = begin_parser(__doc__, EXAMPLES)
     names = f"{{{','.join(DATA_SETS)},check}}"
     parser.add_argument("name", choices=[*DATA_SETS, "check"], metavar=names, help="data set, or `check`")
     parser.add_argument("checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check`")
@@ -43,7 +41,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop", help="of pictures, as data.crop")
     parser.add_argument("--corrupt", default="stop", help="as data.corrupt: stop or skip (stop)")
     parser.add_argument("--encode", metavar="RUN", type=Path, help="encode the training images of this run")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

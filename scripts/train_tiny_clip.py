@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from disdiff.build import build_source
-from disdiff.cli import run_script
+from disdiff.cli import begin_parser, run_script
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import NAME, PREPROCESSING, build_tiny_clip, describe_training, save_tiny_clip
 from disdiff.clip.tiny_training import TinyTraining, train_tiny_clip, zero_shot_accuracy
@@ -26,9 +26,8 @@ project's fixed split and is judged on the last; its folder says which, and disc
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The command line."""
+    parser = begin_parser(__doc__, EXAMPLES)
     defaults = TinyTraining()
     parser.add_argument("--out", type=Path, default=Path("runs/tiny-clip"), help="folder (runs/tiny-clip)")
     parser.add_argument("--minutes", type=float, default=10.0, help="at most (10)")
@@ -42,11 +41,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--real", action="store_true", help="use the real files instead of the procedural data"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Train, judge on held-out images, and write weights and record."""
     if min(arguments.steps, arguments.num_train, arguments.num_eval) < 1 or arguments.minutes <= 0:
         raise UserError("--steps, --num-train, --num-eval and --minutes must be more than 0")
     kind = "never" if arguments.real else "always"
@@ -67,6 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tqdm(total=training.num_steps, desc=NAME, unit="step", dynamic_ncols=True, mininterval=1.0) as bar:
 
         def progress(done: int, loss: float) -> float:
+            """Show the step; returns the share of `--minutes` that is spent."""
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(done - bar.n)
             return (time.monotonic() - start) / (60 * arguments.minutes)

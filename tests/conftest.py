@@ -16,6 +16,7 @@ from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.networks import NetworkConfig
+from ldm.data.procedural import ProceduralShapes3D
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
 from ldm.nn.unet import UNet, UNetConfig
 
@@ -113,6 +114,13 @@ def build_tiny_system(tiny_system, randomise):
 def linear_schedule():
     """The schedule of DDPM, Diff-AE and PDAE: betas linear from 1e-4 to 2e-2."""
     return Schedule(replace(ScheduleConfig(), kind="linear", beta_start=1e-4, beta_end=2e-2))
+
+
+@pytest.fixture
+def noise_images(monkeypatch):
+    """Procedural Shapes3D whose images are noise, for speed."""
+    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
+    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def compute_mean_gap(
     code = in_batches(model.encode, image)
 
     def measure(z: Tensor, c: Tensor, step: int) -> Tensor:
+        """Squared errors of the frozen and the corrected prediction of z (B, C, h, w) at one step."""
         t, eps = torch.full((len(z),), step, device=z.device), sample_noise(z, generator)
         prediction = model.predict(q_sample(model.schedule, z, t, eps), t, c)
         corrected = shift_eps(prediction.eps_base, coefficient, t, prediction.grad.sum(dim=1))

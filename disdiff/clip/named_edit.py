@@ -1,8 +1,9 @@
 """A text-guided edit: move the unit that discovery named so, and measure what else moves.
 
-Each image's unit goes to the far end of its principal direction, the other units and the noise stay. A probe
-trained with labels, for this measurement alone, says which factors it sees before and after: the named one
-should differ, every other one should not.
+Each image's unit takes the value, among those of the images at hand, that is farthest from its own; the
+other units and the noise stay. A value that some image has is one that the decoder knows, however the values
+lie (on a circle, for a hue of two numbers). A probe trained with labels, for this measurement alone, says
+which factors it sees before and after: the named one should differ, every other one should not.
 """
 
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 from disdiff.classifier import Probe
 from disdiff.clip.discovery import NAMED, Finding
 from disdiff.clip.displacement import Mover
-from disdiff.editing import in_batches, traverse_code
+from disdiff.editing import in_batches
+from disdiff.probe import agreement, agreement_within_one
 from ldm.errors import UserError
 
 
@@ -32,11 +34,16 @@ def find_unit(findings: list[Finding], name: str) -> Finding:
 
 
 def move_unit(mover: Mover, unit: int) -> tuple[Tensor, Tensor]:
-    """Images as they come back unedited, and with `unit` at its far end, shapes (n, 3, H, W)."""
-    ends = torch.tensor([-mover.amount, mover.amount], device=mover.code.device)
-    low, high = traverse_code(mover.code, unit, mover.directions, ends).unbind(dim=1)
-    far = torch.where((mover.place(unit) < 0)[:, None, None], high, low)
-    return mover.decode(mover.code), mover.decode(far)
+    """Images as they come back unedited, and with `unit` where it is farthest, shapes (n, 3, H, W).
+
+    Raises:
+        UserError: there is only one image.
+    """
+    if len(mover.code) < 2:
+        raise UserError("an edit takes a unit's value from another image; raise --images to 2 or more")
+    value, moved = mover.code[:, unit], mover.code.clone()
+    moved[:, unit] = value[torch.cdist(value, value).argmax(dim=1)]
+    return mover.decode(mover.code), mover.decode(moved)
 
 
 def judge_edit(
@@ -59,14 +66,20 @@ def judge_edit(
     seen = [
         in_batches(lambda part: probe.predict(part.to(device)).cpu(), images) for images in (before, after)
     ]
-    shares = (seen[0] != seen[1]).double().mean(dim=0).tolist()
-    changes = dict(zip(factor_names, shares, strict=True))
+    stays, nearly = agreement(*seen), agreement_within_one(*seen, factor_names)
+    changes = dict(zip(factor_names, (1 - stays).tolist(), strict=True))
     result: dict[str, Any] = {
         "changes": changes,
         "num_images": len(before),
         "by": "probe trained with labels",
     }
     if label in changes:
-        kept = [1 - share for name, share in changes.items() if name != label]
-        result |= {"changed": changes[label], "kept_mean": sum(kept) / len(kept), "kept_min": min(kept)}
+        others = torch.tensor([name != label for name in factor_names])
+        result |= {
+            "changed": changes[label],
+            "kept_mean": stays[others].mean().item(),
+            "kept_min": stays[others].min().item(),
+            "kept_within_one_mean": nearly[others].mean().item(),
+            "kept_within_one_min": nearly[others].min().item(),
+        }
     return result

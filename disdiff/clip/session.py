@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from disdiff.classifier import Probe, train_probe
+from disdiff.classifier import Probe
 from disdiff.clip.control import randomise_fields
 from disdiff.clip.discovery import (
     NUM_DRAWS,
@@ -24,7 +24,7 @@ from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
 from disdiff.clip.prompts import Prompts, embed_prompts, read_prompts
 from disdiff.clip.tower import Clip
 from disdiff.editing import in_batches, principal_directions
-from disdiff.probe import complement
+from disdiff.probe import find_probe
 from disdiff.report.discovery import FILE, PICTURE
 from disdiff.report.grids import save_grid
 from disdiff.report.naming import name_data
@@ -162,17 +162,18 @@ class Discovery:
         shown = torch.stack([before, after])[:, : 2 * NUM_SHOWN].cpu()
         title = f"Move the unit named {name}"
         save_grid(folder / picture, shown, title, self.subtitle, ["before", "after"])
-        result = {"unit": finding.unit, "amount": self.options.amount, "picture": picture}
+        result = {"unit": finding.unit, "picture": picture}
         if source.factor_space is None:
             return result
         if self.probe is None:
-            self.probe = train_probe(
+            self.probe = find_probe(
+                Path(self.run.config.run.root) / "_stages",
                 self.run.model.latent_space,
                 source,
-                complement(self.eval_index, len(source)),
+                self.eval_index,
                 self.run.config.evaluation.probe_steps,
-                self.options.seed,
-                progress,
+                self.run.config.evaluation.seed,
+                progress or (lambda share: None),
             )
         label = self.prompts.labels.get(name, name)
         return result | judge_edit(self.probe, before, after, list(source.factor_space.names), label)

@@ -131,8 +131,9 @@ def make_portable(config: Config, place: Path) -> Config:
     """
 
     def bring(text: str) -> str:
+        """Copy a file or folder that is here and return its path within `place`; a tag of weights stays."""
         path = Path(text).expanduser()
-        if not path.exists():  # a tag of weights
+        if not path.exists():
             return text
         copy = f"clip/{path.name}"
         (place / "clip").mkdir(exist_ok=True)

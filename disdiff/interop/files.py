@@ -81,6 +81,7 @@ def read_zip(path: Path) -> Any:
     folder, size = pickles[0].rpartition("/")[0], path.stat().st_size
 
     def read(name: str, limit: int) -> bytes:
+        """Bytes of a record of at most `limit` bytes; a larger or compressed one is refused unread."""
         info = records.get(name)
         if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size > min(limit, size):
             raise Refused(f"its record {name} is missing, compressed, or larger than the file")
@@ -93,6 +94,7 @@ def read_zip(path: Path) -> Any:
         raise Refused("its numbers are in big-endian order")
 
     def find_storage(key: str, dtype: torch.dtype, numel: int) -> Storage:
+        """The storage of the record `key`, unread; refused when it holds fewer than `numel` numbers."""
         name, wanted = f"{folder}/data/{key}", numel * dtype.itemsize
         info = records.get(name)
         if info is None or info.file_size < wanted:
@@ -109,7 +111,10 @@ def read_legacy(path: Path) -> Any:
     places: dict[str, tuple[int, int]] = {}  # key: start, numel
 
     def find_storage(key: str, dtype: torch.dtype, numel: int) -> Storage:
+        """The storage `key`, whose place in the file is known only once all pickles are read."""
+
         def read() -> bytes:
+            """Bytes of the storage; UserError when the file lists none of this size."""
             start, count = places.get(key, (0, -1))
             if count != numel:
                 raise UserError(f"{path} is damaged (storage {key} is missing); get it again")
@@ -142,6 +147,7 @@ def read_safetensors(path: Path) -> WeightsFile:
     file = safe_open(path, framework="pt")
 
     def refer(name: str) -> NamedTensor:
+        """The shape of a tensor, from the head of the file, and how to read it."""
         return NamedTensor(tuple(file.get_slice(name).get_shape()), lambda: file.get_tensor(name))
 
     return WeightsFile(path, {name: refer(name) for name in file.keys()})

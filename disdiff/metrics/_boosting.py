@@ -57,6 +57,7 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
             self._columns = PresortedColumns(X) if len(X) >= PRESORT_FROM else None
 
         def grow(k: int) -> None:
+            """Fit the tree of class k and add it to column k of the predictions, which is this thread's."""
             tree = DecisionTreeRegressor(
                 criterion=self._tree_criterion, max_depth=self.max_depth, random_state=FixedSeed(seeds[k])
             )

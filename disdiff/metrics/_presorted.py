@@ -148,6 +148,11 @@ class _Growth:
         node["missing_go_to_left"] = 2 * (place + 1) > order.shape[1]
 
         def rows(side: int) -> np.ndarray:
+            """Rows of the left (0) or right (1) child in the order in which scikit-learn leaves them.
+
+            Raises:
+                Undecided: rows of equal value, whose order is unknown, go to that side.
+            """
             values = self.columns[last, order[last]]
             goes_left = is_left[order[last]]
             equal = np.flatnonzero(values[1:] == values[:-1])

@@ -133,6 +133,7 @@ def _fit_factors(
     finished = itertools.count(1)
 
     def report() -> None:
+        """Count a round of any factor."""
         share = next(finished) / (num_factors * ROUNDS[estimator])
         if progress:
             progress(share)
@@ -143,6 +144,7 @@ def _fit_factors(
     ):
 
         def fit(factor: int) -> tuple[np.ndarray, float, float]:
+            """Importances (N,) for one factor, and the accuracy on training and test rows."""
             labels = factors[:, factor]
             model = _build_estimator(estimator, seed, trees, report)
             model.fit(codes[train], labels[train])

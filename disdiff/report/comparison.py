@@ -219,6 +219,7 @@ def identify_method(folder: Path) -> str:
         return ""
 
     def keep(node: Any) -> Any:
+        """The tree without keys that are of no method, at any depth."""
         if not isinstance(node, dict):
             return node
         return {key: keep(value) for key, value in node.items() if key not in OF_NO_METHOD}

@@ -105,7 +105,9 @@ def describe_edit(name: str, edit: dict[str, Any]) -> str:
         return f"{start}images in which a probe sees a factor change: {changes}."
     return (
         f"{start}it changes in {edit['changed']:.0%} of {edit['num_images']} images, the others stay in "
-        f"{edit['kept_mean']:.0%} (worst {edit['kept_min']:.0%}); seen to change: {changes}."
+        f"{edit['kept_mean']:.0%} (worst {edit['kept_min']:.0%}; {edit['kept_within_one_mean']:.0%} and "
+        f"{edit['kept_within_one_min']:.0%} where a neighbouring size or view counts as the same); "
+        f"seen to change: {changes}."
     )
 
 

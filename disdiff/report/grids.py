@@ -57,6 +57,7 @@ def save_grid(
     figure.figimage(tile(tiles), xo=left, yo=MARGIN, origin="upper")
 
     def write(x: float, y: float, label: str, font: FontProperties, color: str = INK, **align: str) -> None:
+        """Write at x, y in pixels from the top left corner."""
         figure.text(x / width, 1 - y / height, label, fontproperties=font, color=color, **align)
 
     write(MARGIN, MARGIN, title, TITLE, va="top")

@@ -193,6 +193,7 @@ class ResBlock(nn.Module):
         shared = skip[:, border - h.shape[1] :]
 
         def normalise(x: Tensor, groups: int, part: slice) -> Tensor:
+            """SiLU of the GroupNorm of those channels of [h, skip] that `part` names."""
             return F.silu(F.group_norm(x, groups, norm.weight[part], norm.bias[part], norm.eps))
 
         own_part, shared_part = slice(None, border), slice(border, None)

@@ -2,7 +2,7 @@
 is smooth enough to invert.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,22 +15,32 @@ from ldm.diffusion.schedule import Schedule, ScheduleConfig
 
 
 @dataclass
-class Halves:
-    """Images 16x16: `brightness` (4 values) of the left half, `scale` (3 values) in the right half's blue."""
+class TinySource:
+    """A data set of images 16x16 that goes through its combinations of factors `repeats` times."""
 
-    name: str = "halves"
+    name: str
+    identity: str
+    factor_space: FactorSpace
+    repeats: int = 1
     procedural: bool = True
-    identity: str = "halves-1"
     image_size: int = 16
     channels: int = 3
-    factor_space: FactorSpace = FactorSpace(("brightness", "scale"), (4, 3))
-    repeats: int = 20
 
     def __len__(self):
         return self.repeats * len(self.factor_space)
 
     def factors(self, index):
         return self.factor_space.factors(index % len(self.factor_space))
+
+
+@dataclass
+class Halves(TinySource):
+    """`brightness` (4 values) of the left half, `scale` (3 values) in the right half's blue."""
+
+    name: str = "halves"
+    identity: str = "halves-1"
+    factor_space: FactorSpace = FactorSpace(("brightness", "scale"), (4, 3))
+    repeats: int = 20
 
     def images(self, index):
         factors = self.factors(index)
@@ -41,25 +51,16 @@ class Halves:
 
 
 @dataclass
-class Noise:
-    """48 images 16x16 of noise that knows its number."""
+class Noise(TinySource):
+    """48 images of noise that knows its number."""
 
     name: str = "noise"
-    procedural: bool = True
     identity: str = "noise-1"
-    image_size: int = 16
-    channels: int = 3
-    factor_space: FactorSpace = field(default_factory=lambda: FactorSpace(("a", "b"), (6, 8)))
-
-    def __len__(self):
-        return 48
+    factor_space: FactorSpace = FactorSpace(("a", "b"), (6, 8))
 
     def images(self, index):
         everything = torch.randint(0, 256, (48, 3, 16, 16), generator=torch.Generator().manual_seed(0))
         return everything[index].to(torch.uint8)
-
-    def factors(self, index):
-        return self.factor_space.factors(index)
 
 
 TINY = [

@@ -13,6 +13,7 @@ SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
         ("seed=-1", "at least 0"),
         ("stage_seed=-1", "at least 0"),
         ("trainer.threads=-1", "at least 1"),
+        ("trainer.accumulate=0", "at least 1"),
         ("data.num_train=0", "at least 1"),
         ("evaluation.num_images=0", "at least 1"),
         ("factors.num_units=0", "at least 1"),

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from disdiff.config import CONFIGS, load_config
 from disdiff.pipeline import first_difference
 from disdiff.run import load_run
 from ldm.errors import UserError
+from ldm.training.machine import Machine
+from ldm.training.monitor import read_log
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 
@@ -199,6 +202,8 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "sampler.name=ddimm",
         "trainer.device=tpu",
         "trainer.precision=fp8",
+        "trainer.compile=fast",
+        "trainer.resident=gpu",
     ],
 )
 def test_values_that_cannot_be_are_refused_before_anything_is_trained(build, override, tmp_path):
@@ -207,6 +212,38 @@ def test_values_that_cannot_be_are_refused_before_anything_is_trained(build, ove
     with pytest.raises(UserError):
         print_overview(build(override), full=False)  # as main.py does first
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_has_no_such_parts_is_refused_before_anything_is_trained(build, tmp_path):
+    with pytest.raises(UserError, match="a batch of 8 cannot be split into 3 equal parts"):
+        build("trainer.accumulate=3").run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_options_of_the_machine_arrive(build):
+    options = {"channels_last": True, "compile": "cuda_graphs", "resident": "always", "accumulate": 2}
+    chosen = build("trainer.precision=tf32", *(f"trainer.{name}={value}" for name, value in options.items()))
+    assert chosen.machine == Machine("cpu", "32-true", tf32=True, **options)
+    assert build().machine == Machine("cpu", "32-true")
+
+
+def test_the_options_of_the_machine_leave_hashes_and_losses_as_they_are(build, tmp_path, monkeypatch):
+    plain, compiled = build(), []
+
+    def pretend(self, mode):  # tests/ldm/training/test_machine.py compiles
+        self._compiled_call_impl = self._call_impl
+        compiled.append(self)
+
+    plain.run()
+    monkeypatch.setattr(nn.Module, "compile", pretend)
+    options = ("trainer.channels_last=true", "trainer.compile=default", "trainer.accumulate=2")
+    chosen = build(f"run.root={tmp_path / 'chosen'}", *options)
+    chosen.run()
+    for (name, stage), other in zip(plain.stages.items(), chosen.stages.values(), strict=True):
+        assert stage.hash == other.hash and stage.folder != other.folder
+        expected, found = (float(read_log(of.folder / "log.csv")[-1]["loss"]) for of in (stage, other))
+        assert found == pytest.approx(expected, rel=1e-3), name
+    assert compiled and all(part._compiled_call_impl is None for part in compiled)  # for training only
 
 
 def test_the_first_difference_is_named_by_its_key():

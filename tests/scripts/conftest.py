@@ -12,6 +12,7 @@ from disdiff.config import Config, to_yaml
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.stages import save_weights
 from ldm.autoencoder.networks import NetworkConfig
+from ldm.data.procedural import ProceduralShapes3D
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.files import save_json
 
@@ -77,3 +78,16 @@ def write_tiny_run(tiny_unet, randomise):
         return folder
 
     return write
+
+
+@pytest.fixture
+def named_run(tmp_path, write_tiny_run, noise_images, monkeypatch):
+    """The tiny run, on images of noise, as runs/tiny of the working directory; units k carry factors k."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_tiny_run(tmp_path / "runs" / "tiny")
+    with np.load(folder / "codes.npz") as file:
+        codes = file["codes"]
+    np.savez(folder / "codes.npz", codes=codes, factor_names=np.array(ProceduralShapes3D.factor_space.names))
+    scores = {"fast": {"dci": {"importance": np.eye(3, 6).tolist()}}}
+    save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores})
+    return folder

@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,22 +14,15 @@ FAST = ("--images", 3, "--steps", 2, "--device", "cpu")
 
 
 @pytest.fixture
-def run_folder(tmp_path, write_tiny_run, monkeypatch):
+def run_folder(tmp_path, named_run):
     """A tiny run on noise for images, and an untrained tiny CLIP in its usual place."""
-    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
-    monkeypatch.chdir(tmp_path)
-    folder = write_tiny_run(tmp_path / "runs" / "tiny")
     source = ProceduralShapes3D()
-    codes = np.load(folder / "codes.npz")["codes"]
-    np.savez(folder / "codes.npz", codes=codes, factor_names=np.array(source.factor_space.names))
-    scores = {"fast": {"dci": {"importance": np.eye(3, 6).tolist()}}}
-    data = {"name": source.name, "procedural": True}
-    save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores, "dataset": data})
+    data, metrics = {"name": source.name, "procedural": True}, load_json(named_run / "metrics.json")
+    save_json(named_run / "metrics.json", {**metrics, "dataset": data})
     torch.manual_seed(0)
     record = {"trained_on": describe_training(source, 50_000), "zero_shot": {}}
     save_tiny_clip(tmp_path / "pretrained" / "tiny_clip", build_tiny_clip()[0], record)
-    return folder
+    return named_run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from ldm.data.procedural import ProceduralShapes3D
@@ -8,25 +7,19 @@ from ldm.files import save_json
 
 
 @pytest.fixture
-def folder(tmp_path, write_tiny_run, monkeypatch):
+def folder(tmp_path, named_run):
     """A tiny run whose units 0 and 1 carry the floor hue, and two pictures beside it."""
-    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
-    monkeypatch.chdir(tmp_path)
-    folder = write_tiny_run(tmp_path / "runs" / "tiny")
-    with np.load(folder / "codes.npz") as file:
-        codes = file["codes"]
-    names = np.array(ProceduralShapes3D.factor_space.names)
-    factors = np.arange(len(codes))[:, None] % np.array(ProceduralShapes3D.factor_space.sizes)
-    np.savez(folder / "codes.npz", codes=codes, factors=factors, factor_names=names)
+    arrays = load(named_run / "codes.npz")
+    factors = np.arange(len(arrays["codes"]))[:, None] % np.array(ProceduralShapes3D.factor_space.sizes)
+    np.savez(named_run / "codes.npz", **arrays, factors=factors)
     importance = np.zeros((3, 6))
     importance[[0, 1, 2], [0, 0, 3]] = 0.4, 0.5, 0.3
     scores = {"fast": {"dci": {"importance": importance.tolist()}}}
-    save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores})
+    save_json(named_run / "metrics.json", {"system": "disdiff", "scores": scores})
     for name, size in (("photo", (90, 70)), ("other", (64, 64))):
         pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    return folder
+    return named_run
 
 
 @pytest.fixture

@@ -2,38 +2,21 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ldm.data.procedural import ProceduralShapes3D
-from ldm.files import save_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
-def run_folder(tmp_path, write_tiny_run, monkeypatch):
-    """A tiny run on procedural Shapes3D, whose images are noise, for speed; its units have names."""
-    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
-    monkeypatch.chdir(tmp_path)
-    folder = write_tiny_run(tmp_path / "runs" / "tiny")
-    names = np.array(ProceduralShapes3D.factor_space.names)
-    codes = np.load(folder / "codes.npz")["codes"]
-    np.savez(folder / "codes.npz", codes=codes, factor_names=names)
-    scores = {"fast": {"dci": {"importance": np.eye(3, 6).tolist()}}}
-    save_json(folder / "metrics.json", {"system": "disdiff", "scores": scores})
-    return folder
-
-
-@pytest.fixture
-def call(run_folder, load_script, call_script):
+def call(named_run, load_script, call_script):
     """Return a function that runs a script on the run folder: the path it prints, or status and error."""
 
     def run(name, *arguments):
-        status, said, error = call_script(load_script(name), run_folder, "--device", "cpu", *arguments)
+        status, said, error = call_script(load_script(name), named_run, "--device", "cpu", *arguments)
         return (status, error) if status else Path(said.strip())
 
     return run
@@ -78,11 +61,11 @@ def test_samples_follow_the_seed_and_the_units(call):
     assert first == again and first != other and first != some
 
 
-def test_report_is_written_and_pictures_drawn_anew(call, run_folder):
-    assert call("report") == run_folder / "report.html"
-    assert "swap.png" not in [path.name for path in run_folder.iterdir()]
+def test_report_is_written_and_pictures_drawn_anew(call, named_run):
+    assert call("report") == named_run / "report.html"
+    assert "swap.png" not in [path.name for path in named_run.iterdir()]
     assert call("report", "--pictures", "--out", "r.html") == Path("r.html")
-    names = {path.name for path in run_folder.glob("*.png")}
+    names = {path.name for path in named_run.glob("*.png")}
     assert names == {"swap.png", "traversal.png", "reconstruction.png", "samples.png", "fields.png"}
 
 
@@ -106,8 +89,8 @@ def test_bad_input_is_one_sentence_and_status_2(call, tmp_path, command, says):
     assert code == 2 and says in error and "Traceback" not in error
 
 
-def test_codes_that_are_missing_are_asked_for(call, run_folder):
-    (run_folder / "codes.npz").unlink()
+def test_codes_that_are_missing_are_asked_for(call, named_run):
+    (named_run / "codes.npz").unlink()
     assert "no codes.npz" in call("sample")[1]
     assert call("swap", "--units", "1").exists()  # units have numbers for names
 

@@ -15,7 +15,6 @@ from disdiff.config import CONFIGS, load_config, to_yaml
 from disdiff.image_features import INCEPTION, LPIPS_VGG16, InceptionFeatures
 from disdiff.row_cache import digest_file
 from disdiff.stages import save_weights
-from ldm.data.procedural import ProceduralShapes3D
 from ldm.files import save_json
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_fid.py"
@@ -35,15 +34,9 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("shared") / "tiny"
 
 
-@pytest.fixture(scope="module")
-def noise():
-    return torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-
-
 @pytest.fixture
-def run_folder(shared, noise, tmp_path, write_tiny_run, monkeypatch):
+def run_folder(shared, noise_images, tmp_path, write_tiny_run):
     """A tiny run on procedural Shapes3D, whose images are noise, for speed."""
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
     if not shared.exists():
         write_tiny_run(shared)
     return Path(shutil.copytree(shared, tmp_path / "runs" / "tiny"))

@@ -12,17 +12,14 @@ from disdiff.build import build_latent_dpm
 from disdiff.config import to_yaml
 from disdiff.run import load_run
 from disdiff.stages import save_weights
-from ldm.data.procedural import ProceduralShapes3D
 from ldm.files import save_json
 
 SHORT = ("sampler.num_steps=2", "evaluation.num_images=100", "data.num_train=64")
 
 
 @pytest.fixture
-def make_run(tmp_path, build_tiny_system, monkeypatch):
+def make_run(tmp_path, build_tiny_system, noise_images, monkeypatch):
     """Return a function that writes a run of an untrained tiny system on images of noise."""
-    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
     monkeypatch.chdir(tmp_path)
 
     def make(system):

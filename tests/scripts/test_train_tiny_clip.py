@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.tiny import NAME, load_record
@@ -9,10 +8,8 @@ from ldm.data.source import split_indices
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch, load_script, call_script):
+def train(tmp_path, noise_images, monkeypatch, load_script, call_script):
     """Return a function that trains on noise for images, for speed."""
-    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
     monkeypatch.setattr("disdiff.clip.tiny_training.TinyTraining.batch_size", 8)
     monkeypatch.chdir(tmp_path)
     script = load_script("train_tiny_clip")

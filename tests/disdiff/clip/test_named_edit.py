@@ -24,16 +24,21 @@ def test_the_best_unit_of_a_name_is_found():
         find_unit(findings[2:], "wall")
 
 
-def test_each_image_goes_to_the_far_end(model, halves):
+def test_each_image_takes_the_farthest_value_that_an_image_has(model, halves):
     image = to_float(halves.images(torch.arange(6)))
     code = model.encode(image)
     directions = Directions(code.mean(dim=0), torch.eye(2)[torch.tensor([0, 1, 0])], torch.ones(3))
-    mover, seen = Mover(model, image, directions, SamplerConfig("ddim", 3, 0.0), amount=1.0), []
+    mover, seen = Mover(model, image, directions, SamplerConfig("ddim", 3, 0.0)), []
     mover.decode = lambda part, units=None: seen.append(part) or torch.zeros(len(part), 3, 16, 16)
     move_unit(mover, 1)
-    before, after = ((part[:, 1] - directions.mean[1]) @ directions.axis[1] for part in seen)
-    torch.testing.assert_close(after, torch.where(before < 0, 1.0, -1.0))
-    torch.testing.assert_close(seen[1][:, [0, 2]], seen[0][:, [0, 2]])
+    before, after = seen
+    torch.testing.assert_close(after[:, [0, 2]], before[:, [0, 2]])
+    for own, taken in zip(before[:, 1], after[:, 1], strict=True):
+        distance = (before[:, 1] - own).norm(dim=1)
+        assert (taken - own).norm() == pytest.approx(distance.max().item()) and (before[:, 1] == taken).any()
+    mover.code = mover.code[:1]
+    with pytest.raises(UserError, match="--images"):
+        move_unit(mover, 1)
 
 
 def test_an_edit_is_judged_by_what_the_probe_sees_change(halves, monkeypatch):
@@ -52,4 +57,6 @@ def test_an_edit_is_judged_by_what_the_probe_sees_change(halves, monkeypatch):
         "kept_mean"
     ] == pytest.approx(0.9)
     assert result["changes"] == pytest.approx({"brightness": 0.8, "scale": 0.1})
+    # values 0 and 1 of an ordered factor are neighbours
+    assert result["kept_within_one_min"] == result["kept_within_one_mean"] == 1.0
     assert "changed" not in judge_edit(probe, before, after, ["brightness", "scale"], "mood")

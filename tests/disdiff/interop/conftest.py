@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.data.procedural import ProceduralShapes3D
-
 
 def load_beside(name):
     """A module of this folder, which is no package."""
@@ -119,10 +117,3 @@ def save_checkpoint(tmp_path):
         return path
 
     return save
-
-
-@pytest.fixture
-def noise_images(monkeypatch):
-    """Procedural Shapes3D whose images are noise, for speed."""
-    noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)

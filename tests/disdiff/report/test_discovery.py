@@ -34,6 +34,8 @@ EDIT = {
     "changed": 0.9,
     "kept_mean": 0.85,
     "kept_min": 0.7,
+    "kept_within_one_mean": 0.95,
+    "kept_within_one_min": 0.8,
 }
 
 
@@ -74,7 +76,8 @@ def test_the_table_says_what_is_a_name_and_what_a_guess(result):
 def test_an_edit_is_one_sentence():
     said = describe_edit("wall colour", EDIT)
     assert said.startswith("Move the unit named wall colour (unit 0): it changes in 90% of 48 images, ")
-    assert "the others stay in 85% (worst 70%); seen to change: wall hue 90%, scale 10%" in said
+    assert "the others stay in 85% (worst 70%; 95% and 80% where" in said
+    assert said.endswith("seen to change: wall hue 90%, scale 10%.")
     unknown = {key: value for key, value in EDIT.items() if not key.startswith(("changed", "kept"))}
     assert "images in which a probe sees a factor change: wall hue 90%" in describe_edit("mood", unknown)
     assert "no labels" in describe_edit("mood", {"unit": 3})

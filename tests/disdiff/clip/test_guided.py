@@ -6,6 +6,7 @@ from disdiff.clip.heads import ClipHeads
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.model import FactorNetworks
 from disdiff.tasks import DisDiffTask, FactorLossConfig
+from ldm.diffusion.sampler import SAMPLERS, SamplerConfig, sample
 from ldm.training.optimizer import Budget, TrainConfig
 
 TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
@@ -43,6 +44,19 @@ def test_it_is_disdiff_with_another_encoder(model, batch):
         model.clip.eval()  # which the plain task does not know of
         values.append(task.compute_loss(batch, 0, torch.Generator().manual_seed(1)))
     assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_with_a_zero_decoder_it_samples_as_its_latent_diffusion(model, name):
+    model.eval()
+    last = model.factors.decoder.decoder.out_conv
+    torch.nn.init.zeros_(last.weight), torch.nn.init.zeros_(last.bias)
+    code, z_T = torch.randn(2, 3, 2), torch.randn(2, *model.noise_shape(16))
+    made, base = (
+        sample(SamplerConfig(name, 3, 0.0), eps_fn, model.schedule, z_T, torch.Generator().manual_seed(0))
+        for eps_fn in (model.eps_fn(code), model.denoiser)
+    )
+    assert torch.equal(made, base) and not torch.equal(made, z_T)
 
 
 def test_cached_embeddings_stand_in_for_looking(model, batch, monkeypatch):

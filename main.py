@@ -1,6 +1,7 @@
 """Train and evaluate a system: `python main.py --base configs/disdiff/shapes3d.yaml -t`."""
 
 import argparse
+import signal
 import sys
 
 EXAMPLES = """
@@ -45,14 +46,18 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Run; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     arguments = parse_arguments()
+    if not arguments.train and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `main.py --base FILE | head` ends quietly
     from disdiff.config import load_config  # after the arguments, so that --help is immediate
     from disdiff.overview import print_overview, say
     from disdiff.pipeline import Pipeline
     from ldm.errors import UserError
+    from ldm.training.ranks import read_ranks
 
     try:
         pipeline = Pipeline(load_config(arguments.base, arguments.overrides), say)
-        print_overview(pipeline, full=not arguments.train)
+        if read_ranks().is_main:
+            print_overview(pipeline, full=not arguments.train)
         if arguments.train:
             pipeline.run()
     except UserError as error:

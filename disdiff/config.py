@@ -177,13 +177,27 @@ class StagesConfig:
 
 @dataclass
 class TrainerConfig:
-    """The machine: `device` auto, cpu or cuda; `precision` auto (bf16 on CUDA), float32 or bf16; CPU
-    `threads`.
+    """The machine: nothing here changes what is computed beyond rounding, but for `accumulate` where it says.
+
+    Attributes:
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto` (bf16 on CUDA), `float32`, `tf32` (float32 whose products are rounded on CUDA) or
+            `bf16`.
+        threads: of the CPU; null for PyTorch's choice.
+        channels_last: whether convolutions keep their channels last in memory.
+        compile: of networks in training, by `torch.compile`: `none`, `default` or `cuda_graphs`.
+        resident: whether latents lie on the device: `auto` (on CUDA, where they fit), `always` or `never`.
+        accumulate: parts in which stages after the first take a batch, for less memory; their gradients are
+            added. BatchNorm, dropout and losses that are no means over images see a part.
     """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    channels_last: bool = False
+    compile: str = "none"
+    resident: str = "auto"
+    accumulate: int = 1
 
 
 @dataclass

@@ -36,8 +36,11 @@ from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
 from ldm.tasks import sample_latents
-from ldm.training.fit import Machine, fit, resolve_machine
+from ldm.training.fit import fit
+from ldm.training.machine import Machine, resolve_machine
 from ldm.training.monitor import format_duration
+from ldm.training.optimizer import resolve_budget
+from ldm.training.ranks import Share, main_first, read_ranks
 from ldm.training.stage_task import StageTask
 
 ENCODE_BATCH = 256
@@ -58,12 +61,14 @@ class Pipeline:
         )
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
-        self.config, self.say = config, say
-        self.machine: Machine = resolve_machine(config.trainer.device, config.trainer.precision)
+        self.config = config
+        self.say = say if read_ranks().is_main else lambda line: None
+        options = {key: value for key, value in to_container(config.trainer).items() if key != "threads"}
+        self.machine: Machine = resolve_machine(**options)
         self.source = build_source(config.data)
         skipped = describe_source(self.source).get("skipped", [])
         if skipped:
-            say(f"note: {len(skipped)} pictures cannot be used and are left out: {name_some(skipped)}")
+            self.say(f"note: {len(skipped)} pictures cannot be used and are left out: {name_some(skipped)}")
         self.folder = Path(config.run.root) / config.run.name
         self.stages = {stage.name: stage for stage in list_stages(config, self.source, self.folder)}
         self.train_index, self.eval_index = split_indices(
@@ -84,9 +89,12 @@ class Pipeline:
 
         Raises:
             UserError: bad data, a diverging loss, an unwritable folder, a run folder of another
-                configuration.
+                configuration, a batch that cannot be shared.
         """
-        self.claim_folder()
+        self.check_batches()
+        with main_first() as first:
+            if first:
+                self.claim_folder()
         if len(self.eval_index) < self.protocol.num_rows:
             self.say(
                 f"note: no scores, since protocol {self.protocol.name} needs {self.protocol.num_rows} "
@@ -99,18 +107,35 @@ class Pipeline:
             "factors": self.train_factors,
             "latent_dpm": self.train_latent_dpm,
         }
+        todo = {name for name, stage in self.stages.items() if not stage.trained}  # for all processes
         for name, stage in self.stages.items():
-            if stage.trained:
-                self.say(f"{name}: loaded from {stage.folder}")
-            else:
+            if name in todo:
                 runners[name](stage)
-            stage.load(self.modules[name])
-            copy_stage(stage, self.folder / "stages" / name)
+            else:
+                self.say(f"{name}: loaded from {stage.folder}")
+            with main_first() as first:  # which has saved it; the others load it
+                stage.load(self.modules[name])
+                if first:
+                    copy_stage(stage, self.folder / "stages" / name)
         if "factors" in self.stages:
-            from disdiff.results import write_results  # only the last stage needs figures and metrics
+            with main_first() as first:
+                if first:
+                    from disdiff.results import write_results  # only the last stage needs figures and metrics
 
-            write_results(self, time.monotonic() - start)
+                    write_results(self, time.monotonic() - start)
         self.say(f"results in {self.folder}")
+
+    def check_batches(self) -> None:
+        """Refuse batches that cannot be shared, before any stage is trained.
+
+        Raises:
+            UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch.
+        """
+        for name, stage in self.stages.items():
+            if not stage.trained and self.learns(name):
+                budget = resolve_budget(getattr(self.config, name).train, self.machine.device)
+                parts = 1 if name == "autoencoder" else self.machine.accumulate
+                Share(0, read_ranks().size * parts).rows(budget.batch_size)
 
     def claim_folder(self) -> None:
         """Write `config.yaml` into the run folder, or check that the one there asks for the same weights.
@@ -251,8 +276,10 @@ class Pipeline:
             f"{stage.name}: {task.budget.num_steps} steps of {task.budget.batch_size} images, "
             f"in {stage.folder}"
         )
-        stage.folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(stage.folder)
+        with main_first() as first:
+            if first:
+                stage.folder.mkdir(parents=True, exist_ok=True)
+                remove_partial(stage.folder)
         return fit(task, make_loader, stage.folder, stage.name, self.machine)
 
     def save_stage(
@@ -267,7 +294,8 @@ class Pipeline:
             "image_size": self.source.image_size,
             "scores": scores,
         }
-        stage.save(module, record)
+        if read_ranks().is_main:
+            stage.save(module, record)
         speed = f", {record['images'] / seconds:.0f} images/s" if seconds and steps else ""
         size = f"{count_parameters(module) / 1e6:.2f} M trainable parameters"
         duration = format_duration(seconds)
@@ -298,10 +326,13 @@ class Pipeline:
         key, clip = f"{self.model.clip.facts.fingerprint}-{data}", self.model.clip
         return self.encode_images(f"clip-{key}", key, clip, clip)
 
+    @main_first()
     def encode_images(
         self, name: str, key: str, module: torch.nn.Module, view: Encode, with_images: bool = False
     ) -> LatentCache:
-        """What `view`, a method of `module`, makes of the training images, from the cache or for it."""
+        """What `view`, a method of `module`, makes of the training images, from the cache or for it; of
+        several processes, the first makes it.
+        """
         path = Path(self.config.run.root) / "_stages" / name
         cache = LatentCache.open(path, key)
         if cache is not None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.nn.layers import convolve_doubled
 
 
 @dataclass
@@ -96,8 +97,8 @@ class SelfAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
         normed = self.norm(h)
-        query, key, value = (
-            project(normed).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, h w, C)
+        query, key, value = (  # (B, 1, h w, C), channels side by side as PyTorch's fused attention wants them
+            project(normed).flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
             for project in (self.query, self.key, self.value)
         )
         attended = F.scaled_dot_product_attention(query, key, value)
@@ -125,7 +126,7 @@ class Upsample(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, 2 h, 2 w)."""
-        return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return convolve_doubled(h, self.conv)
 
 
 class Level(nn.Module):

@@ -14,12 +14,11 @@ from torchvision.utils import save_image
 
 from ldm.files import atomic_path
 from ldm.training.checkpoint import StageCheckpoint, count_steps, read_checkpoint
-from ldm.training.machine import GraphSteps, Machine, make_resident, prepare, resolve_machine
+from ldm.training.machine import GraphSteps, Machine, make_resident, prepare, release
 from ldm.training.monitor import Monitor
-from ldm.training.ranks import AverageStats, read_ranks, share_loader
+from ldm.training.ranks import AverageStats, read_ranks, share_loader, wait_for_all
 from ldm.training.stage_task import StageTask
 
-__all__ = ["Machine", "fit", "resolve_machine"]
 LOG_EVERY = 50
 
 
@@ -105,6 +104,8 @@ def fit(
             if monitor is not None:
                 monitor.load_state_dict(saved["callbacks"][monitor.state_key])
     task.to("cpu")
+    release(task)
+    wait_for_all()  # who starts late reads the checkpoint still, which goes when the stage is saved
     return 0.0 if monitor is None else monitor.seconds
 
 

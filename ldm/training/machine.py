@@ -82,6 +82,12 @@ def prepare(task: nn.Module, machine: Machine) -> None:
             module.compile(mode=mode)
 
 
+def release(task: nn.Module) -> None:
+    """Undo what `prepare` compiled: what is compiled is so for training only."""
+    for module in task.modules():
+        module._compiled_call_impl = None  # what `nn.Module.compile` sets; PyTorch has no way back
+
+
 class GraphSteps(pl.Callback):
     """Tells recorded CUDA graphs where a step begins: what they gave in the last one may be overwritten."""
 
@@ -107,7 +113,8 @@ def make_resident(loader: DataLoader, machine: Machine) -> DataLoader:
     if machine.resident == "auto" and (machine.device != "cuda" or not fits(batches)):
         return loader
     device = torch.device(machine.device)
-    arrays = {name: torch.as_tensor(array[:]).to(device) for name, array in batches.arrays.items()}
+    everything = batches[torch.arange(len(batches))]  # read from the disk: a map cannot be a tensor
+    arrays = {name: rows.to(device) for name, rows in everything.items()}
     return build_loader(TensorBatches(arrays), loader.sampler, num_workers=0, pin_memory=False)
 
 

@@ -173,12 +173,17 @@ def main_first() -> Iterator[bool]:
     if ranks.size == 1:
         yield True
         return
-    group = _waiting_group()
     if not ranks.is_main:
-        dist.barrier(group)
+        wait_for_all()
     yield ranks.is_main
     if ranks.is_main:
-        dist.barrier(group)
+        wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Come back when every process has come here."""
+    if read_ranks().size > 1:
+        dist.barrier(_waiting_group())
 
 
 @cache

@@ -236,8 +236,8 @@ def test_the_options_of_the_machine_leave_hashes_and_losses_as_they_are(build, t
 
     plain.run()
     monkeypatch.setattr(nn.Module, "compile", pretend)
-    options = ("trainer.channels_last=true", "trainer.compile=default", "trainer.accumulate=2")
-    chosen = build(f"run.root={tmp_path / 'chosen'}", *options)
+    options = ("channels_last=true", "compile=default", "resident=always", "accumulate=2")
+    chosen = build(f"run.root={tmp_path / 'chosen'}", *(f"trainer.{option}" for option in options))
     chosen.run()
     for (name, stage), other in zip(plain.stages.items(), chosen.stages.values(), strict=True):
         assert stage.hash == other.hash and stage.folder != other.folder

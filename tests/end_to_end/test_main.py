@@ -97,6 +97,13 @@ def test_without_t_nothing_is_written(call, command, tmp_path):
         assert text in said
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(start, command, tmp_path):
+    with start(*command(tmp_path, train=False)) as process:
+        process.stdout.close()
+        assert not process.stderr.read()
+
+
+
 KILLS = {
     "autoencoder": "_stages/autoencoder-*/resume.ckpt",
     "encoding": "_stages/latents-*/cache.json",

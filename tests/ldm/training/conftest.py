@@ -9,7 +9,8 @@ from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.tasks import AutoencoderTask
-from ldm.training.fit import Machine, fit
+from ldm.training.fit import fit
+from ldm.training.machine import Machine
 from ldm.training.optimizer import TrainConfig, resolve_budget
 from ldm.training.stage_task import StageTask
 

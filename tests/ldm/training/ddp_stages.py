@@ -18,7 +18,8 @@ from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
 from ldm.nn.unet import UNet, UNetConfig
 from ldm.tasks import AutoencoderTask, LatentDiffusionTask
-from ldm.training.fit import Machine, fit
+from ldm.training.fit import fit
+from ldm.training.machine import Machine
 from ldm.training.optimizer import TrainConfig, resolve_budget
 from ldm.training.ranks import main_first, read_ranks
 

@@ -6,7 +6,7 @@ import torch
 
 from ldm.errors import UserError
 from ldm.training.ema import EMA
-from ldm.training.fit import resolve_machine
+from ldm.training.machine import resolve_machine
 from ldm.training.monitor import read_log
 
 

@@ -115,7 +115,7 @@ def test_the_full_file_needs_no_memory_and_is_in_index_order(tmp_path):
     ends = torch.tensor([479_999, 0])
     assert source.images(ends).amax(dim=(1, 2, 3)).tolist() == [7, 0]
     index = first_last_and_random(480_000)
-    expected = np.stack(np.unravel_index(index, SHAPES3D.sizes), axis=1)
+    expected = np.stack(np.unravel_index(index.numpy(), SHAPES3D.sizes), axis=1)
     assert np.array_equal(source.factors(index), expected)
     with h5py.File(tmp_path / "3dshapes.h5", "r+") as file:
         file["labels"][:2] = labels[[1, 0]]

@@ -25,7 +25,15 @@ from disdiff.build import (
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
 from disdiff.metrics.protocols import get_protocol
-from disdiff.stages import RECORD, Stage, copy_stage, count_parameters, fingerprint, list_stages
+from disdiff.stages import (
+    RECORD,
+    Stage,
+    copy_stage,
+    count_parameters,
+    fingerprint,
+    list_stages,
+    shared_folder,
+)
 from ldm.autoencoder.latent_space import fit_standardisation
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
@@ -333,7 +341,7 @@ class Pipeline:
         """What `view`, a method of `module`, makes of the training images, from the cache or for it; of
         several processes, the first makes it.
         """
-        path = Path(self.config.run.root) / "_stages" / name
+        path = shared_folder(self.config) / name
         cache = LatentCache.open(path, key)
         if cache is not None:
             return cache

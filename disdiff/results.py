@@ -22,7 +22,7 @@ from disdiff.model import ImageModel
 from disdiff.probe import compute_editing, compute_reconstruction
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from disdiff.stages import Stage, count_parameters
+from disdiff.stages import Stage, count_parameters, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
@@ -179,7 +179,7 @@ def measure_edits(
                 config.evaluation.seed,
                 config.evaluation.probe_steps,
                 progress,
-                Path(config.run.root) / "_stages",
+                shared_folder(config),
             )
         reconstruction = compute_reconstruction(
             *shared, config.sampler, config.evaluation.num_reconstructions, config.evaluation.seed, progress

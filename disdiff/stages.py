@@ -97,7 +97,12 @@ def find_folder(config: Config, name: str, digest: str) -> Path:
         for record in sorted(PRETRAINED.glob(f"*/stages/{name}/{RECORD}")):
             if load_json(record)["hash"] == digest:
                 return record.parent
-    return Path(config.run.root) / "_stages" / f"{name}-{digest}"
+    return shared_folder(config) / f"{name}-{digest}"
+
+
+def shared_folder(config: Config) -> Path:
+    """Where what several runs need is kept: stages, caches, probes."""
+    return Path(config.run.root) / "_stages"
 
 
 def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | None) -> str:

@@ -30,6 +30,7 @@ from disdiff.report.grids import save_grid
 from disdiff.report.naming import name_data
 from disdiff.report.pictures import load_codes
 from disdiff.run import Run
+from disdiff.stages import shared_folder
 from ldm.data.source import split_indices, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
@@ -167,7 +168,7 @@ class Discovery:
             return result
         if self.probe is None:
             self.probe = find_probe(
-                Path(self.run.config.run.root) / "_stages",
+                shared_folder(self.run.config),
                 self.run.model.latent_space,
                 source,
                 self.eval_index,

@@ -20,6 +20,7 @@ from disdiff.tasks import DisDiffTask
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
+from ldm.autoencoder.losses import check_regulariser
 from ldm.autoencoder.vq import VQAutoencoder
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.source import ImageSource
@@ -183,9 +184,10 @@ def build_autoencoder_task(config: Config, latent_space: LatentSpace, device: st
     """The task of stage 1.
 
     Raises:
-        UserError: LPIPS is wanted and its weights are absent.
+        UserError: LPIPS is wanted and its weights are absent, or the regulariser's weight suits another kind.
     """
     section = config.autoencoder
+    check_regulariser(section.kind, section.loss.weight_regulariser)
     perceptual = None
     if section.loss.perceptual == "lpips" and section.loss.weight_perceptual:
         perceptual = build_perceptual(config.weights)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from torch import Tensor, nn
 
-from ldm.errors import choose
+from ldm.errors import UserError, choose
 
 
 @dataclass
@@ -61,6 +61,30 @@ def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, kind: str = "hi
 def generator_loss(logits_fake: Tensor) -> Tensor:
     """Minus the logits of the reconstructions, mean over all of them, any shape."""
     return -logits_fake.mean()
+
+
+# the largest weight of a KL in nats per image, hundreds of them, and the least of a codebook loss, both
+# beside pixel errors below 1
+LARGEST_KL_WEIGHT = 0.01
+LEAST_CODEBOOK_WEIGHT = 0.01
+
+
+def check_regulariser(kind: str, weight: float) -> None:
+    """Refuse a weight of the regulariser that suits the other kind of bottleneck.
+
+    Raises:
+        UserError: a codebook (`vq`) whose loss hardly counts, so that it collapses to a few codes, or a KL
+            (`kl`) that leaves nothing of the image.
+    """
+    key = f"autoencoder.loss.weight_regulariser={weight:g}"
+    if kind == "vq" and weight < LEAST_CODEBOOK_WEIGHT:
+        raise UserError(
+            f"{key} is too small for autoencoder.kind=vq: codes would not be learnt; 1.0 is usual"
+        )
+    if kind == "kl" and weight > LARGEST_KL_WEIGHT:
+        raise UserError(
+            f"{key} is too large for autoencoder.kind=kl: codes would say nothing; 1.0e-5 is usual"
+        )
 
 
 PIXEL_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}

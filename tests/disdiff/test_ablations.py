@@ -19,7 +19,8 @@ DIFFERENCES = {
     "loss_weighting": {"factors.loss.dis_weighting": "loss", "factors.loss.change_cap": None},
     "six_units": {"factors.num_units": 6},
     "sixteen_units": {"factors.num_units": 16},
-    "vq": {"autoencoder.kind": "vq"},
+    # the weight is of the codebook loss then, no longer of the KL
+    "vq": {"autoencoder.kind": "vq", "autoencoder.loss.weight_regulariser": 1.0},
     "without_detach": {"factors.loss.train_evaluator": True},
     "without_l_dis": {"factors.loss.weight_disentangle": 0.0},
     "without_l_in": {"factors.loss.weight_invariant": 0.0},

@@ -94,7 +94,13 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
     "overrides",
     [
         pytest.param(["autoencoder.kind=identity", "factors.encoder.input=image"], id="pixel-space"),
-        pytest.param(["autoencoder.kind=vq", "autoencoder.codebook_size=16"], id="vq"),
+        pytest.param(
+            [
+                "autoencoder={kind: vq, codebook_size: 16}",
+                "autoencoder.loss.weight_regulariser=1.0",
+            ],
+            id="vq",
+        ),
         pytest.param(
             [
                 "autoencoder.loss={weight_gan: 0.5, gan_start: 2}",

@@ -9,6 +9,7 @@ from ldm.autoencoder.losses import (
     adaptive_weight,
     adopt_weight,
     build_discriminator,
+    check_regulariser,
     discriminator_loss,
     generator_loss,
     pixel_loss,
@@ -70,6 +71,19 @@ def test_without_gan_weight_there_is_no_discriminator():
 def test_unknown_kinds_are_the_users_error(key):
     with pytest.raises(UserError, match=f"loss.{key}=nonsense is unknown; choose one of"):
         AutoencoderLossConfig(**{key: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight", "usual"), [("vq", 1e-5, "1.0 is usual"), ("kl", 1.0, "1.0e-5 is usual")]
+)
+def test_a_weight_that_suits_the_other_bottleneck_is_refused(kind, weight, usual):
+    with pytest.raises(UserError, match=f"weight_regulariser={weight:g} .*kind={kind}.*{usual}"):
+        check_regulariser(kind, weight)
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("vq", 1.0), ("kl", 1e-5), ("kl", 0.0), ("identity", 0.0)])
+def test_usual_weights_are_accepted(kind, weight):
+    check_regulariser(kind, weight)
 
 
 def test_scores_are_on_the_unit_scale_and_of_the_pooled_error():

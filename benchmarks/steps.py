@@ -32,6 +32,7 @@ from timing import (
     build_step,
     compare,
     describe_machine,
+    forget_peak,
     matrix_rate,
     time_in_turn,
 )
@@ -121,6 +122,7 @@ def peak_of(preset: str, batch_size: int, overrides: list[str], looped: bool) ->
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
+        forget_peak()  # of building, which draws images
         before = anonymous_megabytes(peak=True)
     for _ in range(2):
         step()
@@ -208,6 +210,7 @@ def draw(path: Path, content: dict[str, Any]) -> None:
         bars.bar_label(drawn, fmt="%.3g s")
     bars.set_xticks(range(len(names)), names)
     bars.set_yscale("log" if names else "linear")
+    bars.margins(y=0.12)  # room for the numbers
     bars.set(ylabel="seconds", title=f"Training step of stage 3, batch {content['batch_size']}")
     for name, result in content["results"].items():
         if "units" in result:

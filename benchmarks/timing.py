@@ -5,6 +5,7 @@ busy or throttled machine slows all of it alike. A ratio is the median of the ra
 wall clock stands the processor time of the process, which other processes disturb less.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -174,6 +175,12 @@ def anonymous_megabytes(peak: bool = False) -> float | None:
     key = "VmHWM" if peak else "RssAnon"
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1000 for line in file if line.startswith(key))
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's memory be what it has now, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def matrix_rate(size: int = 1024, rounds: int = 7) -> float:

@@ -38,8 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--by", choices=tuple(WAYS), default="traverse", help="how a unit is moved (traverse)"
     )
     parser.add_argument("--amount", type=float, default=2.0, help="of traverse, standard deviations (2)")
-    parser.add_argument("--images", type=int, default=48, help="images to move (48)")
-    parser.add_argument("--steps", type=int, help="DDIM steps (the run's own)")
+    parser.add_argument("--images", type=int, default=128, help="images to move (128)")
+    parser.add_argument("--steps", type=int, default=20, help="DDIM steps of inversion and of decoding (20)")
     parser.add_argument("--edit", action="append", default=[], metavar="NAME", help="edit by a unit's name")
     parser.add_argument("--control", choices=tuple(CONTROLS), help="randomise the gradient decoder first")
     return parser

@@ -55,7 +55,7 @@ class Options:
 
     way: str = "traverse"
     amount: float = 2.0
-    num_images: int = 48
+    num_images: int = 128
     seed: int = 0
     control: str | None = None
 

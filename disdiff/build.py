@@ -1,7 +1,12 @@
-"""From configuration to objects: the only module that knows both, and the list of systems."""
+"""From configuration to objects: the only module that knows both, and the list of systems.
+
+Tasks are imported where they are built: they bring Lightning, which takes longer to import than all the
+rest.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 from tqdm import tqdm
@@ -10,13 +15,11 @@ from disdiff.baselines.conditional import ConditionalDiffusion, ConditionalNetwo
 from disdiff.baselines.encoders import BernoulliEncoder, TrunkEncoder, build_trunk
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
-from disdiff.baselines.tasks import ConditionalTask, LatentDPMTask, VAETask
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.factor_encoder import FactorEncoder
 from disdiff.gradient_decoder import GradientDecoder
 from disdiff.model import PDAE, DisDiff, FactorNetworks, ImageModel
-from disdiff.tasks import DisDiffTask
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
@@ -27,9 +30,10 @@ from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import choose
 from ldm.nn.unet import UNet
-from ldm.tasks import AutoencoderTask, LatentDiffusionTask
 from ldm.training.optimizer import resolve_budget
-from ldm.training.stage_task import StageTask
+
+if TYPE_CHECKING:
+    from ldm.training.stage_task import StageTask
 
 
 def build_source(config: DataConfig) -> ImageSource:
@@ -180,12 +184,14 @@ def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_s
     return VAE(pixels, VAENetworks(encoder, decoder), bernoulli)
 
 
-def build_autoencoder_task(config: Config, latent_space: LatentSpace, device: str) -> StageTask:
+def build_autoencoder_task(config: Config, latent_space: LatentSpace, device: str) -> "StageTask":
     """The task of stage 1.
 
     Raises:
         UserError: LPIPS is wanted and its weights are absent, or the regulariser's weight suits another kind.
     """
+    from ldm.tasks import AutoencoderTask
+
     section = config.autoencoder
     check_regulariser(section.kind, section.loss.weight_regulariser)
     perceptual = None
@@ -206,8 +212,10 @@ def build_perceptual(config: WeightsConfig) -> nn.Module:
 
 def build_latent_diffusion_task(
     config: Config, latent_space: LatentSpace, denoiser: UNet, device: str
-) -> StageTask:
+) -> "StageTask":
     """The task of stage 2."""
+    from ldm.tasks import LatentDiffusionTask
+
     section = config.latent_diffusion
     budget = resolve_budget(section.train, device)
     schedule = Schedule(section.schedule)
@@ -216,13 +224,15 @@ def build_latent_diffusion_task(
     )
 
 
-def build_disdiff_task(config: Config, model: DisDiff, device: str) -> StageTask:
+def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTask":
     """The task of stage 3 of DisDiff and PDAE."""
+    from disdiff.tasks import DisDiffTask
+
     section = config.factors
     return DisDiffTask(model, section.loss, section.train, resolve_budget(section.train, device), config.seed)
 
 
-def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> StageTask:
+def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> "StageTask":
     """The task of stage 3 of CLIP-guided DisDiff."""
     from disdiff.clip.guided import ClipDisDiffTask
 
@@ -231,15 +241,19 @@ def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> S
     return ClipDisDiffTask(model, section.loss, section.train, budget, config.seed)
 
 
-def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> StageTask:
+def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> "StageTask":
     """The task of EncDiff, Diff-AE and InfoDiffusion."""
+    from disdiff.baselines.tasks import ConditionalTask
+
     train = config.factors.train
     budget = resolve_budget(train, device)
     return ConditionalTask(model, config.conditional.norm, config.prior, train, budget, config.seed)
 
 
-def build_vae_task(config: Config, model: VAE, device: str) -> StageTask:
+def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
     """The task of beta-VAE and InfoVAE."""
+    from disdiff.baselines.tasks import VAETask
+
     train = config.factors.train
     return VAETask(model, config.prior, train, resolve_budget(train, device), config.seed)
 
@@ -250,8 +264,10 @@ def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
     return LatentDPM(config.latent_dpm, (model.num_units, numbers // model.num_units))
 
 
-def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) -> StageTask:
+def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) -> "StageTask":
     """The task of the stage after `factors`."""
+    from disdiff.baselines.tasks import LatentDPMTask
+
     section = config.latent_dpm
     budget = resolve_budget(section.train, device)
     return LatentDPMTask(latent_dpm, section.loss, section.train, budget, config.seed)
@@ -272,7 +288,7 @@ class System:
 
     stages: tuple[str, ...]
     build_model: Callable[[Config, LatentSpace, UNet, int], ImageModel] | None = None
-    build_task: Callable[[Config, ImageModel, str], StageTask] | None = None
+    build_task: Callable[[Config, ImageModel, str], "StageTask"] | None = None
     sections: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 

@@ -25,7 +25,7 @@ from disdiff.stages import OF_ONE_RUN, Stage, list_stages
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import load_json
-from ldm.training.monitor import format_duration
+from ldm.training.log import format_duration
 
 ENTRY = Path(__file__).resolve().parents[1] / "main.py"
 STOP_SECONDS = 60  # that a run has to stop once it is told to

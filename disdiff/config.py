@@ -23,7 +23,7 @@ from disdiff.clip.options import ClipConfig
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoderConfig
 from disdiff.limits import check_limits
-from disdiff.tasks import FactorLossConfig
+from disdiff.losses import FactorLossConfig
 from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.diffusion.sampler import SamplerConfig

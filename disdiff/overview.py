@@ -9,7 +9,7 @@ from torch import Tensor
 from disdiff.config import PRESETS, to_yaml
 from disdiff.pipeline import Pipeline
 from disdiff.stages import count_parameters
-from ldm.training.monitor import format_duration
+from ldm.training.log import format_duration
 from ldm.training.stage_task import StageTask
 
 TRIAL_STEPS = 2

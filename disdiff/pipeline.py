@@ -45,8 +45,8 @@ from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
 from ldm.tasks import sample_latents
 from ldm.training.fit import fit
+from ldm.training.log import format_duration
 from ldm.training.machine import Machine, resolve_machine
-from ldm.training.monitor import format_duration
 from ldm.training.optimizer import resolve_budget
 from ldm.training.ranks import Share, main_first, read_ranks
 from ldm.training.stage_task import StageTask

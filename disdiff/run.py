@@ -21,7 +21,7 @@ from disdiff.stages import RECORD, WEIGHTS, load_weights
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import load_json
-from ldm.training.stage_task import freeze
+from ldm.nn.layers import freeze
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from disdiff.editing import unit_eps_fn
 from disdiff.losses import (
+    FactorLossConfig,
     change_weight,
     clean_weight,
     invariant_logits,
@@ -32,57 +33,6 @@ from ldm.errors import UserError, choose
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
 from ldm.training.stage_task import StageTask
-
-
-@dataclass
-class FactorLossConfig:
-    """The loss of stage 3.
-
-    Attributes:
-        norm: of the noise error, `l1` or `l2`.
-        t_min, t_max: training draws t uniformly from t_min .. t_max - 1; a null t_max is the number of steps.
-        weighting: of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the error
-            of z0_hat, capped; under `l1` its square root).
-        snr_gamma: of `snr`.
-        clean_cap: of `clean`.
-        weight_disentangle: of L_dis; 0 switches it off.
-        temperature: divides the logits of L_in and L_va; 1 as released, less for codes of few numbers, whose
-            distances are small.
-        weight_invariant, weight_variant: of L_in and L_va within L_dis.
-        dis_weighting: the per-image weight of L_dis: `change`, of z0_hat by the sampled unit (DisDiff),
-            `constant`, or `loss`, the image's noise error.
-        train_evaluator: L_dis also trains the encoder that looks at predictions (without detach).
-        change_space: where the per-image weight of L_dis is measured: `z` or `image`.
-        change_cap: largest per-image weight; null for none (released).
-        every: L_dis is computed at every so many steps, with a weight that many times larger.
-        detach_condition: false lets L_dis reach the encoder through the condition z^c (released code); true
-            keeps it to the decoder (paper).
-        weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
-        kl_warmup_steps: that weight rises linearly over these steps.
-        hold_encoder_steps: the encoder stays as it is for so many steps, while the decoder learns to read it.
-        encoder_rate: the encoder's learning rate as a multiple of the decoder's.
-    """
-
-    norm: str = "l1"
-    t_min: int = 0
-    t_max: int | None = None
-    weighting: str = "none"
-    snr_gamma: float = 0.1
-    clean_cap: float = 20.0
-    weight_disentangle: float = 0.05
-    temperature: float = 1.0
-    weight_invariant: float = 1.0
-    weight_variant: float = 1.0
-    dis_weighting: str = "change"
-    train_evaluator: bool = False
-    change_space: str = "z"
-    change_cap: float | None = None
-    every: int = 1
-    detach_condition: bool = False
-    weight_kl: float = 0.0
-    kl_warmup_steps: int = 0
-    hold_encoder_steps: int = 0
-    encoder_rate: float = 1.0
 
 
 @dataclass

@@ -27,7 +27,7 @@ from disdiff.stages import WEIGHTS, list_stages, load_weights
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, sample
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError, choose
-from ldm.training.stage_task import freeze
+from ldm.nn.layers import freeze
 
 CODE_STEPS = 100  # of DDIM, for codes of a latent DPM
 LATE_AND_EARLY = (1.0, 0.01)  # signal-to-noise ratios above which, and below which, a stage of sampling lies

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -138,6 +140,13 @@ def test_sizes(path):
 def test_lines_fit():
     numbered = [(path, i, line) for path in CODE for i, line in enumerate(path.read_text().splitlines(), 1)]
     assert not [f"{path.relative_to(ROOT)}:{i}" for path, i, line in numbered if len(line) > 110]
+
+
+def test_editing_does_not_wait_for_the_trainer():
+    """Lightning takes longer to import than all that loading and editing a run needs."""
+    code = "import sys, disdiff.api, disdiff.cli; print({'torch', 'pytorch_lightning'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "{'torch'}"
 
 
 def test_nothing_imports_the_entry_point():

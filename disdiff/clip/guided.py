@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from disdiff.clip.tower import Clip
+from disdiff.losses import FactorLossConfig
 from disdiff.model import DisDiff, FactorNetworks
-from disdiff.tasks import DisDiffTask, FactorLossConfig
+from disdiff.tasks import DisDiffTask
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.diffusion.schedule import Schedule
 from ldm.nn.unet import UNet

@@ -23,7 +23,7 @@ from disdiff.clip.weights import find_weights
 from disdiff.stages import fingerprint
 from ldm.errors import UserError
 from ldm.files import load_json
-from ldm.training.stage_task import freeze
+from ldm.nn.layers import freeze
 
 RANDOM_SEED = 0  # random weights are the same in every process, so that heads on them can be loaded again
 KEYS = ("mean", "std", "interpolation")  # of the preprocessing, beside the size

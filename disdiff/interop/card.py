@@ -19,7 +19,7 @@ from disdiff.stages import count_parameters
 from ldm.data.sources import ORIGINS
 from ldm.errors import UserError
 from ldm.files import load_json
-from ldm.training.monitor import format_duration
+from ldm.training.log import format_duration
 
 SIZES = {  # by preset
     "smoke": "**A tiny model, trained for a few steps (preset `smoke`) to see that the machinery works; its "

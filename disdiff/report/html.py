@@ -30,7 +30,7 @@ from disdiff.report.style import PAGE, STYLE
 from disdiff.report.summary import Rows, list_edits, list_reconstructions, list_scores, list_tiles
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
-from ldm.training.monitor import format_duration, read_log
+from ldm.training.log import format_duration, read_log
 
 PICTURES = {
     "swap": (

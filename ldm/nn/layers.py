@@ -49,6 +49,13 @@ def zero_init(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def freeze(module: nn.Module) -> nn.Module:
+    """Exclude `module` from training: no gradients, evaluation mode. A training task keeps it so through
+    `train()`.
+    """
+    return module.requires_grad_(False).eval()
+
+
 def to_tokens(h: Tensor) -> Tensor:
     """The pixels of maps `h` (B, C, H, W) as tokens, shape (B, HW, C)."""
     return h.flatten(2).transpose(1, 2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.nn.layers import freeze
 from ldm.training.ema import EMA
 from ldm.training.optimizer import (
     Budget,
@@ -22,13 +23,6 @@ from ldm.training.optimizer import (
     scale_learning_rate,
 )
 from ldm.training.ranks import Share, SharedDraws
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """Exclude `module` from training: no gradients, evaluation mode. `StageTask` keeps it so through
-    `train()`.
-    """
-    return module.requires_grad_(False).eval()
 
 
 class StageTask(pl.LightningModule):

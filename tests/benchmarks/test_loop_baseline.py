@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.losses import FactorLossConfig
 from disdiff.model import DisDiff, FactorNetworks
-from disdiff.tasks import DisDiffTask, FactorLossConfig
+from disdiff.tasks import DisDiffTask
 from ldm.nn.unet import UNet, UNetConfig
 from ldm.training.optimizer import TrainConfig, resolve_budget
 

@@ -10,8 +10,8 @@ from disdiff.config import CONFIGS, load_config
 from disdiff.pipeline import first_difference
 from disdiff.run import load_run
 from ldm.errors import UserError
+from ldm.training.log import read_log
 from ldm.training.machine import Machine
-from ldm.training.monitor import read_log
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from disdiff.losses import change_weight, snr_weight
-from disdiff.tasks import DisDiffTask, FactorLossConfig, encode_frozen
+from disdiff.losses import FactorLossConfig, change_weight, snr_weight
+from disdiff.tasks import DisDiffTask, encode_frozen
 from ldm.errors import UserError
 from ldm.training.optimizer import Budget, TrainConfig
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ldm.training.monitor import read_log
+from ldm.training.log import read_log
 
 NAME = "disdiff-shapes3d-smoke-s0"
 STAGES = ("autoencoder", "latent_diffusion", "factors")

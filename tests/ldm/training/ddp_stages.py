@@ -8,8 +8,9 @@ import torch
 import ldm.training.fit
 from disdiff.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.losses import FactorLossConfig
 from disdiff.model import DisDiff, FactorNetworks
-from disdiff.tasks import DisDiffTask, FactorLossConfig
+from disdiff.tasks import DisDiffTask
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.losses import AutoencoderLossConfig

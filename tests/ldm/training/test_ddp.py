@@ -10,7 +10,7 @@ import torch
 
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
-from ldm.training.monitor import read_log
+from ldm.training.log import read_log
 from ldm.training.ranks import Ranks, Share, SharedDraws, main_first, read_ranks, share_loader
 
 SCRIPT = Path(__file__).with_name("ddp_stages.py")

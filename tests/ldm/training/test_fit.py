@@ -6,8 +6,8 @@ import torch
 
 from ldm.errors import UserError
 from ldm.training.ema import EMA
+from ldm.training.log import read_log
 from ldm.training.machine import resolve_machine
-from ldm.training.monitor import read_log
 
 
 def state(task):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from disdiff.tasks import DisDiffTask, FactorLossConfig
+from disdiff.losses import FactorLossConfig
+from disdiff.tasks import DisDiffTask
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
 from ldm.training import machine as machines

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ldm.training.monitor import format_duration, read_log, save_log
+from ldm.training.log import format_duration, read_log, save_log
 
 
 def test_a_log_comes_back_and_may_gain_columns(tmp_path):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.nn.layers import freeze
 from ldm.training.optimizer import Budget
-from ldm.training.stage_task import StageTask, freeze
+from ldm.training.stage_task import StageTask
 
 
 def test_what_is_frozen_stays_so_through_train(tiny_task):

@@ -1,0 +1,33 @@
+"""The CSV log of a stage, and durations as people say them."""
+
+import csv
+import math
+from pathlib import Path
+
+from ldm.files import atomic_path
+
+
+def save_log(path: Path, rows: list[dict]) -> None:
+    """Write log rows as CSV; columns are all names in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Rows of a log, values as text; none when there is no log."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it: `40 s`, `12 min`, `3.2 h`."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -110,7 +110,7 @@ class TrainingStep:
 
     def compute_gradients(self) -> None:
         """Loss and gradients."""
-        step = max(1000, getattr(getattr(self.task, "loss", None), "hold_encoder_steps", 0))
+        step = max(1000, getattr(self.task, "hold_steps", 0))
         self.task.compute_loss(self.batch, step, self.task.step_generator(step)).backward()
 
     def update(self) -> None:
@@ -138,7 +138,8 @@ def build_step(
         fit_start(pipeline)
         task = build_disdiff_task(config, pipeline.model, pipeline.machine.device)
         if looped:
-            task = LoopTask(task.model, task.loss, task.config, task.budget, task.seed)
+            encoder = config.factors.encoder
+            task = LoopTask(task.model, task.loss, encoder, task.config, task.budget, task.seed)
         open_fields(task)
     else:
         task = pipeline.build_task(stage)

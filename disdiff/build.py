@@ -28,7 +28,7 @@ from ldm.autoencoder.vq import VQAutoencoder
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
-from ldm.errors import choose
+from ldm.errors import UserError, choose
 from ldm.nn.unet import UNet
 from ldm.training.optimizer import resolve_budget
 
@@ -159,12 +159,28 @@ def build_conditional(
     """
     factors = config.factors
     check_prior(config.prior, factors.encoder.posterior, factors.num_units * factors.unit_dim)
-    choose("factors.encoder.start", factors.encoder.start, {"random": None})
+    check_start(config)
     encoder = build_encoder(config, latent_space, image_size)
     unet = config.latent_diffusion.unet
     networks = ConditionalNetworks(encoder, config.conditional, unet, latent_space.latent_channels)
     schedule = Schedule(config.latent_diffusion.schedule)
     return ConditionalDiffusion(latent_space, schedule, networks, factors.encoder.input)
+
+
+def check_start(config: Config) -> None:
+    """Refuse a start of the code that the encoder of a conditional system cannot have.
+
+    Raises:
+        UserError: it starts at coordinates, but is no factor encoder, or reads or says something else.
+    """
+    options = config.factors.encoder
+    if options.start != "random" and (
+        config.trunk.kind != "disdiff" or options.input != "z" or options.posterior == "bernoulli"
+    ):
+        raise UserError(
+            f"factors.encoder.start={options.start} needs trunk.kind=disdiff, factors.encoder.input=z and a "
+            "posterior other than bernoulli; change these, or set start=random"
+        )
 
 
 def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> VAE:
@@ -176,6 +192,7 @@ def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_s
     numbers = config.factors.num_units * config.factors.unit_dim
     check_prior(config.prior, config.factors.encoder.posterior, numbers)
     choose("factors.encoder.input", config.factors.encoder.input, {"image": None})
+    choose("factors.encoder.start", config.factors.encoder.start, {"random": None})
     bernoulli = choose("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
     channels = config.autoencoder.network.in_channels
     pixels = LatentSpace(IdentityAutoencoder(channels))
@@ -229,7 +246,8 @@ def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTas
     from disdiff.tasks import DisDiffTask
 
     section = config.factors
-    return DisDiffTask(model, section.loss, section.train, resolve_budget(section.train, device), config.seed)
+    budget = resolve_budget(section.train, device)
+    return DisDiffTask(model, section.loss, section.encoder, section.train, budget, config.seed)
 
 
 def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> "StageTask":
@@ -238,24 +256,25 @@ def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> "
 
     section = config.factors
     budget = resolve_budget(section.train, device)
-    return ClipDisDiffTask(model, section.loss, section.train, budget, config.seed)
+    return ClipDisDiffTask(model, section.loss, section.encoder, section.train, budget, config.seed)
 
 
 def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> "StageTask":
     """The task of EncDiff, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
 
-    train = config.factors.train
-    budget = resolve_budget(train, device)
-    return ConditionalTask(model, config.conditional.norm, config.prior, train, budget, config.seed)
+    section, norm = config.factors, config.conditional.norm
+    budget = resolve_budget(section.train, device)
+    return ConditionalTask(model, norm, config.prior, section.encoder, section.train, budget, config.seed)
 
 
 def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
     """The task of beta-VAE and InfoVAE."""
     from disdiff.baselines.tasks import VAETask
 
-    train = config.factors.train
-    return VAETask(model, config.prior, train, resolve_budget(train, device), config.seed)
+    section = config.factors
+    budget = resolve_budget(section.train, device)
+    return VAETask(model, config.prior, section.encoder, section.train, budget, config.seed)
 
 
 def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:

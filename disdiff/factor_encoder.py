@@ -48,6 +48,8 @@ class FactorEncoderConfig:
             `circular`, the angles of the loops in it, then components of the rest, or `bilinear`, the same
             angles, then modes whose effect may depend on them (`disdiff.coordinates`).
             Units are then different from the first step, instead of N mixtures of the same.
+        hold_steps: for so many steps the encoder stays as it is, while what reads its code learns to.
+        rate: its learning rate as a multiple of the other networks'.
     """
 
     input: str = "image"
@@ -59,6 +61,8 @@ class FactorEncoderConfig:
     code_noise: float = 0.1
     initial_logvar: float = INITIAL_LOGVAR
     start: str = "random"
+    hold_steps: int = 0
+    rate: float = 1.0
 
 
 class Posterior(NamedTuple):

@@ -12,7 +12,7 @@ from ldm.errors import UserError
 MAY_BE_ZERO = {
     *("seed", "stage_seed", "num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "harmonics", "gan_start"),
-    *("warmup_steps", "kl_warmup_steps", "hold_encoder_steps", "capacity_steps", "t_min"),
+    *("warmup_steps", "kl_warmup_steps", "hold_steps", "capacity_steps", "t_min"),
 }
 MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature", "code_noise"}
 MAY_BE_NEGATIVE = {"zeta", "num_heads", "initial_logvar"}

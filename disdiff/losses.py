@@ -10,8 +10,13 @@ one per unit; weights over t keep the shape of `snr`; `mmd` compares two whole s
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ldm.errors import UserError
+
+MAX_WHITENED = 4096  # entries of a latent whose covariance is inverted
 
 
 @dataclass
@@ -20,6 +25,8 @@ class FactorLossConfig:
 
     Attributes:
         norm: of the noise error, `l1` or `l2`.
+        whiten_ridge: of the latents' covariance, in variances of one entry: the noise error is measured where
+            the latents are white but for it (`whitened_error`, under `l2`); null measures every entry alike.
         t_min, t_max: training draws t uniformly from t_min .. t_max - 1; a null t_max is the number of steps.
         weighting: of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the error
             of z0_hat, capped; under `l1` its square root).
@@ -39,11 +46,10 @@ class FactorLossConfig:
             keeps it to the decoder (paper).
         weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
         kl_warmup_steps: that weight rises linearly over these steps.
-        hold_encoder_steps: the encoder stays as it is for so many steps, while the decoder learns to read it.
-        encoder_rate: the encoder's learning rate as a multiple of the decoder's.
     """
 
     norm: str = "l1"
+    whiten_ridge: float | None = None
     t_min: int = 0
     t_max: int | None = None
     weighting: str = "none"
@@ -61,8 +67,6 @@ class FactorLossConfig:
     detach_condition: bool = False
     weight_kl: float = 0.0
     kl_warmup_steps: int = 0
-    hold_encoder_steps: int = 0
-    encoder_rate: float = 1.0
 
 
 def invariant_logits(code_hat_c: Tensor, code_hat: Tensor) -> Tensor:
@@ -108,6 +112,39 @@ def snr_weight(snr: Tensor, gamma: float) -> Tensor:
 def clean_weight(snr: Tensor, cap: float) -> Tensor:
     """min(1 / SNR, cap): turns a squared error of eps into one of z0_hat, capped at the noisiest steps."""
     return (1 / snr).clamp(max=cap)
+
+
+def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
+    """W = s (S + ridge I)^(-1/2) for latents (n, ...) of P entries and covariance S, shape (P, P).
+
+    The scale s keeps the mean variance: tr(W S W) = tr(S). A large ridge gives the identity.
+
+    Raises:
+        UserError: there are more than MAX_WHITENED entries, or the latents are constant.
+    """
+    x = z_0.flatten(1).double()
+    if x.shape[1] > MAX_WHITENED:
+        raise UserError(
+            f"factors.loss.whiten_ridge is for latents of at most {MAX_WHITENED} entries, these have "
+            f"{x.shape[1]}; set it to null"
+        )
+    variance, directions = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
+    variance = variance.clamp_min(0)
+    if not variance.sum() > 0:
+        raise UserError("the latents are constant, so that they cannot be whitened; check the autoencoder")
+    gain = 1 / (variance + ridge)
+    gain = gain * variance.sum() / (variance * gain).sum()
+    return ((directions * gain.sqrt()) @ directions.T).to(z_0)
+
+
+def whitened_error(eps_hat: Tensor, eps: Tensor, whitener: Tensor) -> Tensor:
+    """Mean over all P entries of (W (eps_hat - eps))^2, shape (B,).
+
+    What minimises it is what minimises the plain squared error, the conditional mean, whatever the whitener
+    (P, P). But effort is shared otherwise: a factor that changes little of a latent weighs as much as a large
+    one.
+    """
+    return ((eps_hat - eps).flatten(1) @ whitener).square().mean(dim=1)
 
 
 def reference_kernel(squared_distance: Tensor, dim: int) -> Tensor:

@@ -121,6 +121,11 @@ class DiffusionModel(ImageModel):
     ) -> EpsFunction:
         """The noise prediction under a code; see `editing.unit_eps_fn`."""
 
+    def fit_start(self, z_0: Tensor) -> None:
+        """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
+        if isinstance(self.factors.encoder, FactorEncoder):
+            self.factors.encoder.fit_start(self.observe(z_0))
+
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape (C, h, w) of z_T."""
         return self.latent_space.latent_shape(image_size)
@@ -204,11 +209,6 @@ class DisDiff(DiffusionModel):
             t = torch.full((len(z_0),), FEATURE_STEP, device=z_0.device)
             return self.denoiser.features(z_0, t).bottleneck
         return z_0 if self.reads == "z" else self.latent_space.decode(z_0, quantize=False)
-
-    def fit_start(self, z_0: Tensor) -> None:
-        """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
-        if isinstance(self.factors.encoder, FactorEncoder):
-            self.factors.encoder.fit_start(self.observe(z_0))
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
         """Frozen noise prediction and the gradient field of each unit.

@@ -223,9 +223,13 @@ class Pipeline:
     def train_factors(self, stage: Stage) -> None:
         """The stage that finds the code."""
         batches = self.factor_batches()
-        if "latent_diffusion" in self.stages:
-            self.fit_start(batches)
+        latents = self.first_latents(batches) if "autoencoder" in self.stages else None
+        if latents is not None:
+            with torch.no_grad():
+                self.model.eval().fit_start(latents)
         task = self.build_task(stage.name)
+        if latents is not None:
+            task.see_data(latents)
         seconds = self.fit(stage, task, batches)
         self.save_stage(stage, task.result, task, seconds, {})
 
@@ -264,11 +268,11 @@ class Pipeline:
         model.to("cpu")
         return torch.cat(codes)
 
-    def fit_start(self, batches: TensorBatches) -> None:
-        """Let the factor encoder see the first training latents before its first step."""
+    @torch.no_grad()
+    def first_latents(self, batches: TensorBatches) -> Tensor:
+        """Training latents (n, C, h, w) to which what the last stage starts with is fitted."""
         statistics = batches[torch.arange(min(START_IMAGES, len(batches)))]["statistics"]
-        with torch.no_grad():
-            self.model.eval().fit_start(sample_latents(self.latent_space, statistics, None))
+        return sample_latents(self.latent_space, statistics, None)
 
     def fit(self, stage: Stage, task: StageTask, batches: ImageBatches | TensorBatches) -> float:
         """Train a task on batches; returns the seconds it took."""

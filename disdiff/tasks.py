@@ -14,15 +14,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from disdiff.code_task import CodeTask
 from disdiff.editing import unit_eps_fn
+from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.losses import (
     FactorLossConfig,
     change_weight,
     clean_weight,
+    fit_whitener,
     invariant_logits,
     invariant_loss,
     snr_weight,
     variant_loss,
+    whitened_error,
 )
 from disdiff.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
 from ldm.data.source import to_float
@@ -32,7 +36,6 @@ from ldm.diffusion.sampler import sample_ddim
 from ldm.errors import UserError, choose
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
-from ldm.training.stage_task import StageTask
 
 
 @dataclass
@@ -55,13 +58,19 @@ class Step:
     code: Tensor
 
 
-class DisDiffTask(StageTask):
+class DisDiffTask(CodeTask):
     """Trains the factor networks of a `DisDiff`; everything else in it stays frozen."""
 
     def __init__(
-        self, model: DisDiff, loss: FactorLossConfig, config: TrainConfig, budget: Budget, seed: int
+        self,
+        model: DisDiff,
+        loss: FactorLossConfig,
+        encoder: FactorEncoderConfig,
+        config: TrainConfig,
+        budget: Budget,
+        seed: int,
     ) -> None:
-        super().__init__(model.factors, config, budget, seed)
+        super().__init__(model.factors, encoder, config, budget, seed)
         self.model, self.loss = model, loss
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
@@ -82,18 +91,32 @@ class DisDiffTask(StageTask):
             "factors.loss.dis_weighting", loss.dis_weighting, dict.fromkeys(("change", "constant", "loss"))
         )
         choose("factors.loss.change_space", loss.change_space, {"z": None, "image": None})
+        if loss.whiten_ridge is not None and loss.norm != "l2":
+            raise UserError(
+                f"factors.loss.whiten_ridge is for squared errors, but factors.loss.norm={loss.norm}; "
+                "set norm=l2, or whiten_ridge=null"
+            )
+        self.register_buffer("whitener", None, persistent=False)
         self.register_buffer("t_weight", weight, persistent=False)
         self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)
         self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
 
+    def see_data(self, z_0: Tensor) -> None:
+        """Fit what whitens the noise error, where it is to be whitened, to latents (n, C, h, w)."""
+        if self.loss.whiten_ridge is not None:
+            self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
+
+    def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
+        """The error of L_r of each image, shape (B,), before its weight; white once `see_data` was called."""
+        if self.whitener is None:
+            return denoising_error(eps_hat, eps, self.loss.norm)
+        return whitened_error(eps_hat, eps, self.whitener)
+
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """All terms of the loss, each a mean over the batch."""
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
-        posterior = self.trained.encoder.posterior(self._seen(batch, z_0))
+        posterior = self.encode(self._seen(batch, z_0), step)
         code = posterior.sample(generator)
-        learns = step >= self.loss.hold_encoder_steps
-        if not learns:
-            code = code.detach()
         t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(
             z_0.device
         )
@@ -104,15 +127,15 @@ class DisDiffTask(StageTask):
 
         eps_hat = shift_eps(eps_base, self.training_coefficient, t, grad.sum(dim=1))
         weight = self.t_weight[t]
-        reconstruction = (weight * denoising_error(eps_hat, eps, self.loss.norm)).mean()
-        frozen = (weight * denoising_error(eps_base, eps, self.loss.norm)).mean()
+        reconstruction = (weight * self.noise_error(eps_hat, eps)).mean()
+        frozen = (weight * self.noise_error(eps_base, eps)).mean()
         self.stats = {
             "reconstruction": reconstruction.detach(),
             "of_frozen": (reconstruction / frozen).detach(),  # below 1: the code fills a part of the gap
             "code_std": posterior.mean.detach().std(dim=0).mean(),
         }
         loss = reconstruction
-        if self.loss.weight_kl and learns:
+        if self.loss.weight_kl and step >= self.hold_steps:
             kl = posterior.kl().mean()
             self.stats["kl"] = kl.detach()
             ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
@@ -131,14 +154,6 @@ class DisDiffTask(StageTask):
     def _seen(self, batch: dict[str, Tensor], z_0: Tensor) -> Tensor:
         """What the encoder reads of a batch: its images, or what the model makes of its latents."""
         return to_float(batch["image"]) if "image" in batch else self.model.observe(z_0)
-
-    def parameter_groups(self) -> list[dict]:
-        """Encoder and decoder, each with its learning rate."""
-        rate = self.budget.learning_rate
-        return [
-            {"params": list(self.trained.encoder.parameters()), "lr": rate * self.loss.encoder_rate},
-            {"params": list(self.trained.decoder.parameters())},
-        ]
 
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""
@@ -194,7 +209,7 @@ class DisDiffTask(StageTask):
         if self.loss.dis_weighting == "loss":
             eps = predict_eps(self.model.schedule, parts.z_t, parts.t, parts.z_0)
             eps_hat = shift_eps(parts.eps_base, self.training_coefficient, parts.t, parts.grad.sum(dim=1))
-            return denoising_error(eps_hat, eps, self.loss.norm).detach()
+            return self.noise_error(eps_hat, eps).detach()
         return change_weight(
             *((z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c))
         )

@@ -9,6 +9,8 @@ from disdiff.baselines.conditional import ConditionalDiffusion
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import PriorConfig, prior_loss, term_weights
 from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
+from disdiff.code_task import CodeTask
+from disdiff.factor_encoder import FactorEncoderConfig
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise
@@ -18,7 +20,7 @@ from ldm.training.optimizer import Budget, TrainConfig
 from ldm.training.stage_task import StageTask
 
 
-class ConditionalTask(StageTask):
+class ConditionalTask(CodeTask):
     """Trains encoder and denoiser of a `ConditionalDiffusion`: noise error at uniform t, and the prior."""
 
     def __init__(
@@ -26,11 +28,12 @@ class ConditionalTask(StageTask):
         model: ConditionalDiffusion,
         norm: str,
         prior: PriorConfig,
+        encoder: FactorEncoderConfig,
         config: TrainConfig,
         budget: Budget,
         seed: int,
     ) -> None:
-        super().__init__(model.factors, config, budget, seed)
+        super().__init__(model.factors, encoder, config, budget, seed)
         self.model, self.norm, self.prior = model, norm, prior
         self.keep_frozen(model.latent_space)
 
@@ -38,7 +41,7 @@ class ConditionalTask(StageTask):
         """Mean error of the predicted noise, plus the weighted terms of the prior."""
         schedule = self.model.schedule
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
-        posterior = self.trained.encoder.posterior(to_float(batch["image"]) if "image" in batch else z_0)
+        posterior = self.encode(to_float(batch["image"]) if "image" in batch else z_0, step)
         code = posterior.sample(generator)
         t = torch.randint(schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
         t, eps = t.to(z_0.device), sample_noise(z_0, generator)
@@ -66,19 +69,25 @@ class ConditionalTask(StageTask):
         return torch.stack([space.decode(z) for z in (z_0, sampled)])
 
 
-class VAETask(StageTask):
+class VAETask(CodeTask):
     """Trains a `VAE`."""
 
     def __init__(
-        self, model: VAE, prior: PriorConfig, config: TrainConfig, budget: Budget, seed: int
+        self,
+        model: VAE,
+        prior: PriorConfig,
+        encoder: FactorEncoderConfig,
+        config: TrainConfig,
+        budget: Budget,
+        seed: int,
     ) -> None:
-        super().__init__(model.factors, config, budget, seed)
+        super().__init__(model.factors, encoder, config, budget, seed)
         self.model, self.prior = model, prior
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """-log p(x | code) and the weighted terms of the prior, sums averaged over the batch."""
         image = to_float(batch["image"])
-        posterior = self.trained.encoder.posterior(image)
+        posterior = self.encode(image, step)
         code = posterior.sample(generator)
         output = self.trained.decoder(code)
         reconstruction = reconstruction_loss(output, image, self.model.bernoulli).mean()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from disdiff.clip.tower import Clip
+from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.losses import FactorLossConfig
 from disdiff.model import DisDiff, FactorNetworks
 from disdiff.tasks import DisDiffTask
@@ -66,9 +67,15 @@ class ClipDisDiffTask(DisDiffTask):
     """Trains heads and gradient decoder of a `ClipDisDiff`."""
 
     def __init__(
-        self, model: ClipDisDiff, loss: FactorLossConfig, config: TrainConfig, budget: Budget, seed: int
+        self,
+        model: ClipDisDiff,
+        loss: FactorLossConfig,
+        encoder: FactorEncoderConfig,
+        config: TrainConfig,
+        budget: Budget,
+        seed: int,
     ) -> None:
-        super().__init__(model, loss, config, budget, seed)
+        super().__init__(model, loss, encoder, config, budget, seed)
         self.keep_frozen(model.clip)
 
     def _seen(self, batch: dict[str, Tensor], z_0: Tensor) -> Tensor:

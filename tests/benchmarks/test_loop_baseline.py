@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
 from disdiff.losses import FactorLossConfig
 from disdiff.model import DisDiff, FactorNetworks
@@ -17,7 +18,7 @@ LOSSES = {
     "paper": {},
     "small": {
         **{"norm": "l2", "weighting": "clean", "temperature": 0.5, "change_cap": 1.0, "weight_kl": 1e-3},
-        **{"kl_warmup_steps": 20, "hold_encoder_steps": 5, "every": 2},
+        **{"kl_warmup_steps": 20, "every": 2},
     },
 }
 
@@ -41,7 +42,9 @@ def build_tasks(build_tiny_disdiff, randomise, load_benchmark, monkeypatch):
         denoiser = randomise(UNet(unet, 4))
         model = DisDiff(tiny.latent_space, denoiser, tiny.schedule, factors, reads).to(dtype)
         config = TrainConfig(images=300, batch_size=3, ema_decay=None)
-        arguments = model, FactorLossConfig(**LOSSES[loss]), config, resolve_budget(config, "cpu"), 0
+        encoder = FactorEncoderConfig(hold_steps=5 if loss == "small" else 0)
+        budget = resolve_budget(config, "cpu")
+        arguments = model, FactorLossConfig(**LOSSES[loss]), encoder, config, budget, 0
         plain = load_benchmark("loop_baseline").LoopTask
         for module in ("disdiff.tasks", "loop_baseline"):  # float64 from the images on
             monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)

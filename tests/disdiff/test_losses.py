@@ -6,12 +6,16 @@ import torch
 from disdiff.losses import (
     change_weight,
     clean_weight,
+    fit_whitener,
     invariant_logits,
     invariant_loss,
     snr_weight,
     variant_logits,
     variant_loss,
+    whitened_error,
 )
+from ldm.diffusion.loss import denoising_error
+from ldm.errors import UserError
 
 UNIT = torch.tensor([1])
 
@@ -122,3 +126,52 @@ def test_both_forms_of_the_snr_weight_agree(linear_schedule):
 def test_clean_weight_is_the_noise_over_the_signal_and_capped():
     snr = torch.tensor([100.0, 1.0, 0.1, 1e-4])
     torch.testing.assert_close(clean_weight(snr, cap=20.0), torch.tensor([0.01, 1.0, 10.0, 20.0]))
+
+
+@pytest.fixture
+def latents():
+    """Two correlated entries of variance 5 and 5: along (1, 1) 9, along (1, -1) 1; exactly so."""
+    x = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    spread = torch.tensor([3.0, 3.0, 1.0, 1.0], dtype=torch.float64)
+    return (x * spread[:, None] * (3 / 4) ** 0.5).view(4, 2, 1, 1)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0, 7.0])
+def test_the_whitener_by_hand(latents, ridge):
+    """Variances v become v / (v + ridge), scaled so that their sum stays."""
+    whitener = fit_whitener(latents, ridge)
+    white = torch.cov((latents.flatten(1) @ whitener).T)
+    wanted = [9 / (9 + ridge), 1 / (1 + ridge)]
+    wanted = [value * 10 / sum(wanted) for value in wanted]
+    directions = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
+    assert (directions @ white @ directions.T).diagonal().tolist() == pytest.approx(wanted)
+    assert white.trace().item() == pytest.approx(10)
+    assert torch.equal(whitener, whitener.T)
+
+
+def test_under_a_large_ridge_the_whitened_error_is_the_plain_one(latents):
+    generator = torch.Generator().manual_seed(0)
+    eps_hat, eps = torch.randn(2, 5, 2, 1, 1, generator=generator, dtype=torch.float64)
+    whitener = fit_whitener(latents, 1e12)
+    assert torch.allclose(
+        whitened_error(eps_hat, eps, whitener), denoising_error(eps_hat, eps, "l2"), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0, 1e12])
+def test_the_whitened_error_is_least_at_the_mean(latents, ridge):
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.randn(50, 2, 1, 1, generator=generator, dtype=torch.float64)
+    guess = eps.mean(dim=0, keepdim=True).requires_grad_()
+    whitened_error(guess.expand_as(eps), eps, fit_whitener(latents, ridge)).mean().backward()
+    assert guess.grad.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [((2, 1, 65, 64), "whiten_ridge"), ((3, 4, 2, 2), "constant")],
+    ids=["large", "constant"],
+)
+def test_latents_that_cannot_be_whitened_are_refused(shape, named):
+    with pytest.raises(UserError, match=named):
+        fit_whitener(torch.ones(shape), 1.0)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from disdiff.code_task import CodeTask
 from disdiff.config import CONFIGS, load_config
 from disdiff.pipeline import first_difference
 from disdiff.run import load_run
+from disdiff.tasks import DisDiffTask
 from ldm.errors import UserError
 from ldm.training.log import read_log
 from ldm.training.machine import Machine
@@ -126,6 +128,22 @@ def test_variants_run_and_come_back(build, overrides):
     assert build(*overrides).stages["factors"].trained
 
 
+@pytest.mark.parametrize("system", ["disdiff", "encdiff"])
+def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(build, system, monkeypatch):
+    seen = []
+    monkeypatch.setattr(CodeTask, "see_data", lambda task, z_0: seen.append(z_0))
+    monkeypatch.setattr(DisDiffTask, "see_data", CodeTask.see_data)
+    start = "factors.encoder={start: principal, input: z, rate: 0.0}"  # a rate of 0 keeps what is fitted
+    pipeline = build(start, file=CONFIGS / system / "shapes3d.yaml")
+    pipeline.run()
+    (z_0,) = seen
+    pipeline.model.eval()
+    with torch.no_grad():
+        code = pipeline.model.encode_seen(pipeline.model.observe(z_0)).flatten(1)
+    assert code.std(dim=0).tolist() == pytest.approx([1.0] * code.shape[1], rel=0.05)
+    assert torch.corrcoef(code.T).fill_diagonal_(0).abs().max() < 0.05
+
+
 def test_the_paper_losses_run(build):
     """Its 200 million parameters aside: options of the preset that no other preset sets."""
     paper = load_config([SHAPES3D], ["preset=paper"])
@@ -133,7 +151,9 @@ def test_the_paper_losses_run(build):
         f"factors.loss.{key}={value}" for key, value in vars(paper.factors.loss).items() if value is not None
     ]
     build(
-        *loss, "factors.loss.change_cap=null", "factors.loss.t_max=null", "factors.encoder.norm=batch"
+        *loss,
+        *(f"factors.loss.{key}=null" for key in ("change_cap", "t_max", "whiten_ridge")),
+        "factors.encoder.norm=batch",
     ).run()
 
 

@@ -3,18 +3,20 @@ import math
 import pytest
 import torch
 
-from disdiff.losses import FactorLossConfig, change_weight, snr_weight
+from disdiff.factor_encoder import FactorEncoderConfig
+from disdiff.losses import FactorLossConfig, change_weight, fit_whitener, snr_weight, whitened_error
 from disdiff.tasks import DisDiffTask, encode_frozen
 from ldm.errors import UserError
 from ldm.training.optimizer import Budget, TrainConfig
 
+LEARNS = FactorEncoderConfig()
 TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
 BATCH = 6
 
 
-def build_task(model, train=TRAIN, **loss):
-    task = DisDiffTask(model, FactorLossConfig(**loss), train, Budget(BATCH, 20, train.learning_rate), seed=0)
-    return task.train()
+def build_task(model, train=TRAIN, encoder=LEARNS, **loss):
+    budget = Budget(BATCH, 20, train.learning_rate)
+    return DisDiffTask(model, FactorLossConfig(**loss), encoder, train, budget, seed=0).train()
 
 
 def build_batch(model):
@@ -346,3 +348,42 @@ def test_without_detach_the_disentangling_loss_also_trains_the_encoder_that_look
     bare = of_encoder(0.0, True)
     assert torch.equal(of_encoder(100.0, False), bare)
     assert not torch.allclose(of_encoder(100.0, True), bare, rtol=0.1)
+
+
+def test_the_noise_error_is_whitened_once_the_data_are_seen(build_tiny_disdiff):
+    generator = torch.Generator().manual_seed(0)
+    z_0 = torch.randn(50, 4, 8, 8, generator=generator) * torch.tensor([3.0, 1.0, 1.0, 1.0])[:, None, None]
+    plain, white = (
+        build_task(build_tiny_disdiff(fields="random"), norm="l2", whiten_ridge=ridge)
+        for ridge in (None, 0.5)
+    )
+    expected = loss_at(plain)
+    assert torch.equal(loss_at(white), expected)
+    for task in (plain, white):
+        task.see_data(z_0)
+    assert torch.equal(loss_at(plain), expected)
+    eps_hat, eps = torch.randn(2, BATCH, 4, 8, 8, generator=generator)
+    by_hand = whitened_error(eps_hat, eps, fit_whitener(z_0, 0.5))
+    assert torch.allclose(white.noise_error(eps_hat, eps), by_hand)
+    assert not torch.isclose(loss_at(white), expected)
+
+
+def test_only_a_squared_error_is_whitened(build_tiny_disdiff):
+    with pytest.raises(UserError, match="factors.loss.norm"):
+        build_task(build_tiny_disdiff(), norm="l1", whiten_ridge=1.0)
+
+
+def test_a_held_encoder_gets_no_gradient_and_then_learns_at_its_own_rate(build_tiny_disdiff):
+    held = FactorEncoderConfig(hold_steps=2, rate=0.25)
+    task = build_task(build_tiny_disdiff(fields="random", posterior="gaussian"), encoder=held, weight_kl=1.0)
+    encoder, rest = task.configure_optimizers()["optimizer"].param_groups
+    assert encoder["initial_lr"] == pytest.approx(0.25 * rest["initial_lr"])
+    names = {id(parameter): name for name, parameter in task.trained.named_parameters()}
+    assert all(names[id(parameter)].startswith("encoder.") for parameter in encoder["params"])
+    assert len(encoder["params"]) + len(rest["params"]) == len(names)
+    for step, learns in ((1, False), (2, True)):
+        loss_at(task, step).backward()
+        assert [parameter.grad is not None for parameter in task.trained.encoder.parameters()] == [
+            learns
+        ] * len(encoder["params"])
+        assert all(parameter.grad is not None for parameter in task.trained.decoder.parameters())

@@ -128,7 +128,8 @@ def test_every_system_encodes_decodes_inverts_and_swaps(path, randomise):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_training_moves_every_weight_and_nothing_frozen(path):
-    task = build_task(path, "factors.train.learning_rate=0.01", "factors.encoder.code_norm=none")
+    encoder = "factors.encoder={code_norm: none, hold_steps: 0}"
+    task = build_task(path, "factors.train.learning_rate=0.01", encoder)
     frozen = [p.clone() for p in task.model.latent_space.parameters()]
     before = {name: p.clone() for name, p in task.trained.named_parameters()}
     optimizer = task.configure_optimizers()["optimizer"]
@@ -324,6 +325,10 @@ def test_a_stage_depends_on_what_its_system_reads():
         ("beta_vae", "vae.likelihood=laplace", "vae.likelihood"),
         ("beta_vae", "factors.encoder.input=z", "factors.encoder.input"),
         ("beta_vae", "prior.weight=1", "MMD"),
+        ("beta_vae", "factors.encoder.start=principal", "factors.encoder.start"),
+        ("encdiff", "factors.encoder={start: bilinear, input: image}", "factors.encoder.start=bilinear"),
+        ("encdiff", "factors.encoder={start: bilinear, posterior: bernoulli}", "other than bernoulli"),
+        ("diffae", "factors.encoder.start=bilinear", "trunk.kind=disdiff"),
     ],
 )
 def test_what_cannot_be_is_refused(system, override, named):

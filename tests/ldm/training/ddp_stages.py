@@ -37,7 +37,10 @@ def build_stages():
         channels=8, channel_mult=[1, 2], num_res_blocks=1, attention_levels=[1], num_heads=2, num_groups=4
     )
     space, denoiser = LatentSpace(KLAutoencoder(network)), UNet(unet, 4)
-    options = FactorEncoderConfig(input="z", channels=8, norm="group", posterior="gaussian")
+    held = 2  # steps with parameters without gradients
+    options = FactorEncoderConfig(
+        input="z", channels=8, norm="group", posterior="gaussian", hold_steps=held
+    )
     factors = FactorNetworks(
         FactorEncoder(options, 4, 8, 3, 2), GradientDecoder(GradientDecoderConfig(), unet, 3, 2, 4)
     )
@@ -50,7 +53,7 @@ def build_stages():
     gan = AutoencoderLossConfig(
         perceptual="none", weight_gan=0.5, gan_start=2, discriminator_channels=4, discriminator_layers=1
     )
-    loss = FactorLossConfig(weight_kl=1e-3, hold_encoder_steps=2, every=2)  # parameters without gradients
+    loss = FactorLossConfig(weight_kl=1e-3, every=2)
     model = DisDiff(space, denoiser, schedule, factors, "z")
     image = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8)
     statistics = torch.randn(10, 8, 8, 8)
@@ -58,7 +61,7 @@ def build_stages():
     autoencoder = KLAutoencoder(network)
     yield "adversarial", AutoencoderTask(autoencoder, gan, None, config, budget, 0), {"image": image}
     yield "latent_diffusion", LatentDiffusionTask(denoiser, space, schedule, "l1", config, budget, 0), latents
-    yield "factors", DisDiffTask(model, loss, config, budget, 0), latents  # freezes the denoiser
+    yield "factors", DisDiffTask(model, loss, options, config, budget, 0), latents  # freezes the denoiser
 
 
 def train(folder):

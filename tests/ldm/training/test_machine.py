@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.losses import FactorLossConfig
 from disdiff.tasks import DisDiffTask
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
@@ -30,7 +31,8 @@ def build_task(build_tiny_disdiff):
             images=24, batch_size=8, learning_rate=1e-3, grad_clip=0.5, ema_decay=0.9, checkpoint_seconds=1e9
         )
         loss = FactorLossConfig(weight_kl=1e-3)
-        return DisDiffTask(model, loss, config, resolve_budget(config, "cpu"), 0).to(dtype)
+        budget = resolve_budget(config, "cpu")
+        return DisDiffTask(model, loss, FactorEncoderConfig(), config, budget, 0).to(dtype)
 
     return build
 

@@ -34,7 +34,8 @@ def batch(model):
 
 
 def build_task(model, kind=ClipDisDiffTask, **loss):
-    return kind(model, FactorLossConfig(**loss), TRAIN, Budget(6, 20, 1e-2), seed=0).train()
+    encoder, budget = FactorEncoderConfig(), Budget(6, 20, 1e-2)
+    return kind(model, FactorLossConfig(**loss), encoder, TRAIN, budget, seed=0).train()
 
 
 def test_it_is_disdiff_with_another_encoder(model, batch):

@@ -4,6 +4,7 @@ Tasks are imported where they are built: they bring Lightning, which takes longe
 rest.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.factor_encoder import FactorEncoder
 from disdiff.gradient_decoder import GradientDecoder
+from disdiff.losses import check_whitened
 from disdiff.model import PDAE, DisDiff, FactorNetworks, ImageModel
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
@@ -115,7 +117,13 @@ def build_factor_networks(config: Config, latent_space: LatentSpace, image_size:
 
 
 def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> DisDiff:
-    """A DisDiff, or PDAE, with untrained factor networks on the given first two stages."""
+    """A DisDiff, or PDAE, with untrained factor networks on the given first two stages.
+
+    Raises:
+        UserError: an option is unknown, sizes do not fit, or latents are too large to be whitened.
+    """
+    if config.factors.loss.whiten_ridge is not None:
+        check_whitened(math.prod(latent_space.latent_shape(image_size)))
     factors = build_factor_networks(config, latent_space, image_size)
     schedule = Schedule(config.latent_diffusion.schedule)
     kind = PDAE if config.system == "pdae" else DisDiff

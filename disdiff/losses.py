@@ -114,20 +114,29 @@ def clean_weight(snr: Tensor, cap: float) -> Tensor:
     return (1 / snr).clamp(max=cap)
 
 
+def check_whitened(num_entries: int) -> None:
+    """Refuse latents of so many entries that their covariance is too large to be inverted.
+
+    Raises:
+        UserError: there are more than MAX_WHITENED.
+    """
+    if num_entries > MAX_WHITENED:
+        raise UserError(
+            f"factors.loss.whiten_ridge is for latents of at most {MAX_WHITENED} entries, these have "
+            f"{num_entries}; set it to null"
+        )
+
+
 def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
     """W = s (S + ridge I)^(-1/2) for latents (n, ...) of P entries and covariance S, shape (P, P).
 
     The scale s keeps the mean variance: tr(W S W) = tr(S). A large ridge gives the identity.
 
     Raises:
-        UserError: there are more than MAX_WHITENED entries, or the latents are constant.
+        UserError: there are too many entries, or the latents are constant.
     """
     x = z_0.flatten(1).double()
-    if x.shape[1] > MAX_WHITENED:
-        raise UserError(
-            f"factors.loss.whiten_ridge is for latents of at most {MAX_WHITENED} entries, these have "
-            f"{x.shape[1]}; set it to null"
-        )
+    check_whitened(x.shape[1])
     variance, directions = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
     variance = variance.clamp_min(0)
     if not variance.sum() > 0:

@@ -13,10 +13,17 @@ DIFFERENCES = {
     "attention_condition": {"factors.decoder.modulation": "attention"},
     "constant_weighting": {"factors.loss.dis_weighting": "constant"},
     "detached_condition": {"factors.loss.detach_condition": True},
-    "image_space": {"autoencoder.kind": "identity"},
+    # pixels are too many to be whitened
+    "image_space": {"autoencoder.kind": "identity", "factors.loss.whiten_ridge": None},
     "kl": {},  # `small` has it anyway
     # the cap is of the weight by change, and of another size than noise errors
     "loss_weighting": {"factors.loss.dis_weighting": "loss", "factors.loss.change_cap": None},
+    "plain_error": {"factors.loss.whiten_ridge": None},
+    "random_start": {
+        "factors.encoder.start": "random",
+        "factors.encoder.hold_steps": 0,
+        "factors.encoder.rate": 1.0,
+    },
     "six_units": {"factors.num_units": 6},
     "sixteen_units": {"factors.num_units": 16},
     # the weight is of the codebook loss then, no longer of the KL

@@ -335,3 +335,10 @@ def test_what_cannot_be_is_refused(system, override, named):
     overrides = ["prior.weight=1"] if override == "prior.zeta=0.5" else []
     with pytest.raises(UserError, match=named):
         build(CONFIGS / system / "shapes3d.yaml", *overrides, override)
+
+
+def test_pixels_of_large_images_are_too_many_to_be_whitened():
+    config = load_config([CONFIGS / "disdiff" / "shapes3d.yaml"], [*TINY, "autoencoder.kind=identity"])
+    space = build_latent_space(config)
+    with pytest.raises(UserError, match="whiten_ridge.*12288"):
+        build_model(config, space, build_denoiser(config, space), 64)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, choose
+from ldm.nn import in_cache
 from ldm.nn.layers import ResBlock, repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
 
@@ -189,6 +190,8 @@ class GradientDecoder(nn.Module):
         cond = self.condition(code, units).flatten(0, 1)
         if self.num_tokens is not None:
             cond = cond.unflatten(1, (self.num_tokens, -1))
+        if in_cache.takes(features.bottleneck):
+            features = features.channels_last()  # the faster layout there
         grad = self.decoder(features, emb, cond)
         return grad.unflatten(0, (batch, count))
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.nn import in_cache
 
 TRANSPOSED_FROM = 4  # pixels a side: on smaller maps the doubled convolution is as fast
 
@@ -62,13 +63,49 @@ def to_tokens(h: Tensor) -> Tensor:
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Tokens (B, HW, C) as maps of the shape of `like` (B, C, H, W)."""
-    return tokens.transpose(1, 2).view_as(like)
+    """Tokens (B, HW, C) as maps of the size of `like` (B, C', H, W), channels last."""
+    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
 
 
 def map_tokens(tokens: Tensor, layer: nn.Conv1d) -> Tensor:
-    """The convolution `layer` of width 1 applied to tokens (B, M, C): one matrix product."""
-    return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
+    """The convolution `layer` of width 1 applied to tokens (B, M, C): one matrix product.
+
+    On a CPU by the library of convolutions: not every library of matrix products uses all of the processor.
+    """
+    if tokens.device.type != "cpu":
+        return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
+    pixels = tokens.contiguous().unsqueeze(2).permute(0, 3, 1, 2)
+    return F.conv2d(pixels, layer.weight[..., None], layer.bias).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def normalise(
+    h: Tensor,
+    norm: nn.GroupNorm,
+    part: slice = slice(None),
+    modulation: tuple[Tensor, Tensor] | None = None,
+    activate: bool = True,
+) -> Tensor:
+    """`norm(h)`, times a scale, plus a shift, then SiLU.
+
+    Args:
+        h: maps, shape (B, C, H, W).
+        norm: of all channels that `h` is a part of.
+        part: which of them `h` holds: whole groups.
+        modulation: scale and shift, shape (B, C) each; None for neither.
+        activate: whether SiLU follows.
+    """
+    weight, bias = norm.weight[part], norm.bias[part]
+    num_groups = norm.num_groups * h.shape[1] // norm.num_channels
+    if in_cache.normalises(h):
+        if modulation is not None:
+            scale, shift = modulation
+            weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
+        return in_cache.normalise(h, num_groups, weight, bias, norm.eps, activate)
+    h = F.group_norm(h, num_groups, weight, bias, norm.eps)
+    if modulation is not None:
+        scale, shift = (x[..., None, None] for x in modulation)
+        h = torch.addcmul(shift, h, scale)
+    return F.silu(h) if activate else h
 
 
 class SelfAttention(nn.Module):
@@ -85,10 +122,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Attend within each map of `h` (B, C, H, W); heads are contiguous blocks of [q, k, v] channels."""
-        qkv = map_tokens(to_tokens(self.norm(h)), self.qkv).unflatten(-1, (self.num_heads, 3, -1))
-        # PyTorch's fused attention wants channels side by side; without, it falls back to plain products.
-        q, k, v = qkv.permute(3, 0, 2, 1, 4)  # (B, heads, HW, C / heads)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        qkv = map_tokens(to_tokens(normalise(h, self.norm, activate=False)), self.qkv)
+        if in_cache.attends(qkv, self.num_heads):
+            attended = in_cache.attend(qkv, self.num_heads)
+        else:
+            # PyTorch's fused attention wants channels side by side; without, it falls back to plain products.
+            q, k, v = qkv.unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
+            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return h + to_map(map_tokens(attended, self.out), h)
 
 
@@ -109,7 +149,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         """Attend from each map of `h` (B, C, H, W) to `context` (B, M, context_dim)."""
-        query = map_tokens(to_tokens(self.norm(h)), self.query).unflatten(-1, (self.num_heads, -1))
+        query = map_tokens(to_tokens(normalise(h, self.norm, activate=False)), self.query).unflatten(-1, (self.num_heads, -1))
         key_value = self.key_value(context).unflatten(-1, (2, self.num_heads, -1))
         key, value = key_value.permute(2, 0, 3, 1, 4)  # (B, heads, M, C / heads)
         attended = F.scaled_dot_product_attention(query.transpose(1, 2), key, value)  # as `SelfAttention`
@@ -175,7 +215,7 @@ class ResBlock(nn.Module):
         return repeat_rows(shortcut, emb.shape[0]) + self._modulated_output(update, emb, cond)
 
     def _plain_input(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        update = F.silu(self.in_norm(h))
+        update = normalise(h, self.in_norm)
         if self.resample == "up":
             return convolve_doubled(update, self.in_conv), self.shortcut(double(h))
         if self.resample == "down":
@@ -199,18 +239,10 @@ class ResBlock(nn.Module):
         own = torch.cat([h, repeat_rows(straddling, h.shape[0])], dim=1) if straddling.shape[1] else h
         shared = skip[:, border - h.shape[1] :]
 
-        def normalise(x: Tensor, groups: int, part: slice) -> Tensor:
-            """SiLU of the GroupNorm of those channels of [h, skip] that `part` names."""
-            return F.silu(F.group_norm(x, groups, norm.weight[part], norm.bias[part], norm.eps))
-
         own_part, shared_part = slice(None, border), slice(border, None)
         weight = self.in_conv.weight
-        update = F.conv2d(
-            normalise(own, own_groups, own_part), weight[:, own_part], self.in_conv.bias, padding=1
-        )
-        shared_update = F.conv2d(
-            normalise(shared, norm.num_groups - own_groups, shared_part), weight[:, shared_part], padding=1
-        )
+        update = F.conv2d(normalise(own, norm, own_part), weight[:, own_part], self.in_conv.bias, padding=1)
+        shared_update = F.conv2d(normalise(shared, norm, shared_part), weight[:, shared_part], padding=1)
         weight = self.shortcut.weight
         shortcut = F.conv2d(own, weight[:, own_part], self.shortcut.bias)
         shared_shortcut = F.conv2d(shared, weight[:, shared_part])
@@ -226,8 +258,7 @@ class ResBlock(nn.Module):
                 affine.chunk(2, dim=1) if affine.shape[1] > scale.shape[1] else (affine, 0)
             )
             scale, shift = scale * (1 + cond_scale), shift * (1 + cond_scale) + cond_shift
-        h = torch.addcmul(shift[..., None, None], self.out_norm(h), scale[..., None, None])
-        return self.out_conv(self.dropout(F.silu(h)))
+        return self.out_conv(self.dropout(normalise(h, self.out_norm, modulation=(scale, shift))))
 
     def _time_affine(self, emb: Tensor) -> tuple[Tensor, Tensor]:
         """Factor and shift of time, each (K, out_channels); the shift is what is added where time is."""

@@ -10,7 +10,7 @@ and initialisation follow latent diffusion (Rombach et al. 2022, arXiv:2112.1075
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError, choose
@@ -21,6 +21,7 @@ from ldm.nn.layers import (
     SelfAttention,
     build_norm,
     embed_time,
+    normalise,
     zero_init,
 )
 
@@ -70,6 +71,13 @@ class Features:
     emb: Tensor
     bottleneck: Tensor
     skips: tuple[Tensor, ...]
+
+    def channels_last(self) -> "Features":
+        """The same features, their maps with channels side by side in memory."""
+        bottleneck, *skips = (
+            h.contiguous(memory_format=torch.channels_last) for h in (self.bottleneck, *self.skips)
+        )
+        return Features(self.emb, bottleneck, tuple(skips))
 
 
 class Level(nn.Module):
@@ -233,7 +241,7 @@ class UNetDecoder(nn.Module):
         for i, level in enumerate(self.up):
             depth, block = divmod(i, self.num_blocks)
             h = level(h, emb, cond, skips[depth * self.stride + block])
-        return self.out_conv(F.silu(self.out_norm(h)))
+        return self.out_conv(normalise(h, self.out_norm))
 
 
 class UNet(nn.Module):

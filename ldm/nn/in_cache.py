@@ -1,0 +1,183 @@
+"""What a CPU computes piece by piece, so that what lies between input and output stays in its cache.
+
+Two functions of the networks make large tensors only to reduce them again: attention its weights, and a norm
+with its modulation and activation several maps of the input's size. Here they go through a few images at a
+time in buffers that are used again, keep nothing but input, output and statistics for the gradient, and
+compute the rest anew. Equal to PyTorch's own operators to rounding; where those serve better (on another
+device, with another number format, within `torch.compile`), `attends` and `normalises` say so.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NUMBERS = 2**18  # of maps that are normalised together: 1 MB of float32
+PAIRS = 2**20  # of pixels, over all heads, whose attention is worked on together
+WIDTH = 16  # channels of a head up to which this attention is the faster one,
+PIXELS = 256  # and from how many pixels on
+LOG2_E = 1 / math.log(2)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether this module works on tensors such as `x`, better or not."""
+    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return plain and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+
+
+def attends(qkv: Tensor, num_heads: int) -> bool:
+    """Whether `attend` is the better attention of `qkv` (B, M, 3 C)."""
+    pixels, channels = qkv.shape[1], qkv.shape[2] // (3 * num_heads)
+    return takes(qkv) and channels <= WIDTH and pixels >= PIXELS and num_heads * pixels**2 <= PAIRS
+
+
+def normalises(h: Tensor) -> bool:
+    """Whether `normalise` is the better norm of `h` (B, C, H, W)."""
+    return takes(h) and h.is_contiguous(memory_format=torch.channels_last)
+
+
+def attend(qkv: Tensor, num_heads: int) -> Tensor:
+    """Self-attention of `qkv` (B, M, 3 C), heads being contiguous blocks of [q, k, v]; shape (B, M, C)."""
+    return _Attention.apply(qkv, num_heads)
+
+
+def normalise(h: Tensor, num_groups: int, scale: Tensor, shift: Tensor, eps: float, activate: bool) -> Tensor:
+    """`GN(h) * scale + shift`, and SiLU of it if `activate`.
+
+    Args:
+        h: maps, shape (B, C, H, W), channels last.
+        num_groups: groups of the norm.
+        scale, shift: of each channel, shape (C,), or of each image's, shape (B, C).
+        eps: added to the variances.
+        activate: whether SiLU follows.
+
+    Returns:
+        Maps, shape (B, C, H, W), channels last.
+    """
+    scale, shift = (x.expand(len(h), -1)[:, None] for x in (scale, shift))
+    pixels = h.permute(0, 2, 3, 1)
+    normalised = _Norm.apply(pixels.flatten(1, 2), num_groups, scale, shift, eps, activate)
+    return normalised.view_as(pixels).permute(0, 3, 1, 2)
+
+
+def _pieces(batch: int, images: int) -> Iterator[slice]:
+    """Rows of a batch, `images` at a time."""
+    return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
+
+
+def _heads(tokens: Tensor, num_heads: int, parts: int) -> Tensor:
+    """A view of tokens (B, M, heads * parts * d) by part and head, shape (parts, B, heads, d, M)."""
+    return tokens.unflatten(2, (num_heads, parts, -1)).permute(3, 0, 2, 4, 1)
+
+
+class _Attention(torch.autograd.Function):
+    """Heads lie as (channels, pixels) and weights as (keys, queries): products with so few channels are fast
+    in that order only. Weights are powers of 2, which take a fifth of the time of those of e.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, num_heads: int) -> Tensor:
+        batch, pixels, width = qkv.shape
+        ctx.num_heads, ctx.images = num_heads, max(1, PAIRS // (num_heads * pixels**2))
+        attended = qkv.new_empty(batch, pixels, width // 3)
+        log_sum = qkv.new_empty(batch, num_heads, 1, pixels)  # of each query's weights, to base 2
+        buffer = qkv.new_empty(ctx.images * num_heads, pixels, pixels)
+        for rows in _pieces(batch, ctx.images):
+            q, k, v = _heads(qkv[rows], num_heads, 3).contiguous().flatten(1, 2)
+            q *= LOG2_E / math.sqrt(q.shape[1])
+            weight = torch.bmm(k.transpose(1, 2), q, out=buffer[: len(q)])
+            largest = weight.amax(dim=1, keepdim=True)
+            total = weight.sub_(largest).exp2_().sum(dim=1, keepdim=True)
+            out = torch.bmm(v, weight).div_(total).unflatten(0, (-1, num_heads))
+            _heads(attended[rows], num_heads, 1).copy_(out)
+            log_sum[rows] = largest.add_(total.log2_()).unflatten(0, (-1, num_heads))
+        ctx.save_for_backward(qkv, attended, log_sum)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        qkv, attended, log_sum = ctx.saved_tensors
+        batch, pixels, _ = qkv.shape
+        grad_qkv = torch.empty_like(qkv)
+        buffers = qkv.new_empty(2, ctx.images * ctx.num_heads, pixels, pixels)
+        for rows in _pieces(batch, ctx.images):
+            q, k, v = _heads(qkv[rows], ctx.num_heads, 3).contiguous().flatten(1, 2)
+            g, out = (_heads(x[rows], ctx.num_heads, 1).flatten(0, 2) for x in (grad, attended))
+            scale = 1 / math.sqrt(q.shape[1])
+            q *= LOG2_E * scale
+            weight, change = buffers[:, : len(q)]
+            # one more channel subtracts what all keys of a query share
+            torch.bmm(*_subtracting(k, q, log_sum[rows].flatten(0, 1)), out=weight).exp2_()
+            torch.bmm(*_subtracting(v, g, (g * out).sum(dim=1, keepdim=True)), out=change).mul_(weight)
+            grad_q = torch.bmm(k, change).mul_(scale)
+            grad_k = torch.bmm(q, change.transpose(1, 2)).div_(LOG2_E)
+            grad_v = torch.bmm(g, weight.transpose(1, 2))
+            found = torch.stack([grad_q, grad_k, grad_v]).unflatten(1, (-1, ctx.num_heads))
+            _heads(grad_qkv[rows], ctx.num_heads, 3).copy_(found)
+        return grad_qkv, None
+
+
+def _subtracting(a: Tensor, b: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of the product `a^T b - shared`: a, b (n, d, M), shared (n, 1, M)."""
+    minus_one = a.new_full((1, 1, 1), -1.0).expand_as(shared)
+    return torch.cat([a, minus_one], dim=1).transpose(1, 2), torch.cat([b, shared], dim=1)
+
+
+class _Norm(torch.autograd.Function):
+    """Of maps as tokens (B, M, C), scale and shift (B, 1, C); statistics are kept by image and group."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, num_groups: int, scale: Tensor, shift: Tensor, eps: float, activate: bool
+    ) -> Tensor:
+        batch, pixels, channels = h.shape
+        ctx.num_groups, ctx.activate = num_groups, activate
+        ctx.images = max(1, NUMBERS // (pixels * channels))
+        out, buffer = torch.empty_like(h), h.new_empty(ctx.images, pixels, channels)
+        mean, factor = h.new_empty(2, batch, 1, channels)
+        for rows in _pieces(batch, ctx.images):
+            x, centred = h[rows], out[rows]
+            square = buffer[: len(x)]
+            mean[rows] = _group_mean(x.sum(dim=1, keepdim=True), num_groups, pixels)
+            torch.sub(x, mean[rows], out=centred)
+            variance = torch.mul(centred, centred, out=square).sum(dim=1, keepdim=True)
+            factor[rows] = (_group_mean(variance, num_groups, pixels) + eps).rsqrt_()
+            torch.addcmul(shift[rows], centred, factor[rows] * scale[rows], out=centred)
+            if activate:
+                torch.nn.functional.silu(centred, inplace=True)
+        ctx.save_for_backward(h, mean, factor, scale, shift)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, mean, factor, scale, shift = ctx.saved_tensors
+        batch, pixels, channels = h.shape
+        grad_h = torch.empty_like(h) if ctx.needs_input_grad[0] else None
+        grad_scale, grad_shift = h.new_empty(2, batch, 1, channels)
+        buffers = h.new_empty(3, ctx.images, pixels, channels)
+        for rows in _pieces(batch, ctx.images):
+            change, slope = grad[rows], factor[rows] * scale[rows]
+            centred, before, product = buffers[:, : len(change)]
+            torch.sub(h[rows], mean[rows], out=centred)
+            if ctx.activate:
+                torch.addcmul(shift[rows], centred, slope, out=before)
+                change = torch.ops.aten.silu_backward.grad_input(change, before, grad_input=before)
+            sums = change.sum(dim=1, keepdim=True)
+            products = torch.mul(change, centred, out=product).sum(dim=1, keepdim=True)
+            grad_shift[rows], grad_scale[rows] = sums, products * factor[rows]
+            if grad_h is not None:
+                constant, linear = (-_group_mean(slope * x, ctx.num_groups, pixels) for x in (sums, products))
+                torch.addcmul(constant, change, slope, out=grad_h[rows])
+                grad_h[rows].addcmul_(centred, linear.mul_(factor[rows].square()))
+        return grad_h, None, grad_scale, grad_shift, None, None
+
+
+def _group_mean(sums: Tensor, num_groups: int, pixels: int) -> Tensor:
+    """Means over groups of channels of what `sums` (B, 1, C) sums over pixels, repeated to (B, 1, C)."""
+    groups = sums.unflatten(2, (num_groups, -1))
+    return groups.mean(dim=3, keepdim=True).div_(pixels).expand_as(groups).flatten(2)

@@ -2,8 +2,9 @@
 whole, both predictions decoded and encoded one after the other.
 
 It is the oracle of the fast step, and what that is compared with. It is an honest one: the frozen model runs
-once and without gradients, attention is PyTorch's fused one, no network is copied, optimiser and precision
-are the same. Random numbers are drawn in the fast step's order, so that losses can be compared.
+once and without gradients, attention, memory, optimiser and precision are the same, and no network is copied;
+norms and convolutions are PyTorch's own, in its usual layout. Random numbers are drawn in the fast step's
+order, so that losses can be compared.
 """
 
 import torch

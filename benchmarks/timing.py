@@ -28,6 +28,7 @@ from disdiff.pipeline import START_IMAGES, Pipeline
 from disdiff.tasks import DisDiffTask
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import to_float
+from ldm.memory import return_freed_memory
 from ldm.training.optimizer import list_parameters
 from ldm.training.stage_task import StageTask
 
@@ -179,7 +180,8 @@ def anonymous_megabytes(peak: bool = False) -> float | None:
 
 
 def forget_peak() -> None:
-    """Let the peak of this process's memory be what it has now, where the system can (Linux)."""
+    """Let the peak of this process's memory be what it uses now, where the system can (Linux)."""
+    return_freed_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

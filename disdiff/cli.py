@@ -20,6 +20,7 @@ from disdiff.run import Run, load_run
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
+from ldm.memory import keep_freed_memory
 
 
 def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
@@ -69,7 +70,10 @@ def resolve_device(name: str) -> str:
 
 def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
     """The run a script is called on, on its `--device`, and the run's sampler in `--steps` steps."""
-    run = load_run(arguments.run, resolve_device(arguments.device))
+    device = resolve_device(arguments.device)
+    if device == "cpu":
+        keep_freed_memory()
+    run = load_run(arguments.run, device)
     sampler = run.config.sampler
     return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
 

@@ -43,6 +43,7 @@ from ldm.data.source import describe_source, split_indices, to_float
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
+from ldm.memory import keep_freed_memory
 from ldm.tasks import sample_latents
 from ldm.training.fit import fit
 from ldm.training.log import format_duration
@@ -73,6 +74,8 @@ class Pipeline:
         self.say = say if read_ranks().is_main else lambda line: None
         options = {key: value for key, value in to_container(config.trainer).items() if key != "threads"}
         self.machine: Machine = resolve_machine(**options)
+        if self.machine.device == "cpu":
+            keep_freed_memory()
         self.source = build_source(config.data)
         skipped = describe_source(self.source).get("skipped", [])
         if skipped:

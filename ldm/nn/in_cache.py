@@ -50,7 +50,8 @@ def normalise(h: Tensor, num_groups: int, scale: Tensor, shift: Tensor, eps: flo
     Args:
         h: maps, shape (B, C, H, W), channels last.
         num_groups: groups of the norm.
-        scale, shift: of each channel, shape (C,), or of each image's, shape (B, C).
+        scale: of each channel, shape (C,), or of each image's, shape (B, C).
+        shift: likewise.
         eps: added to the variances.
         activate: whether SiLU follows.
 

@@ -149,7 +149,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         """Attend from each map of `h` (B, C, H, W) to `context` (B, M, context_dim)."""
-        query = map_tokens(to_tokens(normalise(h, self.norm, activate=False)), self.query).unflatten(-1, (self.num_heads, -1))
+        tokens = to_tokens(normalise(h, self.norm, activate=False))
+        query = map_tokens(tokens, self.query).unflatten(-1, (self.num_heads, -1))
         key_value = self.key_value(context).unflatten(-1, (2, self.num_heads, -1))
         key, value = key_value.permute(2, 0, 3, 1, 4)  # (B, heads, M, C / heads)
         attended = F.scaled_dot_product_attention(query.transpose(1, 2), key, value)  # as `SelfAttention`

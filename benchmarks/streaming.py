@@ -46,6 +46,7 @@ from disdiff.pipeline import Pipeline
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.shapes3d import SHAPES3D
 from ldm.errors import UserError
+from ldm.memory import return_freed_memory
 
 PREPARE = Path(__file__).resolve().parents[1] / "scripts" / "prepare_data.py"
 MEGABYTES, SPEED = 2000, 0.95  # at most, at least
@@ -136,7 +137,11 @@ def walk(batches: Batches, seed: int, num_steps: int, step: TrainingStep, train:
 
 @contextmanager
 def watch_memory(seconds: float = 0.005) -> Iterator[list[float]]:
-    """Yield a list of anonymous memory in megabytes, which grows with every new peak."""
+    """Yield a list of anonymous memory in megabytes, which grows with every new peak.
+
+    Memory that lies free in the process does not count: it is given back first.
+    """
+    return_freed_memory()
     peaks, over = [0.0], threading.Event()
 
     def look() -> None:

@@ -43,11 +43,10 @@ from ldm.data.source import describe_source, split_indices, to_float
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
-from ldm.memory import keep_freed_memory
 from ldm.tasks import sample_latents
 from ldm.training.fit import fit
 from ldm.training.log import format_duration
-from ldm.training.machine import Machine, resolve_machine
+from ldm.training.machine import Machine, configure_process, resolve_machine
 from ldm.training.optimizer import resolve_budget
 from ldm.training.ranks import Share, main_first, read_ranks
 from ldm.training.stage_task import StageTask
@@ -68,14 +67,11 @@ class Pipeline:
         self.per_channel = choose(
             "autoencoder.standardise", config.autoencoder.standardise, {"scalar": False, "channel": True}
         )
-        if config.trainer.threads:
-            torch.set_num_threads(config.trainer.threads)
         self.config = config
         self.say = say if read_ranks().is_main else lambda line: None
         options = {key: value for key, value in to_container(config.trainer).items() if key != "threads"}
         self.machine: Machine = resolve_machine(**options)
-        if self.machine.device == "cpu":
-            keep_freed_memory()
+        configure_process(self.machine, config.trainer.threads)
         self.source = build_source(config.data)
         skipped = describe_source(self.source).get("skipped", [])
         if skipped:

@@ -4,7 +4,8 @@ Two functions of the networks make large tensors only to reduce them again: atte
 with its modulation and activation several maps of the input's size. Here they go through a few images at a
 time in buffers that are used again, keep nothing but input, output and statistics for the gradient, and
 compute the rest anew. Equal to PyTorch's own operators to rounding; where those serve better (on another
-device, with another number format, within `torch.compile`), `attends` and `normalises` say so.
+device, with another number format, within `torch.compile`), `attends`, `normalises` and `lays_channels_last`
+say so.
 """
 
 import math
@@ -19,6 +20,7 @@ NUMBERS = 2**18  # of maps that are normalised together: 1 MB of float32
 PAIRS = 2**20  # of pixels, over all heads, up to which the attention of an image fits
 WIDTH = 8  # channels of a head up to which this attention is the faster one,
 PIXELS = 128  # and from how many pixels on
+CHANNELS = 128  # of the deepest maps from which on a decoder gains by channels last
 LOG2_E = 1 / math.log(2)
 
 
@@ -32,6 +34,11 @@ def attends(qkv: Tensor, num_heads: int) -> bool:
     """Whether `attend` is the better attention of `qkv` (B, M, 3 C)."""
     pixels, channels = qkv.shape[1], qkv.shape[2] // (3 * num_heads)
     return takes(qkv) and channels <= WIDTH and pixels >= PIXELS and num_heads * pixels**2 <= PAIRS
+
+
+def lays_channels_last(bottleneck: Tensor) -> bool:
+    """Whether maps of a decoder whose deepest are `bottleneck` (B, C, H, W) had better lie channels last."""
+    return takes(bottleneck) and bottleneck.shape[1] >= CHANNELS
 
 
 def normalises(h: Tensor) -> bool:

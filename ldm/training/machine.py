@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ldm.data.batches import TensorBatches, build_loader
 from ldm.errors import UserError, choose
+from ldm.memory import keep_freed_memory
 
 RESIDENT_SHARE = 0.25  # of the device's free memory, at most, for latents that stay there
 COMPILATIONS = {"none": None, "default": "default", "cuda_graphs": "reduce-overhead"}
@@ -61,6 +62,16 @@ def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
     choose("trainer.compile", machine.compile, COMPILATIONS)
     choose("trainer.resident", machine.resident, dict.fromkeys(("auto", "always", "never")))
     return machine
+
+
+def configure_process(machine: Machine, threads: int | None) -> None:
+    """Set for the whole process how many CPU threads compute (None: PyTorch's choice), and on a CPU that
+    freed memory is kept.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if machine.device == "cpu":
+        keep_freed_memory()
 
 
 def prepare(task: nn.Module, machine: Machine) -> None:

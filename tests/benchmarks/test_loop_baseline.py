@@ -8,6 +8,7 @@ from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
 from disdiff.losses import FactorLossConfig
 from disdiff.model import DisDiff, FactorNetworks
 from disdiff.tasks import DisDiffTask
+from ldm.nn import in_cache
 from ldm.nn.unet import UNet, UNetConfig
 from ldm.training.optimizer import TrainConfig, resolve_budget
 
@@ -76,7 +77,9 @@ def difference(a, b):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("num_units", [1, 6, 10])
-def test_the_fast_step_is_the_plain_one(build_tasks, num_units, width, dtype):
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+def test_the_fast_step_is_the_plain_one(build_tasks, layout, num_units, width, dtype, monkeypatch):
+    monkeypatch.setattr(in_cache, "CHANNELS", 0 if layout == "channels-last" else 2**10)
     fast, plain, batch = build_tasks(num_units, width, dtype=dtype)
     (losses, gradients), (plain_losses, plain_gradients) = run(fast, batch, 7), run(plain, batch, 7)
     assert difference(losses, plain_losses) <= TOLERANCE[dtype]

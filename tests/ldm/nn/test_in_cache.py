@@ -107,6 +107,10 @@ def test_only_where_it_is_the_better_one():
     assert not in_cache.attends(narrow[:, :64], 8)  # few pixels
     assert not in_cache.attends(narrow.bfloat16(), 8)
     assert not in_cache.attends(narrow.to("meta"), 8)
+    wide = torch.randn(1, 256, 2, 2)
+    assert in_cache.lays_channels_last(wide)
+    assert not in_cache.lays_channels_last(wide[:, :64])
+    assert not in_cache.lays_channels_last(wide.to("meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not in_cache.takes(narrow)
 

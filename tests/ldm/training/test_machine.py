@@ -11,7 +11,7 @@ from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
 from ldm.training import machine as machines
 from ldm.training.fit import fit
-from ldm.training.machine import Machine, make_resident, prepare, resolve_machine
+from ldm.training.machine import Machine, configure_process, make_resident, prepare, resolve_machine
 from ldm.training.optimizer import (
     TrainConfig,
     build_optimizer,
@@ -182,3 +182,11 @@ def test_on_cuda_every_option_gives_the_losses_of_the_cpu(build_task, batches, c
         torch.compiler.cudagraph_mark_step_begin()
         task.compute_loss(moved, 0, torch.Generator().manual_seed(0)).backward()
     torch.testing.assert_close(task.stats["loss"].cpu(), expected.stats["loss"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", ["kept"]), ("cuda", [])])
+def test_a_process_on_a_cpu_keeps_its_memory(device, kept, monkeypatch):
+    told, threads = [], torch.get_num_threads()
+    monkeypatch.setattr("ldm.training.machine.keep_freed_memory", lambda: told.append("kept"))
+    configure_process(Machine(device, "32-true"), threads)
+    assert told == kept and torch.get_num_threads() == threads

@@ -26,7 +26,7 @@ from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
 
 # of the encoder, from least to most that it starts with
-STARTS = ("random", "principal", "circular", "bilinear")
+STARTS = ("random", "principal", "circular", "bilinear", "eigenmaps")
 
 
 def make_parser() -> argparse.ArgumentParser:

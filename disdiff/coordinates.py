@@ -157,17 +157,20 @@ class BilinearCoordinates(CircularCoordinates):
         echo = self.echo.view(2 * HARMONICS, count, -1)
         echo[:, :n] = (weights @ self.basis.to(weights)).view(2 * HARMONICS, n, self.basis.shape[1])
         self.offset.copy_(harmonics(angle).mean(dim=0) @ self.echo.to(angle))
-        r, series = rest @ self.basis.to(rest), mode_series(angle)
-        modes = F.pad(r[:, : count - n] / r[:, : count - n].std(dim=0).clamp_min(1e-6), (n, 0))
+        r, series = rest @ self.basis.to(rest), mode_series(angle[:, :n])
+        modes = r[:, : count - n] / r[:, : count - n].std(dim=0).clamp_min(1e-6)
         for _ in range(MODE_ROUNDS):
             products = (modes[:, :, None] * series[:, None]).flatten(1)
-            self.mixing.copy_(ridge_regression(products, r).view_as(self.mixing))
-            modes = solve_modes(r, series, self.mixing.to(r))
+            mixing = ridge_regression(products, r).view(count - n, series.shape[1], -1)
+            modes = solve_modes(r, series, mixing)
             mean = modes.mean(dim=0)
-            whitening = F.pad(principal_directions((modes - mean)[:, n:], count - n), (0, 0, n, 0))
-            modes = F.pad((modes - mean) @ whitening, (n, 0))
-        self.mode_mean.copy_(mean)
-        self.unmixing[:, n:] = whitening @ rotate_to_least_kurtosis(modes[:, n:])
+            whitening = principal_directions(modes - mean, count - n)
+            modes = (modes - mean) @ whitening
+        self.mixing[n:, 0] = mixing[:, 0]
+        turning = self.mixing[n:, 1:].unflatten(1, (2 * MODE_HARMONICS, count))
+        turning[:, :, :n] = mixing[:, 1:].unflatten(1, (2 * MODE_HARMONICS, n))
+        self.mode_mean[n:] = mean
+        self.unmixing[n:, n:] = whitening @ rotate_to_least_kurtosis(modes)
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
         """The modes of standardised `x` (B, F), shape (B, num_components)."""
@@ -236,9 +239,9 @@ def mode_series(angle: Tensor) -> Tensor:
     return F.pad(harmonics(angle, MODE_HARMONICS), (1, 0), value=1.0)
 
 
-def ridge_regression(x: Tensor, y: Tensor) -> Tensor:
+def ridge_regression(x: Tensor, y: Tensor, ridge: float = MIXING_RIDGE) -> Tensor:
     """Weights (K, P) of `x` (n, K) that predict `y` (n, P), small where `x` does not say."""
-    return torch.linalg.solve(x.T @ x + MIXING_RIDGE * len(x) * torch.eye(x.shape[1]).to(x), x.T @ y)
+    return torch.linalg.solve(x.T @ x + ridge * len(x) * torch.eye(x.shape[1]).to(x), x.T @ y)
 
 
 def solve_modes(r: Tensor, series: Tensor, mixing: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.coordinates import BilinearCoordinates, CircularCoordinates, PrincipalComponents
+from disdiff.eigenmaps import EigenmapCoordinates
 from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
 
@@ -46,7 +47,8 @@ class FactorEncoderConfig:
         start: `random`, or what the code starts as, while the network, starting at zero, corrects it; fitted
             once to what the encoder reads of training images: `principal`, its principal components, or
             `circular`, the angles of the loops in it, then components of the rest, or `bilinear`, the same
-            angles, then modes whose effect may depend on them (`disdiff.coordinates`).
+            angles, then modes whose effect may depend on them (`disdiff.coordinates`), or `eigenmaps`, the
+            same angles, then slow coordinates of a random walk over the rest (`disdiff.eigenmaps`).
             Units are then different from the first step, instead of N mixtures of the same.
         hold_steps: for so many steps the encoder stays as it is, while what reads its code learns to.
         rate: its learning rate as a multiple of the other networks'.
@@ -150,6 +152,7 @@ class FactorEncoder(nn.Module):
             "principal": PrincipalComponents,
             "circular": CircularCoordinates,
             "bilinear": BilinearCoordinates,
+            "eigenmaps": EigenmapCoordinates,
         }
         start = choose("factors.encoder.start", config.start, starts)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None

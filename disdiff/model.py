@@ -23,6 +23,7 @@ from ldm.diffusion.schedule import Schedule, gather
 from ldm.errors import UserError
 from ldm.nn.unet import Features, UNet
 
+FIT_BATCH = 1024  # latents that are looked at at once when the start of the code is fitted
 FEATURE_STEP = 20  # at which the denoiser looks at a clean latent: little noise, as there is none
 
 
@@ -123,8 +124,9 @@ class DiffusionModel(ImageModel):
 
     def fit_start(self, z_0: Tensor) -> None:
         """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
-        if isinstance(self.factors.encoder, FactorEncoder):
-            self.factors.encoder.fit_start(self.observe(z_0))
+        encoder = self.factors.encoder
+        if isinstance(encoder, FactorEncoder) and encoder.components is not None:
+            encoder.fit_start(torch.cat([self.observe(part) for part in z_0.split(FIT_BATCH)]))
 
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape (C, h, w) of z_T."""

@@ -3,6 +3,7 @@ latent DPM; each is loaded when trained, else trained; then results.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,8 @@ from ldm.training.ranks import Share, main_first, read_ranks
 from ldm.training.stage_task import StageTask
 
 ENCODE_BATCH = 256
-START_IMAGES = 4096  # to which the start of the code is fitted
+START_IMAGES = 16384  # to which the start of the code is fitted, at most,
+START_NUMBERS = 2**26  # of their latents
 Say = Callable[[str], None]
 Encode = Callable[[Tensor], Tensor]
 
@@ -270,7 +272,8 @@ class Pipeline:
     @torch.no_grad()
     def first_latents(self, batches: TensorBatches) -> Tensor:
         """Training latents (n, C, h, w) to which what the last stage starts with is fitted."""
-        statistics = batches[torch.arange(min(START_IMAGES, len(batches)))]["statistics"]
+        fitting = START_NUMBERS // math.prod(batches.arrays["statistics"].shape[1:])
+        statistics = batches[torch.arange(min(START_IMAGES, fitting, len(batches)))]["statistics"]
         return sample_latents(self.latent_space, statistics, None)
 
     def fit(self, stage: Stage, task: StageTask, batches: ImageBatches | TensorBatches) -> float:

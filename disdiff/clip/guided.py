@@ -25,6 +25,7 @@ from ldm.training.optimizer import Budget, TrainConfig
 
 READS = "clip"  # the batch's array of embeddings, and what `ImageModel.reads` says
 BATCH = 64  # images that are looked at at once, outside of training
+START_IMAGES = 4096  # to which the heads' start is fitted, at most: each is decoded and embedded for it
 
 
 class ClipDisDiff(DisDiff):
@@ -60,7 +61,9 @@ class ClipDisDiff(DisDiff):
 
     def fit_start(self, z_0: Tensor) -> None:
         """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
-        self.factors.encoder.fit_start(torch.cat([self.observe(part) for part in z_0.split(BATCH)]))
+        self.factors.encoder.fit_start(
+            torch.cat([self.observe(part) for part in z_0[:START_IMAGES].split(BATCH)])
+        )
 
 
 class ClipDisDiffTask(DisDiffTask):

@@ -116,7 +116,7 @@ def test_the_code_starts_as_principal_components_with_variance_one():
     torch.testing.assert_close(first, explained, rtol=2e-2, atol=0)
 
 
-@pytest.mark.parametrize("start", ["principal", "circular", "bilinear"])
+@pytest.mark.parametrize("start", ["principal", "circular", "bilinear", "eigenmaps"])
 def test_more_components_than_dimensions_are_refused(start):
     encoder = build(4, start=start, num_units=30)
     with pytest.raises(UserError, match="lower num_units or unit_dim"):

@@ -21,12 +21,13 @@ from disdiff.coordinates import (
     harmonics,
     ridge_regression,
 )
+from ldm.errors import UserError
 
 NUM_MODES = 27  # angles and modes of the data, in which neighbours are sought
 MAX_LOOPS = LOOP_COMPONENTS // 2
 LEAST_VARIANCE = 0.1  # of a mode at some angles, in its mean variance
 NEIGHBOURS = 16
-NUM_FUNCTIONS = 40  # of the walk, slowest first, among which coordinates are sought
+NUM_FUNCTIONS = 40  # of the walk, slowest first, among which coordinates are sought, at least
 OF_ANGLES = 0.25  # share of such a function's variance that an angle may explain
 OF_OTHERS = 0.75  # that a coordinate found before, or products of two, may explain
 RANKS = 20  # groups of equal size, over which a function of one number is constant
@@ -66,6 +67,12 @@ class EigenmapCoordinates(nn.Module):
         Raises:
             UserError: there are fewer inputs, or fewer dimensions of them, than are needed.
         """
+        count, num_components = len(self.modes.is_loop), self.weights.shape[1]
+        if num_components < len(x) <= count:
+            raise UserError(
+                f"factors.encoder.start=eigenmaps needs more than {count} images, here are {len(x)}; "
+                "set start=bilinear, or random"
+            )
         self.modes.fit(x)
         c = torch.cat([self.modes(part) for part in x.split(CHUNK)]).double()
         series, rest = self.angle_series(c), torch.where(self.modes.is_loop, 0.0, c)
@@ -73,9 +80,11 @@ class EigenmapCoordinates(nn.Module):
         deviation = rest - series @ self.mode_mean.to(series)
         self.mode_variance.copy_(ridge_regression(series, deviation**2))
         u, loops = self.level(c), int(self.is_loop.sum())
+        if loops == num_components:
+            return
         distance, neighbour = find_neighbours(u)
-        functions = find_slow_functions(distance, neighbour)
-        chosen = choose_coordinates(functions, c[:, :loops] / UNIT_VARIANCE, self.weights.shape[1] - loops)
+        functions = find_slow_functions(distance, neighbour, max(NUM_FUNCTIONS, 2 * num_components))
+        chosen = choose_coordinates(functions, c[:, :loops] / UNIT_VARIANCE, num_components - loops)
         self.landmarks[: len(u)] = u[:LANDMARKS]
         self.bandwidth.copy_(BANDWIDTH * distance[:, -1].median())
         kernel = self.kernel(u)
@@ -115,7 +124,7 @@ def find_neighbours(u: Tensor) -> tuple[Tensor, Tensor]:
     return distance[:, 1:], index[:, 1:]
 
 
-def find_slow_functions(distance: Tensor, neighbour: Tensor) -> Tensor:
+def find_slow_functions(distance: Tensor, neighbour: Tensor, count: int) -> Tensor:
     """Functions that change least along a random walk, slowest first, constant apart; variance 1 each.
 
     Steps from i to a neighbour j are likely as exp(-d_ij^2 / (d_i d_j)), d_i the distance of the last
@@ -125,9 +134,10 @@ def find_slow_functions(distance: Tensor, neighbour: Tensor) -> Tensor:
     Args:
         distance: to the nearest neighbours, ascending, shape (n, k).
         neighbour: which rows these are, shape (n, k).
+        count: how many functions are wanted; at most n - 2 are found.
 
     Returns:
-        Values at every row, shape (n, functions).
+        Values at every row, shape (n, count).
     """
     n, k = distance.shape
     last = distance[:, -1].clamp_min(1e-12)
@@ -142,7 +152,7 @@ def find_slow_functions(distance: Tensor, neighbour: Tensor) -> Tensor:
     constant = (root / root.norm()).numpy()  # the slowest; taken out, as clusters have others as slow
     walk = LinearOperator((n, n), matvec=lambda v: steps @ v - constant * (constant @ v), dtype=float)
     first = torch.linspace(-1, 1, n, dtype=torch.double).numpy()  # else SciPy draws it
-    value, vector = eigsh(walk, k=min(NUM_FUNCTIONS, n - 2), which="LA", v0=first)
+    value, vector = eigsh(walk, k=min(count, n - 2), which="LA", v0=first)
     vector = torch.as_tensor(vector)[:, torch.as_tensor(value).argsort(descending=True)] / root[:, None]
     vector = vector - vector.mean(dim=0)
     sign = (vector**3).sum(dim=0).sign()  # which is arbitrary: fix it

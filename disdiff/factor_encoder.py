@@ -170,7 +170,8 @@ class FactorEncoder(nn.Module):
         units = self.head(self.trunk(x))
         mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
         if self.components is not None:
-            mean = mean + self.components(x)
+            with torch.autocast(x.device.type, enabled=False):  # they sum what nearly cancels
+                mean = mean + self.components(x.to(self.head.weight))
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
         if self.gaussian:
             return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))

@@ -11,6 +11,7 @@ ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
 DIFFERENCES = {
     "attached_condition": {},  # as released, so `small` and `paper` have it anyway
     "attention_condition": {"factors.decoder.modulation": "attention"},
+    "bilinear_start": {"factors.encoder.start": "bilinear"},
     "constant_weighting": {"factors.loss.dis_weighting": "constant"},
     "detached_condition": {"factors.loss.detach_condition": True},
     # pixels are too many to be whitened

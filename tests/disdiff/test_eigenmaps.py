@@ -90,21 +90,32 @@ def test_coordinates_stay_finite_far_away_and_under_a_gradient(
     assert code.detach().abs().max() < 10
 
 
-def test_more_units_than_coordinates_are_filled_with_what_is_left() -> None:
-    x = (draw(3, 60, 12) - 0.5).float()
-    coordinates = EigenmapCoordinates(12, 10)
+@pytest.mark.parametrize(("images", "features", "units"), [(60, 12, 10), (300, 60, 50)])
+def test_more_units_than_coordinates_are_filled_with_what_is_left(
+    images: int, features: int, units: int
+) -> None:
+    x = (draw(3, images, features) - 0.5).float()
+    coordinates = EigenmapCoordinates(features, units)
     coordinates.fit(x)
-    assert torch.allclose(coordinates(x).std(dim=0), torch.ones(10), atol=0.1)
+    assert torch.allclose(coordinates(x).std(dim=0), torch.ones(units), atol=0.1)
+
+
+def test_no_unit_is_left_when_loops_take_them_all(bent: dict[str, torch.Tensor]) -> None:
+    coordinates = EigenmapCoordinates(40, 1)
+    coordinates.fit(bent["x"][:1000])
+    assert coordinates.is_loop.all() and torch.equal(
+        coordinates(bent["x"]), coordinates.modes(bent["x"])[:, :1]
+    )
 
 
 def test_too_few_inputs_are_refused() -> None:
-    with pytest.raises(UserError, match="start"):
+    with pytest.raises(UserError, match="more than 27 images, here are 20"):
         EigenmapCoordinates(40, 5).fit(torch.randn(20, 40))
 
 
 def test_slow_functions_of_an_interval_are_its_cosines() -> None:
     s = torch.linspace(0, 1, 2000, dtype=torch.double)
-    functions = find_slow_functions(*find_neighbours(s[:, None]))
+    functions = find_slow_functions(*find_neighbours(s[:, None]), 5)
     for order in (1, 2, 3):
         cosine = (order * math.pi * s).cos()
         assert torch.stack([functions[:, order - 1], cosine]).corrcoef()[0, 1].abs() > 0.999
@@ -112,7 +123,7 @@ def test_slow_functions_of_an_interval_are_its_cosines() -> None:
 
 def test_the_slowest_function_tells_clusters_apart() -> None:
     u = draw(5, 300, 2) + 100 * (torch.arange(300) % 2)[:, None]
-    function = find_slow_functions(*find_neighbours(u))[:, 0]
+    function = find_slow_functions(*find_neighbours(u), 5)[:, 0]
     assert function[::2].std() < 1e-6 and function[1::2].std() < 1e-6
     assert (function[0] - function[1]).abs() > 1.9
 

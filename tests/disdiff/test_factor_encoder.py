@@ -121,3 +121,12 @@ def test_more_components_than_dimensions_are_refused(start):
     encoder = build(4, start=start, num_units=30)
     with pytest.raises(UserError, match="lower num_units or unit_dim"):
         encoder.fit_start(torch.randn(20, 3, 4, 4))
+
+
+def test_the_start_keeps_its_precision_under_autocast():
+    encoder = build(4, start="principal", num_units=4).eval()
+    x = torch.randn(200, 3, 4, 4)
+    encoder.fit_start(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        code = encoder(x).flatten(1)
+    torch.testing.assert_close(code, encoder.components(x))

@@ -75,10 +75,7 @@ class EigenmapCoordinates(nn.Module):
             )
         self.modes.fit(x)
         c = torch.cat([self.modes(part) for part in x.split(CHUNK)]).double()
-        series, rest = self.angle_series(c), torch.where(self.modes.is_loop, 0.0, c)
-        self.mode_mean.copy_(ridge_regression(series, rest))
-        deviation = rest - series @ self.mode_mean.to(series)
-        self.mode_variance.copy_(ridge_regression(series, deviation**2))
+        self.fit_level(c)
         u, loops = self.level(c), int(self.is_loop.sum())
         if loops == num_components:
             return
@@ -95,6 +92,13 @@ class EigenmapCoordinates(nn.Module):
         """1 and the harmonics of the angles among the coordinates `c` (B, count)."""
         angle = torch.where(self.modes.is_loop, c / UNIT_VARIANCE, 0.0)[:, :MAX_LOOPS]
         return F.pad(harmonics(angle), (1, 0), value=1.0)
+
+    def fit_level(self, c: Tensor) -> None:
+        """Fit what `level` takes for the mean and variance of every mode to coordinates `c` (n, count)."""
+        series, rest = self.angle_series(c), torch.where(self.modes.is_loop, 0.0, c)
+        self.mode_mean.copy_(ridge_regression(series, rest))
+        deviation = rest - series @ self.mode_mean.to(series)
+        self.mode_variance.copy_(ridge_regression(series, deviation**2))
 
     def level(self, c: Tensor) -> Tensor:
         """The modes among the coordinates `c` (B, count), with mean 0 and one variance at all angles."""

@@ -93,21 +93,18 @@ class CircularCoordinates(PrincipalComponents):
         angle = self.angles(x)
         for i in range(n):
             self.cut[i] = thinnest_angle(angle[:, i])
-        series = harmonics(angle[:, :n])
-        series = series - series.mean(dim=0)
-        weights = torch.linalg.lstsq(series, x).solution
         if n < len(self.is_loop):
-            self.fit_rest(x - series @ weights, angle, weights)
+            self.fit_rest(x, angle)
 
-    def fit_rest(self, rest: Tensor, angle: Tensor, weights: Tensor) -> None:
+    def fit_rest(self, x: Tensor, angle: Tensor) -> None:
         """Fit the coordinates that are no angles.
 
         Args:
-            rest: what the angles leave of the inputs, shape (n, F).
+            x: standardised inputs, shape (n, F).
             angle: of the loops, 0 in the other columns, shape (n, num_components).
-            weights: of the loops' harmonics, which made the difference, shape (2 HARMONICS loops, F).
         """
         n, count = int(self.is_loop.sum()), len(self.is_loop)
+        rest, weights = without_echo(x, angle[:, :n])
         directions = independent_directions(rest, count - n)
         self.directions[:, n:] = directions
         echo = self.echo.view(2 * HARMONICS, count, count)
@@ -149,9 +146,10 @@ class BilinearCoordinates(CircularCoordinates):
         self.register_buffer("mode_mean", torch.zeros(num_components))
         self.register_buffer("unmixing", torch.zeros(num_components, num_components))
 
-    def fit_rest(self, rest: Tensor, angle: Tensor, weights: Tensor) -> None:
+    def fit_rest(self, x: Tensor, angle: Tensor) -> None:
         """As `CircularCoordinates.fit_rest`, by alternating between the modes and their directions."""
         n, count = int(self.is_loop.sum()), len(self.is_loop)
+        rest, weights = without_echo(x, angle[:, :n])
         basis = torch.linalg.svd(rest, full_matrices=False).Vh[: self.basis.shape[1]].T
         self.basis[:, : basis.shape[1]] = basis
         echo = self.echo.view(2 * HARMONICS, count, -1)
@@ -232,6 +230,14 @@ def harmonics(angle: Tensor, highest: int = HARMONICS) -> Tensor:
     order = torch.arange(1, highest + 1).to(angle)
     phase = order[:, None] * angle[:, None]
     return torch.cat([phase.cos(), phase.sin()], dim=1).flatten(1)
+
+
+def without_echo(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """What a Fourier series in `angle` (n, K) leaves of `x` (n, F), and its weights, shape (2 HARMONICS K, F)."""
+    series = harmonics(angle)
+    series = series - series.mean(dim=0)
+    weights = torch.linalg.lstsq(series, x).solution
+    return x - series @ weights, weights
 
 
 def mode_series(angle: Tensor) -> Tensor:

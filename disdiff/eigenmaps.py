@@ -14,25 +14,21 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from disdiff.coordinates import (
-    HARMONICS,
-    LOOP_COMPONENTS,
     UNIT_VARIANCE,
-    BilinearCoordinates,
     harmonics,
     ridge_regression,
 )
+from disdiff.turning_modes import TurningModes
 from ldm.errors import UserError
 
-NUM_MODES = 27  # angles and modes of the data, in which neighbours are sought
-MAX_LOOPS = LOOP_COMPONENTS // 2
-LEAST_VARIANCE = 0.1  # of a mode at some angles, in its mean variance
+NUM_MODES = 17  # angles and modes of the data, in which neighbours are sought
 NEIGHBOURS = 16
 NUM_FUNCTIONS = 40  # of the walk, slowest first, among which coordinates are sought, at least
 OF_ANGLES = 0.25  # share of such a function's variance that an angle may explain
 OF_OTHERS = 0.75  # that a coordinate found before, or products of two, may explain
 RANKS = 20  # groups of equal size, over which a function of one number is constant
 LANDMARKS = 1024  # images from which a coordinate is interpolated
-BANDWIDTH = 4.0  # of that, in median distances of the last neighbour
+BANDWIDTH = 1.5  # of that, in median distances of the last neighbour
 LANDMARK_RIDGE = 1e-4
 CHUNK = 1024
 
@@ -40,18 +36,15 @@ CHUNK = 1024
 class EigenmapCoordinates(nn.Module):
     """Angles of the loops in the data, then slow coordinates of a random walk over the rest; variance 1 each.
 
-    Neighbours are sought among the modes of `BilinearCoordinates`, less what the angles say of their mean and
-    variance: else the walk would follow the loops again. For images that it was not fitted to, a coordinate
-    is interpolated from landmarks by kernel ridge regression.
+    Neighbours are sought among the modes of `TurningModes`, which the angles do not touch: else the walk would
+    follow the loops again. For images that it was not fitted to, a coordinate is interpolated from landmarks
+    by kernel ridge regression.
     """
 
     def __init__(self, in_features: int, num_components: int) -> None:
         super().__init__()
         count = max(num_components, min(NUM_MODES, in_features))
-        self.modes = BilinearCoordinates(in_features, count)
-        series = 1 + 2 * HARMONICS * min(MAX_LOOPS, count)
-        self.register_buffer("mode_mean", torch.zeros(series, count))  # by angles
-        self.register_buffer("mode_variance", torch.zeros(series, count))
+        self.modes = TurningModes(in_features, count)
         self.register_buffer("landmarks", torch.zeros(LANDMARKS, count))
         self.register_buffer("bandwidth", torch.ones(()))
         self.register_buffer("weights", torch.zeros(LANDMARKS, num_components))
@@ -75,8 +68,7 @@ class EigenmapCoordinates(nn.Module):
             )
         self.modes.fit(x)
         c = torch.cat([self.modes(part) for part in x.split(CHUNK)]).double()
-        self.fit_level(c)
-        u, loops = self.level(c), int(self.is_loop.sum())
+        u, loops = self.without_angles(c), int(self.is_loop.sum())
         if loops == num_components:
             return
         distance, neighbour = find_neighbours(u)
@@ -88,24 +80,9 @@ class EigenmapCoordinates(nn.Module):
         self.weights[:, loops:] = ridge_regression(kernel, functions[:, chosen], LANDMARK_RIDGE)
         self.weights[:, loops:] /= (kernel @ self.weights[:, loops:].to(kernel)).std(dim=0).clamp_min(1e-6)
 
-    def angle_series(self, c: Tensor) -> Tensor:
-        """1 and the harmonics of the angles among the coordinates `c` (B, count)."""
-        angle = torch.where(self.modes.is_loop, c / UNIT_VARIANCE, 0.0)[:, :MAX_LOOPS]
-        return F.pad(harmonics(angle), (1, 0), value=1.0)
-
-    def fit_level(self, c: Tensor) -> None:
-        """Fit what `level` takes for the mean and variance of every mode to coordinates `c` (n, count)."""
-        series, rest = self.angle_series(c), torch.where(self.modes.is_loop, 0.0, c)
-        self.mode_mean.copy_(ridge_regression(series, rest))
-        deviation = rest - series @ self.mode_mean.to(series)
-        self.mode_variance.copy_(ridge_regression(series, deviation**2))
-
-    def level(self, c: Tensor) -> Tensor:
-        """The modes among the coordinates `c` (B, count), with mean 0 and one variance at all angles."""
-        series, variance = self.angle_series(c), self.mode_variance.to(c)
-        least = LEAST_VARIANCE * variance.abs().amax(dim=0).clamp_min(1e-12)
-        deviation = torch.where(self.modes.is_loop, 0.0, c) - series @ self.mode_mean.to(c)
-        return deviation / (series @ variance).clamp_min(least).sqrt()
+    def without_angles(self, c: Tensor) -> Tensor:
+        """The modes among the coordinates `c` (B, count), 0 in the place of angles."""
+        return torch.where(self.modes.is_loop, 0.0, c)
 
     def kernel(self, u: Tensor) -> Tensor:
         """Gaussian of the distance of `u` (B, count) to every landmark, shape (B, LANDMARKS)."""
@@ -116,7 +93,7 @@ class EigenmapCoordinates(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates of `x` (B, ...), shape (B, num_components), loops first, an angle within +-sqrt(3)."""
         c = self.modes(x)
-        slow = self.kernel(self.level(c)) @ self.weights
+        slow = self.kernel(self.without_angles(c)) @ self.weights
         return torch.where(self.is_loop, c[:, : slow.shape[1]], slow)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from disdiff.coordinates import UNIT_VARIANCE, BilinearCoordinates
+from disdiff.coordinates import BilinearCoordinates
 from disdiff.eigenmaps import (
     EigenmapCoordinates,
     choose_coordinates,
@@ -33,7 +33,7 @@ def bent() -> dict[str, torch.Tensor]:
             2 * turn.sin(),
             2 * far,
             0.6 * (3 * math.pi * far).cos(),
-            near,
+            1.4 * near,
             (2 * math.pi * near).cos() / 4,
         ],
         dim=1,
@@ -109,22 +109,8 @@ def test_no_unit_is_left_when_loops_take_them_all(bent: dict[str, torch.Tensor])
 
 
 def test_too_few_inputs_are_refused() -> None:
-    with pytest.raises(UserError, match="more than 27 images, here are 20"):
-        EigenmapCoordinates(40, 5).fit(torch.randn(20, 40))
-
-
-def test_a_mode_has_one_mean_and_variance_at_all_angles() -> None:
-    angle = 2 * math.pi * draw(8, COUNT) - math.pi
-    mode = torch.randn(COUNT, generator=torch.Generator().manual_seed(9), dtype=torch.double)
-    mode = 2 * (3 * angle).sin() + (1.3 + angle.cos()) ** 0.5 * mode
-    coordinates = EigenmapCoordinates(2, 2)
-    coordinates.modes.is_loop[0] = True
-    c = torch.stack([angle * UNIT_VARIANCE, mode], dim=1)
-    coordinates.fit_level(c)
-    levelled = coordinates.level(c)
-    assert (levelled[:, 0] == 0).all()  # an angle is no mode
-    parts = [levelled[(angle > low) & (angle < low + 0.5), 1] for low in (-3, -2, -1, 0, 1, 2)]
-    assert all(part.mean().abs() < 0.15 and 0.85 < part.std() < 1.15 for part in parts)
+    with pytest.raises(UserError, match="more than 17 images, here are 15"):
+        EigenmapCoordinates(40, 5).fit(torch.randn(15, 40))
 
 
 def test_slow_functions_of_an_interval_are_its_cosines() -> None:

@@ -233,7 +233,7 @@ def harmonics(angle: Tensor, highest: int = HARMONICS) -> Tensor:
 
 
 def without_echo(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """What a Fourier series in `angle` (n, K) leaves of `x` (n, F), and its weights, shape (2 HARMONICS K, F)."""
+    """What a Fourier series in `angle` (n, K) leaves of `x` (n, F), and its weights (2 HARMONICS K, F)."""
     series = harmonics(angle)
     series = series - series.mean(dim=0)
     weights = torch.linalg.lstsq(series, x).solution

@@ -36,9 +36,9 @@ CHUNK = 1024
 class EigenmapCoordinates(nn.Module):
     """Angles of the loops in the data, then slow coordinates of a random walk over the rest; variance 1 each.
 
-    Neighbours are sought among the modes of `TurningModes`, which the angles do not touch: else the walk would
-    follow the loops again. For images that it was not fitted to, a coordinate is interpolated from landmarks
-    by kernel ridge regression.
+    Neighbours are sought among the modes of `TurningModes`, which mean the same at all angles, each with its
+    size in the data: else the walk would follow the loops again. For images that it was not fitted to, a
+    coordinate is interpolated from landmarks by kernel ridge regression.
     """
 
     def __init__(self, in_features: int, num_components: int) -> None:

@@ -48,7 +48,8 @@ class FactorEncoderConfig:
             once to what the encoder reads of training images: `principal`, its principal components, or
             `circular`, the angles of the loops in it, then components of the rest, or `bilinear`, the same
             angles, then modes whose effect may depend on them (`disdiff.coordinates`), or `eigenmaps`, the
-            same angles, then slow coordinates of a random walk over the rest (`disdiff.eigenmaps`).
+            same angles, then slow coordinates of a random walk over the rest (`disdiff.turning_modes`,
+            `disdiff.eigenmaps`).
             Units are then different from the first step, instead of N mixtures of the same.
         hold_steps: for so many steps the encoder stays as it is, while what reads its code learns to.
         rate: its learning rate as a multiple of the other networks'.

@@ -11,7 +11,8 @@ ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
 DIFFERENCES = {
     "attached_condition": {},  # as released, so `small` and `paper` have it anyway
     "attention_condition": {"factors.decoder.modulation": "attention"},
-    "bilinear_start": {"factors.encoder.start": "bilinear"},
+    # found in the denoiser's map
+    "bilinear_start": {"factors.encoder.start": "bilinear", "factors.encoder.input": "features"},
     "constant_weighting": {"factors.loss.dis_weighting": "constant"},
     "detached_condition": {"factors.loss.detach_condition": True},
     # pixels are too many to be whitened

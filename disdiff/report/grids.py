@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontProperties
 from torch import Tensor
 
 from ldm.data.source import to_uint8
+from ldm.errors import UserError
 from ldm.files import atomic_path
 
 CELL = (
@@ -34,7 +35,7 @@ def save_grid(
     """Write a grid of images with labels.
 
     Args:
-        path: of the PNG.
+        path: of the picture; its ending says the format.
         images: shape (R, C, 3, H, W) in [-1, 1].
         title: what is to be seen.
         subtitle: of which data and which run.
@@ -42,8 +43,12 @@ def save_grid(
         columns: labels, C of them.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the ending is of no picture format, or the file cannot be written.
     """
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if Path(path).suffix[1:] not in formats:
+        endings = ", ".join(sorted(formats))
+        raise UserError(f"{path} is no name of a picture; let it end in .png (or {endings})")
     num_rows, num_columns = images.shape[:2]
     tiles = resize(images.flatten(0, 1)).unflatten(0, (num_rows, num_columns))
     pitch = tiles.shape[-1] + GAP

@@ -240,9 +240,9 @@ def without_echo(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     return x - series @ weights, weights
 
 
-def mode_series(angle: Tensor) -> Tensor:
+def mode_series(angle: Tensor, highest: int = MODE_HARMONICS) -> Tensor:
     """What the directions of a mode turn with: 1 and the first harmonics of `angle` (n, K)."""
-    return F.pad(harmonics(angle, MODE_HARMONICS), (1, 0), value=1.0)
+    return F.pad(harmonics(angle, highest), (1, 0), value=1.0)
 
 
 def ridge_regression(x: Tensor, y: Tensor, ridge: float = MIXING_RIDGE) -> Tensor:

@@ -13,11 +13,7 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-from disdiff.coordinates import (
-    UNIT_VARIANCE,
-    harmonics,
-    ridge_regression,
-)
+from disdiff.coordinates import UNIT_VARIANCE, harmonics, ridge_regression
 from disdiff.turning_modes import TurningModes
 from ldm.errors import UserError
 

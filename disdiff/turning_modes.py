@@ -10,15 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disdiff.coordinates import CircularCoordinates, harmonics, ridge_regression
+from disdiff.coordinates import (
+    LOOP_COMPONENTS,
+    CircularCoordinates,
+    harmonics,
+    mode_series,
+    ridge_regression,
+)
 
-MAX_LOOPS = 8  # as many as `CircularCoordinates` can find
+MAX_LOOPS = LOOP_COMPONENTS // 2
 FEATURES = 128  # principal components of the rest that the modes explain
 JOINT_HARMONICS = 2  # of two angles, whose products' share of the inputs is taken away, too
 TURNING_HARMONICS = 1  # of an angle, in the direction of a mode
 STARTS, FIRST_ROUNDS, LAST_ROUNDS = 4, 8, 20
 SERIES_RIDGE = 1e-4
-MODE_RIDGE = 0.05  # in mean squared lengths of a direction
+MODE_RIDGE = 0.05  # in mean squares of a direction
 
 
 class TurningModes(CircularCoordinates):
@@ -32,47 +38,47 @@ class TurningModes(CircularCoordinates):
 
     def __init__(self, in_features: int, num_components: int) -> None:
         super().__init__(in_features, num_components)
-        width, loops = min(FEATURES, in_features), min(MAX_LOOPS, num_components)
+        width, self.max_loops = min(FEATURES, in_features), min(MAX_LOOPS, num_components)
+        no_angles = torch.zeros(1, self.max_loops)
+        num_joint, num_turning = joint_series(no_angles).shape[1], turning_series(no_angles).shape[1]
         self.register_buffer("basis", torch.zeros(in_features, width))
-        self.register_buffer("echo", torch.zeros(joint_series(torch.zeros(1, loops)).shape[1], width))
-        self.register_buffer("mixing", torch.zeros(num_components, 1 + 2 * TURNING_HARMONICS * loops, width))
-        self.register_buffer("ridge", torch.ones(num_components))
+        self.register_buffer("echo", torch.zeros(num_joint, width))
+        self.register_buffer("mixing", torch.zeros(num_components, num_turning, width))
         self.register_buffer("mode_mean", torch.zeros(num_components))
-        self.register_buffer("mode_size", torch.zeros(num_components))
+        self.register_buffer("mode_size", torch.ones(num_components))
 
     def fit_rest(self, x: Tensor, angle: Tensor) -> None:
         """As `CircularCoordinates.fit_rest`."""
-        loops = len(self.mixing[0]) // (2 * TURNING_HARMONICS)
-        series = joint_series(angle[:, :loops])
+        angle = angle[:, : self.max_loops]
+        series = joint_series(angle)
         weights = ridge_regression(series, x, SERIES_RIDGE)
         rest = x - series @ weights
         basis = torch.linalg.eigh(rest.T @ rest).eigenvectors.flip(1)[:, : self.basis.shape[1]]
         basis = basis * basis.sum(dim=0).sign()
         self.basis.copy_(basis)
         self.echo.copy_(weights @ basis)
-        r, series = rest @ basis, turning_series(angle[:, :loops])
+        r, series = rest @ basis, turning_series(angle)
         for k in range(int(self.is_loop.sum()), len(self.is_loop)):
             u, mixing = fit_mode(r, series)
             direction = series @ mixing
             self.mixing[k], self.mode_mean[k] = mixing, u.mean()
-            self.ridge[k] = MODE_RIDGE * mean_square(direction)
             self.mode_size[k] = mean_square(direction).sqrt()
             r = r - u[:, None] * direction
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
         """The modes of standardised `x` (B, F), shape (B, num_components)."""
-        angle = angle[:, : len(self.mixing[0]) // (2 * TURNING_HARMONICS)]
+        angle = angle[:, : self.max_loops]
         r = x @ self.basis - joint_series(angle) @ self.echo
         series, modes = turning_series(angle), []
-        for k, mixing in enumerate(self.mixing):
+        for mixing, size in zip(self.mixing, self.mode_size, strict=True):
             direction = series @ mixing
-            modes.append(project(r, direction, self.ridge[k]))
+            modes.append(project(r, direction, size**2))
             r = r - modes[-1][:, None] * direction
         return (torch.stack(modes, dim=1) - self.mode_mean) * self.mode_size
 
 
 def fit_mode(r: Tensor, series: Tensor) -> tuple[Tensor, Tensor]:
-    """The mode u (n,) of variance 1, and the mixing W (M, P), whose u W phi explains most of `r` (n, P).
+    """The mode u (n,), of variance about 1, and the mixing W (M, P): u W phi explains most of `r` (n, P).
 
     A local optimum, the best of some; `series` holds phi (n, M).
     """
@@ -88,13 +94,15 @@ def alternate(r: Tensor, series: Tensor, u: Tensor, rounds: int) -> tuple[Tensor
         u = u / u.std().clamp_min(1e-12)
         mixing = ridge_regression(u[:, None] * series, r, SERIES_RIDGE)
         direction = series @ mixing
-        u = project(r, direction, MODE_RIDGE * mean_square(direction))
+        u = project(r, direction, mean_square(direction))
     return u, mixing
 
 
-def project(r: Tensor, direction: Tensor, ridge: Tensor) -> Tensor:
-    """How much of `direction` (B, P) there is in `r` (B, P), shape (B,)."""
-    return (r * direction).sum(dim=1) / (direction.square().sum(dim=1) + ridge)
+def project(r: Tensor, direction: Tensor, usual: Tensor) -> Tensor:
+    """How much of `direction` (B, P) there is in `r` (B, P), shape (B,); little where its square is far below
+    the `usual` one (shape ()).
+    """
+    return (r * direction).sum(dim=1) / (direction.square().sum(dim=1) + MODE_RIDGE * usual)
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -104,7 +112,7 @@ def mean_square(x: Tensor) -> Tensor:
 
 def turning_series(angle: Tensor) -> Tensor:
     """What the direction of a mode turns with: 1 and the first harmonics of `angle` (n, K)."""
-    return F.pad(harmonics(angle, TURNING_HARMONICS), (1, 0), value=1.0)
+    return mode_series(angle, TURNING_HARMONICS)
 
 
 def joint_series(angle: Tensor) -> Tensor:

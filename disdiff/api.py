@@ -51,19 +51,20 @@ from ldm.files import load_json
 Unit = int | str
 
 
-def load(path: str | Path, device: str = "auto") -> "Model":
+def load(path: str | Path, device: str = "auto", guidance: float | None = None) -> "Model":
     """Load a run folder (of any system with a code), for instance `pretrained/shapes3d`.
 
     Args:
         path: of the folder.
         device: `auto`, `cpu` or `cuda`.
+        guidance: by what gradient fields are multiplied; None for the run's own.
 
     Raises:
         UserError: it is no run folder, its files are damaged, or there is no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={device!r} is unknown; choose one of auto, cpu, cuda")
-    return Model(load_run(path, resolve_device(device)))
+    return Model(load_run(path, resolve_device(device), guidance))
 
 
 class Model:

@@ -127,7 +127,8 @@ def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, ima
     factors = build_factor_networks(config, latent_space, image_size)
     schedule = Schedule(config.latent_diffusion.schedule)
     kind = PDAE if config.system == "pdae" else DisDiff
-    return kind(latent_space, denoiser, schedule, factors, config.factors.encoder.input)
+    reads, guidance = config.factors.encoder.input, config.sampler.guidance
+    return kind(latent_space, denoiser, schedule, factors, reads, guidance)
 
 
 def build_clip_disdiff(
@@ -154,7 +155,8 @@ def build_clip_disdiff(
         factors.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
     )
     schedule = Schedule(config.latent_diffusion.schedule)
-    return ClipDisDiff(latent_space, denoiser, schedule, FactorNetworks(heads, decoder), clip)
+    networks = FactorNetworks(heads, decoder)
+    return ClipDisDiff(latent_space, denoiser, schedule, networks, clip, config.sampler.guidance)
 
 
 def build_conditional(
@@ -361,6 +363,15 @@ def list_stage_names(config: Config) -> tuple[str, ...]:
 def build_model(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
 ) -> ImageModel | None:
-    """The untrained model of a configuration on the given shared stages; None where these are all of it."""
+    """The untrained model of a configuration on the given shared stages; None where these are all of it.
+
+    Raises:
+        UserError: the configuration does not fit together.
+    """
     build = get_system(config).build_model
+    if config.sampler.guidance != 1 and build not in (build_disdiff, build_clip_disdiff):
+        raise UserError(
+            f"sampler.guidance={config.sampler.guidance:g} multiplies gradient fields, and {config.system} "
+            "has none; leave it at 1"
+        )
     return None if build is None else build(config, latent_space, denoiser, image_size)

@@ -42,6 +42,14 @@ def build_parser(description: str | None, examples: str) -> argparse.ArgumentPar
     return parser
 
 
+def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM steps (the run's own)") -> None:
+    """Add what every script that samples takes: --steps, --guidance."""
+    parser.add_argument("--steps", type=int, help=steps)
+    parser.add_argument(
+        "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
+    )
+
+
 def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line and run; bad input ends in one sentence and exit status 2, or in its traceback
     after `--debug`, which every script takes.
@@ -69,11 +77,13 @@ def resolve_device(name: str) -> str:
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
-    """The run a script is called on, on its `--device`, and the run's sampler in `--steps` steps."""
+    """The run a script is called on, on its `--device` under its `--guidance`, and the run's sampler in
+    `--steps` steps.
+    """
     device = resolve_device(arguments.device)
     if device == "cpu":
         keep_freed_memory()
-    run = load_run(arguments.run, device)
+    run = load_run(arguments.run, device, getattr(arguments, "guidance", None))
     sampler = run.config.sampler
     return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
 

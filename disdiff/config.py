@@ -131,6 +131,19 @@ class FactorsConfig:
 
 
 @dataclass
+class CodeSamplerConfig(SamplerConfig):
+    """How images are made of codes.
+
+    Attributes:
+        guidance: by what gradient fields are multiplied wherever noise is predicted to sample or to invert
+            (the gradient scale of classifier guidance, Dhariwal & Nichol 2021, arXiv:2105.05233); 1 leaves
+            them as trained. Of systems that have gradient fields.
+    """
+
+    guidance: float = 1.0
+
+
+@dataclass
 class EvaluationConfig:
     """What the main job measures at its end.
 
@@ -223,7 +236,7 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     latent_dpm: LatentDPMConfig = field(default_factory=LatentDPMConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sampler: CodeSamplerConfig = field(default_factory=CodeSamplerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
@@ -364,8 +377,7 @@ def select(config: Config, key: str) -> Any:
 
 
 def name_config(file: Path) -> str:
-    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml.
-    """
+    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml."""
     file = file.resolve().with_suffix("")
     parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
     return "-".join(parts)

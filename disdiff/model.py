@@ -197,10 +197,20 @@ class DisDiff(DiffusionModel):
         schedule: Schedule,
         factors: FactorNetworks,
         reads: str,
+        guidance: float = 1.0,
     ) -> None:
-        """Put the parts together; `reads` says what the encoder looks at: `image`, `z` or `features`."""
+        """Put the parts together.
+
+        Args:
+            latent_space: where everything happens.
+            denoiser: frozen.
+            schedule: its noise schedule.
+            factors: encoder and gradient decoder.
+            reads: what the encoder looks at: `image`, `z` or `features`.
+            guidance: by what fields are multiplied to sample and to invert; training knows nothing of it.
+        """
         super().__init__(latent_space, schedule, factors, reads)
-        self.denoiser = denoiser
+        self.denoiser, self.guidance = denoiser, guidance
 
     def observe(self, z_0: Tensor) -> Tensor:  # z => what the encoder reads
         """What the encoder sees of a predicted latent `z_0` (B, C, h, w).
@@ -233,12 +243,14 @@ class DisDiff(DiffusionModel):
     def eps_fn(
         self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
     ) -> EpsFunction:
-        """The frozen prediction shifted by some units; only their gradient fields are computed."""
+        """The frozen prediction shifted by some units, each times `guidance`; only their gradient fields are
+        computed.
+        """
         count = code.shape[1]
         chosen = check_units(list(range(count)) if units is None else units, count)
         index = torch.tensor(chosen, dtype=torch.int64, device=code.device)
         part, coefficient = code[:, index], sampling_coefficient(self.schedule)
-        scale = part.new_ones(len(chosen)) if weights is None else weights.to(part)
+        scale = self.guidance * (part.new_ones(len(chosen)) if weights is None else weights.to(part))
 
         def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
             """The frozen prediction for z_t (B, C, h, w) at t (B,), shifted by the chosen fields."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
 from disdiff.clip.options import look_inside
-from disdiff.config import Config, merge, read_yaml
+from disdiff.config import Config, merge, read_yaml, to_container
+from disdiff.limits import check_limits
 from disdiff.model import ImageModel
 from disdiff.stages import RECORD, WEIGHTS, load_weights
 from ldm.data.source import ImageSource
@@ -60,12 +61,13 @@ class Run:
         return load_json(path) if path.exists() else None
 
 
-def load_run(folder: str | Path, device: str = "cpu") -> Run:
+def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = None) -> Run:
     """Load a run folder.
 
     Args:
         folder: for instance `runs/disdiff-shapes3d-small-s0` or `pretrained/shapes3d`.
         device: for the model.
+        guidance: another `sampler.guidance` than the run's own.
 
     Raises:
         UserError: the folder is none of a finished run, or its files are damaged.
@@ -77,6 +79,9 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
         )
     config = merge([read_yaml(folder / "config.yaml")])
     config.clip = look_inside(config.clip, folder)  # an exported run brings its CLIP
+    if guidance is not None:
+        config.sampler.guidance = guidance
+        check_limits(to_container(config))
     stages = get_system(config).stages
     image_size = load_json(folder / "stages" / stages[-1] / RECORD)["image_size"]
     latent_space = build_latent_space(config)

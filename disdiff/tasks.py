@@ -233,7 +233,8 @@ class DisDiffTask(CodeTask):
     def current(self) -> DisDiff:
         """The model with the averaged factor networks."""
         model = self.model
-        return DisDiff(model.latent_space, model.denoiser, model.schedule, self.result, model.reads)
+        frozen = (model.latent_space, model.denoiser, model.schedule)
+        return DisDiff(*frozen, self.result, model.reads, model.guidance)
 
 
 def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from disdiff.cli import (
+    add_sampler_options,
     build_parser,
     choose_path,
     draw_images,
@@ -34,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("--num", type=int, default=8, help="how many random images (8)")
     parser.add_argument("--images", nargs="+", metavar="I|FILE", help="these, by index or picture file")
-    parser.add_argument("--steps", type=int, help="DDIM steps (the run's own)")
+    add_sampler_options(parser)
     return parser
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from disdiff.api import Model
 from disdiff.cli import (
+    add_sampler_options,
     build_parser,
     choose_image,
     choose_path,
@@ -72,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--walk", metavar="PICTURE", help="another picture to walk to")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
     parser.add_argument("--columns", type=int, default=7, help="places of an attribute or a walk (7)")
-    parser.add_argument("--steps", type=int, help="DDIM steps (the run's own)")
+    add_sampler_options(parser)
     return parser
 
 
@@ -95,7 +96,7 @@ def main(arguments: argparse.Namespace) -> None:
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
         raise UserError("give one of --unit, --attribute and --walk, and --columns of 2 or more")
-    model = Model(load_run(arguments.run, resolve_device(arguments.device)))
+    model = Model(load_run(arguments.run, resolve_device(arguments.device), arguments.guidance))
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:
         return edit_units(model, image, arguments.edits, arguments)

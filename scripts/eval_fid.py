@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from disdiff import image_features as features
 from disdiff import image_sets as sets
-from disdiff.cli import build_parser, resolve_device, run_script
+from disdiff.cli import add_sampler_options, build_parser, resolve_device, run_script
 from disdiff.config import WeightsConfig, merge, parse_overrides, to_container
 from disdiff.metrics.fid import check_num_images
 from disdiff.row_cache import RowCache
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num", type=int, default=10_000, help="how many images of each side (10000)")
     parser.add_argument("--reference", choices=sets.SPLITS, default="eval", help="images of the data (eval)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="(the run's own)")
-    parser.add_argument("--steps", type=int, help="sampling steps (the run's own)")
+    add_sampler_options(parser, "sampling steps (the run's own)")
     parser.add_argument(
         "--features", choices=("inception", "random"), default="inception", help="(inception)"
     )
@@ -80,7 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
-    run = load_run(arguments.run, device)
+    run = load_run(arguments.run, device, arguments.guidance)
     weights = read_weights(run.config.weights, arguments.set)
     if arguments.features == "random":
         extract = features.RandomFeatures(device)

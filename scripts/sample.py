@@ -6,7 +6,15 @@ import argparse
 
 import torch
 
-from disdiff.cli import build_parser, open_run, parse_units, run_script, save_picture, show_progress
+from disdiff.cli import (
+    add_sampler_options,
+    build_parser,
+    open_run,
+    parse_units,
+    run_script,
+    save_picture,
+    show_progress,
+)
 from disdiff.editing import check_units, sample_start
 from disdiff.report.grids import as_grid
 from disdiff.report.pictures import draw_samples
@@ -38,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar=("FIRST", "LAST"),
         help="the code takes part at FIRST <= t < LAST, an unconditional model elsewhere (all steps)",
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (the run's own)")
+    add_sampler_options(parser, "sampling steps (the run's own)")
     return parser
 
 

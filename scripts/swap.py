@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from disdiff.cli import (
+    add_sampler_options,
     build_parser,
     draw_images,
     load_image,
@@ -39,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", type=int, metavar="J", help="index of the target image in the data set")
     parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files instead")
     parser.add_argument("--noise", choices=("inferred", "random"), default="inferred", help="x_T (inferred)")
-    parser.add_argument("--steps", type=int, help="DDIM steps (the run's own)")
+    add_sampler_options(parser)
     return parser
 
 

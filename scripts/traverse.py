@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from disdiff.cli import (
+    add_sampler_options,
     build_parser,
     choose_image,
     load_codes_of,
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--reach", type=float, default=max(AMOUNTS), help="how far, in standard deviations (2)"
     )
     parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="places on the way (9)")
-    parser.add_argument("--steps", type=int, help="DDIM steps (the run's own)")
+    add_sampler_options(parser)
     return parser
 
 

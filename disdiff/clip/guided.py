@@ -42,8 +42,9 @@ class ClipDisDiff(DisDiff):
         schedule: Schedule,
         factors: FactorNetworks,
         clip: Clip,
+        guidance: float = 1.0,
     ) -> None:
-        super().__init__(latent_space, denoiser, schedule, factors, READS)
+        super().__init__(latent_space, denoiser, schedule, factors, READS, guidance)
         self.clip = clip
 
     @property
@@ -89,4 +90,5 @@ class ClipDisDiffTask(DisDiffTask):
     def current(self) -> ClipDisDiff:
         """The model with the averaged factor networks."""
         model = self.model
-        return ClipDisDiff(model.latent_space, model.denoiser, model.schedule, self.result, model.clip)
+        frozen = (model.latent_space, model.denoiser, model.schedule)
+        return ClipDisDiff(*frozen, self.result, model.clip, model.guidance)

@@ -230,6 +230,7 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
     requests = [
         (lambda: disdiff.load(tmp_path), "no run folder"),
         (lambda: disdiff.load(tmp_path, "tpu"), "choose one of auto, cpu, cuda"),
+        (lambda: disdiff.load(model.run.folder, guidance=-1.0), "sampler.guidance=-1.0 is out of range"),
         (lambda: model.decode(torch.zeros(2, 3)), "codes are tensors of shape"),
         (lambda: model.decode(model.encode(images), torch.zeros(1, 4, 8, 8)), "noise for 1"),
         (lambda: model.swap(images, images[[0, 0, 1]], 0), "cannot take units of 3"),

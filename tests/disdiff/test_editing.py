@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -71,6 +72,30 @@ def test_weights_scale_the_shift_of_their_unit(model, batch):
     base, plain = unit_eps_fn(model, code, [])(z_t, t), unit_eps_fn(model, code, [1])(z_t, t)
     weighted = unit_eps_fn(model, code, [1, 0], torch.tensor([3.0, 0.0]))(z_t, t)
     torch.testing.assert_close(weighted, base + 3 * (plain - base), atol=1e-5, rtol=0)
+
+
+def test_guidance_multiplies_every_shift_and_leaves_training_alone(model, batch):
+    code, z_t, t = batch
+    weights = torch.tensor([3.0, 0.5])
+    base, plain = unit_eps_fn(model, code, [])(z_t, t), unit_eps_fn(model, code)(z_t, t)
+    weighted, trained = unit_eps_fn(model, code, [1, 0], weights)(z_t, t), model.predict(z_t, t, code)
+    model.guidance = 2.0
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)
+    close(unit_eps_fn(model, code)(z_t, t), base + 2 * (plain - base))
+    close(unit_eps_fn(model, code, [1, 0], weights)(z_t, t), base + 2 * (weighted - base))
+    assert torch.equal(model.predict(z_t, t, code).grad, trained.grad)
+    model.guidance = 0.0
+    assert torch.equal(unit_eps_fn(model, code)(z_t, t), base)
+
+
+def test_inversion_undoes_guided_sampling(model, halves):
+    image = halves.images(torch.arange(2)).float() / 127.5 - 1
+    code, steps = model.encode(image), model.schedule.num_steps
+    plain = invert(model, image, code, steps)
+    model.guidance = 1.5
+    z_T = invert(model, image, code, steps)
+    assert not torch.allclose(z_T, plain, atol=1e-3)
+    assert (decode_code(model, code, z_T, SamplerConfig("ddim", steps, 0.0)) - image).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("units", [[3], [-1], [0, 0]])

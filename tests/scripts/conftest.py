@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from disdiff.build import build_denoiser, build_disdiff, build_latent_space
-from disdiff.config import Config, to_yaml
+from disdiff.config import CodeSamplerConfig, Config, to_yaml
 from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.stages import save_weights
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.procedural import ProceduralShapes3D
-from ldm.diffusion.sampler import SamplerConfig
 from ldm.files import save_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -64,7 +63,7 @@ def write_tiny_run(tiny_unet, randomise):
         config.latent_diffusion.unet = tiny_unet
         config.factors.num_units, config.factors.unit_dim = 3, 2
         config.factors.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
-        config.sampler, config.evaluation.num_images = SamplerConfig("ddim", 2, 0.0), 100
+        config.sampler, config.evaluation.num_images = CodeSamplerConfig("ddim", 2, 0.0), 100
         space = build_latent_space(config)
         denoiser = build_denoiser(config, space)
         model = build_disdiff(config, space, denoiser, 64)

@@ -45,6 +45,12 @@ def test_swap_of_named_images_and_of_files(call, tmp_path):
     assert noisy.read_bytes() != by_index.read_bytes()
 
 
+def test_swaps_follow_the_guidance(call):
+    files = {each: call("swap", "--guidance", each, "--out", f"{each}.png").read_bytes() for each in "012"}
+    own = call("swap").read_bytes()
+    assert files["1"] == own and len(set(files.values())) == 3
+
+
 def test_traversal_has_the_columns_and_units_asked_for(call):
     wide = call("traverse")
     narrow = call("traverse", "--units", "2", "--columns", 3, "--reach", 1, "--image", 7, "--out", "n.png")
@@ -80,6 +86,7 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["traverse", "--image", "config.txt"], "cannot read the picture config.txt"),
         (["traverse", "--columns", "1"], "--columns of 2 or more"),
         (["sample", "--num", "0"], "cannot sample 0 images"),
+        (["sample", "--guidance", "-1"], "sampler.guidance=-1.0 is out of range"),
         (["sample", "--units", "a"], "no list of units"),
     ],
 )

@@ -329,6 +329,7 @@ def test_a_stage_depends_on_what_its_system_reads():
         ("encdiff", "factors.encoder={start: bilinear, input: image}", "factors.encoder.start=bilinear"),
         ("encdiff", "factors.encoder={start: bilinear, posterior: bernoulli}", "other than bernoulli"),
         ("diffae", "factors.encoder.start=bilinear", "trunk.kind=disdiff"),
+        ("encdiff", "sampler.guidance=2", "encdiff has none"),
     ],
 )
 def test_what_cannot_be_is_refused(system, override, named):

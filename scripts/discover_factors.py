@@ -40,6 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--amount", type=float, default=2.0, help="of traverse, standard deviations (2)")
     parser.add_argument("--images", type=int, default=128, help="images to move (128)")
     parser.add_argument("--steps", type=int, default=20, help="DDIM steps of inversion and of decoding (20)")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, metavar="W", help="times gradient fields (1: as trained)"
+    )
     parser.add_argument("--edit", action="append", default=[], metavar="NAME", help="edit by a unit's name")
     parser.add_argument("--control", choices=tuple(CONTROLS), help="randomise the gradient decoder first")
     return parser

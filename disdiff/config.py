@@ -377,7 +377,8 @@ def select(config: Config, key: str) -> Any:
 
 
 def name_config(file: Path) -> str:
-    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml."""
+    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml.
+    """
     file = file.resolve().with_suffix("")
     parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
     return "-".join(parts)

@@ -13,20 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.api import Model
+from disdiff.api import Model, load
 from disdiff.cli import (
     add_sampler_options,
     build_parser,
     choose_image,
     choose_path,
     load_image,
-    resolve_device,
     run_script,
     save_picture,
 )
 from disdiff.edits import Edit
 from disdiff.results import save_codes
-from disdiff.run import load_run
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
@@ -96,7 +94,7 @@ def main(arguments: argparse.Namespace) -> None:
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
         raise UserError("give one of --unit, --attribute and --walk, and --columns of 2 or more")
-    model = Model(load_run(arguments.run, resolve_device(arguments.device), arguments.guidance))
+    model = load(arguments.run, arguments.device, arguments.guidance)
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:
         return edit_units(model, image, arguments.edits, arguments)

@@ -64,7 +64,7 @@ def test_samples_are_compared_and_everything_is_recorded(call, run_folder):
     assert (run_folder / "fid" / "samples.json").exists()
     images = result["images"]
     assert (images["kind"], images["seed"], result["num_images"]) == ("samples", 5, 70)
-    assert images["sampler"] == {"name": "ddim", "num_steps": 3, "eta": 0.0}
+    assert images["sampler"] == {"name": "ddim", "num_steps": 3, "eta": 0.0, "guidance": 1.0}
     assert result["dataset"] == {"name": "shapes3d", "procedural": True}
     assert result["reference"]["split"] == "eval"
     distances = result["distances"][NOT_FID]

@@ -32,7 +32,7 @@ def unit_eps_fn(
         model: the model.
         code: of the batch to be sampled, shape (B, N, D).
         units: the subset S; None for all, an empty list for the frozen model alone.
-        weights: w_k of each unit in `units`, shape (K,); None for 1.
+        weights: w_k of each unit in `units`, shape (K,), times the guidance of a DisDiff; None for 1.
 
     Returns:
         (z_t (B, C, h, w), t (B,)) to eps_hat (B, C, h, w).

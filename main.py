@@ -48,9 +48,9 @@ def main() -> int:
     arguments = parse_arguments()
     if not arguments.train and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `main.py --base FILE | head` ends quietly
-    from disdiff.config import load_config  # after the arguments, so that --help is immediate
-    from disdiff.overview import print_overview, say
-    from disdiff.pipeline import Pipeline
+    from disdiff.config.schema import load_config  # after the arguments, so that --help is immediate
+    from disdiff.runs.overview import print_overview, say
+    from disdiff.runs.pipeline import Pipeline
     from ldm.errors import UserError
     from ldm.training.ranks import read_ranks
 

@@ -18,10 +18,10 @@ import torch
 from sklearn.decomposition import PCA
 
 from disdiff.build import build_disdiff
-from disdiff.cli import begin_parser, run_script
-from disdiff.pipeline import START_IMAGES
-from disdiff.results import encode_codes, score_codes
-from disdiff.run import Run, load_run
+from disdiff.commands.common import begin_parser, run_script
+from disdiff.runs.pipeline import START_IMAGES
+from disdiff.runs.results import encode_codes, score_codes
+from disdiff.runs.run_folder import Run, load_run
 from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disdiff.gradient_decoder import GradientDecoder
-from disdiff.losses import change_weight, invariant_loss, variant_loss
-from disdiff.model import shift_eps
-from disdiff.tasks import DisDiffTask, encode_frozen
+from disdiff.method.gradient_decoder import GradientDecoder
+from disdiff.method.losses import change_weight, invariant_loss, variant_loss
+from disdiff.method.model import shift_eps
+from disdiff.method.tasks import DisDiffTask, encode_frozen
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_z0, q_sample, sample_noise

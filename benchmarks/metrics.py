@@ -22,7 +22,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from disdiff.cli import begin_parser, load_codes_file, run_script
+from disdiff.commands.common import begin_parser, load_codes_file, run_script
 from disdiff.metrics._inputs import check_factors, unit_scalars
 from disdiff.metrics.protocols import PROTOCOLS, build_metrics, get_protocol
 from ldm.errors import choose

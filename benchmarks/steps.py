@@ -37,9 +37,9 @@ from timing import (
     time_in_turn,
 )
 
-from disdiff.cli import begin_parser, run_script
-from disdiff.editing import sample_start, unit_eps_fn
-from disdiff.model import DisDiff
+from disdiff.commands.common import begin_parser, run_script
+from disdiff.editing.units import sample_start
+from disdiff.method.model import DisDiff
 from disdiff.report.pictures import draw_swap
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig, sample_ddim
@@ -156,7 +156,7 @@ def measure_sampling(preset: str, arguments: argparse.Namespace) -> dict[str, An
     few = [part[:SWAP_IMAGES] for part in (image, image.flip(0))]
     swaps = [[unit] for unit in range(model.num_units)]
     runs: dict[str, Callable[[], object]] = {
-        "ddim": lambda: sample_ddim(unit_eps_fn(model, code), model.schedule, z_T, sampler.num_steps),
+        "ddim": lambda: sample_ddim(model.eps_fn(code), model.schedule, z_T, sampler.num_steps),
         "swap grid": lambda: draw_swap(model, *few, swaps, sampler, z_T[:SWAP_IMAGES]),
     }
     timings = time_in_turn(runs, max(1, arguments.rounds // 2), warm_up=0)

@@ -40,9 +40,9 @@ from timing import (
     time_in_turn,
 )
 
-from disdiff.cli import begin_parser, run_script
-from disdiff.config import load_config
-from disdiff.pipeline import Pipeline
+from disdiff.commands.common import begin_parser, run_script
+from disdiff.config.schema import load_config
+from disdiff.runs.pipeline import Pipeline
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.shapes3d import SHAPES3D
 from ldm.errors import UserError

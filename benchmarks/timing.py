@@ -23,9 +23,9 @@ from loop_baseline import LoopTask
 from torch import Tensor
 
 from disdiff.build import build_disdiff_task
-from disdiff.config import Config, load_config
-from disdiff.pipeline import START_IMAGES, Pipeline
-from disdiff.tasks import DisDiffTask
+from disdiff.config.schema import Config, load_config
+from disdiff.method.tasks import DisDiffTask
+from disdiff.runs.pipeline import START_IMAGES, Pipeline
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import to_float
 from ldm.memory import return_freed_memory

@@ -5,9 +5,9 @@
     noise = model.infer_noise(images)                # what of the images the codes do not say
     edited = model.decode(codes, noise)              # (B, 3, H, W) in [-1, 1]
 
-Images come in as tensors, arrays, PIL pictures or paths (`disdiff.image_input`) and go out as tensors;
-`to_pictures` makes PIL pictures of them. Results lie on the model's device and carry no gradients; for those,
-`model.run.model` is the network itself.
+Images come in as tensors, arrays, PIL pictures or paths (`disdiff.editing.image_input`) and go out as
+tensors; `to_pictures` makes PIL pictures of them. Results lie on the model's device and carry no gradients;
+for those, `model.run.model` is the network itself.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.attributes import fit_attribute
 from disdiff.baselines.conditional import mix
-from disdiff.cli import load_codes_of, name_units_of, resolve_device
-from disdiff.editing import (
+from disdiff.commands.common import load_codes_of, name_units_of, resolve_device
+from disdiff.editing.attributes import fit_attribute
+from disdiff.editing.edits import Edit, Edited, repeat
+from disdiff.editing.image_input import Images, to_images
+from disdiff.editing.unit_lookup import UnitTable
+from disdiff.editing.units import (
     Directions,
     decode_code,
     deterministic,
@@ -35,13 +38,10 @@ from disdiff.editing import (
     swap_units,
     traverse_code,
 )
-from disdiff.edits import Edit, Edited, repeat
-from disdiff.image_input import Images, to_images
-from disdiff.model import DiffusionModel, DisDiff
+from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.report.pictures import load_codes
-from disdiff.run import Run, load_run
-from disdiff.stages import RECORD
-from disdiff.unit_lookup import UnitTable
+from disdiff.runs.run_folder import Run, load_run
+from disdiff.runs.stages import RECORD
 from ldm.data.catalog import choose_crop
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample

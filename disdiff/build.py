@@ -17,11 +17,11 @@ from disdiff.baselines.encoders import BernoulliEncoder, TrunkEncoder, build_tru
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
-from disdiff.config import AutoencoderConfig, Config, DataConfig, WeightsConfig
-from disdiff.factor_encoder import FactorEncoder
-from disdiff.gradient_decoder import GradientDecoder
-from disdiff.losses import check_whitened
-from disdiff.model import PDAE, DisDiff, FactorNetworks, ImageModel
+from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
+from disdiff.method.factor_encoder import FactorEncoder
+from disdiff.method.gradient_decoder import GradientDecoder
+from disdiff.method.losses import check_whitened
+from disdiff.method.model import PDAE, DisDiff, FactorNetworks, ImageModel
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
@@ -253,7 +253,7 @@ def build_latent_diffusion_task(
 
 def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTask":
     """The task of stage 3 of DisDiff and PDAE."""
-    from disdiff.tasks import DisDiffTask
+    from disdiff.method.tasks import DisDiffTask
 
     section = config.factors
     budget = resolve_budget(section.train, device)

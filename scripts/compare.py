@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from disdiff.cli import begin_parser, parse_seeds, run_script
+from disdiff.commands.common import begin_parser, parse_seeds, run_script
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
@@ -70,8 +70,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str]]:
     """Train what is not there; returns the command of every run folder, and why runs failed, by name."""
-    from disdiff.campaign import describe_campaign, find_configs, plan_campaign, train_campaign
     from disdiff.report.comparison import load_metrics
+    from disdiff.runs.campaign import describe_campaign, find_configs, plan_campaign, train_campaign
 
     for run in arguments.runs:  # a bad name is told now, not after hours
         load_metrics(run)

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from disdiff.cli import (
+from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
@@ -15,9 +15,9 @@ from disdiff.cli import (
     save_picture,
     show_progress,
 )
-from disdiff.editing import deterministic, sample_start
-from disdiff.model import DisDiff
-from disdiff.unconditional import draw_windowed, split_stages
+from disdiff.editing.unconditional import draw_windowed, split_stages
+from disdiff.editing.units import deterministic, sample_start
+from disdiff.method.model import DisDiff
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.errors import UserError
 from ldm.files import save_json

@@ -5,14 +5,21 @@ from pathlib import Path
 
 import torch
 
-from disdiff.cli import build_parser, load_codes_of, load_scores_of, open_run, run_script, show_progress
 from disdiff.clip.control import CONTROLS
 from disdiff.clip.displacement import WAYS
 from disdiff.clip.options import ClipConfig
-from disdiff.clip.session import Discovery, Options
 from disdiff.clip.tower import load_clip
+from disdiff.commands.common import (
+    build_parser,
+    load_codes_of,
+    load_scores_of,
+    open_run,
+    run_script,
+    show_progress,
+)
 from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
+from disdiff.runs.discovery import Discovery, Options
 from ldm.errors import UserError
 
 EXAMPLES = """examples, with P for prompts/shapes3d.yaml:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from disdiff.api import Model, load
-from disdiff.cli import (
+from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_image,
@@ -23,8 +23,8 @@ from disdiff.cli import (
     run_script,
     save_picture,
 )
-from disdiff.edits import Edit
-from disdiff.results import save_codes
+from disdiff.editing.edits import Edit
+from disdiff.runs.results import save_codes
 from ldm.errors import UserError
 
 EXAMPLES = """examples:

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from disdiff import image_features as features
-from disdiff import image_sets as sets
-from disdiff.cli import add_sampler_options, build_parser, resolve_device, run_script
-from disdiff.config import WeightsConfig, merge, parse_overrides, to_container
+from disdiff.commands.common import add_sampler_options, build_parser, resolve_device, run_script
+from disdiff.config.schema import WeightsConfig, merge, parse_overrides, to_container
+from disdiff.evaluation import image_features as features
+from disdiff.evaluation import image_sets as sets
+from disdiff.evaluation.row_cache import RowCache
 from disdiff.metrics.fid import check_num_images
-from disdiff.row_cache import RowCache
-from disdiff.run import load_run
+from disdiff.runs.run_folder import load_run
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import save_json

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.cli import begin_parser, load_codes_file, parse_seeds, run_script
+from disdiff.commands.common import begin_parser, load_codes_file, parse_seeds, run_script
 from disdiff.metrics.latent_quality import compute_latent_quality
 from disdiff.metrics.protocols import compute_attribute_scores, get_protocol
 from disdiff.metrics.tad import compute_tad_binarised

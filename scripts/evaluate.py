@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.cli import begin_parser, load_codes_file, parse_seeds, run_script
+from disdiff.commands.common import begin_parser, load_codes_file, parse_seeds, run_script
 from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.summary import list_scores
-from disdiff.results import score_codes
+from disdiff.runs.results import score_codes
 from ldm.errors import UserError
 from ldm.files import save_json
 

@@ -6,7 +6,7 @@ The folder needs nothing outside itself, holds no paths of this machine, and loa
 import argparse
 from pathlib import Path
 
-from disdiff.cli import begin_parser, run_script
+from disdiff.commands.common import begin_parser, run_script
 from disdiff.interop.exporting import export_run
 
 EXAMPLES = """examples:

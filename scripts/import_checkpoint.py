@@ -8,7 +8,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from disdiff.cli import begin_parser, run_script
+from disdiff.commands.common import begin_parser, run_script
 from disdiff.interop.denoisers import Heads
 from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
 from disdiff.interop.run_folder import REPORT, write_run

@@ -6,8 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from disdiff.baselines.mean_gap import FIRST, compute_mean_gap, summarise_gap
-from disdiff.cli import (
+from disdiff.commands.common import (
     build_parser,
     choose_path,
     describe_run,
@@ -16,8 +15,9 @@ from disdiff.cli import (
     run_script,
     show_progress,
 )
-from disdiff.model import DisDiff
-from disdiff.run import load_run
+from disdiff.evaluation.mean_gap import FIRST, compute_mean_gap, summarise_gap
+from disdiff.method.model import DisDiff
+from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from disdiff.cli import begin_parser, run_script
-from disdiff.config import merge, read_yaml
-from disdiff.pipeline import Pipeline
+from disdiff.commands.common import begin_parser, run_script
+from disdiff.config.schema import merge, read_yaml
+from disdiff.runs.pipeline import Pipeline
 from ldm.data.arrays import Progress
 from ldm.data.catalog import DATA_SETS, DataOptions, open_data
 from ldm.data.pictures import Pictures

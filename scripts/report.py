@@ -6,14 +6,14 @@ from collections.abc import Collection
 
 from tqdm import tqdm
 
-from disdiff.cli import build_parser, load_codes_of, load_scores_of, resolve_device, run_script
+from disdiff.commands.common import build_parser, load_codes_of, load_scores_of, resolve_device, run_script
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from disdiff.results import list_pictures
-from disdiff.run import load_run
-from disdiff.stages import WEIGHTS
+from disdiff.runs.results import list_pictures
+from disdiff.runs.run_folder import load_run
 from ldm.data.source import split_indices
 from ldm.errors import UserError
+from ldm.training.weight_files import WEIGHTS
 
 EXAMPLES = """examples:
   python scripts/report.py runs/disdiff-shapes3d-small-s0                     writes report.html there

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from disdiff.cli import (
+from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     open_run,
@@ -15,10 +15,10 @@ from disdiff.cli import (
     save_picture,
     show_progress,
 )
-from disdiff.editing import check_units, sample_start
+from disdiff.editing.unconditional import ORIGINS, check_window, draw_codes, draw_windowed, find_unconditional
+from disdiff.editing.units import check_units, sample_start
 from disdiff.report.grids import as_grid
 from disdiff.report.pictures import draw_samples
-from disdiff.unconditional import ORIGINS, check_window, draw_codes, draw_windowed, find_unconditional
 from ldm.errors import UserError
 
 EXAMPLES = """examples:

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from disdiff.cli import (
+from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     draw_images,
@@ -16,9 +16,9 @@ from disdiff.cli import (
     save_picture,
     show_progress,
 )
-from disdiff.editing import check_units, deterministic, invert, sample_start
+from disdiff.editing.units import check_units, deterministic, invert, sample_start
 from disdiff.report.pictures import TITLES, draw_swap
-from disdiff.run import Run
+from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
 
 EXAMPLES = """examples:

@@ -8,11 +8,11 @@ import torch
 from tqdm import tqdm
 
 from disdiff.build import build_source
-from disdiff.cli import begin_parser, run_script
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import NAME, PREPROCESSING, build_tiny_clip, describe_training, save_tiny_clip
 from disdiff.clip.tiny_training import TinyTraining, train_tiny_clip, zero_shot_accuracy
-from disdiff.config import DataConfig
+from disdiff.commands.common import begin_parser, run_script
+from disdiff.config.schema import DataConfig
 from ldm.data.source import split_indices
 from ldm.errors import UserError
 

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from disdiff.cli import (
+from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_image,
@@ -16,7 +16,7 @@ from disdiff.cli import (
     save_picture,
     show_progress,
 )
-from disdiff.editing import check_units, deterministic, invert, principal_directions
+from disdiff.editing.units import check_units, deterministic, invert, principal_directions
 from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts, load_codes
 from ldm.errors import UserError
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from disdiff.build import build_denoiser, build_latent_space, build_model
-from disdiff.config import CONFIGS, load_config
-from disdiff.factor_encoder import FactorEncoder, FactorEncoderConfig
-from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
-from disdiff.model import DisDiff, FactorNetworks
+from disdiff.config.schema import CONFIGS, load_config
+from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
+from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.method.model import DisDiff, FactorNetworks
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import LatentSpace

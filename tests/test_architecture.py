@@ -14,13 +14,18 @@ PACKAGES = ("ldm", "disdiff")
 LIBRARY = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 CODE = [ROOT / "main.py", *LIBRARY, *SCRIPTS]
-COMMANDS = {"disdiff/overview.py", "disdiff/cli.py"}  # what speaks to the person at the terminal
+# what speaks to the person at the terminal
+COMMANDS = {"disdiff/runs/overview.py", "disdiff/commands/common.py"}
 
 # what a module must not import (itself and its own package aside); the first pattern that fits decides
 FORBIDDEN = [
     (r"ldm\.(nn|diffusion|data)\.", r"ldm\.(?!errors$|files$)", "imports no sibling package"),
     (r"ldm\.", r"disdiff(\.|$)|main$|scripts", "ldm knows nothing of factors"),
-    (r"disdiff\.(metrics\.|losses$)", r"ldm\.(?!errors$|files$)|disdiff\.|torch\.nn$", "imports no model"),
+    (
+        r"disdiff\.(metrics\.|method\.losses$)",
+        r"ldm\.(?!errors$|files$)|disdiff\.|torch\.nn$",
+        "imports no model",
+    ),
     (r"disdiff\.", r"main$|scripts", "imports no entry point"),
 ]
 
@@ -107,7 +112,8 @@ def test_random_numbers_come_from_a_generator(path):
         "torch.bernoulli",
     }
     loose = [name for name, keywords in calls(path) if name in drawn and "generator" not in keywords]
-    initial = {"ldm/nn", "disdiff/gradient_decoder.py"}  # initial weights follow torch's own convention
+    # initial weights follow torch's own convention
+    initial = {"ldm/nn", "disdiff/method/gradient_decoder.py"}
     assert not loose or any(str(path.relative_to(ROOT)).startswith(place) for place in initial)
     assert not [
         name
@@ -144,7 +150,8 @@ def test_lines_fit():
 
 def test_editing_does_not_wait_for_the_trainer():
     """Lightning takes longer to import than all that loading and editing a run needs."""
-    code = "import sys, disdiff.api, disdiff.cli; print({'torch', 'pytorch_lightning'} & set(sys.modules))"
+    modules = "sys, disdiff.api, disdiff.commands.common"
+    code = f"import {modules}; print({{'torch', 'pytorch_lightning'}} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "{'torch'}"
 

@@ -14,7 +14,7 @@ PLACEHOLDER = re.compile(r"(blobs|NAME)\.yaml$")  # of a data set yet to be adde
 
 def list_options(script):
     """Every option that a script adds, itself or through `build_parser`."""
-    texts = [(ROOT / path).read_text() for path in (script, "disdiff/cli.py")]
+    texts = [(ROOT / path).read_text() for path in (script, "disdiff/commands/common.py")]
     own, shared = (set(re.findall(r"\"(--[\w-]+)\"", text)) for text in texts)
     return own | (shared if "build_parser" in texts[0] else set())
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.gradient_decoder import UnitLinear
-from disdiff.model import DiffusionModel, refuse_units
+from disdiff.method.gradient_decoder import UnitLinear
+from disdiff.method.model import DiffusionModel, refuse_units
 from ldm.diffusion.sampler import EpsFunction
 from ldm.errors import choose
 from ldm.nn.layers import CrossAttention, zero_init

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior
+from disdiff.method.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior
 from ldm.errors import UserError, choose
 from ldm.nn.layers import Resample, SelfAttention, build_norm
 
@@ -65,9 +65,6 @@ class RelaxedBernoulli(NamedTuple):
         """KL divergence to fair bits in nats, summed over all, shape (B,)."""
         entropy = F.binary_cross_entropy_with_logits(self.logits, self.logits.sigmoid(), reduction="none")
         return (math.log(2) - entropy).flatten(1).sum(dim=1)
-
-
-CodePosterior = Posterior | RelaxedBernoulli
 
 
 class TrunkEncoder(nn.Module):

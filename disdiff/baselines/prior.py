@@ -27,8 +27,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from disdiff.baselines.encoders import CodePosterior, RelaxedBernoulli
-from disdiff.losses import KERNELS, mmd
+from disdiff.baselines.encoders import RelaxedBernoulli
+from disdiff.method.factor_encoder import CodePosterior
+from disdiff.method.losses import KERNELS, mmd
 from ldm.errors import UserError, choose
 
 MODES, MODE_STD = 10, 0.1  # of the ring

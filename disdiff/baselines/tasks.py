@@ -9,8 +9,8 @@ from disdiff.baselines.conditional import ConditionalDiffusion
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import PriorConfig, prior_loss, term_weights
 from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
-from disdiff.code_task import CodeTask
-from disdiff.factor_encoder import FactorEncoderConfig
+from disdiff.method.code_task import CodeTask
+from disdiff.method.factor_encoder import FactorEncoderConfig
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.baselines.encoders import OUTPUT_SIZE, VAE_HIDDEN, list_vae_channels
-from disdiff.model import Generation, ImageModel, refuse_units
+from disdiff.method.model import Generation, ImageModel, refuse_units
 from ldm.diffusion.grid import Progress
 
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
-from disdiff.gradient_decoder import GradientDecoder
-from disdiff.model import DisDiff, ImageModel
+from disdiff.method.gradient_decoder import GradientDecoder
+from disdiff.method.model import DisDiff, ImageModel
 from ldm.errors import UserError, choose
 
 CONTROLS = {

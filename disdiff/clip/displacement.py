@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from disdiff.editing import (
+from disdiff.editing.units import (
     Directions,
     decode_code,
     deterministic,
@@ -22,7 +22,7 @@ from disdiff.editing import (
     swap_units,
     traverse_code,
 )
-from disdiff.model import ImageModel
+from disdiff.method.model import ImageModel
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError, choose
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from disdiff.clip.tower import Clip
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.losses import FactorLossConfig
-from disdiff.model import DisDiff, FactorNetworks
-from disdiff.tasks import DisDiffTask
+from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.losses import FactorLossConfig
+from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.tasks import DisDiffTask
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.diffusion.schedule import Schedule
 from ldm.nn.unet import UNet

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.factor_encoder import FactorEncoderConfig, Posterior
-from disdiff.gradient_decoder import UnitLinear
+from disdiff.method.factor_encoder import FactorEncoderConfig, Posterior
+from disdiff.method.gradient_decoder import UnitLinear
 from ldm.errors import UserError, choose
 
 STARTS = ("random", "principal", "text")

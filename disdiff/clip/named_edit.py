@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disdiff.classifier import Probe
 from disdiff.clip.discovery import NAMED, Finding
 from disdiff.clip.displacement import Mover
-from disdiff.editing import in_batches
-from disdiff.probe import agreement, agreement_within_one
+from disdiff.editing.units import in_batches
+from disdiff.evaluation.edit_success import agreement, agreement_within_one
+from disdiff.evaluation.probe import Probe
 from ldm.errors import UserError
 
 

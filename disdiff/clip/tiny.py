@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from disdiff.clip.captions import list_words
-from disdiff.stages import save_weights
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
+from ldm.training.weight_files import save_weights
 
 ARCHITECTURE = Path(__file__).with_name("tiny_clip.json")
 MODEL = "tiny_clip"  # in open_clip's registry

@@ -20,10 +20,10 @@ from disdiff.clip.options import LOCAL, ClipConfig
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import CONFIG, MODEL, NAME, build_tokenizer, load_record
 from disdiff.clip.weights import find_weights
-from disdiff.stages import fingerprint
 from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.nn.layers import freeze
+from ldm.training.weight_files import fingerprint
 
 RANDOM_SEED = 0  # random weights are the same in every process, so that heads on them can be loaded again
 KEYS = ("mean", "std", "interpolation")  # of the preprocessing, beside the size

@@ -13,8 +13,8 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import download_pretrained
 
 from disdiff.clip.options import RANDOM, ClipConfig
-from disdiff.stages import count_parameters
 from ldm.errors import UserError
+from ldm.training.weight_files import count_parameters
 from ldm.weights import FOLDER_VARIABLE
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a repository, safer first

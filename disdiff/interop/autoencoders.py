@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from disdiff.config import AutoencoderConfig
+from disdiff.config.schema import AutoencoderConfig
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.errors import UserError
 

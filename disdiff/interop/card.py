@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from disdiff.cli import name_units_of
+from disdiff.commands.common import name_units_of
+from disdiff.editing.unit_names import name_data
 from disdiff.interop.run_folder import REPORT
-from disdiff.report.naming import name_data
 from disdiff.report.summary import Rows, list_edits, list_reconstructions, list_scores
-from disdiff.run import Run
-from disdiff.stages import count_parameters
+from disdiff.runs.run_folder import Run
 from ldm.data.sources import ORIGINS
 from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.log import format_duration
+from ldm.training.weight_files import count_parameters
 
 SIZES = {  # by preset
     "smoke": "**A tiny model, trained for a few steps (preset `smoke`) to see that the machinery works; its "

@@ -13,10 +13,10 @@ Sizes follow from shapes. The number of attention heads does not, and has to be 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from disdiff.config import FactorsConfig
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.gradient_decoder import GradientDecoderConfig
+from disdiff.config.schema import FactorsConfig
 from disdiff.interop.autoencoders import Shapes, count_while, get_shape
+from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.gradient_decoder import GradientDecoderConfig
 from ldm.errors import UserError
 from ldm.nn.unet import UNetConfig
 

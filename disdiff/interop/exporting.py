@@ -18,14 +18,15 @@ from pathlib import Path
 
 from disdiff.build import list_stage_names
 from disdiff.clip.options import ClipConfig, rebase_paths
-from disdiff.config import Config, RunConfig, TrainerConfig, WeightsConfig, to_yaml
+from disdiff.config.schema import Config, RunConfig, TrainerConfig, WeightsConfig, to_yaml
+from disdiff.editing.unit_lookup import DISCOVERY
 from disdiff.interop.card import Facts, check_licence, write_card
 from disdiff.interop.run_folder import REPORT
-from disdiff.run import Run, load_run
-from disdiff.stages import RECORD, WEIGHTS, fingerprint
-from disdiff.unit_lookup import DISCOVERY
+from disdiff.runs.run_folder import Run, load_run
+from disdiff.runs.stages import RECORD
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
+from ldm.training.weight_files import WEIGHTS, fingerprint
 
 CARD, METRICS = "README.md", "metrics.json"
 EXTRAS = ("codes.npz", DISCOVERY, REPORT)

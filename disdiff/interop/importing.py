@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source
-from disdiff.config import CONFIGS, Config, load_config
+from disdiff.config.schema import CONFIGS, Config, load_config
 from disdiff.interop.autoencoders import DIFFUSERS, describe_autoencoder, name_autoencoder
 from disdiff.interop.denoisers import (
     ENCODER,
@@ -25,7 +25,7 @@ from disdiff.interop.denoisers import (
 )
 from disdiff.interop.files import WeightsFile, read_weights_file
 from disdiff.interop.placing import FIRST_STAGE, Pool
-from disdiff.model import ImageModel, sampling_coefficient, training_coefficient
+from disdiff.method.model import ImageModel, sampling_coefficient, training_coefficient
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule, ScheduleConfig, compute_beta

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from disdiff.config import to_yaml
+from disdiff.config.schema import to_yaml
 from disdiff.interop.importing import Imported
-from disdiff.model import DisDiff
-from disdiff.stages import copy_stage, fingerprint, list_stages
+from disdiff.method.model import DisDiff
+from disdiff.runs.stages import copy_stage, list_stages
 from ldm.autoencoder.latent_space import fit_standardisation
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.source import split_indices, to_float
@@ -22,6 +22,7 @@ from ldm.diffusion.sampler import EpsFunction
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
+from ldm.training.weight_files import fingerprint
 
 CHECK_IMAGES, SCALE_IMAGES, BATCH = 8, 128, 32
 CHECK_STEPS = (0.1, 0.4, 0.7)  # of T

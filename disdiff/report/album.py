@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing import deterministic, invert, principal_directions
-from disdiff.model import DisDiff
+from disdiff.editing.unit_names import UnitNames, name_data
+from disdiff.editing.units import deterministic, invert, principal_directions
+from disdiff.method.model import DisDiff
 from disdiff.report.fields import compute_fields, draw_fields
 from disdiff.report.grids import as_grid, save_grid
-from disdiff.report.naming import UnitNames, name_data
 from disdiff.report.pictures import (
     AMOUNTS,
     FRAME_AMOUNTS,

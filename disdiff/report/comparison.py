@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from disdiff.config import merge, read_yaml, to_container
-from disdiff.report.naming import name_data
+from disdiff.config.schema import merge, read_yaml, to_container
+from disdiff.editing.unit_names import name_data
 from disdiff.report.published import PUBLISHED
 from disdiff.report.summary import PSNR_ROWS, list_values
-from disdiff.stages import WITHOUT_EFFECT
 from ldm.errors import UserError
 from ldm.files import load_json
+from ldm.training.optimizer import WITHOUT_EFFECT
 
 SPEED = "Images per second, own stage"
 OF_DIFFUSION = (PSNR_ROWS["autoencoder"], PSNR_ROWS["random"])  # rows without a meaning for others

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disdiff.model import DisDiff
+from disdiff.method.model import DisDiff
 from ldm.diffusion.process import q_sample, sample_noise
 
 NUM_DRAWS = 4  # of noise, per image

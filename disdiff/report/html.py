@@ -12,10 +12,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from disdiff.editing.unit_names import UnitNames, name_data
 from disdiff.report.discovery import FILE, write_discovery
 from disdiff.report.elements import embed_figure, embed_png, write_table
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
-from disdiff.report.naming import UnitNames, name_data
 from disdiff.report.pictures import name_run_units
 from disdiff.report.sentences import (
     describe_codebook,

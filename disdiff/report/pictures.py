@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing import (
+from disdiff.editing.unit_names import UnitNames, name_units
+from disdiff.editing.units import (
     Directions,
     decode_code,
     deterministic,
@@ -17,8 +18,7 @@ from disdiff.editing import (
     swap_units,
     traverse_code,
 )
-from disdiff.model import DisDiff
-from disdiff.report.naming import UnitNames, name_units
+from disdiff.method.model import DisDiff
 from disdiff.report.sliders import label_amount
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.diffusion.sampler import SamplerConfig

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from disdiff.report.naming import UnitNames
+from disdiff.editing.unit_names import UnitNames
 from ldm.data.source import to_uint8
 from ldm.errors import UserError
 from ldm.files import load_json, save_json

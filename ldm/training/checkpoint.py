@@ -27,8 +27,7 @@ class StageCheckpoint(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
     ) -> None:
-        """Lightning's hook: save when it is time. Never after a loss, and never weights, that are not finite.
-        """
+        """Lightning's hook: save when it is time, unless the loss or the weights are not finite."""
         if time.monotonic() - self._last >= self.seconds:
             next(callback for callback in trainer.callbacks if isinstance(callback, Monitor)).check()
             if not all(parameter.isfinite().all() for parameter in task.parameters()):

@@ -11,6 +11,7 @@ from ldm.errors import UserError
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 DECAYS = ("constant", "cosine")
+WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # keys of `TrainConfig` that change no weight
 
 
 @dataclass

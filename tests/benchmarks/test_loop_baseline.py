@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
-from disdiff.losses import FactorLossConfig
-from disdiff.model import DisDiff, FactorNetworks
-from disdiff.tasks import DisDiffTask
+from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.method.losses import FactorLossConfig
+from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.tasks import DisDiffTask
 from ldm.nn import in_cache
 from ldm.nn.unet import UNet, UNetConfig
 from ldm.training.optimizer import TrainConfig, resolve_budget
@@ -47,7 +47,7 @@ def build_tasks(build_tiny_disdiff, randomise, load_benchmark, monkeypatch):
         budget = resolve_budget(config, "cpu")
         arguments = model, FactorLossConfig(**LOSSES[loss]), encoder, config, budget, 0
         plain = load_benchmark("loop_baseline").LoopTask
-        for module in ("disdiff.tasks", "loop_baseline"):  # float64 from the images on
+        for module in ("disdiff.method.tasks", "loop_baseline"):  # float64 from the images on
             monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)
         generator = torch.Generator().manual_seed(1)
         batch = {"statistics": torch.randn(3, 8, 8, 8, generator=generator).to(dtype)}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from disdiff import pipeline as pipeline_module
-from disdiff.config import load_config
-from disdiff.pipeline import Pipeline
+from disdiff.config.schema import load_config
+from disdiff.runs import pipeline as pipeline_module
+from disdiff.runs.pipeline import Pipeline
 from ldm.data.factor_space import FactorSpace
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
 
@@ -87,7 +87,7 @@ def build_on_noise(tmp_path, monkeypatch):
 
     Its lines are in `said`; stages train on `images` images each.
     """
-    monkeypatch.setattr("disdiff.results.write_results", lambda *_: None)
+    monkeypatch.setattr("disdiff.runs.results.write_results", lambda *_: None)
 
     def build(file, *overrides, images=32, source=None):
         monkeypatch.setattr(pipeline_module, "build_source", lambda config: source or Noise())

@@ -9,14 +9,14 @@ from PIL import Image
 
 import disdiff
 from disdiff.build import build_denoiser, build_latent_space, build_model
-from disdiff.cli import load_image
-from disdiff.config import load_config, to_yaml
-from disdiff.image_input import to_images, to_pictures
+from disdiff.commands.common import load_image
+from disdiff.config.schema import load_config, to_yaml
+from disdiff.editing.image_input import to_images, to_pictures
 from disdiff.interop.exporting import export_run
-from disdiff.stages import save_weights
 from ldm.data.catalog import DataOptions, open_data
 from ldm.errors import UserError
 from ldm.files import save_json
+from ldm.training.weight_files import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64

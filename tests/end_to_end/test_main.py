@@ -58,7 +58,7 @@ class TestFinishedRun:
             assert text in first
 
     def test_the_saved_configuration_is_complete_and_can_be_run_from(self, finished):
-        from disdiff.config import load_config, merge, read_yaml, to_container
+        from disdiff.config.schema import load_config, merge, read_yaml, to_container
 
         path = finished[0] / NAME / "config.yaml"
         assert yaml.safe_load(path.read_text()) == to_container(merge([read_yaml(path)]))
@@ -101,7 +101,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(start, command, tmp_path):
     with start(*command(tmp_path, train=False)) as process:
         process.stdout.close()
         assert not process.stderr.read()
-
 
 
 KILLS = {

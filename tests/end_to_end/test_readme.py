@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from disdiff.config import load_config
-from disdiff.pipeline import Pipeline
-from disdiff.run import load_run
+from disdiff.config.schema import load_config
+from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.run_folder import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

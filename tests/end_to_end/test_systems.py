@@ -2,7 +2,7 @@
 
 import json
 
-from disdiff.run import load_run
+from disdiff.runs.run_folder import load_run
 
 BASE = "configs/beta_vae/shapes3d.yaml"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from disdiff.build import build_denoiser, build_disdiff, build_latent_space
-from disdiff.config import CodeSamplerConfig, Config, to_yaml
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.stages import save_weights
+from disdiff.config.schema import CodeSamplerConfig, Config, to_yaml
+from disdiff.method.factor_encoder import FactorEncoderConfig
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.files import save_json
+from ldm.training.weight_files import save_weights
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from disdiff.config import CONFIGS, load_config, to_yaml
+from disdiff.config.schema import CONFIGS, load_config, to_yaml
 from disdiff.report import comparison
 from disdiff.report.comparison import compare_runs
 from disdiff.report.published import PUBLISHED, Published

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from disdiff import campaign
-from disdiff.config import to_yaml
-from disdiff.results import FILES, describe_evaluation
+from disdiff.config.schema import to_yaml
+from disdiff.runs import campaign
+from disdiff.runs.results import FILES, describe_evaluation
 from ldm.files import save_json
 
 ROOT = Path(__file__).resolve().parents[2]

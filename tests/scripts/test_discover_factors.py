@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from disdiff.clip.tiny import NAME, build_tiny_clip, describe_training, save_tiny_clip
-from disdiff.config import CONFIGS
+from disdiff.config.schema import CONFIGS
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import split_indices
 from ldm.files import load_json, save_json

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import disdiff.row_cache
+import disdiff.evaluation.row_cache
 from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
-from disdiff.config import CONFIGS, load_config, to_yaml
-from disdiff.image_features import INCEPTION, LPIPS_VGG16, InceptionFeatures
-from disdiff.row_cache import digest_file
-from disdiff.stages import save_weights
+from disdiff.config.schema import CONFIGS, load_config, to_yaml
+from disdiff.evaluation.image_features import INCEPTION, LPIPS_VGG16, InceptionFeatures
+from disdiff.evaluation.row_cache import digest_file
 from ldm.files import save_json
+from ldm.training.weight_files import save_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_fid.py"
 TINY = [
@@ -143,10 +143,10 @@ def test_an_interrupted_command_continues_to_the_same_numbers(call, run_folder, 
             raise KeyboardInterrupt
         save(*arguments)
 
-    monkeypatch.setattr(disdiff.row_cache.np, "save", stop_at_the_third)
+    monkeypatch.setattr(disdiff.evaluation.row_cache.np, "save", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         call("--num", 70)
-    monkeypatch.setattr(disdiff.row_cache.np, "save", save)
+    monkeypatch.setattr(disdiff.evaluation.row_cache.np, "save", save)
     kept = {path: path.stat().st_mtime_ns for path in (run_folder / "fid").rglob("*.npy")}
     assert len(kept) == 2  # the first images and their features
     assert call("--num", 70)[0] == whole
@@ -256,7 +256,7 @@ def test_lpips_with_random_weights_says_so(call, run_folder, monkeypatch):
     assert status == 2 and "is not torchvision's VGG16 (sha256" in error
     digest = digest_file(run_folder / LPIPS_VGG16.file_name)
     named = replace(LPIPS_VGG16, sha256=digest, name="random VGG16 (not LPIPS)")
-    monkeypatch.setattr("disdiff.image_features.LPIPS_VGG16", named)
+    monkeypatch.setattr("disdiff.evaluation.image_features.LPIPS_VGG16", named)
     result, said = call("--images", "random", "--num", 4, "--allow-few", "--lpips")
     assert result["reconstruction"]["lpips"] > 0 and "  lpips " in said
     network = result["reconstruction"]["lpips_network"]
@@ -273,7 +273,7 @@ def test_features_of_inception_give_fid_and_kid_by_name(call, run_folder, monkey
         def __call__(self, images):
             return images[:, :2].float().flatten(2).std(dim=2).repeat(1, 2) ** torch.tensor([1, 2, 2, 1])
 
-    monkeypatch.setattr("disdiff.image_features.InceptionFeatures", Stub)
+    monkeypatch.setattr("disdiff.evaluation.image_features.InceptionFeatures", Stub)
     (run_folder / INCEPTION.file_name).write_bytes(b"")
     result, said = call("--num", 10, "--resize", "tensorflow1", features="inception")
     assert set(result["distances"]) == {"fid", "kid"} and "random" not in said

@@ -15,12 +15,12 @@ import disdiff
 from disdiff.build import build_denoiser, build_latent_space, build_model
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.tower import load_clip
-from disdiff.config import load_config, merge, to_yaml
+from disdiff.config.schema import load_config, merge, to_yaml
 from disdiff.interop.exporting import export_run
-from disdiff.run import load_run
-from disdiff.stages import save_weights
+from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
+from ldm.training.weight_files import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1

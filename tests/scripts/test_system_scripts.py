@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from disdiff.build import build_latent_dpm
-from disdiff.config import to_yaml
-from disdiff.run import load_run
-from disdiff.stages import save_weights
+from disdiff.config.schema import to_yaml
+from disdiff.runs.run_folder import load_run
 from ldm.files import save_json
+from ldm.training.weight_files import save_weights
 
 SHORT = ("sampler.num_steps=2", "evaluation.num_images=100", "data.num_train=64")
 

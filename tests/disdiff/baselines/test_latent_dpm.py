@@ -7,8 +7,8 @@ import torch
 from disdiff.baselines.latent_dpm import SMALLEST_STD, LatentDPM, LatentDPMConfig
 from disdiff.baselines.tasks import LatentDPMTask
 from disdiff.build import SYSTEMS, list_stage_names
-from disdiff.config import CONFIGS, load_config
-from disdiff.stages import list_stages
+from disdiff.config.schema import CONFIGS, load_config
+from disdiff.runs.stages import list_stages
 from ldm.training.optimizer import Budget, TrainConfig
 
 PDAE = CONFIGS / "pdae" / "shapes3d.yaml"

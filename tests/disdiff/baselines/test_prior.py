@@ -15,8 +15,8 @@ from disdiff.baselines.prior import (
     term_weights,
 )
 from disdiff.baselines.vae import normalise_beta, reconstruction_loss
-from disdiff.factor_encoder import Posterior
-from disdiff.losses import KERNELS, mmd, multi_scale_kernel, reference_kernel
+from disdiff.method.factor_encoder import Posterior
+from disdiff.method.losses import KERNELS, mmd, multi_scale_kernel, reference_kernel
 from ldm.diffusion.sampler import sample_ddim
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
 from ldm.errors import UserError

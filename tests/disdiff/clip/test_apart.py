@@ -9,8 +9,8 @@ from disdiff.baselines.conditional import ConditionalDiffusion
 from disdiff.baselines.vae import VAE
 from disdiff.build import SYSTEMS
 from disdiff.clip.guided import ClipDisDiff
-from disdiff.config import CONFIGS
-from disdiff.model import PDAE, DisDiff
+from disdiff.config.schema import CONFIGS
+from disdiff.method.model import PDAE, DisDiff
 
 UNSUPERVISED = sorted(name for name in SYSTEMS if name != "disdiff_clip")
 ANOTHER_CLIP = ("clip.model=ViT-L-14", "clip.pretrained=openai", "clip.prompts=any.yaml", "clip.mean=[1,1,1]")
@@ -18,9 +18,9 @@ PROGRAM = """
 import sys
 sys.modules["open_clip"] = None  # whoever imports it fails
 import torch
-from disdiff import results  # of the end of a run
+from disdiff.runs import results  # of the end of a run
 from disdiff.build import build_disdiff_task, build_denoiser, build_latent_space, build_model
-from disdiff.config import load_config
+from disdiff.config.schema import load_config
 config = load_config([sys.argv[1]], ["preset=smoke"])
 space = build_latent_space(config)
 model = build_model(config, space, build_denoiser(config, space), 64)

@@ -4,7 +4,7 @@ import torch
 from disdiff.clip.control import randomise_fields
 from disdiff.clip.discovery import name_displacements
 from disdiff.clip.displacement import Mover, measure_displacements
-from disdiff.editing import Directions
+from disdiff.editing.units import Directions
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from disdiff.clip.displacement import Mover, measure_displacements
-from disdiff.editing import Directions
+from disdiff.editing.units import Directions
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError

@@ -3,10 +3,10 @@ import torch
 
 from disdiff.clip.guided import ClipDisDiff, ClipDisDiffTask
 from disdiff.clip.heads import ClipHeads
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.losses import FactorLossConfig
-from disdiff.model import FactorNetworks
-from disdiff.tasks import DisDiffTask
+from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.losses import FactorLossConfig
+from disdiff.method.model import FactorNetworks
+from disdiff.method.tasks import DisDiffTask
 from ldm.diffusion.sampler import SAMPLERS, SamplerConfig, sample
 from ldm.training.optimizer import Budget, TrainConfig
 

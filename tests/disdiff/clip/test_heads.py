@@ -3,7 +3,7 @@ import torch
 
 from disdiff.clip.heads import ClipHeads, UnitNorm, fit_directions
 from disdiff.clip.prompts import principal_text_axes
-from disdiff.factor_encoder import FactorEncoderConfig
+from disdiff.method.factor_encoder import FactorEncoderConfig
 from ldm.errors import UserError
 
 DIM = 12

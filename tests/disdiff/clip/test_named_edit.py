@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from disdiff.classifier import Probe
 from disdiff.clip.discovery import Finding
 from disdiff.clip.displacement import Mover
 from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
-from disdiff.editing import Directions
+from disdiff.editing.units import Directions
+from disdiff.evaluation.probe import Probe
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from disdiff.clip.options import ClipConfig
-from disdiff.clip.session import Discovery, Options
 from disdiff.clip.tower import load_clip
-from disdiff.config import CONFIGS
-from disdiff.run import Run, load_run
+from disdiff.config.schema import CONFIGS
+from disdiff.runs.discovery import Discovery, Options
+from disdiff.runs.run_folder import Run, load_run
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 

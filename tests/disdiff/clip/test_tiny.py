@@ -6,7 +6,7 @@ import yaml
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.tiny import MODEL, NAME, WordTokenizer, build_tiny_clip, load_record, save_tiny_clip
 from disdiff.clip.tower import load_clip
-from disdiff.config import CONFIGS
+from disdiff.config.schema import CONFIGS
 from ldm.errors import UserError
 
 

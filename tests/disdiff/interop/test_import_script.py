@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.config import load_config
-from disdiff.pipeline import Pipeline
-from disdiff.run import load_run
+from disdiff.config.schema import load_config
+from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.run_folder import load_run
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "import_checkpoint.py"
 

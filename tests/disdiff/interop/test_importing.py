@@ -9,7 +9,7 @@ from disdiff.interop.denoisers import UNET, Heads
 from disdiff.interop.exporting import export_run
 from disdiff.interop.importing import ImportOptions, import_files
 from disdiff.interop.run_folder import write_run
-from disdiff.run import load_run
+from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 
 
@@ -99,8 +99,8 @@ def test_an_unconditional_unet_is_the_original(released, save_checkpoint, noise_
 
 @torch.no_grad()
 def test_the_encoder_of_256_pixels(released):
-    from disdiff.factor_encoder import FactorEncoder, FactorEncoderConfig
     from disdiff.interop.denoisers import ENCODER, find_head, name_factors
+    from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 
     original = released.fill(released.encoder(8, 6, size=256), 0)
     state = {f"cond_stage_model.{name}": tensor for name, tensor in original.state_dict().items()}

@@ -54,7 +54,7 @@ def test_parts_can_be_drawn_by_themselves(model, halves, codes, tmp_path):
 def test_a_system_of_hundreds_of_units_shows_those_that_vary_most(
     model, halves, codes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("disdiff.report.naming.MAX_ROWS", 2)
+    monkeypatch.setattr("disdiff.editing.unit_names.MAX_ROWS", 2)
     widths, titles = [], []
     save = album.save_grid
 

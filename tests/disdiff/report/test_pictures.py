@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from disdiff.editing import decode_code, principal_directions, traverse_code
+from disdiff.editing.units import decode_code, principal_directions, traverse_code
 from disdiff.report.pictures import (
     draw_reconstruction,
     draw_samples,

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from disdiff.report.naming import name_units
+from disdiff.editing.unit_names import name_units
 from disdiff.report.sliders import FRAMES, load_frames, save_frames, style_frames, write_sliders
 
 

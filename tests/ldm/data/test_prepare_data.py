@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from disdiff.build import build_latent_space
-from disdiff.config import CONFIGS, load_config, to_yaml
-from disdiff.pipeline import Pipeline
+from disdiff.config.schema import CONFIGS, load_config, to_yaml
+from disdiff.runs.pipeline import Pipeline
 from ldm.data import catalog, sources
 from ldm.data.dsprites import DSPRITES, STEM, open_dsprites
 from ldm.data.shapes3d import SHAPES3D, Shapes3D

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 import ldm.training.fit
-from disdiff.factor_encoder import FactorEncoder, FactorEncoderConfig
-from disdiff.gradient_decoder import GradientDecoder, GradientDecoderConfig
-from disdiff.losses import FactorLossConfig
-from disdiff.model import DisDiff, FactorNetworks
-from disdiff.tasks import DisDiffTask
+from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
+from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
+from disdiff.method.losses import FactorLossConfig
+from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.tasks import DisDiffTask
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.losses import AutoencoderLossConfig
@@ -38,9 +38,7 @@ def build_stages():
     )
     space, denoiser = LatentSpace(KLAutoencoder(network)), UNet(unet, 4)
     held = 2  # steps with parameters without gradients
-    options = FactorEncoderConfig(
-        input="z", channels=8, norm="group", posterior="gaussian", hold_steps=held
-    )
+    options = FactorEncoderConfig(input="z", channels=8, norm="group", posterior="gaussian", hold_steps=held)
     factors = FactorNetworks(
         FactorEncoder(options, 4, 8, 3, 2), GradientDecoder(GradientDecoderConfig(), unet, 3, 2, 4)
     )

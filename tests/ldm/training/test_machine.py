@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from disdiff.factor_encoder import FactorEncoderConfig
-from disdiff.losses import FactorLossConfig
-from disdiff.tasks import DisDiffTask
+from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.losses import FactorLossConfig
+from disdiff.method.tasks import DisDiffTask
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
 from ldm.training import machine as machines

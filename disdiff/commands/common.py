@@ -1,0 +1,207 @@
+"""What the scripts share: common arguments, errors as one sentence, images named on the command line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from disdiff.editing.image_input import to_images
+from disdiff.editing.unit_names import UnitNames, name_data, name_units
+from disdiff.report.grids import save_grid
+from disdiff.report.pictures import name_run_units
+from disdiff.runs.run_folder import Run, load_run
+from ldm.data.source import ImageSource, split_indices, to_float
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.errors import UserError
+from ldm.memory import keep_freed_memory
+
+
+def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
+    """A parser without arguments that shows description and examples as they are written."""
+    return argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+    """A parser with what every script on a run folder takes: RUN, --out, --seed, --device."""
+    parser = begin_parser(description, examples)
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="where to write")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)"
+    )
+    return parser
+
+
+def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM steps (the run's own)") -> None:
+    """Add what every script that samples takes: --steps, --guidance."""
+    parser.add_argument("--steps", type=int, help=steps)
+    parser.add_argument(
+        "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
+    )
+
+
+def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line and run; bad input ends in one sentence and exit status 2, or in its traceback
+    after `--debug`, which every script takes.
+    """
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args()
+    try:
+        main(arguments)
+    except UserError as error:
+        if arguments.debug:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def resolve_device(name: str) -> str:
+    """`cpu` or `cuda` for a `--device`.
+
+    Raises:
+        UserError: CUDA is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("PyTorch sees no CUDA device; use --device cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
+    """The run a script is called on, on its `--device` under its `--guidance`, and the run's sampler in
+    `--steps` steps.
+    """
+    device = resolve_device(arguments.device)
+    if device == "cpu":
+        keep_freed_memory()
+    run = load_run(arguments.run, device, getattr(arguments, "guidance", None))
+    sampler = run.config.sampler
+    return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
+
+
+def parse_units(text: str) -> list[int]:
+    """Units of a `--units`, such as `0,3`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of units; write for example 0,3") from None
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of a `--seeds`, such as `0,1,2`."""
+    if not all(part.strip().isdecimal() and int(part) < 2**32 for part in text.split(",")):
+        raise UserError(f"--seeds {text} is no list of seeds, 0 or more; write for example 0,1,2")
+    return [int(part) for part in text.split(",")]
+
+
+def load_codes_file(path: Path, labels: set[str]) -> dict[str, np.ndarray]:
+    """Arrays of a `codes.npz`: `codes` and at least one of the arrays `labels`.
+
+    Raises:
+        UserError: the file is missing, damaged, or lacks them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise UserError(f"cannot read codes from {path}: {error}") from error
+    wanted = " or ".join(repr(name) for name in sorted(labels))
+    if "codes" not in arrays or not labels & set(arrays):
+        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}; not {sorted(arrays)}")
+    return arrays
+
+
+def load_image(name: str | int, source: ImageSource) -> Tensor:
+    """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
+
+    A file is prepared as the data set's pictures are: upright, by their crop, at their size.
+
+    Raises:
+        UserError: the index is out of range, or the file is missing or no picture.
+    """
+    if isinstance(name, int) or (name.isdigit() and not Path(name).exists()):
+        if not 0 <= int(name) < len(source):
+            raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
+        return to_float(source.images(torch.tensor([int(name)])))
+    return to_images(name, source.image_size, source.channels, getattr(source, "crop", "center"))
+
+
+def draw_images(run: Run, num_images: int, seed: int) -> Tensor:
+    """Random evaluation images of a run, shape (num_images, 3, H, W) in [-1, 1]."""
+    data, evaluation = run.config.data, run.config.evaluation
+    index = split_indices(run.source, data.num_train, evaluation.num_images)[1]
+    generator = torch.Generator().manual_seed(seed)
+    return to_float(run.source.images(index[torch.randint(len(index), (num_images,), generator=generator)]))
+
+
+def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
+    """The image of an `--image` on the model's device, a random one without it, shape (1, 3, H, W)."""
+    image = draw_images(run, 1, seed) if name is None else load_image(name, run.source)
+    return image.to(run.model.latent_space.mean.device)
+
+
+def load_codes_of(run: Run) -> dict[str, np.ndarray]:
+    """Content of a run's `codes.npz`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    codes = run.codes()
+    if codes is None:
+        raise UserError(f"{run.folder} has no codes.npz; run the main job to its end first")
+    return codes
+
+
+def load_scores_of(run: Run) -> dict | None:
+    """A run's scores: of the protocol `paper`, else of the first there is, else None."""
+    scores = (run.metrics() or {}).get("scores") or {}
+    return scores.get("paper") or next(iter(scores.values()), None)
+
+
+def name_units_of(run: Run) -> UnitNames:
+    """Names of a run's units; numbers when it has no codes or no scores."""
+    codes = run.codes()
+    if codes is None:
+        return name_units(run.model.num_units, None, [])
+    return name_run_units(codes, load_scores_of(run))
+
+
+def describe_run(run: Run) -> str:
+    """Data set and run, for the line under a picture's title."""
+    return f"{name_data(run.source.name, run.source.procedural)} · {run.folder.resolve().name}"
+
+
+def choose_path(arguments: argparse.Namespace, name: str) -> Path:
+    """Where a script writes: `--out`, else `edits/<run>-<name>`."""
+    return arguments.out or Path("edits") / f"{arguments.run.resolve().name}-{name}"
+
+
+def save_picture(
+    arguments: argparse.Namespace,
+    run: Run,
+    name: str,
+    grid: Tensor,
+    title: str,
+    rows: list[str] | None = None,
+    columns: list[str] | None = None,
+) -> None:
+    """Write a picture where the script is to (see `choose_path`) and say where; see `save_grid`."""
+    out = choose_path(arguments, name)
+    save_grid(out, grid, title, describe_run(run), rows, columns)
+    print(out)
+
+
+@contextmanager
+def show_progress(description: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar; yields what is to be called with the share that is done."""
+    with tqdm(total=100, desc=description, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+        yield lambda share: bar.update(round(100 * share) - bar.n)

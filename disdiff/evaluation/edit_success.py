@@ -1,0 +1,297 @@
+"""Do the pictures say what the scores say? Edits and reconstructions, measured on images.
+
+Each factor is assigned the unit of highest importance. An edit takes that unit from a target image into a
+source image's code and samples from the noise inferred from the source. It succeeds when the factor has the
+target's value, and keeps another factor when that has still the source's. Who judges is a probe trained
+with labels for this evaluation only.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disdiff.editing.units import decode_code, deterministic, in_batches, invert, reconstruct, swap_units
+from disdiff.evaluation.probe import Probe, train_probe
+from disdiff.method.model import ImageModel
+from ldm.autoencoder.latent_space import LatentSpace
+from ldm.autoencoder.losses import reconstruction_scores
+from ldm.data.source import ImageSource, to_float
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.errors import UserError
+from ldm.training.weight_files import WEIGHTS, fingerprint, load_weights, save_weights
+
+Report = Callable[[str, float], None]
+ORDINAL = ("scale", "orientation")  # neighbouring values look alike: also judged to within one value
+NUM_JUDGED = 500  # held-out images on which the probe itself is judged
+
+
+class Judge:
+    """What a probe sees in images that a model makes from codes; indices and factors stay on the CPU."""
+
+    def __init__(self, model: ImageModel, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
+        self.model, self.source, self.probe, self.sampler = model, source, probe, sampler
+        self.device = model.latent_space.mean.device
+
+    def images(self, index: Tensor) -> Tensor:
+        """Images at `index` (n,), shape (n, 3, H, W) in [-1, 1]."""
+        return to_float(self.source.images(index)).to(self.device)
+
+    def encode(self, index: Tensor) -> Tensor:
+        """Codes of images at `index` (n,), shape (n, N, D)."""
+        return in_batches(lambda part: self.model.encode(self.images(part)), index)
+
+    def infer_noise(self, index: Tensor, code: Tensor, progress: Callable[[float], None]) -> Tensor:
+        """z_T of images at `index` (n,) under `code` (n, N, D), shape (n, C, h, w)."""
+        steps = self.sampler.num_steps
+        return in_batches(
+            lambda part, c: invert(self.model, self.images(part), c, steps), index, code, progress=progress
+        )
+
+    def see(self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] | None = None) -> Tensor:
+        """Factors that the probe sees in the images sampled from `code` and `z_T`, shape (n, F)."""
+        return in_batches(
+            lambda c, z: self.probe.predict(decode_code(self.model, c, z, self.sampler)),
+            code,
+            z_T,
+            progress=progress,
+        ).cpu()
+
+    def see_first_stage(self, index: Tensor) -> Tensor:
+        """Factors that the probe sees in first-stage reconstructions of images `index` (n,), shape (n, F)."""
+        space = self.model.latent_space
+        return in_batches(
+            lambda part: self.probe.predict(space.decode(space.encode(self.images(part))).clamp(-1, 1)), index
+        ).cpu()
+
+
+@torch.no_grad()
+def compute_editing(
+    model: ImageModel,
+    source: ImageSource,
+    eval_index: Tensor,
+    importance: np.ndarray,
+    sampler: SamplerConfig,
+    num_pairs: int,
+    seed: int,
+    probe_steps: int = 600,
+    progress: Report | None = None,
+    shelf: Path | None = None,
+) -> dict[str, object]:
+    """Compute how often swapping the assigned unit does what it should, and nothing else.
+
+    Args:
+        model: in eval mode.
+        source: the data set; all images outside `eval_index` train the probe.
+        eval_index: images to edit, shape (n,).
+        importance: of units for factors (DCI), shape (N, F).
+        sampler: gives the number of steps of deterministic DDIM and its inversion.
+        num_pairs: pairs of images per factor; they differ in that factor.
+        seed: of the probe and of the pairs.
+        probe_steps: training steps of the probe.
+        progress: called with what is at work and the share of it that is done.
+        shelf: folder in which probes are kept for other runs on the same first stage; None keeps none.
+
+    Returns:
+        JSON-ready rates: `success` per edited factor; `kept` per edited factor and other factor;
+        `unedited`, the probe's agreement on unchanged codes; `probe_accuracy` on first-stage
+        reconstructions; `*_within_one` for the factors in `ORDINAL`, a value off by one being right;
+        `assigned_unit` per factor.
+    """
+    report = progress or (lambda name, share: None)
+    names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
+    probe = find_probe(
+        shelf, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
+    )
+    judge = Judge(model, source, probe, deterministic(sampler))
+    start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
+    factors, code = source.factors(start), judge.encode(start)
+    z_T = judge.infer_noise(start, code, partial(report, "inverting"))
+    units = np.asarray(importance).argmax(axis=0).tolist()
+    edits = {}
+    for f, name in enumerate(names):
+        target = draw_targets(source, eval_index, f, factors[:, f], random)
+        wanted = factors.clone()
+        wanted[:, f] = source.factors(target)[:, f]
+        edited = swap_units(code, judge.encode(target), [units[f]])
+        edits[name] = judge.see(edited, z_T, partial(report, f"editing {name}")), wanted
+    held_out = eval_index[:NUM_JUDGED]
+    return {
+        **summarise_edits(edits),
+        "unedited": by_name(names, agreement(judge.see(code, z_T), factors)),
+        "probe_accuracy": by_name(
+            names, agreement(judge.see_first_stage(held_out), source.factors(held_out))
+        ),
+        "assigned_unit": dict(zip(names, units, strict=True)),
+        "num_pairs": num_pairs,
+        "noise": "inferred",
+        "sampler": asdict(judge.sampler),
+        "probe_steps": probe_steps,
+        "seed": seed,
+    }
+
+
+def find_probe(
+    shelf: Path | None,
+    latent_space: LatentSpace,
+    source: ImageSource,
+    eval_index: Tensor,
+    num_steps: int,
+    seed: int,
+    progress: Callable[[float], None],
+) -> Probe:
+    """The probe of a first stage, trained on all images outside `eval_index` (n,), or as it was kept by a run
+    before: it depends on nothing that a system adds.
+    """
+    index = complement(eval_index, len(source))
+    train = partial(train_probe, latent_space, source, index, num_steps, seed, progress)
+    if shelf is None:
+        return train()
+    facts = [fingerprint(latent_space), source.identity, eval_index.tolist(), num_steps, seed]
+    folder = shelf / f"probe-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
+    if not (folder / WEIGHTS).exists():
+        probe = train()
+        save_weights(folder / WEIGHTS, probe)
+        return probe
+    probe = Probe(source.factor_space, source.image_size)
+    load_weights(folder / WEIGHTS, probe)
+    probe = probe.to(latent_space.mean.device, memory_format=torch.channels_last)
+    return probe.eval().requires_grad_(False)
+
+
+def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:
+    """Rates of success and keeping.
+
+    Args:
+        edits: per edited factor, in order, the factors seen and those wanted, shapes (n, F).
+
+    Returns:
+        `success` and `kept` with their means, `kept_min`, and the forms in which a value off by one is
+        right for the factors in `ORDINAL`. What is kept of a single factor is null.
+    """
+    names = list(edits)
+    exact = torch.stack([agreement(*pair) for pair in edits.values()])  # (F edited, F)
+    near = torch.stack([agreement_within_one(*pair, names) for pair in edits.values()])
+    others = ~torch.eye(len(names), dtype=torch.bool)
+    several = len(names) > 1
+    return {
+        "success": by_name(names, exact.diagonal()),
+        "success_mean": exact.diagonal().mean().item(),
+        "success_within_one": by_name(names, near.diagonal()),
+        "kept": {name: by_name(names, exact[f], skip=name) for f, name in enumerate(names)},
+        "kept_mean": exact[others].mean().item() if several else None,
+        "kept_min": exact[others].min().item() if several else None,
+        "kept_within_one_min": near[others].min().item() if several else None,
+    }
+
+
+def agreement(found: Tensor, wanted: Tensor, tolerance: int = 0) -> Tensor:
+    """Share of rows of `found` and `wanted` (n, F) that agree up to `tolerance`, shape (F,) float64."""
+    return ((found - wanted).abs() <= tolerance).double().mean(dim=0)
+
+
+def agreement_within_one(found: Tensor, wanted: Tensor, names: Sequence[str]) -> Tensor:
+    """`agreement`, a value off by one being right for those factors, of `names`, that are in `ORDINAL`."""
+    ordinal = torch.tensor([name in ORDINAL for name in names])
+    return torch.where(ordinal, agreement(found, wanted, tolerance=1), agreement(found, wanted))
+
+
+def by_name(names: Sequence[str], values: Tensor, skip: str | None = None) -> dict[str, float]:
+    """Values (F,) under the names of their factors, one of them left out."""
+    return {name: value for name, value in zip(names, values.tolist(), strict=True) if name != skip}
+
+
+def complement(index: Tensor, size: int) -> Tensor:
+    """All of 0 .. `size` - 1 that are not in `index` (n,), in order.
+
+    Raises:
+        UserError: nothing is left to train a probe on.
+    """
+    left = torch.ones(size, dtype=torch.bool)
+    left[index] = False
+    if not left.any():
+        raise UserError(
+            "every image is an evaluation image, none is left to train the probe; lower num_images"
+        )
+    return left.nonzero().squeeze(1)
+
+
+def draw_targets(
+    source: ImageSource, index: Tensor, factor: int, values: Tensor, random: torch.Generator
+) -> Tensor:
+    """For each of `values` (n,) an image among `index` (m,) with another value of `factor`, shape (n,).
+
+    Raises:
+        UserError: there is none.
+    """
+    pool_values, target = source.factors(index)[:, factor], torch.empty_like(values)
+    for value in values.unique().tolist():
+        pool, rows = index[pool_values != value], values == value
+        if not len(pool):
+            name = source.factor_space.names[factor]
+            raise UserError(
+                f"all evaluation images have the same {name}, so it cannot be swapped; use more images"
+            )
+        target[rows] = pool[torch.randint(len(pool), (int(rows.sum()),), generator=random)]
+    return target
+
+
+@torch.no_grad()
+def compute_reconstruction(
+    model: ImageModel,
+    source: ImageSource,
+    eval_index: Tensor,
+    sampler: SamplerConfig,
+    num_images: int,
+    seed: int,
+    progress: Report | None = None,
+) -> dict[str, object]:
+    """Compute how well images come back: from the first stage, and from codes with inferred and with random
+    noise.
+
+    Args:
+        model: in eval mode.
+        source: the data set.
+        eval_index: candidate images, shape (n,); the first `num_images` are taken.
+        sampler: gives the number of steps of deterministic DDIM and its inversion.
+        num_images: at most.
+        seed: of the random noise.
+        progress: called with what is at work and the share of it that is done.
+
+    Returns:
+        JSON-ready: `<kind>_mse` of images in [0, 1], and its `<kind>_psnr` in dB, for the kinds
+        `autoencoder`, `inferred` and `random`; `psnr` is that of `inferred`.
+    """
+    report, random = progress or (lambda name, share: None), torch.Generator().manual_seed(seed)
+    space, ddim = model.latent_space, deterministic(sampler)
+    image = to_float(source.images(eval_index[:num_images])).to(space.mean.device)
+
+    def remake(part: Tensor) -> Tensor:
+        """By the first stage, with inferred and with random noise, shape (B, 3 kinds, 3, H, W)."""
+        z_T = invert(model, part, model.encode(part), ddim.num_steps)
+        first_stage = space.decode(space.encode(part))
+        inferred, fresh = (
+            reconstruct(model, part, ddim, z_T),
+            reconstruct(model, part, ddim, generator=random),
+        )
+        return torch.stack([first_stage, inferred, fresh], dim=1)
+
+    made = in_batches(remake, image, progress=partial(report, "reconstruction"))
+    scores = {}
+    for k, kind in enumerate(("autoencoder", "inferred", "random")):
+        scores |= {
+            f"{kind}_{name}": value for name, value in reconstruction_scores(made[:, k], image).items()
+        }
+    return {
+        "psnr": scores["inferred_psnr"],
+        **scores,
+        "num_images": len(image),
+        "sampler": asdict(ddim),
+        "seed": seed,
+    }

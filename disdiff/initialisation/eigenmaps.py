@@ -1,0 +1,171 @@
+"""What a code can start as: the slow coordinates of a random walk over the data.
+
+A factor that moves things bends: it takes several linear modes, and one mode holds several factors. A random
+walk that steps from an image to a similar one sees the shape that is bent. Where the data are a product of
+factors, the functions that change least along the walk (Laplacian eigenmaps, Belkin & Niyogi 2003; diffusion
+maps, Coifman & Lafon 2006) depend on one factor each; after them come their harmonics and products (Zhang,
+Moscovich & Singer 2021). So the slowest that are neither are coordinates.
+"""
+
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_matrix, diags
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+from disdiff.initialisation.coordinates import UNIT_VARIANCE, harmonics, ridge_regression
+from disdiff.initialisation.turning_modes import TurningModes
+from ldm.errors import UserError
+
+NUM_MODES = 17  # angles and modes of the data, in which neighbours are sought
+NEIGHBOURS = 16
+NUM_FUNCTIONS = 40  # of the walk, slowest first, among which coordinates are sought, at least
+OF_ANGLES = 0.25  # share of such a function's variance that an angle may explain
+OF_OTHERS = 0.75  # that a coordinate found before, or products of two, may explain
+RANKS = 20  # groups of equal size, over which a function of one number is constant
+LANDMARKS = 1024  # images from which a coordinate is interpolated
+BANDWIDTH = 1.5  # of that, in median distances of the last neighbour
+LANDMARK_RIDGE = 1e-4
+CHUNK = 1024
+
+
+class EigenmapCoordinates(nn.Module):
+    """Angles of the loops in the data, then slow coordinates of a random walk over the rest; variance 1 each.
+
+    Neighbours are sought among the modes of `TurningModes`, which mean the same at all angles, each with its
+    size in the data: else the walk would follow the loops again. For images that it was not fitted to, a
+    coordinate is interpolated from landmarks by kernel ridge regression.
+    """
+
+    def __init__(self, in_features: int, num_components: int) -> None:
+        super().__init__()
+        count = max(num_components, min(NUM_MODES, in_features))
+        self.modes = TurningModes(in_features, count)
+        self.register_buffer("landmarks", torch.zeros(LANDMARKS, count))
+        self.register_buffer("bandwidth", torch.ones(()))
+        self.register_buffer("weights", torch.zeros(LANDMARKS, num_components))
+
+    @property
+    def is_loop(self) -> Tensor:
+        """Which numbers of the code are angles, shape (num_components,)."""
+        return self.modes.is_loop[: self.weights.shape[1]]
+
+    def fit(self, x: Tensor) -> None:
+        """Fit to inputs `x` (n, ...), of which there must be more than modes.
+
+        Raises:
+            UserError: there are fewer inputs, or fewer dimensions of them, than are needed.
+        """
+        count, num_components = len(self.modes.is_loop), self.weights.shape[1]
+        if num_components < len(x) <= count:
+            raise UserError(
+                f"factors.encoder.start=eigenmaps needs more than {count} images, here are {len(x)}; "
+                "set start=bilinear, or random"
+            )
+        self.modes.fit(x)
+        c = torch.cat([self.modes(part) for part in x.split(CHUNK)]).double()
+        u, loops = self.without_angles(c), int(self.is_loop.sum())
+        if loops == num_components:
+            return
+        distance, neighbour = find_neighbours(u)
+        functions = find_slow_functions(distance, neighbour, max(NUM_FUNCTIONS, 2 * num_components))
+        chosen = choose_coordinates(functions, c[:, :loops] / UNIT_VARIANCE, num_components - loops)
+        self.landmarks[: len(u)] = u[:LANDMARKS]
+        self.bandwidth.copy_(BANDWIDTH * distance[:, -1].median())
+        kernel = self.kernel(u)
+        self.weights[:, loops:] = ridge_regression(kernel, functions[:, chosen], LANDMARK_RIDGE)
+        self.weights[:, loops:] /= (kernel @ self.weights[:, loops:].to(kernel)).std(dim=0).clamp_min(1e-6)
+
+    def without_angles(self, c: Tensor) -> Tensor:
+        """The modes among the coordinates `c` (B, count), 0 in the place of angles."""
+        return torch.where(self.modes.is_loop, 0.0, c)
+
+    def kernel(self, u: Tensor) -> Tensor:
+        """Gaussian of the distance of `u` (B, count) to every landmark, shape (B, LANDMARKS)."""
+        landmarks = self.landmarks.to(u)
+        square = u.square().sum(dim=1, keepdim=True) + landmarks.square().sum(dim=1) - 2 * u @ landmarks.T
+        return (-square.clamp_min(0) / (2 * self.bandwidth.to(u) ** 2)).exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Coordinates of `x` (B, ...), shape (B, num_components), loops first, an angle within +-sqrt(3)."""
+        c = self.modes(x)
+        slow = self.kernel(self.without_angles(c)) @ self.weights
+        return torch.where(self.is_loop, c[:, : slow.shape[1]], slow)
+
+
+def find_neighbours(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances to the NEIGHBOURS nearest other rows of `u` (n, K), ascending, and which rows those are."""
+    count = min(NEIGHBOURS, len(u) - 1)
+    nearest = [torch.cdist(part, u).topk(count + 1, largest=False) for part in u.split(CHUNK)]
+    distance, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
+    return distance[:, 1:], index[:, 1:]
+
+
+def find_slow_functions(distance: Tensor, neighbour: Tensor, count: int) -> Tensor:
+    """Functions that change least along a random walk, slowest first, constant apart; variance 1 each.
+
+    Steps from i to a neighbour j are likely as exp(-d_ij^2 / (d_i d_j)), d_i the distance of the last
+    neighbour (Zelnik-Manor & Perona 2004), divided by the density at both (Coifman & Lafon 2006, alpha = 1):
+    the functions tell the shape of the data more than how many lie where.
+
+    Args:
+        distance: to the nearest neighbours, ascending, shape (n, k).
+        neighbour: which rows these are, shape (n, k).
+        count: how many functions are wanted; at most n - 2 are found.
+
+    Returns:
+        Values at every row, shape (n, count).
+    """
+    n, k = distance.shape
+    last = distance[:, -1].clamp_min(1e-12)
+    step = (-(distance**2) / (last[:, None] * last[neighbour])).exp()
+    rows = torch.arange(n).repeat_interleave(k)
+    steps = csr_matrix((step.flatten().numpy(), (rows.numpy(), neighbour.flatten().numpy())), shape=(n, n))
+    steps = steps.maximum(steps.T)
+    for power in (1.0, 0.5):  # density, then what makes the walk's matrix symmetric
+        scale = diags(torch.as_tensor(steps.sum(axis=1)).flatten().pow(-power).numpy())
+        degree, steps = steps.sum(axis=1), scale @ steps @ scale
+    root = torch.as_tensor(degree).flatten().sqrt()
+    constant = (root / root.norm()).numpy()  # the slowest; taken out, as clusters have others as slow
+    walk = LinearOperator((n, n), matvec=lambda v: steps @ v - constant * (constant @ v), dtype=float)
+    first = torch.linspace(-1, 1, n, dtype=torch.double).numpy()  # else SciPy draws it
+    value, vector = eigsh(walk, k=min(count, n - 2), which="LA", v0=first)
+    vector = torch.as_tensor(vector)[:, torch.as_tensor(value).argsort(descending=True)] / root[:, None]
+    vector = vector - vector.mean(dim=0)
+    sign = (vector**3).sum(dim=0).sign()  # which is arbitrary: fix it
+    return vector / vector.std(dim=0) * sign
+
+
+def choose_coordinates(functions: Tensor, angle: Tensor, count: int) -> list[int]:
+    """The first `count` of the functions (n, F) that are no functions of an angle or of others before them.
+
+    If there are fewer, those nearest to it are taken. Harmonics of a coordinate are functions of it; products
+    of two coordinates, and of one with the first harmonic of an angle (n, loops), are sought linearly.
+    """
+    turning = harmonics(angle, highest=1)
+    chosen, excess = [], []
+    for i, function in enumerate(functions.T):
+        before = functions[:, chosen]
+        pairs = [before[:, a] * before[:, b] for a in range(len(chosen)) for b in range(a)]
+        of_others = [explained_by_rank(function, x) for x in before.T]
+        of_others += [explained(function, torch.stack(pairs, dim=1))] if pairs else []
+        of_others += [explained(function, x[:, None] * turning) for x in before.T]
+        of_angles = [explained_by_rank(function, x) for x in angle.T]
+        excess.append(max([x / OF_OTHERS for x in of_others] + [x / OF_ANGLES for x in of_angles] + [0.0]))
+        if excess[-1] < 1 and len(chosen) < count:
+            chosen.append(i)
+    rest = sorted(set(range(len(excess))) - set(chosen), key=lambda i: excess[i])
+    return chosen + rest[: count - len(chosen)]
+
+
+def explained(y: Tensor, x: Tensor) -> float:
+    """Share of the variance of `y` (n,) that a linear function of `x` (n, K) explains."""
+    x = F.pad(x, (1, 0), value=1.0)
+    return 1 - float((y - x @ ridge_regression(x, y[:, None])[:, 0]).var() / y.var())
+
+
+def explained_by_rank(y: Tensor, x: Tensor) -> float:
+    """Share of the variance of `y` (n,) that a function of `x` (n,) explains, constant over RANKS groups."""
+    group = F.one_hot(x.argsort().argsort() * RANKS // len(x), RANKS).to(y)
+    mean = (y @ group) / group.sum(dim=0).clamp_min(1)
+    return 1 - float((y - group @ mean).var() / y.var())

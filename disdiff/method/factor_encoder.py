@@ -1,0 +1,202 @@
+"""The factor encoder: image or latent => N latent units of D numbers, E(x_0) = {z^1, ..., z^N} of DisDiff.
+
+The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer; a
+single trunk, only the rows of the last layer belong to units. What it may read is a choice: the image (as
+published), the latent z, which spares the first-stage decoder in the disentangling loss, or the frozen
+denoiser's coarsest map of it, where objects and their pose are nearer at hand than in z.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from disdiff.initialisation.coordinates import BilinearCoordinates, CircularCoordinates, PrincipalComponents
+from disdiff.initialisation.eigenmaps import EigenmapCoordinates
+from ldm.errors import UserError, choose
+from ldm.nn.layers import build_norm
+
+OUTPUT_SIZE = 4  # side of the map that is flattened
+NORM_GROUPS = 8
+RELEASED_256 = 6  # strided convolutions of the released encoder of images of 256 pixels
+# A Gaussian code starts with little noise: the decoder learns to read it before the KL term prices it.
+INITIAL_LOGVAR = -3.5
+
+
+@dataclass
+class FactorEncoderConfig:
+    """Factor encoder.
+
+    Attributes:
+        input: `image`, `z`, or `features`: the denoiser's coarsest map of the clean latent.
+        channels: width of every convolution.
+        norm: `batch` (released) or `group`, which knows no running statistics and so treats data and
+            predictions alike.
+        hidden: width of a linear layer before the last; 0 for none (released).
+        code_norm: `none` (released), or `batch`: every number of the code has mean 0 and variance 1 over the
+            batch (running statistics in evaluation), so that no unit can die and no loss can be lowered by
+            inflating the code.
+        posterior: `none`; `fixed`: the code is read with Gaussian noise of standard deviation `code_noise`,
+            which limits what one number can carry; or `gaussian`: each number has a variance of its own,
+            which a KL term prices.
+        code_noise: of `fixed`.
+        initial_logvar: of `gaussian`: log-variance that every number starts with.
+        start: `random`, or what the code starts as (`disdiff.initialisation`), fitted once to the encoder's
+            inputs of training images; the network starts at zero and corrects it. `principal`: principal
+            components; `circular`: the angles of the loops, then components of the rest; `bilinear`: the same
+            angles, then modes whose effect may depend on them; `eigenmaps`: the same angles, then slow
+            coordinates of a random walk over the rest.
+        hold_steps: for so many steps the encoder stays as it is, while what reads its code learns to.
+        rate: its learning rate as a multiple of the other networks'.
+    """
+
+    input: str = "image"
+    channels: int = 128
+    norm: str = "batch"
+    hidden: int = 0
+    code_norm: str = "none"
+    posterior: str = "none"
+    code_noise: float = 0.1
+    initial_logvar: float = INITIAL_LOGVAR
+    start: str = "random"
+    hold_steps: int = 0
+    rate: float = 1.0
+
+
+class CodePosterior(Protocol):
+    """Distribution of the code of a batch; B images, N units of D numbers."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The most likely code, shape (B, N, D)."""
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """A code drawn from it, shape (B, N, D)."""
+
+    def kl(self) -> Tensor:
+        """KL divergence to the prior in nats, shape (B,)."""
+
+
+class Posterior(NamedTuple):
+    """What the encoder says of a batch.
+
+    Attributes:
+        mean: the code, shape (B, N, D).
+        logvar: log-variance of each number, shape (B, N, D), or None for a deterministic encoder.
+    """
+
+    mean: Tensor
+    logvar: Tensor | None
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """A code drawn from the posterior, shape (B, N, D); the mean when there is no variance."""
+        if self.logvar is None:
+            return self.mean
+        noise = torch.randn(self.mean.shape, generator=generator, device=generator.device).to(self.mean)
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence to the standard normal in nats, summed over units and numbers, shape (B,)."""
+        if self.logvar is None:
+            return self.mean.new_zeros(len(self.mean))
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(dim=1)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-activation residual block: ReLU, 3x3 convolution, norm, ReLU, 1x1 convolution."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = _norm(norm, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Apply to `h` (B, C, H, W)."""
+        return h + self.conv1(F.relu(self.norm(self.conv3(F.relu(h)))))
+
+
+class FactorEncoder(nn.Module):
+    """Stride-2 convolutions to 4x4, two residual blocks, a linear layer for all units."""
+
+    def __init__(
+        self, config: FactorEncoderConfig, in_channels: int, size: int, num_units: int, unit_dim: int
+    ) -> None:
+        """Build for inputs of `in_channels` maps of `size` x `size`.
+
+        Raises:
+            UserError: `size` is not 4 times a power of two, or an option is unknown.
+        """
+        super().__init__()
+        depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
+        if OUTPUT_SIZE * 2**depth != size:
+            raise UserError(f"the factor encoder needs inputs of 4, 8, 16, ... pixels a side, got {size}")
+        choose("factors.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
+        self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
+        self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
+        self.trunk = nn.Sequential()
+        if not depth:
+            self.trunk.append(nn.Conv2d(in_channels, config.channels, 3, padding=1))
+        for i in range(depth):
+            channels = in_channels if i == 0 else config.channels
+            self.trunk.append(nn.Conv2d(channels, config.channels, 4, stride=2, padding=1))
+            self.trunk.append(_norm(config.norm, config.channels))
+            # the released network has no ReLU after the last but one; that for 256 pixels after the last but
+            # three
+            if i != depth - 2 and not (depth == RELEASED_256 and 2 <= i < depth - 1):
+                self.trunk.append(nn.ReLU())
+        blocks = [EncoderBlock(config.channels, config.norm) for _ in range(2)]
+        self.trunk.extend(
+            [blocks[0], _norm(config.norm, config.channels), nn.ReLU(), blocks[1], nn.Flatten()]
+        )
+        width, outputs = config.channels * OUTPUT_SIZE**2, num_units * unit_dim * (1 + self.gaussian)
+        if config.hidden:
+            self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
+        self.head = nn.Linear(config.hidden or width, outputs)
+        if self.gaussian:
+            nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
+        norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
+        self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
+        starts = {
+            "random": None,
+            "principal": PrincipalComponents,
+            "circular": CircularCoordinates,
+            "bilinear": BilinearCoordinates,
+            "eigenmaps": EigenmapCoordinates,
+        }
+        start = choose("factors.encoder.start", config.start, starts)
+        self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
+        if self.components is not None:
+            nn.init.zeros_(self.head.weight[: num_units * unit_dim])
+            nn.init.zeros_(self.head.bias[: num_units * unit_dim])
+
+    def fit_start(self, x: Tensor) -> None:
+        """Fit what the code starts as to training inputs `x` (n, C, size, size), before the first step."""
+        if self.components is not None:
+            self.components.fit(x)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """Codes of `x` (B, C, size, size), with their variance where the encoder has one."""
+        units = self.head(self.trunk(x))
+        mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
+        if self.components is not None:
+            with torch.autocast(x.device.type, enabled=False):  # they sum what nearly cancels
+                mean = mean + self.components(x.to(self.head.weight))
+        mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
+        if self.gaussian:
+            return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))
+        return Posterior(
+            mean, None if self.fixed_logvar is None else torch.full_like(mean, self.fixed_logvar)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
+        return self.posterior(x).mean
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    kinds = {"batch": nn.BatchNorm2d, "group": lambda channels: build_norm(channels, NORM_GROUPS)}
+    return choose("factors.encoder.norm", kind, kinds)(channels)

@@ -1,0 +1,250 @@
+"""The task of stage 3: what one training step of DisDiff (and of PDAE, its case of one unit) computes.
+
+    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL
+
+L_r is the error of eps_base + training_coefficient * sum_k grad_k; the second term shifts the frozen
+prediction by one sampled unit, looks at the result with the encoder, and asks which unit it was (Yang et al.
+2023, arXiv:2301.13721).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from disdiff.method.code_task import CodeTask
+from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.losses import (
+    FactorLossConfig,
+    change_weight,
+    clean_weight,
+    fit_whitener,
+    invariant_logits,
+    invariant_loss,
+    snr_weight,
+    variant_loss,
+    whitened_error,
+)
+from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
+from ldm.data.source import to_float
+from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_noise
+from ldm.diffusion.sampler import sample_ddim
+from ldm.errors import UserError, choose
+from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
+from ldm.training.optimizer import Budget, TrainConfig
+
+
+@dataclass
+class Step:
+    """The tensors of one training step that its loss terms share; B images.
+
+    Attributes:
+        z_0, z_t: clean and noisy latent, shape (B, C, h, w).
+        t: diffusion step, shape (B,).
+        eps_base: the frozen prediction, shape (B, C, h, w).
+        grad: gradient fields, shape (B, N, C, h, w).
+        code: the condition, shape (B, N, D).
+    """
+
+    z_0: Tensor
+    z_t: Tensor
+    t: Tensor
+    eps_base: Tensor
+    grad: Tensor
+    code: Tensor
+
+
+class DisDiffTask(CodeTask):
+    """Trains the factor networks of a `DisDiff`; everything else in it stays frozen."""
+
+    def __init__(
+        self,
+        model: DisDiff,
+        loss: FactorLossConfig,
+        encoder: FactorEncoderConfig,
+        config: TrainConfig,
+        budget: Budget,
+        seed: int,
+    ) -> None:
+        super().__init__(model.factors, encoder, config, budget, seed)
+        self.model, self.loss = model, loss
+        self.keep_frozen(model.latent_space)
+        self.keep_frozen(model.denoiser)
+        num_steps = model.schedule.num_steps
+        self.t_range = (loss.t_min, num_steps if loss.t_max is None else loss.t_max)
+        if not 0 <= loss.t_min < self.t_range[1] <= num_steps:
+            raise UserError(
+                f"factors.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of "
+                f"0 .. {num_steps - 1}; choose t_min < t_max"
+            )
+        weightings: dict[str, Callable[[Tensor], Tensor]] = {
+            "none": torch.ones_like,
+            "snr": lambda snr: snr_weight(snr, loss.snr_gamma),
+            "clean": lambda snr: clean_weight(snr, loss.clean_cap) ** (0.5 if loss.norm == "l1" else 1.0),
+        }
+        weight = choose("factors.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
+        choose(
+            "factors.loss.dis_weighting", loss.dis_weighting, dict.fromkeys(("change", "constant", "loss"))
+        )
+        choose("factors.loss.change_space", loss.change_space, {"z": None, "image": None})
+        if loss.whiten_ridge is not None and loss.norm != "l2":
+            raise UserError(
+                f"factors.loss.whiten_ridge is for squared errors, but factors.loss.norm={loss.norm}; "
+                "set norm=l2, or whiten_ridge=null"
+            )
+        self.register_buffer("whitener", None, persistent=False)
+        self.register_buffer("t_weight", weight, persistent=False)
+        self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)
+        self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
+
+    def see_data(self, z_0: Tensor) -> None:
+        """Fit what whitens the noise error, where it is to be whitened, to latents (n, C, h, w)."""
+        if self.loss.whiten_ridge is not None:
+            self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
+
+    def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
+        """The error of L_r of each image, shape (B,), before its weight; white once `see_data` was called."""
+        if self.whitener is None:
+            return denoising_error(eps_hat, eps, self.loss.norm)
+        return whitened_error(eps_hat, eps, self.whitener)
+
+    def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
+        """All terms of the loss, each a mean over the batch."""
+        z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
+        posterior = self.encode(self._seen(batch, z_0), step)
+        code = posterior.sample(generator)
+        t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(
+            z_0.device
+        )
+        eps = sample_noise(z_0, generator)
+        z_t = q_sample(self.model.schedule, z_0, t, eps)
+        eps_base, features = self.model.predict_base(z_t, t)
+        grad = self.trained.decoder(features, code)
+
+        eps_hat = shift_eps(eps_base, self.training_coefficient, t, grad.sum(dim=1))
+        weight = self.t_weight[t]
+        reconstruction = (weight * self.noise_error(eps_hat, eps)).mean()
+        frozen = (weight * self.noise_error(eps_base, eps)).mean()
+        self.stats = {
+            "reconstruction": reconstruction.detach(),
+            "of_frozen": (reconstruction / frozen).detach(),  # below 1: the code fills a part of the gap
+            "code_std": posterior.mean.detach().std(dim=0).mean(),
+        }
+        loss = reconstruction
+        if self.loss.weight_kl and step >= self.hold_steps:
+            kl = posterior.kl().mean()
+            self.stats["kl"] = kl.detach()
+            ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
+            loss = loss + ramp * self.loss.weight_kl * kl
+        if self.loss.weight_disentangle and step % self.loss.every == 0:
+            parts = Step(z_0, z_t, t, eps_base, grad, code)
+            unit = torch.randint(code.shape[1], (len(t),), generator=generator, device=generator.device).to(
+                t.device
+            )
+            chosen = self._chosen_grad(parts, features, unit)
+            terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
+            loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
+        self.stats["loss"] = loss.detach()
+        return loss
+
+    def _seen(self, batch: dict[str, Tensor], z_0: Tensor) -> Tensor:
+        """What the encoder reads of a batch: its images, or what the model makes of its latents."""
+        return to_float(batch["image"]) if "image" in batch else self.model.observe(z_0)
+
+    def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
+        """Gradient field of each image's sampled unit, shape (B, C, h, w)."""
+        rows = torch.arange(len(unit), device=unit.device)
+        if not self.loss.detach_condition:
+            return parts.grad[rows, unit]
+        return self.trained.decoder(features, parts.code[rows, unit, None].detach(), unit[:, None]).squeeze(1)
+
+    def disentangling_loss(self, parts: Step, chosen: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """W * (L_in + L_va) of each image, shape (B,); the encoder that looks at predictions is held
+        constant.
+
+        Args:
+            parts: of the step.
+            chosen: gradient field of the sampled unit, shape (B, C, h, w).
+            target: code of the images, detached, shape (B, N, D).
+            unit: the sampled unit, shape (B,).
+        """
+        schedule = self.model.schedule
+        shifted = shift_eps(parts.eps_base, self.sampling_coefficient, parts.t, chosen)
+        z0_hat = predict_z0(schedule, parts.z_t, parts.t, parts.eps_base)
+        z0_hat_c = predict_z0(schedule, parts.z_t, parts.t, shifted)
+        seen_c = self.model.observe(z0_hat_c)
+        with torch.no_grad():
+            seen = self.model.observe(z0_hat)
+            code_hat = encode_frozen(self.trained.encoder, seen)
+        look = (
+            self.trained.encoder
+            if self.loss.train_evaluator
+            else partial(encode_frozen, self.trained.encoder)
+        )
+        code_hat_c = look(seen_c)
+
+        weight = self._image_weight(parts, z0_hat, z0_hat_c)
+        if self.loss.change_cap is not None:
+            weight = weight.clamp(max=self.loss.change_cap)
+        invariant = invariant_loss(code_hat_c, code_hat, unit, self.loss.temperature)
+        variant = variant_loss(code_hat_c, code_hat, target, unit, self.loss.temperature)
+        found = invariant_logits(code_hat_c, code_hat).argmax(dim=1) == unit
+        self.stats |= {
+            "invariant": invariant.detach().mean(),
+            "variant": variant.detach().mean(),
+            "unit_accuracy": found.float().mean(),
+            "weight_mean": weight.mean(),
+            "weight_max": weight.max(),
+        }
+        return weight * (self.loss.weight_invariant * invariant + self.loss.weight_variant * variant)
+
+    def _image_weight(self, parts: Step, z0_hat: Tensor, z0_hat_c: Tensor) -> Tensor:
+        """Weight of each image's L_dis, detached, shape (B,)."""
+        if self.loss.dis_weighting == "constant":
+            return torch.ones_like(parts.t, dtype=z0_hat.dtype)
+        if self.loss.dis_weighting == "loss":
+            eps = predict_eps(self.model.schedule, parts.z_t, parts.t, parts.z_0)
+            eps_hat = shift_eps(parts.eps_base, self.training_coefficient, parts.t, parts.grad.sum(dim=1))
+            return self.noise_error(eps_hat, eps).detach()
+        return change_weight(
+            *((z0_hat, z0_hat_c) if self.loss.change_space == "z" else self._images(z0_hat, z0_hat_c))
+        )
+
+    def _images(self, *latents: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return tuple(self.model.latent_space.decode(z, quantize=False) for z in latents)
+
+    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3,
+        H, W).
+        """
+        model = self.current
+        z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
+        images = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
+        eps_fn = model.eps_fn(model.factors.encoder(self._seen(images, z_0)))
+        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), PREVIEW_STEPS)
+        return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
+
+    @property
+    def current(self) -> DisDiff:
+        """The model with the averaged factor networks."""
+        model = self.model
+        frozen = (model.latent_space, model.denoiser, model.schedule)
+        return DisDiff(*frozen, self.result, model.reads, model.guidance)
+
+
+def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Code of `x` by `encoder` with its weights held constant and its running statistics used; gradients
+    reach `x`.
+    """
+    training = encoder.training
+    state = {
+        name: tensor.detach() for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]
+    }
+    encoder.eval()
+    code = torch.func.functional_call(encoder, state, (x,))
+    encoder.train(training)
+    return code

@@ -1,0 +1,214 @@
+"""A discovery on a run folder, from images to files: what `scripts/discover_factors.py` does."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from disdiff.clip.control import randomise_fields
+from disdiff.clip.discovery import (
+    NUM_DRAWS,
+    RANDOM_DIRECTIONS,
+    Finding,
+    group_units,
+    judge_names,
+    name_displacements,
+)
+from disdiff.clip.displacement import Displacements, Mover, measure_displacements
+from disdiff.clip.held_out import keep_held_out
+from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
+from disdiff.clip.prompts import Prompts, embed_prompts, read_prompts
+from disdiff.clip.tower import Clip
+from disdiff.editing.unit_names import name_data
+from disdiff.editing.units import in_batches, principal_directions
+from disdiff.evaluation.edit_success import find_probe
+from disdiff.evaluation.probe import Probe
+from disdiff.report.discovery import FILE, PICTURE
+from disdiff.report.grids import save_grid
+from disdiff.report.pictures import load_codes
+from disdiff.runs.run_folder import Run
+from disdiff.runs.stages import shared_folder
+from ldm.data.source import split_indices, to_float
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.errors import UserError
+from ldm.files import save_json
+
+NUM_REFERENCE = 2000  # images whose embeddings say what is far and what is chance
+NUM_SHOWN = 4  # images per unit in the picture
+Share = Callable[[float], None]
+
+
+@dataclass
+class Options:
+    """How to look.
+
+    Attributes:
+        way: of moving a unit, `traverse`, `swap` or `field`.
+        amount: of `traverse`, in standard deviations.
+        num_images: to move.
+        seed: of the choice of images and of the random directions.
+        control: what of the gradient decoder is randomised first; None for nothing.
+    """
+
+    way: str = "traverse"
+    amount: float = 2.0
+    num_images: int = 128
+    seed: int = 0
+    control: str | None = None
+
+
+class Discovery:
+    """Moves the units of a run, and says what a CLIP sees.
+
+    Args:
+        run: whose model is in eval mode; a control changes it.
+        clip: on the model's device.
+        codes: content of the run's `codes.npz`.
+        sampler: of edits; deterministic DDIM in as many steps.
+        options: how to look.
+    """
+
+    def __init__(
+        self, run: Run, clip: Clip, codes: Mapping[str, np.ndarray], sampler: SamplerConfig, options: Options
+    ) -> None:
+        self.run, self.clip, self.codes, self.options = run, clip, codes, options
+        self.control = None
+        if options.control:
+            self.control = randomise_fields(run.model, options.control, options.seed)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        data, evaluation = run.config.data, run.config.evaluation
+        self.eval_index = split_indices(run.source, data.num_train, evaluation.num_images)[1]
+        free = keep_held_out(self.eval_index, run.source, clip.facts)
+        order = free[torch.randperm(len(free), generator=self.generator)]
+        self.index, reference = order[: options.num_images], order[:NUM_REFERENCE]
+        self.reference = in_batches(lambda part: clip(self.load(part)).cpu(), reference)
+        directions = principal_directions(load_codes(codes))
+        self.mover = Mover(run.model, self.load(self.index), directions, sampler, options.amount)
+        self.findings: list[Finding] = []
+        self.displacements: Displacements | None = None
+        self.prompts: Prompts | None = None
+        self.probe: Probe | None = None
+
+    def load(self, index: torch.Tensor) -> torch.Tensor:
+        """Images `index` (n,), shape (n, 3, H, W), on the model's device."""
+        return to_float(self.run.source.images(index)).to(self.run.model.latent_space.mean.device)
+
+    def find(
+        self, prompts: Path | None, scores: Mapping[str, Any] | None, progress: Share | None = None
+    ) -> dict[str, Any]:
+        """Move every unit and name it, or without prompts put units together.
+
+        Args:
+            prompts: a prompts file.
+            scores: of one protocol, by which names are judged; None without labels.
+            progress: called with the share that is done.
+
+        Returns:
+            The JSON-ready result, as `discovery.json` keeps it.
+        """
+        options, units = self.options, list(range(self.run.model.num_units))
+        self.prompts = None if prompts is None else read_prompts(prompts)
+        directions = None if self.prompts is None else embed_prompts(self.encode_text, self.prompts)
+        found = measure_displacements(self.mover, self.clip, units, options.way, progress)
+        self.displacements = found
+        result = {
+            "run": self.run.folder.resolve().name,
+            "system": self.run.config.system,
+            "clip": asdict(self.clip.facts),
+            "way": options.way,
+            "amount": options.amount,
+            "num_images": len(self.index),
+            "index": self.index.tolist(),
+            "seed": options.seed,
+            "sampler": asdict(self.mover.sampler),
+            "control": self.control,
+        }
+        if directions is None:
+            self.findings, groups = group_units(units, found.moved, self.reference, NUM_SHOWN)
+            return {**result, "units": [each.to_json() for each in self.findings], "groups": groups}
+        self.findings = name_displacements(units, found.moved, directions, self.reference, self.generator)
+        result |= {
+            "prompts": str(prompts),
+            "chance": RANDOM_DIRECTIONS,
+            "num_draws": NUM_DRAWS,
+            "units": [each.to_json() for each in self.findings],
+        }
+        names = [str(name) for name in self.codes.get("factor_names", [])]
+        if names and scores and "dci" in scores:
+            importance = np.array(scores["dci"]["importance"])
+            result["judged"] = judge_names(self.findings, importance, names, self.prompts.labels)
+        return result
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        """Unit embeddings of texts, on the CPU."""
+        return self.clip.encode_text(texts).cpu()
+
+    def edit(self, name: str, folder: Path, progress: Share | None = None) -> dict[str, Any]:
+        """Move the unit of a name, show it, and measure it where there are labels.
+
+        Args:
+            name: that `find` gave.
+            folder: for the picture.
+            progress: called with the share of the probe's training that is done.
+
+        Raises:
+            UserError: no unit has the name.
+        """
+        finding, source = find_unit(self.findings, name), self.run.source
+        before, after = move_unit(self.mover, finding.unit)
+        picture = f"edit-{'-'.join(name.split())}.png"
+        shown = torch.stack([before, after])[:, : 2 * NUM_SHOWN].cpu()
+        title = f"Move the unit named {name}"
+        save_grid(folder / picture, shown, title, self.subtitle, ["before", "after"])
+        result = {"unit": finding.unit, "picture": picture}
+        if source.factor_space is None:
+            return result
+        if self.probe is None:
+            self.probe = find_probe(
+                shared_folder(self.run.config),
+                self.run.model.latent_space,
+                source,
+                self.eval_index,
+                self.run.config.evaluation.probe_steps,
+                self.run.config.evaluation.seed,
+                progress or (lambda share: None),
+            )
+        label = self.prompts.labels.get(name, name)
+        return result | judge_edit(self.probe, before, after, list(source.factor_space.names), label)
+
+    @property
+    def subtitle(self) -> str:
+        """Of pictures: which data, which run, seen by what."""
+        source = self.run.source
+        data = name_data(source.name, source.procedural)
+        return f"{data} · {self.run.folder.resolve().name} · seen by {self.clip.facts.name}"
+
+    def save(self, result: dict[str, Any], folder: Path) -> list[Path]:
+        """Write the result and the picture of it; a control's under names of its own.
+
+        Raises:
+            UserError: `find` was not called, or the folder cannot be written.
+        """
+        if self.displacements is None:
+            raise UserError("there is nothing to save yet; call find first")
+        ending = f"-control-{self.options.control}" if self.options.control else ""
+        paths = [(folder / name).with_stem(f"discovery{ending}") for name in (FILE, PICTURE)]
+        save_json(paths[0], result)
+        found = self.displacements
+        pairs = torch.stack([found.before, found.after], dim=2)[:, :NUM_SHOWN].flatten(
+            1, 2
+        )  # (K, 2 shown, ...)
+        columns = ["before", "after"] * (pairs.shape[1] // 2)
+        labels = [label_finding(finding) for finding in self.findings]
+        save_grid(paths[1], pairs, f"Units, {self.options.way}", self.subtitle, labels, columns)
+        return paths
+
+
+def label_finding(finding: Finding) -> str:
+    """A unit's row label."""
+    said = finding.name if finding.verdict == "named" else finding.verdict
+    score = f" {finding.score:.2f}" if finding.verdict == "named" and finding.score is not None else ""
+    return f"unit {finding.unit} · {said}{score}"

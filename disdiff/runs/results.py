@@ -1,0 +1,277 @@
+"""What a finished run leaves behind: codes, scores, pictures, the report and `metrics.json`."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from disdiff.config.places import ROOT
+from disdiff.config.schema import Config, EvaluationConfig, to_container
+from disdiff.evaluation.edit_success import compute_editing, compute_reconstruction
+from disdiff.method.model import ImageModel
+from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
+from disdiff.report.album import PARTS, make_pictures
+from disdiff.report.html import write_report
+from disdiff.runs.stages import Stage, shared_folder
+from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
+from ldm.errors import UserError
+from ldm.files import atomic_path, load_json, save_json
+from ldm.training.weight_files import count_parameters
+
+if TYPE_CHECKING:
+    from disdiff.runs.pipeline import Pipeline
+
+FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
+SCORES = "scores.json"  # until they are in metrics.json
+NO_LABELS = "the data set has no factor labels and no attributes, so there is nothing to compare codes with"
+NO_FACTORS = "the data set has attributes but no factor labels, so FactorVAE, DCI and the like are left out"
+PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
+
+
+def write_results(pipeline: "Pipeline", seconds: float) -> None:
+    """Evaluate the finished model and write everything that a run folder holds.
+
+    Args:
+        pipeline: whose stages are all loaded.
+        seconds: that loading and training took in this call of the main job.
+    """
+    if results_are_complete(pipeline):
+        pipeline.say("results: complete, nothing to do")
+        pipeline.say(summarise(load_json(pipeline.folder / "metrics.json")))
+        return
+    start = time.monotonic()
+    config, source, folder = pipeline.config, pipeline.source, pipeline.folder
+    model = pipeline.model.eval().to(pipeline.machine.device)
+    codes = encode_codes(model, source, pipeline.eval_index)
+    save_codes(folder / "codes.npz", codes)
+    copyfile(pipeline.stages["factors"].folder / "log.csv", folder / "log.csv")
+    scores, reason = score_once(folder, codes, config.evaluation)
+    with torch.inference_mode():
+        editing, reconstruction = measure_edits(pipeline, model, scores)
+        with progress_bar("pictures") as progress:
+            make_pictures(
+                model,
+                source,
+                pipeline.eval_index,
+                codes,
+                scores,
+                folder,
+                config.sampler,
+                config.seed,
+                progress,
+                parts=list_pictures(model),
+            )
+    records = {name: stage.record for name, stage in pipeline.stages.items()}
+    trained = sum(record["seconds"] for record in records.values())
+    metrics = {
+        "system": config.system,
+        "preset": config.preset,
+        "seed": config.seed,
+        **({} if model.supervision is None else {"supervision": model.supervision}),
+        "dataset": describe_source(source),
+        "scores": None if scores is None else {config.evaluation.protocol: scores},
+        **({} if reason is None else {"scores_reason": reason}),
+        "editing": editing,
+        "reconstruction": reconstruction,
+        "evaluation": describe_evaluation(config),
+        "stages": records,
+        "parameters": count_sizes(pipeline),
+        # all stages from nothing, whether this call trained them or loaded them, and the results
+        "seconds_total": round(trained + time.monotonic() - start, 1),
+        "seconds_this_call": round(seconds + time.monotonic() - start, 1),
+        "device": describe_device(pipeline.machine.device),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": find_commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    save_json(folder / "metrics.json", metrics)
+    (folder / SCORES).unlink(missing_ok=True)
+    write_report(folder)
+    pipeline.say(summarise(metrics))
+
+
+def results_are_complete(pipeline: "Pipeline") -> bool:
+    """Whether the run folder holds all results of these very stages, this evaluation and these labels."""
+    pictures = [name for part in list_pictures(pipeline.model) for name in PARTS[part]]
+    if not all((pipeline.folder / name).exists() for name in pictures):
+        return False
+    stages = list(pipeline.stages.values())
+    return results_are_current(pipeline.folder, pipeline.config, stages, pipeline.source)
+
+
+def results_are_current(folder: Path, config: Config, stages: list[Stage], source: ImageSource) -> bool:
+    """Whether the files of a run folder, pictures aside, are of these very stages, evaluation and labels."""
+    if not all((folder / name).exists() for name in FILES):
+        return False
+    metrics = load_json(folder / "metrics.json")
+    hashes = {name: record["hash"] for name, record in metrics.get("stages", {}).items()}
+    same_stages = hashes == {stage.name: stage.hash for stage in stages}
+    same_evaluation = metrics.get("evaluation") == describe_evaluation(config)
+    # attributes are no part of the stages' hashes
+    return same_stages and same_evaluation and metrics.get("dataset") == describe_source(source)
+
+
+def count_sizes(pipeline: "Pipeline") -> dict[str, int]:
+    """Parameters of the model, `total`, and of the part of it that the stage `factors` trains, `trainable`.
+
+    A latent DPM, which only new images need, does not count.
+    """
+    model = [name for name in pipeline.stages if name != "latent_dpm"]
+    sizes = {name: count_parameters(pipeline.modules[name]) for name in model}
+    return {"total": sum(sizes.values()), "trainable": sizes["factors"]}
+
+
+def list_pictures(model: ImageModel) -> list[str]:
+    """What `make_pictures` can draw of a model: gradient fields only where units have them."""
+    return [part for part in PARTS if part != "fields" or model.has_unit_fields]
+
+
+def describe_evaluation(config: Config) -> dict[str, Any]:
+    """The settings on which the results depend."""
+    return {**to_container(config.evaluation), "sampler": to_container(config.sampler)}
+
+
+def summarise(metrics: dict[str, Any]) -> str:
+    """The scores that people ask for first, on one line."""
+    parts = [f"reconstruction {metrics['reconstruction']['psnr']:.1f} dB"]
+    if metrics["editing"] is not None:
+        editing = metrics["editing"]
+        parts.append(
+            f"swaps {editing['success_mean']:.0%} right, {editing['kept_mean']:.0%} of the rest kept"
+        )
+    for protocol, scores in (metrics["scores"] or {}).items():
+        if "dci" in scores:
+            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
+            parts.insert(0, f"FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({protocol})")
+        else:
+            tad, captured = scores["tad"]["score"], scores["tad"]["num_captured"]
+            parts.insert(0, f"TAD {tad:.3f}, {captured:g} attributes captured ({protocol})")
+    if metrics.get("scores_reason"):
+        parts.append(metrics["scores_reason"])
+    minutes = metrics["seconds_total"] / 60
+    data = "procedural " * metrics["dataset"]["procedural"] + metrics["dataset"]["name"]
+    return f"{data}: {'; '.join(parts)}; {minutes:.1f} min from nothing"
+
+
+def measure_edits(
+    pipeline: "Pipeline", model: ImageModel, scores: dict[str, Any] | None
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Editing success, where there are labels and scores to assign units by, and reconstruction errors."""
+    config, editing = pipeline.config, None
+    shared = (model, pipeline.source, pipeline.eval_index)
+    with progress_bar("editing") as progress:
+        if scores is not None and "dci" in scores and config.evaluation.num_pairs:
+            importance = np.array(scores["dci"]["importance"])
+            editing = compute_editing(
+                *shared,
+                importance,
+                config.sampler,
+                config.evaluation.num_pairs,
+                config.evaluation.seed,
+                config.evaluation.probe_steps,
+                progress,
+                shared_folder(config),
+            )
+        reconstruction = compute_reconstruction(
+            *shared, config.sampler, config.evaluation.num_reconstructions, config.evaluation.seed, progress
+        )
+    return editing, reconstruction
+
+
+@torch.no_grad()
+def encode_codes(
+    model: ImageModel, source: ImageSource, index: torch.Tensor, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """Codes of the images `index` (n,) and their factors, as `codes.npz` holds them."""
+    device = model.latent_space.mean.device
+    batches = tqdm(index.split(batch_size), desc="codes", unit="batch", dynamic_ncols=True, mininterval=1.0)
+    codes = torch.cat([model.encode(to_float(source.images(part).to(device))).cpu() for part in batches])
+    arrays = {"codes": codes.numpy()}
+    if source.factor_space is not None:
+        names = np.array(source.factor_space.names)
+        arrays |= {"factors": source.factors(index).numpy(), "factor_names": names}
+    if isinstance(source, AttributeSource) and source.attribute_names:
+        names = np.array(source.attribute_names)
+        arrays |= {"attributes": source.attributes(index).numpy(), "attribute_names": names}
+    return arrays
+
+
+def save_codes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write `codes.npz` atomically."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def score_codes(
+    arrays: dict[str, np.ndarray], protocol: str, seed: int, units: str = "pca1"
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Scores of a protocol, or None and the reason why there are none; `units` as in `compute_scores`."""
+    if "factors" not in arrays and "attributes" not in arrays:
+        return None, NO_LABELS
+    try:
+        if "factors" not in arrays:
+            scores = compute_attribute_scores(arrays["codes"], arrays["attributes"], protocol, seed)
+            return scores, NO_FACTORS
+        with progress_bar(f"scores ({protocol})") as progress:
+            labels = arrays["factors"]
+            return compute_scores(
+                arrays["codes"], labels, protocol, seed, units=units, progress=progress
+            ), None
+    except UserError as error:  # a collapsed code has no scores, but its pictures are worth a look
+        return None, str(error)
+
+
+def score_once(
+    folder: Path, arrays: dict[str, np.ndarray], evaluation: EvaluationConfig
+) -> tuple[dict[str, Any] | None, str | None]:
+    """`score_codes`, kept in the run folder, so that a run killed before its end has not to score again."""
+    digest = hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+    of = {"codes_sha256": digest, "protocol": evaluation.protocol, "seed": evaluation.seed}
+    path = folder / SCORES
+    if path.exists() and (kept := load_json(path))["of"] == of:
+        return kept["scores"], kept["reason"]
+    scores, reason = score_codes(arrays, evaluation.protocol, evaluation.seed)
+    save_json(path, {"of": of, "scores": scores, "reason": reason})
+    return scores, reason
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar for work in named parts; yields a function that takes a part's name and the share of it that is
+    done.
+    """
+    with tqdm(total=100, desc=title, unit="%", mininterval=1.0, dynamic_ncols=True) as bar:
+
+        def report(name: str, share: float) -> None:
+            bar.set_description(f"{title}: {name}", refresh=False)
+            bar.n = round(100 * share)
+            bar.update(0)
+
+        yield report
+
+
+def describe_device(device: str) -> str:
+    """The processor that computed, by name."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def find_commit() -> str | None:
+    """Commit of the checkout the code lies in, with `+` when it has changes; None outside a checkout."""
+    try:
+        run = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

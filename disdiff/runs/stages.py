@@ -1,0 +1,125 @@
+"""Stages by content: where a trained stage lies, what identifies it, how its weights are kept.
+
+A stage's hash covers its own configuration, the data, its seed and the hash of the stage below, so every
+system that asks for the same first stages shares them. A stage is trained when its folder holds `stage.json`,
+which is written last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from disdiff.build import get_system, list_stage_names
+from disdiff.config.places import PRETRAINED
+from disdiff.config.schema import Config, select, to_container
+from ldm.data.source import ImageSource
+from ldm.files import atomic_path, load_json, save_json
+from ldm.training.optimizer import WITHOUT_EFFECT
+from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
+
+RECORD = "stage.json"
+OF_ONE_RUN = ("factors", "latent_dpm")  # stages that lie in the run folder; others are shared
+
+
+@dataclass
+class Stage:
+    """A stage of a run.
+
+    Attributes:
+        name: `autoencoder`, `latent_diffusion`, `factors` or `latent_dpm`.
+        hash: of everything its weights depend on.
+        folder: where it is, or will be, trained.
+    """
+
+    name: str
+    hash: str
+    folder: Path
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights are there."""
+        return (self.folder / RECORD).exists()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was noted when it was trained: seconds, steps, images, hash, scores."""
+        return load_json(self.folder / RECORD)
+
+    def save(self, module: nn.Module, record: dict[str, Any]) -> None:
+        """Keep the weights of `module` and, last, the record that marks the stage as trained."""
+        save_weights(self.folder / WEIGHTS, module)
+        save_json(self.folder / RECORD, {"stage": self.name, "hash": self.hash, **record})
+        (self.folder / "resume.ckpt").unlink(missing_ok=True)
+
+    def load(self, module: nn.Module) -> None:
+        """Load the weights into `module`."""
+        load_weights(self.folder / WEIGHTS, module)
+
+
+def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[Stage]:
+    """The stages that a run needs, in order; shared ones are looked for among the shipped ones too."""
+    data = {"identity": source.identity, "num_train": config.data.num_train}
+    below, stages = None, []
+    for name in list_stage_names(config):
+        own = name in OF_ONE_RUN
+        seed = config.seed if own else config.stage_seed
+        digest = hash_stage(name, list_settings(config, name), data, seed, below)
+        folder = run_folder / "stages" / name if own else find_folder(config, name, digest)
+        stages.append(Stage(name, digest, folder))
+        below = digest
+    return stages
+
+
+def list_settings(config: Config, name: str) -> dict[str, Any]:
+    """The part of the configuration that a stage's weights depend on.
+
+    A section that stands at its defaults is left out, so that one more section leaves old hashes as they are.
+    """
+    section = to_container(getattr(config, name))
+    if name != "factors":
+        return {key: value for key, value in section.items() if key != "enabled"}
+    system = get_system(config)
+    own = {key: value for key, value in section.items() if key not in system.unread}
+    extra = {key: select(config, key) for key in system.sections}
+    return {**own, **{key: value for key, value in extra.items() if value != select(Config(), key)}}
+
+
+def find_folder(config: Config, name: str, digest: str) -> Path:
+    """Folder of a shared stage: a shipped one of the same hash if wanted, else the one under the runs."""
+    if config.stages.pretrained:
+        for record in sorted(PRETRAINED.glob(f"*/stages/{name}/{RECORD}")):
+            if load_json(record)["hash"] == digest:
+                return record.parent
+    return shared_folder(config) / f"{name}-{digest}"
+
+
+def shared_folder(config: Config) -> Path:
+    """Where what several runs need is kept: stages, caches, probes."""
+    return Path(config.run.root) / "_stages"
+
+
+def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | None) -> str:
+    """Twelve hexadecimal digits that change with anything the stage's weights depend on."""
+    train = {key: value for key, value in section["train"].items() if key not in WITHOUT_EFFECT}
+    content = [name, {**section, "train": train}, data, seed, below]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def copy_stage(stage: Stage, folder: Path) -> None:
+    """Put a trained stage's weights and record into `folder`, as hard links where the disk allows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, "log.csv", RECORD):
+        source, target = stage.folder / name, folder / name
+        if not source.exists() or (target.exists() and os.path.samefile(source, target)):
+            continue
+        with atomic_path(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:  # another file system
+                shutil.copyfile(source, temporary)

@@ -1,0 +1,87 @@
+"""The configurations of the data sets beside Shapes3D: they fit together, load and build, without memory.
+
+Files of one system and image size differ only in their data, so each such pair is built once.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from disdiff.build import build_denoiser, build_factor_networks, build_latent_space, get_system
+from disdiff.config.schema import CONFIGS, load_config, read_yaml
+from ldm.data.catalog import DATA_SETS, DataOptions, check_options
+
+SYSTEMS = ("autoencoder", "latent_diffusion", "disdiff", "pdae")
+DATA = sorted(
+    path.stem
+    for path in (CONFIGS / "_shared").glob("*.yaml")
+    if path.stem != "shapes3d" and "data" in read_yaml(path)
+)
+
+
+def size_of(stem):
+    data = read_yaml(CONFIGS / "_shared" / f"{stem}.yaml").data
+    return data.get("image_size") or 64
+
+
+def path_of(system, stem):
+    return CONFIGS / system / f"{stem}.yaml"
+
+
+def test_there_is_a_file_per_system_and_data_set():
+    assert len(DATA) == 15
+    assert all(path_of(system, stem).exists() for system in SYSTEMS for stem in DATA)
+
+
+@pytest.mark.parametrize("stem", DATA)
+def test_every_data_set_is_known_and_its_options_fit(stem):
+    data = read_yaml(CONFIGS / "_shared" / f"{stem}.yaml").data
+    options = DataOptions(**data)
+    check_options(options, DATA_SETS[options.name])
+    assert Path(options.root).parts[0] == "data"
+
+
+@pytest.mark.parametrize("stem", DATA)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_file_says_what_its_place_says(system, stem):
+    tree, text = read_yaml(path_of(system, stem)), path_of(system, stem).read_text()
+    assert tree.bases == [stem] and tree.system == system
+    assert f"--base configs/{system}/{stem}.yaml -t" in text and len(text.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_files_of_a_system_differ_only_in_their_data(system):
+    """So that what holds for one of an image size holds for all."""
+    rest = ("bases", "evaluation")
+    trees = {
+        str({key: value for key, value in read_yaml(path_of(system, stem)).items() if key not in rest})
+        for stem in DATA
+    }
+    assert len(trees) == 1
+    shapes3d = {
+        key: value for key, value in read_yaml(path_of(system, "shapes3d")).items() if key not in rest
+    }
+    assert trees == {str(shapes3d)}
+
+
+@pytest.mark.parametrize("stem", ["cars3d", "folder_128", "folder_256"])  # 64, 128 and 256 pixels
+@pytest.mark.parametrize("system", ["disdiff", "pdae"])
+@pytest.mark.parametrize("preset", ["small", "smoke", "paper"])
+def test_builds(system, stem, preset):
+    config = load_config([path_of(system, stem)], [f"preset={preset}"])
+    with torch.device("meta"):  # nothing is computed: sizes fit, or a module refuses
+        latent_space = build_latent_space(config)
+        build_denoiser(config, latent_space)
+        factors = build_factor_networks(config, latent_space, size_of(stem))
+    assert get_system(config).stages[-1] == "factors"
+    assert factors.encoder.num_units == config.factors.num_units
+    assert config.data.name == stem.split("_")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["small", "smoke", "paper"])
+@pytest.mark.parametrize("stem", DATA)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_file_loads_with_every_preset(system, stem, preset):
+    assert load_config([path_of(system, stem)], [f"preset={preset}"]).system == system

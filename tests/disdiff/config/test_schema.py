@@ -1,0 +1,251 @@
+import re
+
+import pytest
+import yaml
+
+from disdiff.build import build_denoiser, build_latent_space, build_model, get_system
+from disdiff.config.schema import (
+    CONFIGS,
+    PRESETS,
+    Config,
+    list_keys,
+    load_config,
+    merge,
+    name_config,
+    read_yaml,
+    to_container,
+    to_yaml,
+)
+from ldm.errors import UserError
+
+ROOT = CONFIGS.parent
+DATA_SETS = {path.stem for path in (CONFIGS / "_shared").glob("*.yaml")} - {
+    "shapes3d"
+}  # test_data_configs.py
+FILES = sorted(
+    path
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in ("_shared", "prompts") and path.stem not in DATA_SETS
+)
+SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a tree as a YAML file."""
+
+    def save(name, text):
+        path = tmp_path / name
+        path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
+        return path
+
+    return save
+
+
+def test_there_are_configurations():
+    assert SHAPES3D in FILES
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+class TestEveryFile:
+    def test_loads_and_survives_being_saved(self, path, preset, write):
+        config = load_config([path], [f"preset={preset}"])
+        assert (config.preset, config.system) == (preset, read_yaml(path).system)
+        assert config.run.name == f"{path.parent.name}-{path.stem}-{preset}-s0"
+        assert merge([read_yaml(write("saved.yaml", to_yaml(config)))]) == config
+
+    def test_refuses_a_misspelt_key_and_names_the_nearest(self, path, preset):
+        with pytest.raises(UserError, match="'factors.num_unit'; did you mean 'factors.num_units'"):
+            load_config([path], [f"preset={preset}", "factors.num_unit=3"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_file_builds_a_model(path):
+    config = load_config([path], ["preset=smoke"])
+    latent_space = build_latent_space(config)
+    model = build_model(config, latent_space, build_denoiser(config, latent_space), image_size=64)
+    if "factors" not in get_system(config).stages:
+        assert model is None
+    else:
+        factors = config.factors
+        assert model.num_units == (factors.unit_dim if config.system == "pdae" else factors.num_units)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_file_of_a_data_set_is_short(path):
+    assert len(path.read_text().splitlines()) <= 20
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        path
+        for path in CONFIGS.rglob("*.yaml")
+        if path.stem not in DATA_SETS and path.parent.name != "prompts"
+    ),
+    ids=lambda path: path.stem,
+)
+def test_every_file_speaks_of_known_keys_only(path):
+    tree = read_yaml(path)
+    tree.pop("bases", None)
+    merge([tree])
+
+
+def test_the_merge_order(write, monkeypatch, tmp_path):
+    """Bases, then the preset, then the files from left to right, then the overrides."""
+    shared = tmp_path / "configs" / "_shared"
+    (shared / "presets").mkdir(parents=True)
+    monkeypatch.setattr("disdiff.config.schema.CONFIGS", tmp_path / "configs")
+    keys = ["stage_seed", "seed", "data.num_workers", "evaluation.seed", "evaluation.num_pairs"]
+
+    def tree(count, value, **extra):
+        return {**{key: value for key in keys[:count]}, **extra}
+
+    def nest(flat):
+        nested = {}
+        for key, value in flat.items():
+            *parents, last = key.split(".")
+            node = nested
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = value
+        return nested
+
+    (shared / "base.yaml").write_text(yaml.safe_dump(nest(tree(5, 1))))
+    (shared / "presets" / "small.yaml").write_text(yaml.safe_dump(nest(tree(4, 2))))
+    left = write("left.yaml", nest(tree(3, 3, bases=["base"])))
+    right = write("right.yaml", nest(tree(2, 4)))
+    config = load_config([left, right], ["stage_seed=5"])
+    found = [
+        config.stage_seed,
+        config.seed,
+        config.data.num_workers,
+        config.evaluation.seed,
+        config.evaluation.num_pairs,
+    ]
+    assert found == [5, 4, 3, 2, 1]
+
+
+def test_a_preset_may_stand_in_a_file_and_an_override_beats_it(write):
+    path = write("own.yaml", {"bases": ["shapes3d"], "preset": "smoke"})
+    assert (
+        load_config([path]).autoencoder.train.images
+        == load_config([SHAPES3D], ["preset=smoke"]).autoencoder.train.images
+    )
+    assert load_config([path], ["preset=paper"]).preset == "paper"
+
+
+def test_lists_are_replaced_and_numbers_read_as_yaml():
+    config = load_config(
+        [SHAPES3D], ["latent_diffusion.unet.channel_mult=[1,3]", "factors.train.learning_rate=1e-3"]
+    )
+    assert config.latent_diffusion.unet.channel_mult == [1, 3]
+    assert config.factors.train.learning_rate == 1e-3
+    assert load_config([SHAPES3D], ["factors.train.grad_clip=null"]).factors.train.grad_clip is None
+
+
+def test_the_run_is_named_after_file_preset_and_seed(write):
+    assert load_config([SHAPES3D], ["seed=3"]).run.name == "disdiff-shapes3d-small-s3"
+    assert load_config([SHAPES3D], ["run.name=mine"]).run.name == "mine"
+    assert name_config(write("my-own.yaml", {})) == "my-own"
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("factors.num_unit=3", "factors.num_units"),
+        ("sead=3", "seed"),
+        ("factor.num_units=3", "factors"),
+        ("weight_disentangle=0.1", "factors.loss.weight_disentangle"),
+        ("autoencoder.trian.images=100", "autoencoder.train"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest(override, nearest):
+    with pytest.raises(UserError, match=f"unknown configuration key .*; did you mean '{nearest}'"):
+        load_config([SHAPES3D], [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=many",
+        "seed=1.5",
+        "factors.train.learning_rate=fast",
+        "factors.num_units=null",
+        "factors=3",
+        "factors.encoder=image",
+        "latent_diffusion.unet.channel_mult=4",
+        "latent_diffusion.unet.channel_mult=[1,two]",
+        "factors.loss.detach_condition=maybe",
+        "run.name=[1,2]",
+        "autoencoder.train=null",
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(override):
+    key = override.split("=")[0]
+    with pytest.raises(UserError, match=f"{re.escape(key)}.*wrong type"):
+        load_config([SHAPES3D], [override])
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2", "a: b: c", "\t- x: 1"])
+def test_a_file_that_is_no_mapping(write, text):
+    path = write("bad.yaml", text)
+    with pytest.raises(UserError, match="bad.yaml"):
+        load_config([path])
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="cannot read the configuration .*absent.yaml"):
+        load_config([tmp_path / "absent.yaml"])
+    with pytest.raises(UserError, match="cannot read the configuration"):
+        load_config([tmp_path])
+
+
+def test_binary_rubbish_is_no_yaml(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="bad.yaml"):
+        load_config([tmp_path / "bad.yaml"])
+
+
+@pytest.mark.parametrize("override", ["seed", "--seed=1", "-x", "seed: 1"])
+def test_what_is_no_override_is_refused(override):
+    with pytest.raises(UserError, match="is no override; write key=value"):
+        load_config([SHAPES3D], [override])
+
+
+def test_an_unknown_preset_or_base(write):
+    with pytest.raises(UserError, match="'tiny'; choose one of small, smoke, paper"):
+        load_config([SHAPES3D], ["preset=tiny"])
+    with pytest.raises(UserError, match="absent"):
+        load_config([write("own.yaml", {"bases": ["absent"]})])
+
+
+def test_bases_must_be_a_list(write):
+    with pytest.raises(UserError, match="bases"):
+        load_config([write("own.yaml", {"bases": "shapes3d"})])
+
+
+def read_code():
+    files = [ROOT / "main.py", *(ROOT / "ldm").rglob("*.py"), *(ROOT / "disdiff").rglob("*.py")]
+    return "\n".join(path.read_text() for path in files)
+
+
+def test_every_key_is_read_by_someone():
+    code = read_code()
+    unread = [key for key in list_keys(Config) if not re.search(rf"\.{key.rsplit('.', 1)[-1]}\b", code)]
+    assert not unread
+
+
+def test_the_printed_configuration_is_complete():
+    tree = yaml.safe_load(to_yaml(load_config([SHAPES3D])))
+    assert tree == to_container(load_config([SHAPES3D]))
+
+    def paths(node, prefix=""):
+        return [
+            p
+            for k, v in node.items()
+            for p in [prefix + k, *(paths(v, f"{prefix}{k}.") if isinstance(v, dict) else [])]
+        ]
+
+    assert paths(tree) == list_keys(Config)

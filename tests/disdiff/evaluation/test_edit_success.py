@@ -1,0 +1,162 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from disdiff.evaluation.edit_success import (
+    complement,
+    compute_editing,
+    compute_reconstruction,
+    draw_targets,
+    find_probe,
+    summarise_edits,
+)
+from disdiff.evaluation.probe import train_probe
+from ldm.data.source import to_float
+from ldm.diffusion.sampler import SamplerConfig
+from ldm.errors import UserError
+
+SAMPLER = SamplerConfig("ddim", 3, 0.0)
+
+
+class Copier(torch.nn.Module):
+    """A perfect model: unit 0 is the left half of the image, unit 1 the right; decoding shows them."""
+
+    def __init__(self, model, mixed=False):
+        super().__init__()
+        self.latent_space, self.schedule, self.num_units, self.mixed = (
+            model.latent_space,
+            model.schedule,
+            2,
+            mixed,
+        )
+
+    def encode(self, image):
+        code = torch.stack([image[..., :8].flatten(1), image[..., 8:].flatten(1)], dim=1)
+        return code.flip(1) if self.mixed else code
+
+
+@pytest.fixture
+def copier(model, monkeypatch):
+    def decode(model, code, z_T, sampler, units=None, generator=None):
+        code = code.flip(1) if model.mixed else code
+        return code.unflatten(2, (3, 16, 8)).permute(0, 2, 3, 1, 4).flatten(3)
+
+    monkeypatch.setattr("disdiff.evaluation.edit_success.decode_code", decode)
+    monkeypatch.setattr("disdiff.evaluation.edit_success.invert", lambda model, image, code, steps: image)
+    return lambda **options: Copier(model, **options).eval()
+
+
+@pytest.fixture
+def eval_index(halves):
+    return torch.randperm(len(halves), generator=torch.Generator().manual_seed(1))[:100]
+
+
+def test_probe_learns_the_factors_and_is_reproducible(model, halves):
+    index = torch.arange(len(halves))
+    first, second = (train_probe(model.latent_space, halves, index, 30, seed) for seed in (0, 0))
+    image = to_float(halves.images(index))
+    assert (first.predict(image) == halves.factors(index)).float().mean() > 0.98
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in first.parameters()) and not first.training
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_probe_trains_in_every_mode_and_leaves_the_default_generator(model, halves, mode):
+    state = torch.get_rng_state()
+    with mode():
+        index = torch.arange(len(halves))
+        probe = train_probe(model.latent_space, halves, index, 40, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (probe.predict(to_float(halves.images(index))) == halves.factors(index)).float().mean() > 0.98
+
+
+def test_too_few_steps_are_refused(model, halves):
+    with pytest.raises(UserError, match="at least 10"):
+        train_probe(model.latent_space, halves, torch.arange(5), 9, 0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_probe_is_kept_for_other_runs_on_the_same_first_stage(
+    model, halves, eval_index, tmp_path, monkeypatch, mode
+):
+    def find(steps=20):
+        with mode():
+            return find_probe(tmp_path, model.latent_space, halves, eval_index, steps, 0, lambda share: None)
+
+    first = find()
+    train = "disdiff.evaluation.edit_success.train_probe"
+    monkeypatch.setattr(train, lambda *arguments: pytest.fail("trained again"))
+    second, image = find(), to_float(halves.images(eval_index))
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    assert torch.equal(first.predict(image), second.predict(image)) and not second.training
+    with pytest.raises(pytest.fail.Exception):  # another probe
+        find(steps=21)
+    with torch.no_grad():
+        model.latent_space.mean += 1
+    with pytest.raises(pytest.fail.Exception):  # another first stage
+        find()
+
+
+def test_a_perfect_model_edits_perfectly(copier, halves, eval_index):
+    result = compute_editing(copier(), halves, eval_index, np.eye(2), SAMPLER, 40, seed=0, probe_steps=60)
+    assert result["probe_accuracy"] == {"brightness": 1.0, "scale": 1.0}
+    assert result["success"] == {"brightness": 1.0, "scale": 1.0} and result["kept_min"] == 1.0
+    assert result["assigned_unit"] == {"brightness": 0, "scale": 1}
+    assert result["success_within_one"]["scale"] == 1.0
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_the_wrong_unit_never_succeeds_and_disturbs_the_other_factor(copier, halves, eval_index):
+    model, wrong = copier(mixed=True), np.eye(2)
+    result = compute_editing(model, halves, eval_index, wrong, SAMPLER, 40, seed=0, probe_steps=60)
+    assert result["success_mean"] == 0.0
+    assert result["kept_min"] < 0.6
+    assert result["unedited"] == {"brightness": 1.0, "scale": 1.0}
+
+
+def test_rates_of_edits():
+    wanted = torch.tensor([[0, 5], [1, 5], [2, 5], [3, 5]])
+    edits = {"hue": (wanted + torch.tensor([0, 1]), wanted), "scale": (wanted + torch.tensor([2, 1]), wanted)}
+    result = summarise_edits(edits)
+    assert result["success"] == {"hue": 1.0, "scale": 0.0} and result["success_mean"] == 0.5
+    assert result["success_within_one"] == {"hue": 1.0, "scale": 1.0}
+    assert result["kept"] == {"hue": {"scale": 0.0}, "scale": {"hue": 0.0}}
+    assert (result["kept_mean"], result["kept_min"], result["kept_within_one_min"]) == (0.0, 0.0, 0.0)
+    assert summarise_edits({"hue": (wanted[:, :1], wanted[:, :1])})["kept_min"] is None
+
+
+def test_targets_differ_in_the_factor(halves, eval_index, generator):
+    values = halves.factors(eval_index)[:, 0]
+    target = draw_targets(halves, eval_index, 0, values, generator)
+    assert (halves.factors(target)[:, 0] != values).all()
+    assert torch.isin(target, eval_index).all()
+    same = eval_index[values == 2]
+    with pytest.raises(UserError, match="the same brightness"):
+        draw_targets(halves, same, 0, torch.full((3,), 2), generator)
+
+
+def test_complement_is_the_rest():
+    assert complement(torch.tensor([3, 0]), 5).tolist() == [1, 2, 4]
+    with pytest.raises(UserError, match="none is left"):
+        complement(torch.arange(4), 4)
+
+
+def test_reconstruction_of_the_first_stage_and_of_codes(model, halves, eval_index):
+    steps, shares = SamplerConfig("ddim", 20, 1.0), []
+    result = compute_reconstruction(
+        model,
+        halves,
+        eval_index,
+        steps,
+        6,
+        seed=0,
+        progress=lambda name, share: shares.append(share),
+    )
+    assert result["autoencoder_psnr"] == 100.0 and result["autoencoder_mse"] == 0.0
+    assert result["psnr"] == result["inferred_psnr"] > result["random_psnr"]
+    assert result["inferred_psnr"] == pytest.approx(-10 * np.log10(result["inferred_mse"]))
+    assert result["num_images"] == 6 and result["sampler"]["eta"] == 0.0
+    assert shares[-1] == 1.0
+    json.dumps(result, allow_nan=False)

@@ -48,18 +48,19 @@ def main() -> int:
     arguments = parse_arguments()
     if not arguments.train and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `main.py --base FILE | head` ends quietly
-    from disdiff.config.schema import load_config  # after the arguments, so that --help is immediate
-    from disdiff.runs.overview import print_overview, say
-    from disdiff.runs.pipeline import Pipeline
+    from disdiff.commands.common import log_to_terminal  # after the arguments, so that --help is immediate
+    from disdiff.config.schema import load_config
+    from disdiff.runs.context import open_context
+    from disdiff.runs.overview import log_overview
+    from disdiff.runs.pipeline import run_pipeline
     from ldm.errors import UserError
-    from ldm.training.ranks import read_ranks
 
     try:
-        pipeline = Pipeline(load_config(arguments.base, arguments.overrides), say)
-        if read_ranks().is_main:
-            print_overview(pipeline, full=not arguments.train)
+        log_to_terminal()
+        context = open_context(load_config(arguments.base, arguments.overrides))
+        log_overview(context, full=not arguments.train)
         if arguments.train:
-            pipeline.run()
+            run_pipeline(context)
     except UserError as error:
         if arguments.debug:
             raise

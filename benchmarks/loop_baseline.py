@@ -15,7 +15,6 @@ from disdiff.method.gradient_decoder import GradientDecoder
 from disdiff.method.losses import change_weight, invariant_loss, variant_loss
 from disdiff.method.model import shift_eps
 from disdiff.method.tasks import DisDiffTask, encode_frozen
-from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_z0, q_sample, sample_noise
 from ldm.nn.layers import ResBlock
@@ -31,8 +30,7 @@ class LoopTask(DisDiffTask):
         self._check_options()
         model, loss, schedule = self.model, self.loss, self.model.schedule
         z_0 = sample_latents(model.latent_space, batch["statistics"], generator)
-        seen = to_float(batch["image"]) if "image" in batch else model.observe(z_0)
-        posterior = self.trained.encoder.posterior(seen)
+        posterior = self.trained.encoder.posterior(model.encoder_input.from_batch(batch, z_0))
         code = posterior.sample(generator)
         if step < self.hold_steps:
             code = code.detach()
@@ -63,8 +61,8 @@ class LoopTask(DisDiffTask):
     def _disentangle(self, z0_hat: Tensor, z0_hat_c: Tensor, target: Tensor, unit: Tensor) -> Tensor:
         loss, encoder = self.loss, self.trained.encoder
         with torch.no_grad():
-            code_hat = encode_frozen(encoder, self.model.observe(z0_hat))
-        code_hat_c = encode_frozen(encoder, self.model.observe(z0_hat_c))
+            code_hat = encode_frozen(encoder, self.model.encoder_input.from_latent(z0_hat))
+        code_hat_c = encode_frozen(encoder, self.model.encoder_input.from_latent(z0_hat_c))
         weight = change_weight(z0_hat, z0_hat_c)
         if loss.change_cap is not None:
             weight = weight.clamp(max=loss.change_cap)

@@ -10,7 +10,7 @@ Each stage is opened as `main.py` opens it, the first of the later ones builds t
 real training steps (with random weights: they cost the same) from the loader it has in a run. Meanwhile a
 thread notes the most anonymous memory above that of the imports: what a process has beside files. Mapped
 files do not count, as the system takes them back when it needs to. Then the same steps are timed on the
-arrays that the pipeline maps (`streamed`) and on copies of them in memory (`resident`), in pairs of the same
+arrays that the context maps (`streamed`) and on copies of them in memory (`resident`), in pairs of the same
 images, in one order and then in the other, after a pair of warm-up. `speed` is streamed over resident by
 pairs: median, least, most. `reading` is the same for the loaders alone, without training.
 """
@@ -42,7 +42,9 @@ from timing import (
 
 from disdiff.commands.common import begin_parser, run_script
 from disdiff.config.schema import load_config
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.context import Context, open_context
+from disdiff.runs.encoding import code_batches, latent_batches
+from disdiff.runs.training import build_task
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.shapes3d import SHAPES3D
 from ldm.errors import UserError
@@ -78,14 +80,14 @@ def main(arguments: argparse.Namespace) -> None:
         root, peaks = arguments.root or render(Path(folder) / "data", arguments.num_images), {}
         for stage in arguments.stages:
             with watch_memory() as peak:
-                pipeline, batches, step = open_stage(stage, root, Path(folder), arguments)
+                context, batches, step = open_stage(stage, root, Path(folder), arguments)
                 walk(batches, 0, arguments.steps, step)
             peaks[stage] = round(max(peak) - imported)
         result = {
             "machine": describe_machine(),
             "preset": arguments.preset,
-            "num_images": len(pipeline.source),
-            "procedural": pipeline.source.procedural,
+            "num_images": len(context.source),
+            "procedural": context.source.procedural,
             "megabytes_above_imports": peaks,
         }
         for stage in arguments.stages if arguments.rounds else ():
@@ -105,23 +107,23 @@ def render(root: Path, num_images: int) -> Path:
 
 def open_stage(
     stage: str, root: Path, folder: Path, arguments: argparse.Namespace
-) -> tuple[Pipeline, Batches, TrainingStep]:
-    """A pipeline on a file, as `main.py` opens it, what a stage is trained on, and its training step."""
+) -> tuple[Context, Batches, TrainingStep]:
+    """A run on a file, as `main.py` opens it, what a stage is trained on, and its training step."""
     overrides = [*UNTRAINED, f"preset={arguments.preset}", f"data.root={root}", f"run.root={folder}"]
     config = load_config([CONFIG], [*overrides, "data.procedural=never", "data.num_train=null"])
     config.trainer.threads = arguments.threads
-    pipeline = Pipeline(config, say=lambda line: None)
+    context = open_context(config)
     if stage == "autoencoder":
-        batches: Batches = ImageBatches(pipeline.source, pipeline.train_index)
+        batches: Batches = ImageBatches(context.source, context.train_index)
     elif stage == "latent_diffusion":
-        batches = pipeline.latent_batches(with_images=False)
+        batches = latent_batches(context)
     else:
-        batches = pipeline.factor_batches()
-        fit_start(pipeline)
-    task = pipeline.build_task(stage)
+        batches = code_batches(context)
+        fit_start(context)
+    task = build_task(context, stage)
     if stage == "factors":
         open_fields(task)
-    return pipeline, batches, TrainingStep(task.to(pipeline.machine.device), batches[torch.arange(1)])
+    return context, batches, TrainingStep(task.to(context.machine.device), batches[torch.arange(1)])
 
 
 def walk(batches: Batches, seed: int, num_steps: int, step: TrainingStep, train: bool = True) -> None:

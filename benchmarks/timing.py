@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,9 @@ from torch import Tensor
 from disdiff.build import build_disdiff_task
 from disdiff.config.schema import Config, load_config
 from disdiff.method.tasks import DisDiffTask
-from disdiff.runs.pipeline import START_IMAGES, Pipeline
+from disdiff.runs.context import Context, open_context
+from disdiff.runs.encoding import INITIAL_IMAGES, example_batch
+from disdiff.runs.training import build_task
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import to_float
 from ldm.memory import return_freed_memory
@@ -132,19 +134,18 @@ def build_step(
     """A training step of a stage of DisDiff on Shapes3D, weights random; `looped` takes the plain one."""
     config = build_config(preset, stage, batch_size, list(overrides))
     torch.manual_seed(0)
-    pipeline = Pipeline(config, say=lambda line: None)
-    pipeline.source = procedural_images()
-    batch = pipeline.example_batch(stage, batch_size)
+    context = replace(open_context(config), source=procedural_images())
+    batch = example_batch(context, stage, batch_size)
     if stage == "factors":
-        fit_start(pipeline)
-        task = build_disdiff_task(config, pipeline.model, pipeline.machine.device)
+        fit_start(context)
+        task = build_disdiff_task(config, context.model, context.machine.device)
         if looped:
             encoder = config.factors.encoder
             task = LoopTask(task.model, task.loss, encoder, task.config, task.budget, task.seed)
         open_fields(task)
     else:
-        task = pipeline.build_task(stage)
-    device = pipeline.machine.device
+        task = build_task(context, stage)
+    device = context.machine.device
     return TrainingStep(task.to(device), {name: value.to(device) for name, value in batch.items()})
 
 
@@ -154,11 +155,11 @@ def procedural_images() -> ProceduralShapes3D:
     return ProceduralShapes3D()
 
 
-def fit_start(pipeline: Pipeline) -> None:
+def fit_start(context: Context) -> None:
     """What the encoder starts as, from few images: the cost of a step does not depend on them."""
-    images = pipeline.source.images(pipeline.train_index[: START_IMAGES // 16])
+    images = context.source.images(context.train_index[: INITIAL_IMAGES // 16])
     with torch.no_grad():
-        pipeline.model.eval().fit_start(pipeline.latent_space.encode(to_float(images)))
+        context.model.eval().fit_start(context.latent_space.encode(to_float(images)))
 
 
 def open_fields(task: DisDiffTask) -> None:

@@ -18,6 +18,7 @@ from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
+from disdiff.method.encoder_input import EncoderInput, FeatureInput, ImageInput, LatentInput
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
 from disdiff.method.losses import check_whitened
@@ -101,6 +102,20 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
     return TrunkEncoder(*build_trunk(config.trunk, *reads), factors.num_units, factors.unit_dim, gaussian)
 
 
+def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) -> EncoderInput:
+    """What the encoder reads: `image`, `z` or `features`.
+
+    Raises:
+        UserError: its kind is unknown.
+    """
+    kinds: dict[str, Callable[[], EncoderInput]] = {
+        "image": lambda: ImageInput(latent_space),
+        "z": lambda: LatentInput(latent_space),
+        "features": lambda: FeatureInput(latent_space, denoiser),
+    }
+    return choose("factors.encoder.input", kind, kinds)()
+
+
 def build_factor_networks(config: Config, latent_space: LatentSpace, image_size: int) -> FactorNetworks:
     """Untrained factor encoder and gradient decoder.
 
@@ -127,8 +142,8 @@ def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, ima
     factors = build_factor_networks(config, latent_space, image_size)
     schedule = Schedule(config.latent_diffusion.schedule)
     kind = PDAE if config.system == "pdae" else DisDiff
-    reads, guidance = config.factors.encoder.input, config.sampler.guidance
-    return kind(latent_space, denoiser, schedule, factors, reads, guidance)
+    encoder_input = build_encoder_input(config.factors.encoder.input, latent_space, denoiser)
+    return kind(latent_space, denoiser, schedule, factors, encoder_input, config.sampler.guidance)
 
 
 def build_clip_disdiff(
@@ -139,13 +154,13 @@ def build_clip_disdiff(
     Raises:
         UserError: an option is unknown, or the CLIP or its prompts cannot be loaded.
     """
-    from disdiff.clip.guided import READS, ClipDisDiff  # here, as open_clip takes seconds to import
+    from disdiff.clip.guided import ClipInput  # here, as open_clip takes seconds to import
     from disdiff.clip.heads import ClipHeads
     from disdiff.clip.prompts import anchor_axes
     from disdiff.clip.tower import load_clip
 
     factors, options = config.factors, config.factors.encoder
-    choose("factors.encoder.input", options.input, {READS: None})
+    choose("factors.encoder.input", options.input, {ClipInput.array: None})
     clip = load_clip(config.clip, config.weights.allow_download)
     text = options.start == "text" and config.clip.prompts is not None
     anchors = anchor_axes(clip.encode_text, config.clip.prompts, factors.unit_dim) if text else None
@@ -156,7 +171,8 @@ def build_clip_disdiff(
     )
     schedule = Schedule(config.latent_diffusion.schedule)
     networks = FactorNetworks(heads, decoder)
-    return ClipDisDiff(latent_space, denoiser, schedule, networks, clip, config.sampler.guidance)
+    clip_input = ClipInput(latent_space, clip)
+    return DisDiff(latent_space, denoiser, schedule, networks, clip_input, config.sampler.guidance)
 
 
 def build_conditional(
@@ -174,7 +190,8 @@ def build_conditional(
     unet = config.latent_diffusion.unet
     networks = ConditionalNetworks(encoder, config.conditional, unet, latent_space.latent_channels)
     schedule = Schedule(config.latent_diffusion.schedule)
-    return ConditionalDiffusion(latent_space, schedule, networks, factors.encoder.input)
+    encoder_input = build_encoder_input(factors.encoder.input, latent_space, denoiser)
+    return ConditionalDiffusion(latent_space, schedule, networks, encoder_input)
 
 
 def check_start(config: Config) -> None:
@@ -260,15 +277,6 @@ def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTas
     return DisDiffTask(model, section.loss, section.encoder, section.train, budget, config.seed)
 
 
-def build_clip_disdiff_task(config: Config, model: ImageModel, device: str) -> "StageTask":
-    """The task of stage 3 of CLIP-guided DisDiff."""
-    from disdiff.clip.guided import ClipDisDiffTask
-
-    section = config.factors
-    budget = resolve_budget(section.train, device)
-    return ClipDisDiffTask(model, section.loss, section.encoder, section.train, budget, config.seed)
-
-
 def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> "StageTask":
     """The task of EncDiff, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
@@ -336,7 +344,7 @@ SYSTEMS = {
     "latent_diffusion": System(("autoencoder", "latent_diffusion")),
     "disdiff": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
     "pdae": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
-    "disdiff_clip": System(ON_LATENT_DIFFUSION, build_clip_disdiff, build_clip_disdiff_task, ("clip",)),
+    "disdiff_clip": System(ON_LATENT_DIFFUSION, build_clip_disdiff, build_disdiff_task, ("clip",)),
     "encdiff": CONDITIONAL,
     "diffae": CONDITIONAL,
     "infodiffusion": CONDITIONAL,

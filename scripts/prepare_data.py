@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from disdiff.commands.common import begin_parser, run_script
 from disdiff.config.schema import merge, read_yaml
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.context import open_context
+from disdiff.runs.encoding import encode_latents
 from ldm.data.arrays import Progress
 from ldm.data.catalog import DATA_SETS, DataOptions, open_data
 from ldm.data.pictures import Pictures
@@ -92,12 +93,12 @@ def encode(folder: Path, name: str, root: Path | None) -> None:
         raise UserError(f"{folder} is a run on {config.data.name}, not on {name}; name its own data set")
     if root is not None:
         config.data.root = str(root)
-    pipeline = Pipeline(config, print)
-    stage = pipeline.stages.get("autoencoder")
+    context = open_context(config)
+    stage = context.stages.get("autoencoder")
     if stage is None or not stage.trained:
         raise UserError(f"{folder} has no trained autoencoder to encode with; train it first")
-    stage.load(pipeline.latent_space)
-    print(f"{len(pipeline.encode_latents(stage))} latents are there")
+    stage.load(context.latent_space)
+    print(f"{len(encode_latents(context))} latents are there")
 
 
 def show(title: str, unit: str = "image") -> Progress:

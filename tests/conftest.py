@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from disdiff.build import build_denoiser, build_latent_space, build_model
+from disdiff.build import build_denoiser, build_encoder_input, build_latent_space, build_model
 from disdiff.config.schema import CONFIGS, load_config
 from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
@@ -76,7 +76,8 @@ def build_tiny_disdiff(tiny_unet, randomise):
         factors = FactorNetworks(FactorEncoder(options, *shape, num_units, unit_dim), decoder)
         if fields == "random":
             randomise(factors.decoder.decoder)
-        return DisDiff(latent_space, denoiser, Schedule(ScheduleConfig()), factors, reads)
+        encoder_input = build_encoder_input(reads, latent_space, denoiser)
+        return DisDiff(latent_space, denoiser, Schedule(ScheduleConfig()), factors, encoder_input)
 
     return build
 

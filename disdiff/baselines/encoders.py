@@ -70,6 +70,8 @@ class RelaxedBernoulli(NamedTuple):
 class TrunkEncoder(nn.Module):
     """A trunk and a linear layer: the mean, and for a Gaussian code the log-variance, of every number."""
 
+    is_fitted = False
+
     def __init__(self, trunk: nn.Module, width: int, num_units: int, unit_dim: int, gaussian: bool) -> None:
         super().__init__()
         self.trunk, self.num_units, self.unit_dim, self.gaussian = trunk, num_units, unit_dim, gaussian
@@ -90,6 +92,8 @@ class TrunkEncoder(nn.Module):
 
 class BernoulliEncoder(nn.Module):
     """An encoder whose numbers are the logits of bits."""
+
+    is_fitted = False
 
     def __init__(self, encoder: TrunkEncoder | FactorEncoder) -> None:
         super().__init__()

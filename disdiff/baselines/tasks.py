@@ -41,7 +41,7 @@ class ConditionalTask(CodeTask):
         """Mean error of the predicted noise, plus the weighted terms of the prior."""
         schedule = self.model.schedule
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
-        posterior = self.encode(to_float(batch["image"]) if "image" in batch else z_0, step)
+        posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
         t = torch.randint(schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
         t, eps = t.to(z_0.device), sample_noise(z_0, generator)
@@ -63,7 +63,8 @@ class ConditionalTask(CodeTask):
         """
         space, networks = self.model.latent_space, self.result
         z_0 = sample_latents(space, batch["statistics"][:PREVIEW_IMAGES], None)
-        code = networks.encoder(to_float(batch["image"][:PREVIEW_IMAGES]) if "image" in batch else z_0)
+        rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
+        code = networks.encoder(self.model.encoder_input.from_batch(rows, z_0))
         z_T, schedule = sample_noise(z_0, generator), self.model.schedule
         sampled = sample_ddim(lambda z_t, t: networks(z_t, t, code), schedule, z_T, PREVIEW_STEPS)
         return torch.stack([space.decode(z) for z in (z_0, sampled)])

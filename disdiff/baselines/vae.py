@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.baselines.encoders import OUTPUT_SIZE, VAE_HIDDEN, list_vae_channels
+from disdiff.method.encoder_input import ImageInput
 from disdiff.method.model import Generation, ImageModel, refuse_units
 from ldm.diffusion.grid import Progress
 
@@ -67,7 +68,7 @@ class VAE(ImageModel):
 
     def __init__(self, latent_space: nn.Module, factors: VAENetworks, bernoulli: bool) -> None:
         """Put the parts together; `latent_space` is pixel space."""
-        super().__init__(latent_space, factors, reads="image")
+        super().__init__(latent_space, factors, ImageInput(latent_space))
         self.bernoulli = bernoulli
 
     def to_image(self, output: Tensor) -> Tensor:

@@ -10,85 +10,45 @@ The design is ours: of the published variant a figure and one sentence are known
 Whatever the CLIP knows it learnt from captions, so a guided system is weakly supervised, and says by what.
 """
 
-import torch
 from torch import Tensor
 
 from disdiff.clip.tower import Clip
-from disdiff.method.factor_encoder import FactorEncoderConfig
-from disdiff.method.losses import FactorLossConfig
-from disdiff.method.model import DisDiff, FactorNetworks
-from disdiff.method.tasks import DisDiffTask
+from disdiff.method.encoder_input import EncoderInput
 from ldm.autoencoder.latent_space import LatentSpace
-from ldm.diffusion.schedule import Schedule
-from ldm.nn.unet import UNet
-from ldm.training.optimizer import Budget, TrainConfig
-
-READS = "clip"  # the batch's array of embeddings, and what `ImageModel.reads` says
-BATCH = 64  # images that are looked at at once, outside of training
-START_IMAGES = 4096  # to which the heads' start is fitted, at most: each is decoded and embedded for it
+from ldm.data.source import to_float
 
 
-class ClipDisDiff(DisDiff):
-    """A DisDiff that sees images through a CLIP.
+class ClipInput(EncoderInput):
+    """The image as a CLIP embeds it; the first stage has no part in the embedding of a given image.
 
     Attributes:
         clip: frozen; its weights are not part of any stage.
     """
 
-    def __init__(
-        self,
-        latent_space: LatentSpace,
-        denoiser: UNet,
-        schedule: Schedule,
-        factors: FactorNetworks,
-        clip: Clip,
-        guidance: float = 1.0,
-    ) -> None:
-        super().__init__(latent_space, denoiser, schedule, factors, READS, guidance)
-        self.clip = clip
+    array = "clip"
+    fit_batch, fit_limit = 64, 4096  # each latent is decoded and embedded
+
+    def __init__(self, latent_space: LatentSpace, clip: Clip) -> None:
+        super().__init__()
+        self._decode, self.clip = latent_space.decode, clip
 
     @property
     def supervision(self) -> str:
-        """By what it is guided."""
+        """Which CLIP guides."""
         return f"weak: guided by {self.clip.facts.name}"
 
-    def observe(self, z_0: Tensor) -> Tensor:  # z => u
-        """Embeddings (B, E) of the images that predicted latents (B, C, h, w) decode to."""
-        return self.clip(self.latent_space.decode(z_0, quantize=False))
+    def from_latent(self, z_0: Tensor) -> Tensor:  # z => u
+        """Embeddings (B, E) of the decoded images."""
+        return self.clip(self._decode(z_0, quantize=False))
 
-    def encode(self, image: Tensor) -> Tensor:  # image => code
-        """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D); the first stage has no part in it."""
-        return self.encode_seen(self.clip(image))
+    def from_image(self, image: Tensor) -> Tensor:  # image => u
+        """Embeddings (B, E) of images."""
+        return self.clip(image)
 
-    def fit_start(self, z_0: Tensor) -> None:
-        """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
-        self.factors.encoder.fit_start(
-            torch.cat([self.observe(part) for part in z_0[:START_IMAGES].split(BATCH)])
-        )
+    def from_batch(self, batch: dict[str, Tensor], z_0: Tensor | None) -> Tensor:
+        """Embeddings (B, E) of the batch's images, from the cache."""
+        return batch[self.array]
 
-
-class ClipDisDiffTask(DisDiffTask):
-    """Trains heads and gradient decoder of a `ClipDisDiff`."""
-
-    def __init__(
-        self,
-        model: ClipDisDiff,
-        loss: FactorLossConfig,
-        encoder: FactorEncoderConfig,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
-    ) -> None:
-        super().__init__(model, loss, encoder, config, budget, seed)
-        self.keep_frozen(model.clip)
-
-    def _seen(self, batch: dict[str, Tensor], z_0: Tensor) -> Tensor:
-        """Embeddings of a batch's clean images: from the cache, else of its latents."""
-        return batch[READS] if READS in batch else self.model.observe(z_0)
-
-    @property
-    def current(self) -> ClipDisDiff:
-        """The model with the averaged factor networks."""
-        model = self.model
-        frozen = (model.latent_space, model.denoiser, model.schedule)
-        return ClipDisDiff(*frozen, self.result, model.clip, model.guidance)
+    def to_array(self, image: Tensor) -> Tensor:
+        """Embeddings (B, E) of images uint8."""
+        return self.clip(to_float(image))

@@ -95,6 +95,8 @@ class ClipHeads(nn.Module):
         self.register_buffer("directions", torch.zeros(embed_dim, num_units * unit_dim))
         self.register_buffer("clip", torch.tensor(list(fingerprint.encode()), dtype=torch.uint8))
 
+    is_fitted = True
+
     @torch.no_grad()
     def fit_start(self, u: Tensor) -> None:
         """Fit scales, and what the code starts as, to embeddings `u` (n, E) of training images.

@@ -1,6 +1,7 @@
 """What the scripts share: common arguments, errors as one sentence, images named on the command line."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,18 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
             raise
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def log_to_terminal() -> None:
+    """Print what the library logs, as plain lines; of several processes, the first prints."""
+    from ldm.training.ranks import read_ranks  # here, as it imports Lightning, which takes seconds
+
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("ldm", "disdiff"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO if read_ranks().is_main else logging.ERROR)
+        logger.handlers, logger.propagate = [handler], False
 
 
 def resolve_device(name: str) -> str:

@@ -31,7 +31,7 @@ class CodeTask(StageTask):
         with torch.set_grad_enabled(learns):
             return self.trained.encoder.posterior(seen)
 
-    def see_data(self, z_0: Tensor) -> None:
+    def fit_data(self, z_0: Tensor) -> None:
         """Before the first step: some training latents (n, C, h, w), for tasks whose loss depends on their
         statistics.
         """

@@ -173,6 +173,11 @@ class FactorEncoder(nn.Module):
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
             nn.init.zeros_(self.head.bias[: num_units * unit_dim])
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit_start` has anything to fit."""
+        return self.components is not None
+
     def fit_start(self, x: Tensor) -> None:
         """Fit what the code starts as to training inputs `x` (n, C, size, size), before the first step."""
         if self.components is not None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disdiff.method.encoder_input import EncoderInput
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
 from ldm.autoencoder.latent_space import LatentSpace
@@ -22,9 +23,6 @@ from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sampl
 from ldm.diffusion.schedule import Schedule, gather
 from ldm.errors import UserError
 from ldm.nn.unet import Features, UNet
-
-FIT_BATCH = 1024  # latents that are looked at at once when the start of the code is fitted
-FEATURE_STEP = 20  # at which the denoiser looks at a clean latent: little noise, as there is none
 
 
 def check_units(units: list[int], num_units: int) -> list[int]:
@@ -64,17 +62,25 @@ class ImageModel(nn.Module, ABC):
     Attributes:
         latent_space: where the system works; pixel space for one without a first stage.
         factors: what the last stage trains; its `encoder` gives codes (B, N, D).
-        reads: what the encoder looks at, `image`, `z`, `features`, or `clip`, a CLIP's view of the image.
+        encoder_input: what the encoder reads.
         has_unit_fields: whether every unit has a gradient field, so that subsets of units can be sampled.
-        supervision: what it learnt from beside images, for outputs; None if nothing.
     """
 
     has_unit_fields = False
-    supervision: str | None = None
 
-    def __init__(self, latent_space: LatentSpace, factors: nn.Module, reads: str) -> None:
+    def __init__(self, latent_space: LatentSpace, factors: nn.Module, encoder_input: EncoderInput) -> None:
         super().__init__()
-        self.latent_space, self.factors, self.reads = latent_space, factors, reads
+        self.latent_space, self.factors, self.encoder_input = latent_space, factors, encoder_input
+
+    @property
+    def supervision(self) -> str | None:
+        """What it learnt from beside images, for outputs; None if nothing."""
+        return self.encoder_input.supervision
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.latent_space.mean.device
 
     @property
     def num_units(self) -> int:
@@ -83,16 +89,20 @@ class ImageModel(nn.Module, ABC):
 
     def encode(self, image: Tensor) -> Tensor:  # image => code
         """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
-        reads_image = self.reads == "image"
-        return self.encode_seen(image if reads_image else self.observe(self.latent_space.encode(image)))
+        return self.encode_input(self.encoder_input.from_image(image))
 
-    def encode_seen(self, seen: Tensor) -> Tensor:  # what the encoder reads => code
-        """Code, shape (B, N, D), of images or of what `observe` gives."""
-        return self.factors.encoder(seen)
+    def encode_input(self, x: Tensor) -> Tensor:  # input => code
+        """Code, shape (B, N, D), of the encoder's input."""
+        return self.factors.encoder(x)
 
-    def observe(self, z_0: Tensor) -> Tensor:  # z => what the encoder reads
-        """What an encoder that reads no images sees of latents (B, C, h, w)."""
-        return z_0
+    @torch.no_grad()
+    def fit_start(self, z_0: Tensor) -> None:
+        """Fit the initial code to training latents (n, C, h, w), before the first step, where the encoder has
+        one that is fitted.
+        """
+        if self.factors.encoder.is_fitted:
+            parts = z_0[: self.encoder_input.fit_limit].split(self.encoder_input.fit_batch)
+            self.factors.encoder.fit_start(torch.cat([self.encoder_input.from_latent(x) for x in parts]))
 
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -112,8 +122,14 @@ class ImageModel(nn.Module, ABC):
 class DiffusionModel(ImageModel):
     """A system whose code enters a noise prediction: everything follows from `eps_fn`."""
 
-    def __init__(self, latent_space: LatentSpace, schedule: Schedule, factors: nn.Module, reads: str) -> None:
-        super().__init__(latent_space, factors, reads)
+    def __init__(
+        self,
+        latent_space: LatentSpace,
+        schedule: Schedule,
+        factors: nn.Module,
+        encoder_input: EncoderInput,
+    ) -> None:
+        super().__init__(latent_space, factors, encoder_input)
         self.schedule = schedule
 
     @abstractmethod
@@ -133,12 +149,6 @@ class DiffusionModel(ImageModel):
         Raises:
             UserError: a unit is out of range or named twice, or the system has no gradient field per unit.
         """
-
-    def fit_start(self, z_0: Tensor) -> None:
-        """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
-        encoder = self.factors.encoder
-        if isinstance(encoder, FactorEncoder) and encoder.components is not None:
-            encoder.fit_start(torch.cat([self.observe(part) for part in z_0.split(FIT_BATCH)]))
 
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape (C, h, w) of z_T."""
@@ -208,7 +218,7 @@ class DisDiff(DiffusionModel):
         denoiser: UNet,
         schedule: Schedule,
         factors: FactorNetworks,
-        reads: str,
+        encoder_input: EncoderInput,
         guidance: float = 1.0,
     ) -> None:
         """Put the parts together.
@@ -218,21 +228,11 @@ class DisDiff(DiffusionModel):
             denoiser: frozen.
             schedule: its noise schedule.
             factors: encoder and gradient decoder.
-            reads: what the encoder looks at: `image`, `z` or `features`.
-            guidance: by what fields are multiplied to sample and to invert; training knows nothing of it.
+            encoder_input: what the encoder reads.
+            guidance: scale of the gradient fields at sampling and inversion; unused in training.
         """
-        super().__init__(latent_space, schedule, factors, reads)
+        super().__init__(latent_space, schedule, factors, encoder_input)
         self.denoiser, self.guidance = denoiser, guidance
-
-    def observe(self, z_0: Tensor) -> Tensor:  # z => what the encoder reads
-        """What the encoder sees of a predicted latent `z_0` (B, C, h, w).
-
-        A decoded image is not quantised first: quantisation would stop the gradient.
-        """
-        if self.reads == "features":
-            t = torch.full((len(z_0),), FEATURE_STEP, device=z_0.device)
-            return self.denoiser.features(z_0, t).bottleneck
-        return z_0 if self.reads == "z" else self.latent_space.decode(z_0, quantize=False)
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
         """Frozen noise prediction and the gradient field of each unit.
@@ -289,9 +289,9 @@ class PDAE(DisDiff):
         """D."""
         return self.factors.encoder.unit_dim
 
-    def encode_seen(self, seen: Tensor) -> Tensor:  # what the encoder reads => code
-        """Code of images (B, 3, H, W), or of what `observe` gives, shape (B, D, 1)."""
-        return super().encode_seen(seen).transpose(1, 2)
+    def encode_input(self, x: Tensor) -> Tensor:  # input => code
+        """Code of the encoder's input, shape (B, D, 1)."""
+        return super().encode_input(x).transpose(1, 2)
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
         """Frozen noise prediction and the one gradient field, shape (B, 1, C, h, w), of a code (B, D, 1)."""

@@ -28,7 +28,6 @@ from disdiff.method.losses import (
     whitened_error,
 )
 from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
-from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_noise
 from ldm.diffusion.sampler import sample_ddim
@@ -73,6 +72,7 @@ class DisDiffTask(CodeTask):
         self.model, self.loss = model, loss
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
+        self.keep_frozen(model.encoder_input)
         num_steps = model.schedule.num_steps
         self.t_range = (loss.t_min, num_steps if loss.t_max is None else loss.t_max)
         if not 0 <= loss.t_min < self.t_range[1] <= num_steps:
@@ -100,13 +100,13 @@ class DisDiffTask(CodeTask):
         self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)
         self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
 
-    def see_data(self, z_0: Tensor) -> None:
+    def fit_data(self, z_0: Tensor) -> None:
         """Fit what whitens the noise error, where it is to be whitened, to latents (n, C, h, w)."""
         if self.loss.whiten_ridge is not None:
             self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
 
     def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
-        """The error of L_r of each image, shape (B,), before its weight; white once `see_data` was called."""
+        """The error of L_r of each image, shape (B,), before its weight; white once `fit_data` was called."""
         if self.whitener is None:
             return denoising_error(eps_hat, eps, self.loss.norm)
         return whitened_error(eps_hat, eps, self.whitener)
@@ -114,7 +114,7 @@ class DisDiffTask(CodeTask):
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """All terms of the loss, each a mean over the batch."""
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
-        posterior = self.encode(self._seen(batch, z_0), step)
+        posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
         t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(
             z_0.device
@@ -150,10 +150,6 @@ class DisDiffTask(CodeTask):
         self.stats["loss"] = loss.detach()
         return loss
 
-    def _seen(self, batch: dict[str, Tensor], z_0: Tensor) -> Tensor:
-        """What the encoder reads of a batch: its images, or what the model makes of its latents."""
-        return to_float(batch["image"]) if "image" in batch else self.model.observe(z_0)
-
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""
         rows = torch.arange(len(unit), device=unit.device)
@@ -175,16 +171,15 @@ class DisDiffTask(CodeTask):
         shifted = shift_eps(parts.eps_base, self.sampling_coefficient, parts.t, chosen)
         z0_hat = predict_z0(schedule, parts.z_t, parts.t, parts.eps_base)
         z0_hat_c = predict_z0(schedule, parts.z_t, parts.t, shifted)
-        seen_c = self.model.observe(z0_hat_c)
+        input_c = self.model.encoder_input.from_latent(z0_hat_c)
         with torch.no_grad():
-            seen = self.model.observe(z0_hat)
-            code_hat = encode_frozen(self.trained.encoder, seen)
+            code_hat = encode_frozen(self.trained.encoder, self.model.encoder_input.from_latent(z0_hat))
         look = (
             self.trained.encoder
             if self.loss.train_evaluator
             else partial(encode_frozen, self.trained.encoder)
         )
-        code_hat_c = look(seen_c)
+        code_hat_c = look(input_c)
 
         weight = self._image_weight(parts, z0_hat, z0_hat_c)
         if self.loss.change_cap is not None:
@@ -223,8 +218,8 @@ class DisDiffTask(CodeTask):
         """
         model = self.current
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
-        images = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
-        eps_fn = model.eps_fn(model.factors.encoder(self._seen(images, z_0)))
+        rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
+        eps_fn = model.eps_fn(model.factors.encoder(model.encoder_input.from_batch(rows, z_0)))
         sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), PREVIEW_STEPS)
         return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
 
@@ -233,7 +228,7 @@ class DisDiffTask(CodeTask):
         """The model with the averaged factor networks."""
         model = self.model
         frozen = (model.latent_space, model.denoiser, model.schedule)
-        return DisDiff(*frozen, self.result, model.reads, model.guidance)
+        return DisDiff(*frozen, self.result, model.encoder_input, model.guidance)
 
 
 def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:

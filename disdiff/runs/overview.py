@@ -1,68 +1,66 @@
 """The first lines of the main job: what is trained on what, how large it is, how long it will take here."""
 
 import copy
+import logging
 import time
 
 import torch
 from torch import Tensor
 
 from disdiff.config.schema import PRESETS, to_yaml
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.context import Context
+from disdiff.runs.encoding import example_batch
+from disdiff.runs.training import build_task
 from ldm.training.log import format_duration
 from ldm.training.stage_task import StageTask
 from ldm.training.weight_files import count_parameters
 
+log = logging.getLogger(__name__)
 TRIAL_STEPS = 2
 TRIAL_BATCHES = (8, 64)  # of the first trial, and of the others if that one was quick
 QUICK_SECONDS = 1.0
 
 
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
-
-
-def print_overview(pipeline: Pipeline, full: bool) -> None:
+def log_overview(context: Context, full: bool) -> None:
     """Say what the run is; `full` adds the complete configuration."""
-    config, source = pipeline.config, pipeline.source
+    config, source = context.config, context.source
     if full:
-        say(to_yaml(config).rstrip())
+        log.info(to_yaml(config).rstrip())
     kind = "PROCEDURAL stand-in" if source.procedural else "file"
-    say(
+    log.info(
         f"system {config.system}, preset {config.preset} (others: preset={'|'.join(PRESETS)}), "
         f"seed {config.seed}"
     )
-    say(
+    log.info(
         f"data {source.name} ({kind}, {len(source)} images): "
-        f"{len(pipeline.train_index)} to train on, {len(pipeline.eval_index)} to evaluate on"
+        f"{len(context.train_index)} to train on, {len(context.eval_index)} to evaluate on"
     )
-    say(
-        f"device {pipeline.machine.device}, {pipeline.machine.precision}, "
-        f"{torch.get_num_threads()} CPU threads"
+    log.info(
+        f"device {context.machine.device}, {context.machine.precision}, {torch.get_num_threads()} CPU threads"
     )
     total = 0.0
-    for name, stage in pipeline.stages.items():
-        size = f"{count_parameters(pipeline.modules[name]) / 1e6:.2f} M parameters"
+    for name, stage in context.stages.items():
+        size = f"{count_parameters(context.modules[name]) / 1e6:.2f} M parameters"
         if stage.trained:
-            say(f"  {name}: {size}, trained ({stage.folder})")
+            log.info(f"  {name}: {size}, trained ({stage.folder})")
             continue
-        if not pipeline.learns(name):
-            say(f"  {name}: {size}, nothing to train")
+        if not context.has_parameters(name):
+            log.info(f"  {name}: {size}, nothing to train")
             continue
-        device = pipeline.machine.device
-        task = pipeline.build_task(name).to(device)
-        example = pipeline.example_batch(name, TRIAL_BATCHES[1])
+        device = context.machine.device
+        task = build_task(context, name).to(device)
+        example = example_batch(context, name, TRIAL_BATCHES[1])
         batch = {key: value.to(device) for key, value in example.items()}
         seconds = estimate_seconds(task, batch)
         task.to("cpu")
         total += seconds
         budget = task.budget
-        say(
+        log.info(
             f"  {name}: {size}, to train: {budget.num_steps} steps of {budget.batch_size}, "
             f"about {format_duration(seconds)} here"
         )
     if total:
-        say(
+        log.info(
             f"training will take about {format_duration(total)} on this machine "
             f"(measured on {TRIAL_STEPS} trial steps)"
         )

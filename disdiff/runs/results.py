@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import logging
 import platform
 import subprocess
 import time
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +24,14 @@ from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
+from disdiff.runs.context import Context
 from disdiff.runs.stages import Stage, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
 from ldm.training.weight_files import count_parameters
 
-if TYPE_CHECKING:
-    from disdiff.runs.pipeline import Pipeline
-
+log = logging.getLogger(__name__)
 FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
 SCORES = "scores.json"  # until they are in metrics.json
 NO_LABELS = "the data set has no factor labels and no attributes, so there is nothing to compare codes with"
@@ -39,31 +39,31 @@ NO_FACTORS = "the data set has attributes but no factor labels, so FactorVAE, DC
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
 
 
-def write_results(pipeline: "Pipeline", seconds: float) -> None:
+def write_results(context: Context, seconds: float) -> None:
     """Evaluate the finished model and write everything that a run folder holds.
 
     Args:
-        pipeline: whose stages are all loaded.
+        context: of a run whose stages are all loaded.
         seconds: that loading and training took in this call of the main job.
     """
-    if results_are_complete(pipeline):
-        pipeline.say("results: complete, nothing to do")
-        pipeline.say(summarise(load_json(pipeline.folder / "metrics.json")))
+    if results_are_complete(context):
+        log.info("results: complete, nothing to do")
+        log.info(summarise(load_json(context.folder / "metrics.json")))
         return
     start = time.monotonic()
-    config, source, folder = pipeline.config, pipeline.source, pipeline.folder
-    model = pipeline.model.eval().to(pipeline.machine.device)
-    codes = encode_codes(model, source, pipeline.eval_index)
+    config, source, folder = context.config, context.source, context.folder
+    model = context.model.eval().to(context.machine.device)
+    codes = encode_codes(model, source, context.eval_index)
     save_codes(folder / "codes.npz", codes)
-    copyfile(pipeline.stages["factors"].folder / "log.csv", folder / "log.csv")
+    copyfile(context.stages["factors"].folder / "log.csv", folder / "log.csv")
     scores, reason = score_once(folder, codes, config.evaluation)
     with torch.inference_mode():
-        editing, reconstruction = measure_edits(pipeline, model, scores)
+        editing, reconstruction = measure_edits(context, model, scores)
         with progress_bar("pictures") as progress:
             make_pictures(
                 model,
                 source,
-                pipeline.eval_index,
+                context.eval_index,
                 codes,
                 scores,
                 folder,
@@ -72,7 +72,7 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
                 progress,
                 parts=list_pictures(model),
             )
-    records = {name: stage.record for name, stage in pipeline.stages.items()}
+    records = {name: stage.record for name, stage in context.stages.items()}
     trained = sum(record["seconds"] for record in records.values())
     metrics = {
         "system": config.system,
@@ -86,11 +86,11 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         "reconstruction": reconstruction,
         "evaluation": describe_evaluation(config),
         "stages": records,
-        "parameters": count_sizes(pipeline),
+        "parameters": count_sizes(context),
         # all stages from nothing, whether this call trained them or loaded them, and the results
         "seconds_total": round(trained + time.monotonic() - start, 1),
         "seconds_this_call": round(seconds + time.monotonic() - start, 1),
-        "device": describe_device(pipeline.machine.device),
+        "device": describe_device(context.machine.device),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": find_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,16 +98,16 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
     save_json(folder / "metrics.json", metrics)
     (folder / SCORES).unlink(missing_ok=True)
     write_report(folder)
-    pipeline.say(summarise(metrics))
+    log.info(summarise(metrics))
 
 
-def results_are_complete(pipeline: "Pipeline") -> bool:
+def results_are_complete(context: Context) -> bool:
     """Whether the run folder holds all results of these very stages, this evaluation and these labels."""
-    pictures = [name for part in list_pictures(pipeline.model) for name in PARTS[part]]
-    if not all((pipeline.folder / name).exists() for name in pictures):
+    pictures = [name for part in list_pictures(context.model) for name in PARTS[part]]
+    if not all((context.folder / name).exists() for name in pictures):
         return False
-    stages = list(pipeline.stages.values())
-    return results_are_current(pipeline.folder, pipeline.config, stages, pipeline.source)
+    stages = list(context.stages.values())
+    return results_are_current(context.folder, context.config, stages, context.source)
 
 
 def results_are_current(folder: Path, config: Config, stages: list[Stage], source: ImageSource) -> bool:
@@ -122,13 +122,13 @@ def results_are_current(folder: Path, config: Config, stages: list[Stage], sourc
     return same_stages and same_evaluation and metrics.get("dataset") == describe_source(source)
 
 
-def count_sizes(pipeline: "Pipeline") -> dict[str, int]:
+def count_sizes(context: Context) -> dict[str, int]:
     """Parameters of the model, `total`, and of the part of it that the stage `factors` trains, `trainable`.
 
     A latent DPM, which only new images need, does not count.
     """
-    model = [name for name in pipeline.stages if name != "latent_dpm"]
-    sizes = {name: count_parameters(pipeline.modules[name]) for name in model}
+    model = [name for name in context.stages if name != "latent_dpm"]
+    sizes = {name: count_parameters(context.modules[name]) for name in model}
     return {"total": sum(sizes.values()), "trainable": sizes["factors"]}
 
 
@@ -165,11 +165,11 @@ def summarise(metrics: dict[str, Any]) -> str:
 
 
 def measure_edits(
-    pipeline: "Pipeline", model: ImageModel, scores: dict[str, Any] | None
+    context: Context, model: ImageModel, scores: dict[str, Any] | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Editing success, where there are labels and scores to assign units by, and reconstruction errors."""
-    config, editing = pipeline.config, None
-    shared = (model, pipeline.source, pipeline.eval_index)
+    config, editing = context.config, None
+    shared = (model, context.source, context.eval_index)
     with progress_bar("editing") as progress:
         if scores is not None and "dci" in scores and config.evaluation.num_pairs:
             importance = np.array(scores["dci"]["importance"])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from disdiff.config.schema import load_config
-from disdiff.runs import pipeline as pipeline_module
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs import context as context_module
+from disdiff.runs.context import open_context
 from ldm.data.factor_space import FactorSpace
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
 
@@ -82,22 +82,28 @@ def make_noise():
 
 
 @pytest.fixture
-def build_on_noise(tmp_path, monkeypatch):
-    """Return a function that builds a pipeline on noise, without scores and pictures at its end.
+def said(caplog):
+    """What was logged since the last context was opened."""
+    caplog.set_level("INFO", "disdiff")
+    return lambda: "\n".join(caplog.messages).splitlines()
 
-    Its lines are in `said`; stages train on `images` images each.
+
+@pytest.fixture
+def build_on_noise(tmp_path, monkeypatch, caplog):
+    """Return a function that opens the context of a run on noise, without scores and pictures at its end.
+
+    Stages train on `images` images each.
     """
+    caplog.set_level("INFO", "disdiff")
     monkeypatch.setattr("disdiff.runs.results.write_results", lambda *_: None)
 
     def build(file, *overrides, images=32, source=None):
-        monkeypatch.setattr(pipeline_module, "build_source", lambda config: source or Noise())
+        monkeypatch.setattr(context_module, "build_source", lambda config: source or Noise())
         lengths = [
             f"{stage}.train.images={images}" for stage in ("autoencoder", "latent_diffusion", "factors")
         ]
-        config, said = load_config([file], [*TINY, *lengths, f"run.root={tmp_path}", *overrides]), []
-        pipeline = Pipeline(config, said.append)
-        pipeline.said = said
-        return pipeline
+        caplog.clear()
+        return open_context(load_config([file], [*TINY, *lengths, f"run.root={tmp_path}", *overrides]))
 
     return build
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from disdiff.config.schema import load_config
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.context import open_context
 from disdiff.runs.run_folder import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +35,9 @@ def test_every_file_the_readme_names_exists():
 @pytest.mark.parametrize("name", ["autoencoder", "latent_diffusion"])
 def test_the_default_run_finds_its_first_stages_among_the_shipped_ones(name, tmp_path):
     config = load_config([ROOT / "configs/disdiff/shapes3d.yaml"], [f"run.root={tmp_path}"])
-    assert Pipeline(config, print).stages[name].folder == SHIPPED / "stages" / name
+    assert open_context(config).stages[name].folder == SHIPPED / "stages" / name
     config.stages.pretrained = False
-    assert not Pipeline(config, print).stages[name].trained
+    assert not open_context(config).stages[name].trained
 
 
 def test_the_shipped_model_is_small_and_says_what_it_is():

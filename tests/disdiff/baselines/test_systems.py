@@ -69,7 +69,7 @@ def build_batch(model):
     image = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     with torch.no_grad():
         statistics = model.latent_space.autoencoder.encode_statistics(to_float(image))
-    return {"statistics": statistics, **({"image": image} if model.reads == "image" else {})}
+    return {"statistics": statistics, **({"image": image} if model.encoder_input.array == "image" else {})}
 
 
 def loss_at(task, step=3):

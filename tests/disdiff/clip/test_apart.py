@@ -5,12 +5,10 @@ import sys
 
 import pytest
 
-from disdiff.baselines.conditional import ConditionalDiffusion
-from disdiff.baselines.vae import VAE
 from disdiff.build import SYSTEMS
-from disdiff.clip.guided import ClipDisDiff
+from disdiff.clip.guided import ClipInput
 from disdiff.config.schema import CONFIGS
-from disdiff.method.model import PDAE, DisDiff
+from disdiff.method.encoder_input import FeatureInput, ImageInput, LatentInput
 
 UNSUPERVISED = sorted(name for name in SYSTEMS if name != "disdiff_clip")
 ANOTHER_CLIP = ("clip.model=ViT-L-14", "clip.pretrained=openai", "clip.prompts=any.yaml", "clip.mean=[1,1,1]")
@@ -48,5 +46,5 @@ def test_an_unsupervised_run_imports_no_clip():
 
 
 def test_only_the_guided_system_says_that_it_is_supervised():
-    assert all(kind.supervision is None for kind in (DisDiff, PDAE, ConditionalDiffusion, VAE))
-    assert isinstance(ClipDisDiff.supervision, property)
+    assert all(kind.supervision is None for kind in (ImageInput, LatentInput, FeatureInput))
+    assert isinstance(ClipInput.supervision, property)

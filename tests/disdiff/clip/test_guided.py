@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from disdiff.clip.guided import ClipDisDiff, ClipDisDiffTask
+from disdiff.clip.guided import ClipInput
 from disdiff.clip.heads import ClipHeads
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import FactorLossConfig
-from disdiff.method.model import FactorNetworks
+from disdiff.method.model import DisDiff, FactorNetworks
 from disdiff.method.tasks import DisDiffTask
 from ldm.diffusion.sampler import SAMPLERS, SamplerConfig, sample
 from ldm.training.optimizer import Budget, TrainConfig
@@ -19,7 +19,8 @@ def model(build_tiny_disdiff, random_clip):
     options = FactorEncoderConfig(input="clip", hidden=8, code_norm="batch", start="principal")
     heads = ClipHeads(options, random_clip.embed_dim, 3, 2, random_clip.facts.fingerprint)
     factors = FactorNetworks(heads, plain.factors.decoder)
-    return ClipDisDiff(plain.latent_space, plain.denoiser, plain.schedule, factors, random_clip)
+    clip_input = ClipInput(plain.latent_space, random_clip)
+    return DisDiff(plain.latent_space, plain.denoiser, plain.schedule, factors, clip_input)
 
 
 @pytest.fixture
@@ -30,22 +31,12 @@ def batch(model):
         model.eval().fit_start(
             model.latent_space.encode(image.repeat(3, 1, 1, 1) + 0.1 * torch.randn(18, 3, 16, 16))
         )
-    return {"statistics": statistics}
+        return {"statistics": statistics, "clip": model.encoder_input.from_image(image)}
 
 
-def build_task(model, kind=ClipDisDiffTask, **loss):
+def build_task(model, **loss):
     encoder, budget = FactorEncoderConfig(), Budget(6, 20, 1e-2)
-    return kind(model, FactorLossConfig(**loss), encoder, TRAIN, budget, seed=0).train()
-
-
-def test_it_is_disdiff_with_another_encoder(model, batch):
-    values, start = [], {name: tensor.clone() for name, tensor in model.factors.state_dict().items()}
-    for kind in (DisDiffTask, ClipDisDiffTask):
-        task = build_task(model, kind, temperature=0.5)
-        model.factors.load_state_dict(start)  # the running statistics too
-        model.clip.eval()  # which the plain task does not know of
-        values.append(task.compute_loss(batch, 0, torch.Generator().manual_seed(1)))
-    assert torch.equal(*values)
+    return DisDiffTask(model, FactorLossConfig(**loss), encoder, TRAIN, budget, seed=0).train()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -61,18 +52,12 @@ def test_with_a_zero_decoder_it_samples_as_its_latent_diffusion(model, name):
     assert torch.equal(made, base) and not torch.equal(made, z_T)
 
 
-def test_cached_embeddings_stand_in_for_looking(model, batch, monkeypatch):
+def test_clean_images_are_read_from_the_cache(model, batch, monkeypatch):
     task = build_task(model, weight_disentangle=0.0)
-    generator = torch.Generator()
-    with torch.no_grad():
-        z_0 = model.latent_space.standardise(
-            model.latent_space.autoencoder.sample_raw(batch["statistics"], generator.manual_seed(1))
-        )
-        embeddings = model.observe(z_0)
-    expected = task.compute_loss(batch, 0, generator.manual_seed(1))
-    monkeypatch.setattr(model, "observe", lambda z: pytest.fail("the tower was asked"))
-    found = task.compute_loss({**batch, "clip": embeddings}, 0, generator.manual_seed(1))
-    torch.testing.assert_close(found, expected)
+    tower = type(model.encoder_input.clip)
+    monkeypatch.setattr(tower, "forward", lambda *_: pytest.fail("the tower was asked"))
+    task.compute_loss(batch, 0, torch.Generator().manual_seed(1))
+    assert model.encoder_input.from_batch(batch, None) is batch["clip"]
 
 
 def test_the_disentangling_loss_reaches_the_decoder_through_the_tower(model, batch):
@@ -88,7 +73,7 @@ def test_the_disentangling_loss_reaches_the_decoder_through_the_tower(model, bat
 
 def test_training_moves_heads_and_decoder_and_nothing_frozen(model, batch):
     task = build_task(model, weight_disentangle=1.0)
-    frozen = [model.clip, model.latent_space, model.denoiser]
+    frozen = [model.encoder_input.clip, model.latent_space, model.denoiser]
     before = [tensor.clone() for module in frozen for tensor in module.state_dict().values()]
     start = {name: tensor.clone() for name, tensor in task.trained.named_parameters()}
     optimizer = task.configure_optimizers()["optimizer"]
@@ -99,7 +84,7 @@ def test_training_moves_heads_and_decoder_and_nothing_frozen(model, batch):
     after = [tensor for module in frozen for tensor in module.state_dict().values()]
     assert all(map(torch.equal, before, after))
     assert not [name for name, tensor in task.trained.named_parameters() if torch.equal(tensor, start[name])]
-    assert not any(module.training for module in model.clip.modules())
+    assert not any(module.training for module in model.encoder_input.clip.modules())
     assert not [key for key in task._own_keys() if "clip.net" in key]  # of no checkpoint
 
 
@@ -107,7 +92,7 @@ def test_images_are_seen_without_the_first_stage(model, batch):
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     code = model.eval().encode(image)
     assert code.shape == (2, 3, 2)
-    torch.testing.assert_close(code, model.factors.encoder(model.clip(image)))
+    torch.testing.assert_close(code, model.factors.encoder(model.encoder_input.clip(image)))
 
 
 def test_it_says_by_what_it_is_guided(model):

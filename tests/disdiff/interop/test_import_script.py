@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from disdiff.config.schema import load_config
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.context import open_context
 from disdiff.runs.run_folder import load_run
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "import_checkpoint.py"
@@ -38,9 +38,9 @@ def test_an_import_is_told_and_can_be_worked_with(call, released, save_checkpoin
     assert "on procedural shapes3d: psnr" in said
     folder = tmp_path / "runs" / "released"
     assert load_run(folder).model.num_units == 3
-    again = Pipeline(load_config([folder / "config.yaml"]), print)
+    again = open_context(load_config([folder / "config.yaml"]))
     assert all(stage.trained for stage in again.stages.values())
-    mine = Pipeline(load_config([folder / "config.yaml"], ["run.name=mine", "factors.num_units=4"]), print)
+    mine = open_context(load_config([folder / "config.yaml"], ["run.name=mine", "factors.num_units=4"]))
     trained = {name: stage.trained for name, stage in mine.stages.items()}
     assert trained == {"autoencoder": True, "latent_diffusion": True, "factors": False}
     with pytest.raises(SystemExit) as stop:

@@ -24,7 +24,7 @@ def build_batch(model):
     image = torch.randint(0, 256, (BATCH, 3, 16, 16), dtype=torch.uint8, generator=generator)
     with torch.no_grad():
         statistics = model.latent_space.autoencoder.encode_statistics(image.float() / 127.5 - 1)
-    return {"statistics": statistics, **({"image": image} if model.reads == "image" else {})}
+    return {"statistics": statistics, **({"image": image} if model.encoder_input.array == "image" else {})}
 
 
 def loss_at(task, step=0):
@@ -360,7 +360,7 @@ def test_the_noise_error_is_whitened_once_the_data_are_seen(build_tiny_disdiff):
     expected = loss_at(plain)
     assert torch.equal(loss_at(white), expected)
     for task in (plain, white):
-        task.see_data(z_0)
+        task.fit_data(z_0)
     assert torch.equal(loss_at(plain), expected)
     eps_hat, eps = torch.randn(2, BATCH, 4, 8, 8, generator=generator)
     by_hand = whitened_error(eps_hat, eps, fit_whitener(z_0, 0.5))

@@ -9,7 +9,8 @@ from torch import nn
 from disdiff.config.schema import CONFIGS, load_config
 from disdiff.method.code_task import CodeTask
 from disdiff.method.tasks import DisDiffTask
-from disdiff.runs.pipeline import first_difference
+from disdiff.runs.encoding import encode_training_codes, latent_batches
+from disdiff.runs.pipeline import first_difference, run_pipeline
 from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.training.log import read_log
@@ -20,7 +21,7 @@ SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 
 @pytest.fixture
 def build(build_on_noise):
-    """Return a function that builds a tiny DisDiff's pipeline, or another one's."""
+    """Return a function that builds a tiny DisDiff's context, or another one's."""
 
     def make(*overrides, source=None, file=SHAPES3D):
         encoder = "factors.encoder={channels: 8, hidden: 0}"
@@ -29,66 +30,66 @@ def build(build_on_noise):
     return make
 
 
-def weights(pipeline):
-    paths = sorted((pipeline.folder / "stages").glob("*/model.safetensors"))
+def weights(context):
+    paths = sorted((context.folder / "stages").glob("*/model.safetensors"))
     return {path.parent.name: path.read_bytes() for path in paths}
 
 
-def test_three_stages_are_trained_once_and_then_loaded(build):
+def test_three_stages_are_trained_once_and_then_loaded(build, said):
     first = build()
-    first.run()
+    run_pipeline(first)
     assert set(weights(first)) == {"autoencoder", "latent_diffusion", "factors"}
-    assert sum("trained in" in line for line in first.said) == 3
+    assert sum("trained in" in line for line in said()) == 3
     again = build()
-    again.run()
-    assert sum("loaded from" in line for line in again.said) == 3
+    run_pipeline(again)
+    assert sum("loaded from" in line for line in said()) == 3
     for name, part in again.modules.items():
         assert all(map(torch.equal, part.state_dict().values(), first.modules[name].state_dict().values()))
 
 
 @pytest.mark.parametrize("system", ["disdiff", "infodiffusion", "beta_vae"])
-def test_a_latent_dpm_may_be_added_to_a_finished_run(build, system, make_noise):
+def test_a_latent_dpm_may_be_added_to_a_finished_run(build, said, system, make_noise):
     """One more stage in the run folder, on the codes of the training images; the others stay."""
     file = CONFIGS / system / "shapes3d.yaml"
     more = "latent_dpm={hidden: 8, num_layers: 2, train: {images: 64, batch_size: 8}}"
-    build("latent_dpm.enabled=false", more, file=file).run()
+    run_pipeline(build("latent_dpm.enabled=false", more, file=file))
     added = build("latent_dpm.enabled=true", more, file=file)
-    added.run()
-    assert sum("loaded from" in line for line in added.said) == len(added.stages) - 1
+    run_pipeline(added)
+    assert sum("loaded from" in line for line in said()) == len(added.stages) - 1
     assert added.stages["latent_dpm"].folder == added.folder / "stages" / "latent_dpm"
     images = make_noise().images(added.train_index).float() / 127.5 - 1
     with torch.no_grad():
         codes = added.model.eval().encode(images)
-    torch.testing.assert_close(added.encode_training_codes(), codes, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(encode_training_codes(added), codes, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(added.latent_dpm.mean, codes.mean(dim=0), rtol=1e-3, atol=1e-4)
     again = build("latent_dpm.enabled=true", more, file=file)
-    again.run()
-    assert sum("loaded from" in line for line in again.said) == len(again.stages)
+    run_pipeline(again)
+    assert sum("loaded from" in line for line in said()) == len(again.stages)
     with pytest.raises(UserError, match="latent_dpm.hidden differs"):
-        build("latent_dpm.enabled=true", more, "latent_dpm.hidden=9", file=file).run()
+        run_pipeline(build("latent_dpm.enabled=true", more, "latent_dpm.hidden=9", file=file))
 
 
-def test_seeds_share_the_first_stages(build):
-    build().run()
+def test_seeds_share_the_first_stages(build, said):
+    run_pipeline(build())
     other = build("seed=1")
-    other.run()
-    assert sum("loaded from" in line for line in other.said) == 2
+    run_pipeline(other)
+    assert sum("loaded from" in line for line in said()) == 2
     assert other.folder.name.endswith("-s1")
 
 
-def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
-    from disdiff.runs.overview import print_overview
+def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, said):
+    from disdiff.runs.overview import log_overview
 
     plain = build("run.root=" + str(tmp_path / "plain"))
-    plain.run()
+    run_pipeline(plain)
     shown = build("run.root=" + str(tmp_path / "shown"))
-    print_overview(shown, full=True)
+    log_overview(shown, full=True)
     assert not (tmp_path / "shown").exists()
-    text = capsys.readouterr().out
+    text = "\n".join(said())
     assert (
         "PROCEDURAL" in text and "preset smoke" in text and "4 steps of 8" in text and "num_units: 6" in text
     )
-    shown.run()
+    run_pipeline(shown)
     assert weights(shown) == weights(plain)
 
 
@@ -117,29 +118,29 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
     ],
 )
 def test_variants_run_and_come_back(build, overrides):
-    from disdiff.runs.overview import print_overview
+    from disdiff.runs.overview import log_overview
 
-    pipeline = build(*overrides)
-    print_overview(pipeline, full=False)
-    pipeline.run()
+    context = build(*overrides)
+    log_overview(context, full=False)
+    run_pipeline(context)
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    expected = pipeline.model.eval().encode(image)
-    assert torch.equal(load_run(pipeline.folder).model.encode(image), expected)
+    expected = context.model.eval().encode(image)
+    assert torch.equal(load_run(context.folder).model.encode(image), expected)
     assert build(*overrides).stages["factors"].trained
 
 
 @pytest.mark.parametrize("system", ["disdiff", "encdiff"])
 def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(build, system, monkeypatch):
     seen = []
-    monkeypatch.setattr(CodeTask, "see_data", lambda task, z_0: seen.append(z_0))
-    monkeypatch.setattr(DisDiffTask, "see_data", CodeTask.see_data)
+    monkeypatch.setattr(CodeTask, "fit_data", lambda task, z_0: seen.append(z_0))
+    monkeypatch.setattr(DisDiffTask, "fit_data", CodeTask.fit_data)
     start = "factors.encoder={start: principal, input: z, rate: 0.0}"  # a rate of 0 keeps what is fitted
-    pipeline = build(start, file=CONFIGS / system / "shapes3d.yaml")
-    pipeline.run()
+    context = build(start, file=CONFIGS / system / "shapes3d.yaml")
+    run_pipeline(context)
     (z_0,) = seen
-    pipeline.model.eval()
+    context.model.eval()
     with torch.no_grad():
-        code = pipeline.model.encode_seen(pipeline.model.observe(z_0)).flatten(1)
+        code = context.model.encode_input(context.model.encoder_input.from_latent(z_0)).flatten(1)
     assert code.std(dim=0).tolist() == pytest.approx([1.0] * code.shape[1], rel=0.05)
     assert torch.corrcoef(code.T).fill_diagonal_(0).abs().max() < 0.05
 
@@ -150,38 +151,40 @@ def test_the_paper_losses_run(build):
     loss = [
         f"factors.loss.{key}={value}" for key, value in vars(paper.factors.loss).items() if value is not None
     ]
-    build(
-        *loss,
-        *(f"factors.loss.{key}=null" for key in ("change_cap", "t_max", "whiten_ridge")),
-        "factors.encoder.norm=batch",
-    ).run()
+    run_pipeline(
+        build(
+            *loss,
+            *(f"factors.loss.{key}=null" for key in ("change_cap", "t_max", "whiten_ridge")),
+            "factors.encoder.norm=batch",
+        )
+    )
 
 
 def test_a_run_folder_of_another_configuration_is_refused(build):
-    build("run.name=mine").run()
+    run_pipeline(build("run.name=mine"))
     with pytest.raises(UserError, match="mine belongs to another configuration .factors.num_units differs"):
-        build("run.name=mine", "factors.num_units=3").run()
+        run_pipeline(build("run.name=mine", "factors.num_units=3"))
     with pytest.raises(UserError, match="another configuration .seed differs"):
-        build("run.name=mine", "seed=3").run()
-    build("run.name=mine", "evaluation.seed=3").run()
+        run_pipeline(build("run.name=mine", "seed=3"))
+    run_pipeline(build("run.name=mine", "evaluation.seed=3"))
 
 
 def test_a_run_folder_of_other_data_is_refused(build, make_noise):
     """The file of a data set appears or vanishes: same configuration, other images."""
-    build("run.name=mine").run()
+    run_pipeline(build("run.name=mine"))
     with pytest.raises(UserError, match="mine belongs to another configuration .*data"):
-        build("run.name=mine", source=make_noise(identity="noise-2")).run()
+        run_pipeline(build("run.name=mine", source=make_noise(identity="noise-2")))
 
 
 def test_damaged_weights_are_named_with_their_remedy(build):
-    pipeline = build()
-    pipeline.run()
-    path = pipeline.stages["latent_diffusion"].folder / "model.safetensors"
+    context = build()
+    run_pipeline(context)
+    path = context.stages["latent_diffusion"].folder / "model.safetensors"
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content[:-10])
     with pytest.raises(UserError, match="latent_diffusion-.*delete"):
-        build().run()
+        run_pipeline(build())
 
 
 def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
@@ -191,7 +194,7 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
     shipped = tmp_path / "pretrained" / "noise" / "stages" / "autoencoder"
     monkeypatch.setattr("disdiff.runs.stages.PRETRAINED", tmp_path / "pretrained")
     other = build("stage_seed=1", file=CONFIGS / "autoencoder" / "shapes3d.yaml")
-    other.run()
+    run_pipeline(other)
     shipped.mkdir(parents=True)
     for name in ("model.safetensors", "stage.json"):
         (shipped / name).write_bytes((other.folder / "stages" / "autoencoder" / name).read_bytes())
@@ -199,10 +202,10 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
     record["hash"] = build().stages["autoencoder"].hash
     (shipped / "stage.json").write_text(json.dumps(record))
 
-    build("stages.pretrained=true").run()
+    run_pipeline(build("stages.pretrained=true"))
     own = build("stages.pretrained=false", "run.name=own")
-    own.run()
-    statistics = own.latent_batches(with_images=False).arrays["statistics"]
+    run_pipeline(own)
+    statistics = latent_batches(own).arrays["statistics"]
     image = make_noise().images(own.train_index).float() / 127.5 - 1
     with torch.no_grad():
         expected = own.latent_space.autoencoder.encode_statistics(image)
@@ -233,16 +236,16 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
     ],
 )
 def test_values_that_cannot_be_are_refused_before_anything_is_trained(build, override, tmp_path):
-    from disdiff.runs.overview import print_overview
+    from disdiff.runs.overview import log_overview
 
     with pytest.raises(UserError):
-        print_overview(build(override), full=False)  # as main.py does first
+        log_overview(build(override), full=False)  # as main.py does first
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_that_has_no_such_parts_is_refused_before_anything_is_trained(build, tmp_path):
     with pytest.raises(UserError, match="a batch of 8 cannot be split into 3 equal parts"):
-        build("trainer.accumulate=3").run()
+        run_pipeline(build("trainer.accumulate=3"))
     assert not list(tmp_path.iterdir())
 
 
@@ -260,11 +263,11 @@ def test_the_options_of_the_machine_leave_hashes_and_losses_as_they_are(build, t
         self._compiled_call_impl = self._call_impl
         compiled.append(self)
 
-    plain.run()
+    run_pipeline(plain)
     monkeypatch.setattr(nn.Module, "compile", pretend)
     options = ("channels_last=true", "compile=default", "resident=always", "accumulate=2")
     chosen = build(f"run.root={tmp_path / 'chosen'}", *(f"trainer.{option}" for option in options))
-    chosen.run()
+    run_pipeline(chosen)
     for (name, stage), other in zip(plain.stages.items(), chosen.stages.values(), strict=True):
         assert stage.hash == other.hash and stage.folder != other.folder
         expected, found = (float(read_log(of.folder / "log.csv")[-1]["loss"]) for of in (stage, other))

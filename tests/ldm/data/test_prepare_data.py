@@ -15,7 +15,8 @@ from PIL import Image
 
 from disdiff.build import build_latent_space
 from disdiff.config.schema import CONFIGS, load_config, to_yaml
-from disdiff.runs.pipeline import Pipeline
+from disdiff.runs.context import open_context
+from disdiff.runs.encoding import encode_latents
 from ldm.data import catalog, sources
 from ldm.data.dsprites import DSPRITES, STEM, open_dsprites
 from ldm.data.shapes3d import SHAPES3D, Shapes3D
@@ -130,7 +131,7 @@ class TestEncode:
         """Stand-in for the training of the first stage."""
         torch.manual_seed(0)
         latent_space = build_latent_space(config).eval()
-        Pipeline(config, str).stages["autoencoder"].save(latent_space, {"image_size": 32})
+        open_context(config).stages["autoencoder"].save(latent_space, {"image_size": 32})
         return latent_space.autoencoder
 
     def test_the_latents_are_those_of_the_training_images(self, prepare, run, tmp_path):
@@ -138,15 +139,15 @@ class TestEncode:
         status, said, error = prepare("folder", "--encode", tmp_path / "run")
         assert status == 0 and "7 latents are there" in said, error
         (path,) = (tmp_path / "_stages").glob("latents-*/latents.npy")
-        pipeline = Pipeline(run, str)
+        context = open_context(run)
         with torch.no_grad():
-            images = to_float(pipeline.source.images(pipeline.train_index))
+            images = to_float(context.source.images(context.train_index))
             expected = autoencoder.encode_statistics(images)
         np.testing.assert_allclose(np.load(path), expected, atol=1e-5)
         made = path.stat().st_mtime_ns
         assert prepare("folder", "--encode", tmp_path / "run")[0] == 0 and path.stat().st_mtime_ns == made
-        pipeline.stages["autoencoder"].load(pipeline.latent_space)
-        cache = pipeline.encode_latents(pipeline.stages["autoencoder"])  # what the later stages do
+        context.stages["autoencoder"].load(context.latent_space)
+        cache = encode_latents(context)  # what the later stages do
         assert len(cache) == 7 and path.stat().st_mtime_ns == made
 
     def test_what_cannot_be_encoded(self, prepare, run, tmp_path, no_file_larger_than):

@@ -1,0 +1,136 @@
+"""What the stages after the first are trained on: latents, embeddings and codes of the training images, made
+once and kept.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from disdiff.runs.context import Context
+from disdiff.runs.stages import shared_folder
+from ldm.data.batches import ImageBatches, TensorBatches
+from ldm.data.latents import LatentCache, encode_to_cache
+from ldm.data.source import to_float
+from ldm.tasks import sample_latents
+from ldm.training.ranks import main_first
+from ldm.training.weight_files import fingerprint
+
+BATCH = 256
+INITIAL_IMAGES = 16384  # to which the initial code is fitted, at most,
+INITIAL_NUMBERS = 2**26  # of their latents
+
+
+def latent_batches(context: Context, with_images: bool = False) -> TensorBatches:
+    """Cached latents as training batches, with their images where the encoder reads images."""
+    cache = encode_latents(context, with_images)
+    images = {"image": cache.images} if with_images else {}
+    return TensorBatches({"statistics": cache.latents, **images})
+
+
+def code_batches(context: Context) -> ImageBatches | TensorBatches:
+    """What the stage that finds the code is trained on: latents, and what its encoder reads beside them;
+    images where the system has no first stage.
+    """
+    if "autoencoder" not in context.stages:
+        return ImageBatches(context.source, context.train_index)
+    array = context.model.encoder_input.array
+    batches = latent_batches(context, with_images=array == "image")
+    if array in (None, "image"):
+        return batches
+    return TensorBatches({**batches.arrays, array: encode_embeddings(context).latents})
+
+
+def example_batch(context: Context, name: str, size: int) -> dict[str, Tensor]:
+    """A batch like those of a stage, of at most `size` images, by the autoencoder as it is now."""
+    if name == "latent_dpm":
+        return {"code": context.latent_dpm.mean.expand(size, -1, -1)}
+    image = context.source.images(context.train_index[:size])
+    if name == "autoencoder" or "autoencoder" not in context.stages:
+        return {"image": image}
+    with torch.no_grad():
+        batch = {"statistics": context.latent_space.autoencoder.encode_statistics(to_float(image))}
+        if name == "factors" and (array := context.model.encoder_input.array) is not None:
+            batch[array] = context.model.encoder_input.to_array(image)
+    return batch
+
+
+@torch.no_grad()
+def initial_latents(context: Context, batches: TensorBatches) -> Tensor:
+    """Training latents (n, C, h, w) to which the initial code is fitted."""
+    largest = INITIAL_NUMBERS // math.prod(batches.arrays["statistics"].shape[1:])
+    statistics = batches[torch.arange(min(INITIAL_IMAGES, largest, len(batches)))]["statistics"]
+    return sample_latents(context.latent_space, statistics, None)
+
+
+@torch.no_grad()
+def encode_training_codes(context: Context) -> Tensor:
+    """Codes of the training images, the means where the encoder gives Gaussians, shape (n, N, D)."""
+    batches, model, device, codes = code_batches(context), context.model, context.machine.device, []
+    model.to(device).eval()
+    positions = torch.arange(len(batches)).split(BATCH)
+    for part in tqdm(positions, desc="codes", unit="batch", dynamic_ncols=True):
+        batch = {name: tensor.to(device) for name, tensor in batches[part].items()}
+        latents = "statistics" in batch
+        z_0 = sample_latents(model.latent_space, batch["statistics"], None) if latents else None
+        codes.append(model.encode_input(model.encoder_input.from_batch(batch, z_0)).cpu())
+    model.to("cpu")
+    return torch.cat(codes)
+
+
+def encode_latents(context: Context, with_images: bool = False) -> LatentCache:
+    """The training images' latents, encoded once per autoencoder.
+
+    A shipped autoencoder and one trained here may share their hash, yet not their weights: hence the
+    fingerprint.
+    """
+    autoencoder = context.latent_space.autoencoder
+    key = f"{context.stages['autoencoder'].hash}-{fingerprint(autoencoder)}"
+    name = f"latents-{key}{'-images' * with_images}"
+    return encode_images(context, name, key, autoencoder, autoencoder.encode_statistics, with_images)
+
+
+def encode_embeddings(context: Context) -> LatentCache:
+    """The training images' embeddings by the guiding CLIP, made once per CLIP and set of images."""
+    images = f"{context.source.identity} {len(context.train_index)}"
+    clip = context.model.encoder_input.clip
+    key = f"{clip.facts.fingerprint}-{hashlib.sha256(images.encode()).hexdigest()[:12]}"
+    return encode_images(context, f"clip-{key}", key, clip, clip)
+
+
+@main_first()
+def encode_images(
+    context: Context,
+    name: str,
+    key: str,
+    module: nn.Module,
+    view: Callable[[Tensor], Tensor],
+    with_images: bool = False,
+) -> LatentCache:
+    """What `view`, a method of `module`, makes of the training images, from the cache or newly made; of
+    several processes, the first makes it.
+    """
+    path = shared_folder(context.config) / name
+    cache = LatentCache.open(path, key)
+    if cache is not None:
+        return cache
+    bar = tqdm(total=len(context.train_index), desc="encode", unit="image", dynamic_ncols=True)
+
+    def encode(images: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W) uint8 on the run's device."""
+        return view(to_float(images.to(context.machine.device))).float().cpu()
+
+    def progress(done: int, total: int) -> None:
+        """Move the bar."""
+        bar.update(done - bar.n)
+
+    module.to(context.machine.device).eval()
+    with torch.no_grad(), bar:
+        cache = encode_to_cache(
+            encode, context.source, context.train_index, path, key, BATCH, progress, with_images
+        )
+    module.to("cpu")
+    return cache

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from disdiff.build import build_encoder_input
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
 from disdiff.method.losses import FactorLossConfig
@@ -41,14 +42,15 @@ def build_tasks(build_tiny_disdiff, randomise, load_benchmark, monkeypatch):
         randomise(decoder.decoder)
         factors = FactorNetworks(tiny.factors.encoder, decoder)
         denoiser = randomise(UNet(unet, 4))
-        model = DisDiff(tiny.latent_space, denoiser, tiny.schedule, factors, reads).to(dtype)
+        encoder_input = build_encoder_input(reads, tiny.latent_space, denoiser)
+        model = DisDiff(tiny.latent_space, denoiser, tiny.schedule, factors, encoder_input).to(dtype)
         config = TrainConfig(images=300, batch_size=3, ema_decay=None)
         encoder = FactorEncoderConfig(hold_steps=5 if loss == "small" else 0)
         budget = resolve_budget(config, "cpu")
         arguments = model, FactorLossConfig(**LOSSES[loss]), encoder, config, budget, 0
         plain = load_benchmark("loop_baseline").LoopTask
-        for module in ("disdiff.method.tasks", "loop_baseline"):  # float64 from the images on
-            monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)
+        module = "disdiff.method.encoder_input"  # float64 from the images on
+        monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)
         generator = torch.Generator().manual_seed(1)
         batch = {"statistics": torch.randn(3, 8, 8, 8, generator=generator).to(dtype)}
         if reads == "image":

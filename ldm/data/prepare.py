@@ -211,6 +211,7 @@ def convert(source: Pictures, progress: Progress | None = None) -> Path:
             done += len(part)
             if progress is not None:
                 progress(done, len(source))
+    source.note_prepared()
     return path
 
 

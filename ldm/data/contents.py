@@ -1,9 +1,9 @@
-"""Digests of what files hold; identities of data sets are made of them, so that no changed byte goes unseen.
+"""Digests of what files hold: identities of data sets are made of them, so that any changed byte is noticed.
 
-A digest is computed once and kept in `.disdiff-contents.json` beside the data, with the size, the inode and the
-times of the last change of the file (mtime and ctime). A program can set mtime back, but not ctime. Digests of
-files that changed within the last seconds are not kept, as a clock may give one time to two changes. The
-file of digests has a checksum of its own; a damaged or edited one is ignored and made anew.
+A digest is computed once and kept in `.disdiff-contents.json` beside the data, with the size, the inode and
+the times of the last change of the file (mtime and ctime). A program can set mtime back, but not ctime.
+Digests of files that changed within the last seconds are not kept, as a clock may give one time to two
+changes. The file of digests has a checksum of its own; a damaged or edited one is ignored and made anew.
 """
 
 import hashlib

@@ -100,8 +100,8 @@ def read_attributes(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]
     """Read an attribute file: names of the attributes, and values (A,) int64 in {0, 1} by picture.
 
     Raises:
-        UserError: the file cannot be read, has no header, names a picture twice, or has a value that is neither
-            0 nor 1.
+        UserError: the file cannot be read, has no header, names a picture twice, or has a value that is
+            neither 0 nor 1.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -121,8 +121,8 @@ def check_attributes(
     """Values (A,) int64 in {0, 1} by picture, of rows of texts; pictures' names in their printable form.
 
     Raises:
-        UserError: a name is empty or occurs twice, a row has another length, a value is neither 0 nor 1, or an
-            attribute has both 0 and -1.
+        UserError: a name is empty or occurs twice, a row has another length, a value is neither 0 nor 1, or
+            an attribute has both 0 and -1.
     """
     rows = [(printable(name), values) for name, values in rows]
     for what, each in (("attribute", names), ("picture", [name for name, _ in rows])):

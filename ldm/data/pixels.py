@@ -1,8 +1,8 @@
 """Pillow images of any mode as upright 8-bit RGB.
 
-What the values of a mode mean must be known: 16 bits are reduced to their upper 8 (12 bits, as some TIFF have,
-too), transparency goes over white, and 32-bit integers and floats, whose range a file does not say, are refused.
-Colour profiles are not applied.
+What the values of a mode mean must be known: 16 bits are reduced to their upper 8 (so are the 12 of some
+TIFF), and transparency goes over white. 32-bit integers and floats, whose range a file does not say, are
+refused. Colour profiles are not applied.
 """
 
 import numpy as np

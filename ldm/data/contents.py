@@ -46,11 +46,10 @@ class Contents:
         Raises:
             OSError: the file cannot be read; whatever `compute` raises.
         """
-        stamp = _stamp(path)
-        kept_stamp, _, kept = self._known.get(key, "").rpartition(" ")
-        if kept and kept_stamp == stamp:
+        kept = self._kept(key, path)
+        if kept is not None:
             return kept
-        digest = compute()
+        stamp, digest = _stamp(path), compute()
         if _is_settled(path) and _stamp(path) == stamp:
             self._new[key] = f"{stamp} {digest}"
         return digest
@@ -64,20 +63,33 @@ class Contents:
         key = f"file {os.path.relpath(path, self.path.parent)}"
         return self.digest(key, path, lambda: digest_file(path))
 
-    def digest_files(self, paths: Sequence[Path], progress: Progress | None = None) -> list[str | None]:
-        """Digests of many files, read in several threads; None for those that cannot be read."""
+    def digest_files(self, names: Sequence[str], progress: Progress | None = None) -> list[str | None]:
+        """Digests of many files in the folder, read in several threads.
 
-        def digest(path: Path) -> str | None:
+        Args:
+            names: paths of the files within the folder.
+            progress: told (files done, files in all) while files are read.
+
+        Returns:
+            A digest for each name; None for a file that cannot be read.
+        """
+        folder = self.path.parent
+
+        def digest(name: str) -> str | None:
+            path = folder / name
             with suppress(OSError):
-                return self.digest_file(path)
+                return self.digest(f"file {name}", path, lambda: digest_file(path))
             return None
 
-        digests: list[str | None] = []
+        digests = [self._kept(f"file {name}", os.path.join(folder, name)) for name in names]
+        unknown = [position for position, kept in enumerate(digests) if kept is None]
         with ThreadPoolExecutor(THREADS) as pool:
-            for first in range(0, len(paths), PART):
-                digests += pool.map(digest, paths[first : first + PART])
+            for first in range(0, len(unknown), PART):
+                part = unknown[first : first + PART]
+                for position, found in zip(part, pool.map(digest, [names[i] for i in part]), strict=True):
+                    digests[position] = found
                 if progress is not None:
-                    progress(len(digests), len(paths))
+                    progress(first + len(part), len(unknown))
         return digests
 
     def note(self, key: str, value: str) -> None:
@@ -95,6 +107,12 @@ class Contents:
             self._new = {}
             with suppress(UserError):
                 save_json(self.path, {"checksum": _checksum(self._known), "entries": self._known})
+
+    def _kept(self, key: str, path: str | Path) -> str | None:
+        stamp, _, digest = self._known.get(key, "").rpartition(" ")
+        with suppress(OSError):
+            return digest if stamp and stamp == _stamp(path) else None
+        return None
 
     def _load(self) -> dict[str, str]:
         with suppress(UserError, TypeError, KeyError, AttributeError):
@@ -161,8 +179,8 @@ def digest_texts(texts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(texts).encode()).hexdigest()[:32]
 
 
-def _stamp(path: Path) -> str:
-    state = path.stat()
+def _stamp(path: str | Path) -> str:
+    state = os.stat(path)
     return f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
 
 

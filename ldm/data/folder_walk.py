@@ -52,8 +52,10 @@ def list_pictures(root: str) -> tuple[list[str], dict[str, str]]:
             path, is_link = folder + entry.name, entry.is_symlink()
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if os.path.isdir(entry.path):
-                heapq.heappush(linked, f"{path}/") if is_link else folders.append(f"{path}/")
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(f"{path}/")
+            elif is_link and os.path.isdir(entry.path):
+                heapq.heappush(linked, f"{path}/")
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 (links if is_link else files).append(path)
             elif is_link and not os.path.exists(entry.path):

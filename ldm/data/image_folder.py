@@ -80,8 +80,7 @@ class FolderShelf:
     def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
         """Digest of all bytes of some pictures, in order; those of unchanged files are known."""
         contents = Contents(self.root)
-        files = [self.root / self._paths[position] for position in positions]
-        digests = contents.digest_files(files, progress)
+        digests = contents.digest_files([self._paths[position] for position in positions], progress)
         contents.save()
         return digest_texts(digest or "cannot be read" for digest in digests)
 

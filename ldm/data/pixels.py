@@ -23,9 +23,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     tags = image.tag_v2 if image.format == "TIFF" else {}
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):
-        raise ValueError(f"its mode {image.mode} holds signed integers, whose range is unknown; {REMEDY}")
+        raise ValueError(f"it holds signed integers (mode {image.mode}), whose range is unknown; {REMEDY}")
     if image.mode == "F":
-        raise ValueError(f"its mode F holds floats, whose range is unknown; {REMEDY}")
+        raise ValueError(f"it holds floats (mode F), whose range is unknown; {REMEDY}")
     if image.mode.startswith("I"):
         return _wide_to_rgb(image, tags.get(BITS_PER_SAMPLE, (16,))[0], tags.get(PHOTOMETRIC))
     clear = _clear_value(image)  # asked before the pixels are loaded
@@ -41,7 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _wide_to_rgb(image: Image.Image, bits: int, photometric: int | None) -> Image.Image:
     """An image of one channel of more than 8 bits: I;16 and its kin, and I where the file says its range."""
     if image.mode == "I" and image.format not in WIDE_FORMATS:
-        raise ValueError(f"its mode I holds 32-bit integers, whose range is unknown; {REMEDY}")
+        raise ValueError(f"it holds 32-bit integers (mode I), whose range is unknown; {REMEDY}")
     image = ImageOps.exif_transpose(image)
     values, clear = np.asarray(image), image.info.get("transparency")
     grey = (values >> (bits - 8)).astype(np.uint8)

@@ -180,9 +180,9 @@ class TestModes:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            (Image.new("I", (1, 1), 200), "mode I holds 32-bit integers, whose range is unknown"),
-            (Image.new("I", (1, 1), 60_000), "mode I holds 32-bit integers"),
-            (Image.new("F", (1, 1), 0.5), "mode F holds floats, whose range is unknown"),
+            (Image.new("I", (1, 1), 200), "32-bit integers .mode I., whose range is unknown"),
+            (Image.new("I", (1, 1), 60_000), "32-bit integers .mode I."),
+            (Image.new("F", (1, 1), 0.5), "floats .mode F., whose range is unknown"),
         ],
     )
     def test_unknown_ranges_are_refused(self, image, message):
@@ -191,10 +191,10 @@ class TestModes:
 
 
 UNKNOWN = {
-    "mode I": tiff(32, 1, struct.pack("<II", 5, 200)),
-    "mode F": tiff(32, 1, struct.pack("<ff", 0.5, 1), 3),
-    "mode I holds signed": tiff(16, 1, struct.pack("<hh", -5, 200), 2),
-    "mode L holds signed": tiff(8, 1, bytes([5, 250]), 2),
+    "32-bit integers .mode I.": tiff(32, 1, struct.pack("<II", 5, 200)),
+    "floats .mode F.": tiff(32, 1, struct.pack("<ff", 0.5, 1), 3),
+    "signed integers .mode I.": tiff(16, 1, struct.pack("<hh", -5, 200), 2),
+    "signed integers .mode L.": tiff(8, 1, bytes([5, 250]), 2),
 }
 
 
@@ -204,9 +204,9 @@ class TestNaming:
     @pytest.mark.parametrize(("message", "data"), UNKNOWN.items(), ids=list(UNKNOWN))
     def test_the_file_and_the_mode(self, tmp_path, message, data):
         (tmp_path / "x.tif").write_bytes(data)
-        with pytest.raises(UserError, match=f"x.tif cannot be read .its {message}"):
+        with pytest.raises(UserError, match=f"x.tif cannot be read .it holds {message}"):
             open_data(DataOptions("folder", str(tmp_path), image_size=8))._read(0)
-        with pytest.raises(UserError, match=f"cannot read the picture .*x.tif: its {message}"):
+        with pytest.raises(UserError, match=f"cannot read the picture .*x.tif: it holds {message}"):
             to_images(tmp_path / "x.tif", 8)
 
     def test_damaged_files_as_input_of_a_model(self, tmp_path):

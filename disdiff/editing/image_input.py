@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.pictures import prepare_any
+from ldm.data.pictures import describe, prepare_any
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 
@@ -34,7 +34,7 @@ def to_images(images: Images, size: int, channels: int = 3, crop: str = "center"
         UserError: type, shape or range is another.
     """
     if isinstance(images, str | Path):
-        return _from_picture(_open(images), size, channels, crop)
+        return _from_file(images, size, channels, crop)
     if isinstance(images, Image.Image):
         return _from_picture(images, size, channels, crop)
     if isinstance(images, np.ndarray):
@@ -55,20 +55,24 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
 
 
-def _open(path: str | Path) -> Image.Image:
+def _from_file(path: str | Path, size: int, channels: int, crop: str) -> Tensor:
     try:
-        with Image.open(path) as file:
-            file.load()
-            return file
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {path}: {error}") from error
+        with Image.open(path) as picture:
+            prepared = prepare_any(picture, crop, size)
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise UserError(f"cannot read the picture {path}: {describe(error)}") from error
+    return _from_rgb(prepared, size, channels)
 
 
 def _from_picture(picture: Image.Image, size: int, channels: int, crop: str) -> Tensor:
     try:
-        picture = prepare_any(picture, crop, size)
-    except ValueError as error:
-        raise UserError(f"the picture cannot be used: {error}") from error
+        prepared = prepare_any(picture, crop, size)
+    except (ValueError, OSError) as error:  # of an open file that is damaged
+        raise UserError(f"the picture cannot be used: {describe(error)}") from error
+    return _from_rgb(prepared, size, channels)
+
+
+def _from_rgb(picture: Image.Image, size: int, channels: int) -> Tensor:
     return _from_array(np.array(picture.convert("L") if channels == 1 else picture), size, channels)
 
 

@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from ldm.data.arrays import MappedArray, NpyWriter, Progress, Rows, open_npy
+from ldm.data.contents import Contents, digest_texts
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
@@ -195,7 +196,7 @@ def unpack_once(
     blocks: Iterable[np.ndarray],
     progress: Progress | None = None,
 ) -> MappedArray:
-    """Map `unpacked`, written from `blocks` first unless it is whole, fits and is not older than `originals`.
+    """Map `unpacked`, written from `blocks` first unless it is whole, fits and was made from `originals`.
 
     Args:
         unpacked: the `.npy` file.
@@ -208,14 +209,14 @@ def unpack_once(
     Raises:
         UserError: it cannot be written; what was there before stays.
     """
-    newest = max(path.stat().st_mtime_ns for path in originals)
-    if unpacked.is_file() and unpacked.stat().st_mtime_ns >= newest:
-        try:
+    contents, note = Contents(unpacked.parent), f"made from {unpacked.name}"
+    made_from = digest_texts([text for path in originals for text in (path.name, contents.digest_file(path))])
+    if contents.noted(note) == made_from:
+        with suppress(OSError, ValueError):  # not there, or not whole
             array = open_npy(unpacked)
             if array.shape == shape and array.dtype == dtype:
+                contents.save()
                 return array
-        except (OSError, ValueError):  # not whole
-            pass
     done = 0
     with atomic_path(unpacked) as temporary:
         with NpyWriter(temporary, shape, dtype) as writer:
@@ -224,6 +225,8 @@ def unpack_once(
                 done += len(block)
                 if progress is not None:
                     progress(done, shape[0])
+    contents.note(note, made_from)
+    contents.save()
     return open_npy(unpacked)
 
 

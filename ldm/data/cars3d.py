@@ -48,19 +48,20 @@ def open_cars3d(root: str | Path, progress: Progress | None = None) -> GridImage
         key = next((key for key in npz_keys(path) if key in ("images", "imgs")), "images")
         rows = npz_rows(path, RowFormat(key, (SIZE, SIZE, 3), np.uint8), unpacked, progress)
         require_grid(path, len(rows), [SPACE])
-        return GridImages("cars3d", rows, SPACE)
+        return GridImages("cars3d", rows, SPACE, progress=progress)
     if len(files) != SPACE.sizes[2]:
         raise UserError(
             f"{files[0].parent} has {len(files)} .mat files, expected {SPACE.sizes[2]}; get the missing ones"
         )
     shape = (len(SPACE), SIZE, SIZE, 3)
     rows = unpack_once(unpacked, files, shape, np.uint8, _in_order(files, progress))
-    return GridImages("cars3d", rows, SPACE, preparation="128x128 brought to 64x64 by Lanczos resampling")
+    preparation = "128x128 brought to 64x64 by Lanczos resampling"
+    return GridImages("cars3d", rows, SPACE, preparation=preparation, progress=progress)
 
 
 def list_mat_files(root: Path) -> list[Path]:
-    """The `.mat` files, sorted by name, of the first of the `FOLDERS` that has any."""
-    found = (sorted((root / folder).glob("*.mat")) for folder in FOLDERS)
+    """The `.mat` files that are not hidden, sorted by name, of the first of the `FOLDERS` that has any."""
+    found = (sorted((root / folder).glob("[!.]*.mat")) for folder in FOLDERS)
     return next((files for files in found if files), [])
 
 

@@ -73,11 +73,12 @@ def open_pictures(options: DataOptions, progress: Progress | None = None) -> Pic
         )
     if options.name != "folder" and not root.is_dir():
         raise absent(options.name, root, "pictures nor an LMDB")
-    shelf, attributes = FolderShelf(root), None
+    skip = options.corrupt == "skip"
+    shelf, attributes = FolderShelf(root, skip), None
     path = options.attributes or (root / ATTRIBUTES if (root / ATTRIBUTES).is_file() else None)
     if path is not None:
         names, table = read_attributes(path)
-        attributes = names, match_attributes(path, shelf, table, options.corrupt == "skip")
+        attributes = names, match_attributes(path, shelf, table, skip)
     return Pictures(options.name, shelf, preparation, options.corrupt, attributes, progress)
 
 

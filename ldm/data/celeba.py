@@ -6,14 +6,16 @@ images, one with the names of the attributes, then a row per image of -1 and 1) 
 pixels round column 89 and row 121, is DisDiff's.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from ldm.data.arrays import Progress
 from ldm.data.files import absent
+from ldm.data.folder_walk import printable
 from ldm.data.image_folder import FolderShelf, check_attributes, match_attributes
-from ldm.data.pictures import Pictures, Preparation
+from ldm.data.pictures import Pictures, Preparation, name_some
 from ldm.errors import UserError, choose
 
 FOLDERS = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # some archives nest them
@@ -47,11 +49,18 @@ def open_celeba(
     if folder is None:
         raise absent("celeba", root, "img_align_celeba")
     names, table = read_list(root / ATTRIBUTES)
-    shelf = FolderShelf(folder)
+    shelf = FolderShelf(folder, skip)
     if wanted is not None:
-        chosen = {name for name, values in read_rows(root / PARTITION) if values == [wanted]}
-        shelf.keep([position for position, name in enumerate(shelf.names) if name in chosen])
-        table = {name: values for name, values in table.items() if name in chosen}
+        parts = read_partition(root / PARTITION)
+        bare = [name for name in shelf.names if name not in parts]
+        if bare and not skip:
+            raise UserError(
+                f"{root / PARTITION} lacks rows for {len(bare)} images ({name_some(bare)}); get it again, or "
+                "leave them out with data.corrupt=skip"
+            )
+        shelf.leave_out({name: f"it has no row in {PARTITION}" for name in bare})
+        shelf.keep([position for position, name in enumerate(shelf.names) if parts[name] == wanted])
+        table = {name: values for name, values in table.items() if parts.get(name) == wanted}
         if not shelf.names:
             raise UserError(f"{root / PARTITION} puts no image of {folder} into {partition}")
     values = match_attributes(root / ATTRIBUTES, shelf, table, skip)
@@ -77,6 +86,23 @@ def read_list(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     _, (first, rest), *rows = lines
     names = [first, *rest]
     return names, check_attributes(path, names, rows)
+
+
+def read_partition(path: Path) -> dict[str, str]:
+    """The part of each image: 0, 1 or 2.
+
+    Raises:
+        UserError: the file is missing, has an image twice, or a part that is none of these.
+    """
+    rows = [(printable(name), values) for name, values in read_rows(path)]
+    wrong = [name for name, values in rows if len(values) != 1 or values[0] not in PARTITIONS.values()]
+    if wrong:
+        raise UserError(f"{path}: the rows of {name_some(wrong)} need one of 0, 1, 2; get it again")
+    parts = {name: value for name, (value,) in rows}
+    if len(parts) != len(rows):
+        twice = [name for name, count in Counter(name for name, _ in rows).items() if count > 1]
+        raise UserError(f"{path} has the image {name_some(twice)} more than once; get it again")
+    return parts
 
 
 def read_rows(path: Path) -> list[tuple[str, list[str]]]:

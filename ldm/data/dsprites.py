@@ -47,7 +47,7 @@ def open_dsprites(root: str | Path, progress: Progress | None = None) -> GridIma
         rows = h5_rows(path, IMAGES, unpacked, progress)
     factors = _read_factors(path, classes, len(rows))
     options = {"gain": 255, "preparation": PREPARATION, "procedural": procedural}
-    return GridImages("dsprites", rows, DSPRITES, factors, **options)
+    return GridImages("dsprites", rows, DSPRITES, factors, progress=progress, **options)
 
 
 def find_dsprites(root: Path) -> Path | None:

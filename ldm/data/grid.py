@@ -7,14 +7,15 @@ Inception, CLIP) reads three, so that nothing else needs to know.
 
 import hashlib
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from ldm.data.arrays import Rows, gather
+from ldm.data.arrays import Progress, Rows, gather
+from ldm.data.contents import digest_rows
 from ldm.data.factor_space import FactorSpace
+from ldm.errors import UserError
 
 GREY = "grey, as three equal channels"
-SAMPLES = 16  # images that the identity is made from
 
 
 class GridImages:
@@ -36,6 +37,7 @@ class GridImages:
         gain: int = 1,
         preparation: str = "as published",
         procedural: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         """Serve `rows`.
 
@@ -47,11 +49,15 @@ class GridImages:
             gain: what values are multiplied by (255 for binary images).
             preparation: what was done to the published images, in words.
             procedural: whether the images are our rendering.
+            progress: told (images read, images in all) while all are read for the identity, the first time.
+
+        Raises:
+            UserError: the file is damaged, or `gain` would take values beyond 255.
         """
         self.name, self.factor_space, self.procedural = name, factor_space, procedural
         self.preparation, self.image_size = preparation, rows.shape[1]
         self._rows, self._factors, self._gain = rows, factors, gain
-        self.identity = self._compute_identity()
+        self.identity = self._compute_identity(progress)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -69,11 +75,17 @@ class GridImages:
         """Factors at `index` (n,) int64, shape (n, F) int64."""
         return self.factor_space.factors(index) if self._factors is None else gather(self._factors, index)
 
-    def _compute_identity(self) -> str:
-        sample = torch.linspace(0, len(self) - 1, SAMPLES, dtype=torch.float64).long()
+    def _compute_identity(self, progress: Progress | None) -> str:
         digest = hashlib.sha256(f"{self.factor_space}{self.preparation}".encode())
         if self._factors is not None:
             digest.update(self._factors.numpy().tobytes())
-        digest.update(self.images(sample).numpy().tobytes())
+        digest.update(digest_rows(self._rows, progress, self._check_values).encode())
         kind = "procedural-" if self.procedural else ""
         return f"{self.name}-{kind}{len(self)}-{digest.hexdigest()[:16]}"
+
+    def _check_values(self, rows: np.ndarray) -> None:
+        if int(rows.max()) * self._gain > 255:
+            raise UserError(
+                f"the images of {self.name} have values up to {rows.max()}, expected at most "
+                f"{255 // self._gain}; get the file again"
+            )

@@ -1,90 +1,148 @@
 """Folders of pictures, nested as one likes, and attributes of theirs from a CSV file.
 
 The CSV has a header: the file name, then one column per attribute. Names are relative to the folder; a bare
-file name will do where it is the only one. Values are 0 and 1, or -1 and 1.
+file name will do where it is the only one. Values are 0 and 1, or -1 and 1. Names are compared in one Unicode
+form (NFC): some systems write an accented letter as two characters.
 """
 
 import csv
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ldm.data.arrays import Progress
+from ldm.data.contents import Contents, digest_texts
+from ldm.data.folder_walk import SUFFIXES, list_pictures, printable
 from ldm.data.pictures import name_some
 from ldm.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 ATTRIBUTES = "attributes.csv"  # is read when it lies in the folder
-VALUES = {"0": 0, "1": 1, "-1": 0, "0.0": 0, "1.0": 1, "-1.0": 0}
+VALUES = {"0": 0, "1": 1, "-1": -1, "0.0": 0, "1.0": 1, "-1.0": -1}
+SKIP = "leave them out with data.corrupt=skip"
 
 
 class FolderShelf:
-    """A `Shelf` of the picture files in a folder and the folders in it, sorted by path; hidden ones aside."""
+    """A `Shelf` of the picture files in a folder and the folders in it, sorted by path; hidden ones aside.
 
-    def __init__(self, root: str | Path) -> None:
+    Links to folders are followed, each folder once; a picture that links lead to again counts once.
+
+    Attributes:
+        root: the folder.
+        names: paths of the pictures within it, printable and in Unicode's composed form.
+        left_out: why each picture or folder that is not read is not, by name.
+    """
+
+    def __init__(self, root: str | Path, skip: bool = False) -> None:
         """List the pictures.
 
+        Args:
+            root: the folder.
+            skip: leave out what cannot be looked into, instead of stopping.
+
         Raises:
-            UserError: the folder is missing or holds none.
+            UserError: the folder is missing or holds none, or two pictures have one name; or, unless `skip`,
+                a folder cannot be read or a link is broken.
         """
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{root} is no folder; name one that holds pictures with data.root=FOLDER")
-        found = sorted(_walk(str(self.root), ""))
-        if not found:
+        paths, unread = list_pictures(str(self.root))
+        self.left_out = {printable(path): why for path, why in unread.items()}
+        if unread and not skip:
+            some = name_some([f"{name} ({why})" for name, why in self.left_out.items()])
+            raise UserError(f"{root}: {len(unread)} folders or links cannot be read: {some}; mend or {SKIP}")
+        if not paths:
             raise UserError(
                 f"{root} holds no pictures ({', '.join(sorted(SUFFIXES))}); name another with data.root"
             )
-        self.names, self.sizes = [name for name, _ in found], [size for _, size in found]
+        found = sorted((printable(path), path) for path in paths)
+        self.names, self._paths = [name for name, _ in found], [path for _, path in found]
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{root} holds different pictures under one name, in two Unicode forms ({name_some(twice)}); "
+                "rename or remove one of each"
+            )
 
     def read(self, position: int) -> bytes:
-        """Bytes of a picture."""
-        return (self.root / self.names[position]).read_bytes()
+        """Bytes of a picture.
+
+        Raises:
+            OSError: it cannot be read, or is no file.
+        """
+        path = self.root / self._paths[position]
+        if not path.is_file():  # a pipe would wait for ever
+            raise FileNotFoundError("it is a broken link or no file")
+        return path.read_bytes()
+
+    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+        """Digest of all bytes of some pictures, in order; those of unchanged files are known."""
+        contents = Contents(self.root)
+        digests = contents.digest_files([self._paths[position] for position in positions], progress)
+        contents.save()
+        return digest_texts(digest or "cannot be read" for digest in digests)
 
     def keep(self, positions: Sequence[int]) -> None:
         """Forget all pictures but those at `positions`."""
         self.names = [self.names[position] for position in positions]
-        self.sizes = [self.sizes[position] for position in positions]
+        self._paths = [self._paths[position] for position in positions]
+
+    def leave_out(self, reasons: dict[str, str]) -> None:
+        """Forget the pictures named in `reasons`, which says why, for the record."""
+        self.left_out.update(reasons)
+        self.keep([position for position, name in enumerate(self.names) if name not in reasons])
 
 
 def read_attributes(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """Read an attribute file: names of the attributes, and values (A,) int64 in {0, 1} by picture.
 
     Raises:
-        UserError: the file cannot be read, names a picture twice, or has a value that is neither 0 nor 1.
+        UserError: the file cannot be read, has no header, names a picture twice, or has a value that is
+            neither 0 nor 1.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            rows = [row for row in csv.reader(file, strict=True) if any(cell.strip() for cell in row)]
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read the attributes {path}: {error}") from error
-    if len(rows) < 2 or len(rows[0]) < 2:
+        raise UserError(f"cannot read the attributes {path}: {error}; save it as CSV in UTF-8") from error
+    if len(rows) < 2 or len(rows[0]) < 2 or all(cell.strip() in VALUES for cell in rows[0][1:]):
         raise UserError(f"{path} needs a header (file,attribute,...) and a row per picture")
     header, *rows = rows
-    return header[1:], check_attributes(path, header[1:], [(row[0], row[1:]) for row in rows])
+    names = [printable(name.strip()) for name in header[1:]]
+    return names, check_attributes(path, names, [(row[0], row[1:]) for row in rows])
 
 
 def check_attributes(
     path: str | Path, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
 ) -> dict[str, np.ndarray]:
-    """Values (A,) int64 in {0, 1} by picture, of rows of texts.
+    """Values (A,) int64 in {0, 1} by picture, of rows of texts; pictures' names in their printable form.
 
     Raises:
-        UserError: a name occurs twice, a row has another length, or a value is neither 0 nor 1.
+        UserError: a name is empty or occurs twice, a row has another length, a value is neither 0 nor 1, or
+            an attribute has both 0 and -1.
     """
+    rows = [(printable(name), values) for name, values in rows]
     for what, each in (("attribute", names), ("picture", [name for name, _ in rows])):
         twice = [name for name, count in Counter(each).items() if count > 1]
         if twice:
             raise UserError(f"{path} has the {what} {name_some(twice)} more than once; keep one of each")
+        if "" in each:
+            raise UserError(f"{path} has a column or row without a name; give every {what} one")
     table = {}
     for name, values in rows:
         numbers = [VALUES.get(value.strip()) for value in values]
         if len(numbers) != len(names) or None in numbers:
-            raise UserError(f"{path}: the row of {name} needs {len(names)} values, each 0 or 1")
+            raise UserError(
+                f"{path}: the row of {name} needs {len(names)} values, each 0 or 1 (or each -1 or 1)"
+            )
         table[name] = np.array(numbers, np.int64)
-    return table
+    values = np.stack(list(table.values()))
+    mixed = [name for name, column in zip(names, values.T, strict=True) if {-1, 0} <= set(column.tolist())]
+    if mixed:
+        raise UserError(f"{path}: {name_some(mixed)} has both 0 and -1; use 0 and 1, or -1 and 1")
+    return {name: np.maximum(row, 0) for name, row in table.items()}
 
 
 def match_attributes(
@@ -94,7 +152,7 @@ def match_attributes(
 
     Args:
         path: of the attributes, for messages.
-        shelf: with `skip` it forgets pictures without a row.
+        shelf: with `skip` it leaves out pictures without a row, and notes them and rows without a picture.
         table: values by picture.
         skip: whether to ignore rows without picture, and pictures without row.
 
@@ -104,7 +162,7 @@ def match_attributes(
     """
     places = defaultdict(list)
     for position, name in enumerate(shelf.names):
-        for key in {name, Path(name).name}:
+        for key in {name, PurePosixPath(name).name}:
             places[key].append(position)
     rows, missing = {}, []
     for key, values in table.items():
@@ -128,18 +186,6 @@ def match_attributes(
         raise UserError(f"{path} lacks rows for {len(bare)} pictures ({name_some(bare)}); {remedy}")
     if not rows:
         raise UserError(f"{path}: none of its rows is of a picture in {shelf.root}; check the names")
-    kept = sorted(rows)
-    shelf.keep(kept)
-    return np.stack([rows[position] for position in kept])
-
-
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Relative paths and sizes of the pictures in a folder and those within it."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-                yield prefix + entry.name, entry.stat().st_size
+    without_picture = {f"{key} (a row without a picture)": f"it is in {path} alone" for key in missing}
+    shelf.leave_out({**{name: f"it has no row in {path}" for name in bare}, **without_picture})
+    return np.stack([rows[position] for position in sorted(rows)])

@@ -4,14 +4,18 @@ The latter hold `length` and, per picture, one or several sizes under the keys `
 smallest size that is large enough is read. A process opens the database for itself.
 """
 
+import hashlib
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from ldm.data.arrays import Progress
+from ldm.data.contents import Contents
 from ldm.errors import UserError
 
 OPENED: dict[Path, tuple[tuple[int, ...], Any]] = {}  # what this process has open; lmdb allows it once
@@ -21,7 +25,7 @@ NUMBERED = re.compile(rb"(\d+|None)-(\d{7})")
 class LmdbShelf:
     """A `Shelf` of the pictures in an LMDB, in the order of their keys."""
 
-    sizes = None
+    left_out: Mapping[str, str] = {}
 
     def __init__(self, path: str | Path, image_size: int) -> None:
         """List the pictures.
@@ -51,6 +55,32 @@ class LmdbShelf:
             raise UserError(f"{self._path} has no picture {self.names[position]}; get it again")
         return data
 
+    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+        """Digest of all bytes of some pictures, in order; it is known as long as the file does not change.
+
+        Raises:
+            UserError: the database is damaged.
+        """
+        keys = self._keys[list(positions)]
+
+        def compute() -> str:
+            digest = hashlib.blake2b()
+            with self._begin() as transaction:
+                for number, key in enumerate(keys, start=1):
+                    data = transaction.get(bytes(key)) or b""
+                    digest.update(f"{len(data)} ".encode() + data)
+                    if progress is not None:
+                        progress(number, len(keys))
+            return digest.hexdigest()[:32]
+
+        contents, chosen = Contents(self.root), hashlib.blake2b(keys.tobytes()).hexdigest()[:32]
+        try:
+            digest = contents.digest(f"pictures of {self._path.name} {chosen}", self._path, compute)
+        except import_lmdb().Error as error:
+            raise UserError(f"{self._path} is damaged ({error}); get it again") from error
+        contents.save()
+        return digest
+
     def _begin(self) -> Any:
         return open_environment(self._path).begin()
 
@@ -60,7 +90,7 @@ class LmdbShelf:
             if length is None:
                 keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
             else:
-                keys = _numbered_keys(transaction, self._path, int(length), image_size)
+                keys = _numbered_keys(transaction, self._path, length, image_size)
         if not keys:
             raise UserError(f"{self._path} holds no pictures; get it again")
         return np.array(keys)
@@ -135,7 +165,7 @@ def import_lmdb() -> ModuleType:
     return lmdb
 
 
-def _numbered_keys(transaction: Any, path: Path, length: int, image_size: int) -> list[bytes]:
+def _numbered_keys(transaction: Any, path: Path, length: bytes, image_size: int) -> list[bytes]:
     """Keys `<size>-0000000` and on; the size is the smallest of at least `image_size`, else the largest."""
     with transaction.cursor() as cursor:
         found = [key for key in cursor.iternext(keys=True, values=False) if NUMBERED.fullmatch(key)]
@@ -146,8 +176,9 @@ def _numbered_keys(transaction: Any, path: Path, length: int, image_size: int) -
     enough = [size for size in known if size >= image_size]
     size = str(enough[0] if enough else known[-1]).encode() if known else b"None"
     keys = sorted(key for key in found if key.startswith(size + b"-"))
-    if len(keys) != length:
+    if length.strip() != str(len(keys)).encode():
+        says = length.decode("ascii", "backslashreplace")
         raise UserError(
-            f"{path} has {len(keys)} pictures of size {size.decode()}, but says {length}; get it again"
+            f"{path} has {len(keys)} pictures of size {size.decode()}, but says {says}; get it again"
         )
     return keys

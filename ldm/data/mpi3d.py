@@ -42,7 +42,7 @@ def open_mpi3d(variant: str, root: str | Path, progress: Progress | None = None)
     """
     path = require(variant, root, VARIANTS[variant])
     rows = npz_rows(path, IMAGES, path.with_suffix(".images.npy"), progress)
-    return GridImages(variant, rows, require_grid(path, len(rows), GRIDS))
+    return GridImages(variant, rows, require_grid(path, len(rows), GRIDS), progress=progress)
 
 
 def find_mpi3d(variant: str, root: Path) -> Path | None:

@@ -1,13 +1,13 @@
 """Pictures of any kind (files in folders, entries of an LMDB) as square 8-bit RGB images of one size.
 
-A picture is turned upright by its EXIF tag, composited over white where it is transparent, and becomes RGB:
-grey as three equal channels, 16 bits as their upper 8, the first frame of several. Then one of the `CROPS`
-and bicubic resampling, antialiased, make it square.
+A picture is turned upright by its EXIF tag, composited over white where it is transparent, and becomes RGB
+(`ldm.data.pixels`); of several frames the first is taken. Then one of the `CROPS` and bicubic resampling,
+antialiased, make it square.
 """
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm.data.arrays import MappedArray, Progress, gather, open_npy, unique_rows
+from ldm.data.contents import Contents
+from ldm.data.pixels import to_rgb
 from ldm.errors import UserError, choose
 from ldm.files import load_json, save_json
 
 BICUBIC = Image.Resampling.BICUBIC
 CELEBA_SIZE = (178, 218)  # of the aligned and cropped images
-SAMPLES = 16  # pictures whose content the identity is made from
 NAMED = 3  # bad pictures that a message names
 SCAN = ".disdiff-scan.json"
 
@@ -35,16 +36,23 @@ class Shelf(Protocol):
 
     Attributes:
         root: folder, for messages and for what is kept beside the pictures.
-        names: of the pictures, in order.
-        sizes: of the pictures in bytes; None where that is not cheap to know.
+        names: of the pictures, in order; printable.
+        left_out: why each picture that is there but not in `names` is not, by name.
     """
 
     root: Path
     names: Sequence[str]
-    sizes: Sequence[int] | None
+    left_out: Mapping[str, str]
 
     def read(self, position: int) -> bytes:
         """Bytes of a picture."""
+        ...
+
+    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+        """Digest of all bytes of some pictures, in order; it is cheap the second time.
+
+        Pictures that cannot be read have a digest too.
+        """
         ...
 
 
@@ -96,7 +104,7 @@ class Preparation:
         Raises:
             ValueError: its values have no defined range, or its size is not the one that the crop is for.
         """
-        return CROPS[self.crop](to_rgb(ImageOps.exif_transpose(image)), self.size)
+        return CROPS[self.crop](to_rgb(image), self.size)
 
 
 def prepare_any(image: Image.Image, crop: str, size: int) -> Image.Image:
@@ -107,28 +115,9 @@ def prepare_any(image: Image.Image, crop: str, size: int) -> Image.Image:
     Raises:
         ValueError: its values have no defined range.
     """
-    image = ImageOps.exif_transpose(image)
+    image = to_rgb(image)
     fits = crop not in BOXES or image.size == CELEBA_SIZE
     return Preparation(crop if fits else "center", size).apply(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image in mode RGB.
-
-    Raises:
-        ValueError: its values have no defined range.
-    """
-    if image.mode.startswith("I"):  # 16 bits, also where Pillow widens them to 32
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its values are outside 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("it holds floats, whose range is unknown; save it with 8 or 16 bits")
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 class Pictures:
@@ -137,7 +126,7 @@ class Pictures:
     Attributes:
         shelf: where the pictures come from.
         preparation: what is done to a picture, in words.
-        skipped: names of pictures that were left out as they cannot be read.
+        skipped: names of pictures that were left out, as they cannot be read or have no attributes.
         attribute_names: of the columns of `attributes`; empty without attributes.
         attributes_sha256: of names and values of all attributes that are used; None without attributes.
         crop: name of the crop, one of `CROPS`.
@@ -165,7 +154,8 @@ class Pictures:
             corrupt: `stop` when one that cannot be read is asked for, or read all of them once and `skip`
                 those.
             attributes: names (A,) and values (n, A) in {0, 1}, or None.
-            progress: told (pictures read, pictures in all) while corrupt ones are searched for.
+            progress: told (pictures read, pictures in all) while all contents are read: the first time, and
+                for those that changed.
 
         Raises:
             UserError: there are no pictures, or all are corrupt.
@@ -176,14 +166,15 @@ class Pictures:
         self.shelf, self._prepare = shelf, preparation
         self._attributes = torch.from_numpy(attributes[1]) if attributes else None
         self._positions = torch.arange(len(shelf.names))
-        self.skipped: tuple[str, ...] = ()
+        self.skipped = tuple(shelf.left_out)
         if choose("data.corrupt", corrupt, {"stop": False, "skip": True}):
             bad = self.find_corrupt(progress)
-            self.skipped = tuple(bad)
+            self.skipped += tuple(bad)
             self._positions = torch.tensor([i for i, each in enumerate(shelf.names) if each not in bad])
         if not len(self._positions):
             raise UserError(f"{shelf.root} holds no picture that can be read")
-        self.identity, self.attributes_sha256 = self._compute_identity(), self._digest_attributes()
+        self.identity = self._compute_identity(progress)
+        self.attributes_sha256 = self._digest_attributes()
         self._prepared = self._open_prepared()
 
     def __len__(self) -> int:
@@ -219,10 +210,19 @@ class Pictures:
         """Where all images of this preparation are kept once `scripts/prepare_data.py` has made them."""
         return self.shelf.root / f".disdiff-{self.identity}.npy"
 
+    def note_prepared(self) -> None:
+        """Remember the content of the file at `prepared_path`, which is used for as long as it has it."""
+        path, contents = self.prepared_path(), Contents(self.shelf.root)
+        contents.note(f"converted {path.name}", contents.digest_file(path))
+        contents.save()
+
     def _open_prepared(self) -> MappedArray | None:
+        path, contents = self.prepared_path(), Contents(self.shelf.root)
         with suppress(OSError, ValueError):  # not there, or not whole
-            array = open_npy(self.prepared_path())
-            if array.shape == (len(self), 3, self.image_size, self.image_size) and array.dtype == np.uint8:
+            array = open_npy(path)
+            fits = array.shape == (len(self), 3, self.image_size, self.image_size) and array.dtype == np.uint8
+            if fits and contents.noted(f"converted {path.name}") == contents.digest_file(path):
+                contents.save()
                 return array
         return None
 
@@ -244,14 +244,11 @@ class Pictures:
         digest.update(self.attributes(torch.arange(len(self))).numpy().tobytes())
         return digest.hexdigest()
 
-    def _compute_identity(self) -> str:
-        names = [self.shelf.names[position] for position in self._positions.tolist()]
-        digest = hashlib.sha256("\0".join([self.preparation, *names]).encode("utf-8", "surrogateescape"))
-        if self.shelf.sizes is not None:
-            digest.update(str([self.shelf.sizes[i] for i in self._positions.tolist()]).encode())
-        sample = torch.linspace(0, len(self) - 1, SAMPLES, dtype=torch.float64).long()
-        for position in self._positions[sample].unique().tolist():
-            digest.update(self.shelf.read(position))
+    def _compute_identity(self, progress: Progress | None) -> str:
+        positions = self._positions.tolist()
+        names = [self.shelf.names[position] for position in positions]
+        digest = hashlib.sha256("\0".join([self.preparation, *names]).encode())
+        digest.update(self.shelf.digest(positions, progress).encode())
         return f"{self.name}-{len(self)}-{digest.hexdigest()[:16]}"
 
 
@@ -261,10 +258,9 @@ def find_corrupt(shelf: Shelf, preparation: Preparation, progress: Progress | No
     Returns:
         Why each corrupt picture cannot be read, by name.
     """
-    content = f"{preparation}{list(shelf.names)}{shelf.sizes}"
-    digest = hashlib.sha256(content.encode("utf-8", "surrogateescape"))
-    path, key = shelf.root / SCAN, digest.hexdigest()
-    with suppress(UserError, TypeError, KeyError):
+    content = f"{preparation}{list(shelf.names)}{shelf.digest(range(len(shelf.names)), progress)}"
+    path, key = shelf.root / SCAN, hashlib.sha256(content.encode()).hexdigest()
+    with suppress(UserError, TypeError, ValueError, KeyError):
         known = load_json(path)
         if known["key"] == key:
             return dict(known["corrupt"])

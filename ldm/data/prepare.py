@@ -68,7 +68,9 @@ def fetch(name: str, root: Path, tell: Callable[[str], Progress]) -> list[Path]:
     origin, got = ORIGINS[name], []
     if not origin.remotes:
         raise UserError(f"{name} cannot be downloaded by a program; get it by hand from {origin.page}")
-    if any(remote.unpack for remote in origin.remotes) and DATA_SETS[name].find(root) is not None:
+    archives = [remote.file for remote in origin.remotes if remote.unpack]
+    pending = any((root / file).exists() for file in archives)  # one that was not unpacked to its end
+    if archives and not pending and DATA_SETS[name].find(root) is not None:
         return []
     for remote in origin.remotes:
         target = root / remote.file
@@ -90,10 +92,12 @@ def unpack_archive(path: Path, remote: Remote, root: Path) -> list[Path]:
     try:
         for name, stream in _members(path, f"*{remote.unpack}"):
             target = folder / Path(name).name
+            if target in got:
+                raise UserError(f"{path} has two files {target.name}; delete it and download it again")
             with atomic_path(target) as temporary, temporary.open("wb") as file:
                 shutil.copyfileobj(stream, file, 2**20)
             got.append(target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
         raise UserError(f"{path} is no whole archive ({error}); delete it and download it again") from error
     if not got:
         raise UserError(f"{path} has no {remote.unpack}; delete it and download it again")
@@ -211,6 +215,7 @@ def convert(source: Pictures, progress: Progress | None = None) -> Path:
             done += len(part)
             if progress is not None:
                 progress(done, len(source))
+    source.note_prepared()
     return path
 
 

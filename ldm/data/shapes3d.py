@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ldm.data.archives import RowFormat, create_h5, h5_rows, npz_array, npz_rows, open_h5
 from ldm.data.arrays import Progress, gather
+from ldm.data.contents import digest_rows
 from ldm.data.factor_space import FactorSpace
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
@@ -53,8 +54,9 @@ class Shapes3D:
 
         Args:
             root: the folder.
-            progress: told (images done, images in all) while a compressed file is unpacked to
-                `<root>/3dshapes.images.npy`, which happens once and takes 5.9 GB of disk.
+            progress: told (images done, images in all) while all images are read for the identity, and a
+                compressed file is unpacked to `<root>/3dshapes.images.npy`, which takes 5.9 GB of disk; both
+                happen once.
 
         Raises:
             UserError: the file is missing, damaged, of another shape, or has labels that Shapes3D has not.
@@ -72,7 +74,7 @@ class Shapes3D:
             labels, self.procedural = npz_array(path, "labels"), False
             self._images = npz_rows(path, IMAGES, unpacked, progress)
         self._combination = _combinations(path, labels, len(self._images))
-        self.identity = self._compute_identity()
+        self.identity = self._compute_identity(progress)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -85,10 +87,9 @@ class Shapes3D:
         """Factors at `index` (n,) int64, shape (n, 6) int64."""
         return SHAPES3D.factors(gather(self._combination, index))
 
-    def _compute_identity(self) -> str:
-        sample = torch.linspace(0, len(self) - 1, 16, dtype=torch.float64).long()
+    def _compute_identity(self, progress: Progress | None) -> str:
         digest = hashlib.sha256(self._combination.numpy().tobytes())
-        digest.update(self.images(sample).numpy().tobytes())
+        digest.update(digest_rows(self._images, progress).encode())
         kind = "procedural-" if self.procedural else ""
         return f"{self.name}-{kind}{len(self)}-{digest.hexdigest()[:16]}"
 
@@ -156,8 +157,8 @@ def _combinations(path: Path, labels: np.ndarray | None, num_images: int) -> Ten
     everything = torch.arange(len(SHAPES3D))
     if labels is None and num_images == len(SHAPES3D):
         return everything
-    if labels is None or len(labels) != num_images:
-        rows = "no labels" if labels is None else f"{len(labels)} labels"
+    if labels is None or labels.shape[:1] != (num_images,):
+        rows = "no labels" if labels is None else f"{len(np.atleast_1d(labels))} labels"
         raise UserError(f"{path} has {num_images} images and {rows}; one label per image is needed")
     try:
         combinations = SHAPES3D.index(labels_to_factors(labels))

@@ -8,6 +8,7 @@ which of ten toys of a category it is, is not a factor, as is usual.
 """
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ def open_smallnorb(root: str | Path, progress: Progress | None = None) -> GridIm
         category, info = (read_matrix(_locate(root, part, kind)) for kind in ("cat", "info"))
         if category.ndim != 1 or info.shape != (len(category), 4):
             raise UserError(f"{root}: the labels of smallnorb-{part} have another shape; get the files again")
-        labels.append(np.stack([category, info[:, 1], info[:, 2] // 2, info[:, 3]], axis=1))
+        azimuth = np.where(info[:, 2] % 2, -1, info[:, 2] // 2)  # there are no odd ones
+        labels.append(np.stack([category, info[:, 1], azimuth, info[:, 3]], axis=1))
         images.append(_locate(root, part, "dat"))
     factors = torch.from_numpy(np.concatenate(labels).astype(np.int64))
     if bool(((factors < 0) | (factors >= torch.tensor(SPACE.sizes))).any()):
@@ -60,7 +62,7 @@ def open_smallnorb(root: str | Path, progress: Progress | None = None) -> GridIm
     shape = (sum(counts), SIZE, SIZE)
     rows = unpack_once(root / "smallnorb.images.npy", images, shape, np.uint8, blocks, progress)
     preparation = f"first camera, 96x96 brought to 64x64 by Lanczos resampling, {GREY}"
-    return GridImages("smallnorb", rows, SPACE, factors, preparation=preparation)
+    return GridImages("smallnorb", rows, SPACE, factors, preparation=preparation, progress=progress)
 
 
 def find_smallnorb(root: Path) -> Path | None:
@@ -76,7 +78,10 @@ def read_matrix(path: Path) -> np.ndarray:
         UserError: it is damaged or truncated.
     """
     with _open_matrix(path) as (stream, dtype, shape):
-        return np.frombuffer(_read(stream, int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+        data = stream.read()
+        if len(data) != math.prod(shape) * dtype.itemsize:
+            raise EOFError("it is truncated or longer than it says")
+        return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _read_images(path: Path, count: int) -> Iterator[np.ndarray]:
@@ -90,6 +95,8 @@ def _read_images(path: Path, count: int) -> Iterator[np.ndarray]:
             data = _read(stream, size * int(np.prod(PHOTOGRAPHS)))
             pairs = np.frombuffer(data, np.uint8).reshape(size, *PHOTOGRAPHS)
             yield np.stack([shrink(left) for left in pairs[:, 0]])
+        if stream.read(1):  # reaching the end checks the sum of a `.gz`
+            raise ValueError("it is longer than it says")
 
 
 @contextmanager
@@ -101,6 +108,8 @@ def _open_matrix(path: Path) -> Iterator[tuple[BinaryIO, np.dtype, tuple[int, ..
             if magic not in MAGIC or not 1 <= num_dims <= 8:
                 raise ValueError("it does not begin as one")
             sizes = np.frombuffer(_read(stream, 4 * max(num_dims, 3)), "<i4")[:num_dims].tolist()
+            if min(sizes) < 1:
+                raise ValueError(f"its header says a shape of {tuple(sizes)}")
             yield stream, MAGIC[magic], tuple(sizes)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} is no whole matrix file of SmallNORB ({error}); get it again") from error

@@ -96,3 +96,37 @@ def test_an_image_of_another_size_is_named(root):
     ):
         open_celeba(root).images(torch.tensor([2]))
     assert open_celeba(root, corrupt="skip").skipped == ("000003.jpg",)
+
+
+def test_an_image_that_the_partition_lacks_is_named(root):
+    path = root / "list_eval_partition.txt"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:20] + whole[21:]))
+    for partition in ("train", "test"):
+        with pytest.raises(UserError, match="lacks rows for 1 images .000021.jpg.; .*data.corrupt=skip"):
+            open_celeba(root, partition=partition)
+    source = open_celeba(root, partition="test", corrupt="skip")
+    assert source.skipped == ("000021.jpg",) and len(source) == 3
+    assert np.array_equal(source.attributes(torch.arange(3)), VALUES[21:])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("000021.jpg 3", "the rows of 000021.jpg need one of 0, 1, 2"),
+        ("000021.jpg", "the rows of 000021.jpg need one of 0, 1, 2"),
+        ("000020.jpg 2", "has the image 000020.jpg more than once"),
+    ],
+)
+def test_a_partition_that_is_wrong(root, row, message):
+    path = root / "list_eval_partition.txt"
+    path.write_text(path.read_text().replace("000021.jpg 2", row))
+    with pytest.raises(UserError, match=message):
+        open_celeba(root, partition="train")
+
+
+def test_values_of_neither_kind(root):
+    path = root / "list_attr_celeba.txt"
+    path.write_text(path.read_text().replace("-1", " 0", 1))
+    with pytest.raises(UserError, match="has both 0 and -1"):
+        open_celeba(root)

@@ -184,6 +184,16 @@ class TestDSprites:
         with pytest.raises(UserError, match="not in its order"):
             open_dsprites(tmp_path)
 
+    @pytest.mark.parametrize("form", [".npz", ".hdf5"])
+    @pytest.mark.parametrize("value", [2, 255])
+    def test_images_that_are_not_binary_are_refused(self, tmp_path, arrays, form, value):
+        """255 times 255 would be 1 in 8 bits: nearly black."""
+        arrays["imgs"][500, 3, 3] = value
+        self.write(tmp_path, form, arrays)
+        for _ in range(2):  # also once the file is unpacked
+            with pytest.raises(UserError, match=f"dsprites have values up to {value}, expected at most 1"):
+                open_dsprites(tmp_path)
+
 
 class TestCars3D:
     @pytest.fixture(autouse=True)
@@ -283,3 +293,33 @@ class TestSmallNORB:
         self.write(tmp_path, [parts[0], {**parts[1], "info": parts[1]["info"] + 9}])
         with pytest.raises(UserError, match="a label is none that SmallNORB has"):
             open_smallnorb(tmp_path)
+
+    def test_odd_azimuths_and_other_shapes(self, tmp_path, parts):
+        parts[0]["info"][3, 2] += 1
+        self.write(tmp_path, parts)
+        with pytest.raises(UserError, match="a label is none that SmallNORB has"):
+            open_smallnorb(tmp_path)
+        path = tmp_path / f"smallnorb-{PARTS[0]}-cat.mat"
+        for size in (-200, 0, 2**31 - 1):
+            path.write_bytes(struct.pack("<5i", 0x1E3D4C54, 1, size, 1, 1) + bytes(800))
+            with pytest.raises(UserError, match="training-cat.mat is no whole matrix file"):
+                open_smallnorb(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["dat", "cat", "info"])
+    def test_files_that_are_longer_than_they_say(self, tmp_path, parts, kind):
+        self.write(tmp_path, parts)
+        with (tmp_path / f"smallnorb-{PARTS[1]}-{kind}.mat").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(UserError, match=f"testing-{kind}.mat is no whole matrix file .*longer"):
+            open_smallnorb(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["dat", "cat", "info"])
+    def test_the_sums_of_zipped_files_are_checked(self, tmp_path, parts, kind):
+        self.write(tmp_path, parts, zipped=True)
+        path = tmp_path / f"smallnorb-{PARTS[1]}-{kind}.mat.gz"
+        data = bytearray(path.read_bytes())
+        data[-8] ^= 1  # of the checksum
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=f"testing-{kind}.mat.gz is no whole matrix file .*CRC"):
+            open_smallnorb(tmp_path)
+        assert not (tmp_path / "smallnorb.images.npy").exists()

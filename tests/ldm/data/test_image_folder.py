@@ -5,6 +5,7 @@ from PIL import Image
 
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.image_folder import FolderShelf, match_attributes, read_attributes
+from ldm.data.source import describe_source
 from ldm.errors import UserError
 
 
@@ -29,14 +30,14 @@ def match(path, folder, skip=False):
     return match_attributes(path, shelf, read_attributes(path)[1], skip), shelf.names
 
 
-ROWS = ("a/x.png,1,0", "b/x.png,-1,1", "y.JPG,0,0", "z.webp,1,1")
+ROWS = ("a/x.png,1,0", "b/x.png,0,1", "y.JPG,0,0", "z.webp,1,1")
 
 
 def test_lists_nested_pictures_by_path(folder):
     shelf = FolderShelf(folder)
     assert shelf.names == ["a/deep/y.JPG", "a/x.png", "b/x.png", "z.webp"]
     assert shelf.read(3) == (folder / "z.webp").read_bytes()
-    assert shelf.sizes == [(folder / name).stat().st_size for name in shelf.names]
+    assert not shelf.left_out
 
 
 def test_folders_without_pictures(tmp_path):
@@ -81,6 +82,46 @@ class TestAttributes:
     def test_what_does_not_fit_is_named(self, folder, rows, message):
         with pytest.raises(UserError, match=message):
             match(write(folder, *rows), folder)
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            (("file,glasses,hat", "a/x.png,yes,no"), "row of a/x.png needs 2 values, each 0 or 1"),
+            (("file,glasses,hat", "a/x.png,0.5,1"), "row of a/x.png needs 2 values, each 0 or 1"),
+            (("file,glasses,hat", "a/x.png,-1,1", "b/x.png,0,1", "z.webp,1,1"), "glasses has both 0 and -1"),
+            (("a/x.png,1,0", "b/x.png,0,1"), "needs a header"),
+            (("file,glasses,", "a/x.png,1,0"), "a column or row without a name"),
+            (("file,glasses,hat", ",1,0"), "a column or row without a name"),
+            (("file;glasses;hat", "a/x.png;1;0"), "needs a header"),
+            (("file,glasses,hat", '"a/x.png,1,0'), "cannot read the attributes"),
+        ],
+    )
+    def test_what_could_be_misread_is_refused(self, folder, rows, message):
+        with pytest.raises(UserError, match=message):
+            match(write(folder, *rows), folder)
+
+    @pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("-1", "1"), ("0.0", "1.0"), (" -1", " 1 ")])
+    def test_forms_of_the_values(self, folder, no, yes):
+        rows = (f"a/x.png,{yes},{no}", f"b/x.png,{no},{yes}", f"y.JPG,{no},{no}", f"z.webp,{yes},{yes}")
+        assert match(write(folder, "file,glasses,hat", *rows), folder)[0].tolist() == [
+            [0, 0], [1, 0], [0, 1], [1, 1]
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    def test_as_spreadsheets_save_it(self, folder, ending):
+        """A byte order mark, commas in quotes, empty lines and cells at the end."""
+        Image.new("RGB", (8, 8)).save(folder / "one, two.png")
+        rows = ("file,glasses,hat", *ROWS, '"one, two.png",1,1', ",,", "")
+        (folder / "labels.csv").write_bytes(ending.join(rows).encode("utf-8-sig"))
+        values, names = match(folder / "labels.csv", folder)
+        assert names[3] == "one, two.png" and values.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [1, 1]]
+
+    def test_skip_counts_and_names_what_is_left_out(self, folder):
+        write(folder, "file,glasses,hat", *ROWS[:3], "gone.png,1,1").rename(folder / "attributes.csv")
+        (folder / "b" / "x.png").write_bytes(b"no")
+        source = open_data(DataOptions("folder", str(folder), image_size=8, corrupt="skip"))
+        assert set(source.skipped) == {"z.webp", "gone.png (a row without a picture)", "b/x.png"}
+        assert describe_source(source)["skipped"] == list(source.skipped)
 
     def test_skip_leaves_out_what_has_no_partner(self, folder):
         path = write(folder, "file,glasses,hat", *ROWS[:3], "gone.png,1,1")

@@ -222,6 +222,20 @@ class TestDownload:
         ]  # fmt: skip
         assert not list(tmp_path.glob("*.mat"))
 
+    def test_an_archive_with_two_files_of_one_name(self, prepare, served, tmp_path):
+        self.write_archive(served, ["one/cars/a.mat", "another/cars/a.mat"])
+        status, _, error = prepare("cars3d", "--download", "--root", tmp_path / "data")
+        assert status == 2 and "cars.tar.gz has two files a.mat; delete it" in error
+
+    def test_an_archive_that_was_not_unpacked_to_its_end(self, prepare, served, tmp_path):
+        self.write_archive(served, ["cars/a.mat", "cars/b.mat"])
+        root = tmp_path / "data"
+        (root / "cars").mkdir(parents=True)
+        (root / "cars" / "a.mat").write_bytes(b"1")
+        (root / "cars.tar.gz").write_bytes((served / "cars.tar.gz").read_bytes())
+        assert prepare("cars3d", "--download", "--root", root)[0] == 0
+        assert (root / "cars" / "b.mat").stat().st_size == 10_000 and not (root / "cars.tar.gz").exists()
+
     def test_a_truncated_archive_or_one_of_something_else(self, prepare, served, tmp_path):
         self.write_archive(served, ["data/cars/car_001_mesh.mat", "data/cars/car_002_mesh.mat"])
         whole = (served / "cars.tar.gz").read_bytes()

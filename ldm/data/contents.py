@@ -1,0 +1,194 @@
+"""Digests of what files hold: identities of data sets are made of them, so that any changed byte is noticed.
+
+A digest is computed once and kept in `.disdiff-contents.json` beside the data, with the size, the inode and
+the times of the last change of the file (mtime and ctime). A program can set mtime back, but not ctime.
+Digests of files that changed within the last seconds are not kept, as a clock may give one time to two
+changes. The file of digests has a checksum of its own; a damaged or edited one is ignored and made anew.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from ldm.data.arrays import Progress, Rows
+from ldm.errors import UserError
+from ldm.files import load_json, save_json
+
+FILE = ".disdiff-contents.json"
+SETTLED = 2.0  # seconds after its last change from which on a file's stamp is trusted
+THREADS = 8  # that read files at once: disks and network drives answer several requests together
+PART = 4096  # files given to the threads at once
+BLOCK_BYTES = 2**24  # of an array, digested at once
+
+
+class Contents:
+    """Digests of files in one folder, and what was noted about them; `save` keeps what is new."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is known; a file that is missing, damaged or edited counts as empty."""
+        self.path = folder / FILE
+        self._known, self._new = self._load(), {}
+
+    def digest(self, key: str, path: Path, compute: Callable[[], str]) -> str:
+        """The digest `key` of something that only depends on the file `path`.
+
+        Args:
+            key: what is digested, unique within the folder.
+            path: whose change makes a kept digest worthless.
+            compute: gives the digest where none is kept.
+
+        Raises:
+            OSError: the file cannot be read; whatever `compute` raises.
+        """
+        kept = self._kept(key, path)
+        if kept is not None:
+            return kept
+        stamp, digest = _stamp(path), compute()
+        if _is_settled(path) and _stamp(path) == stamp:
+            self._new[key] = f"{stamp} {digest}"
+        return digest
+
+    def digest_file(self, path: Path) -> str:
+        """The digest of a file in the folder.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        key = f"file {os.path.relpath(path, self.path.parent)}"
+        return self.digest(key, path, lambda: digest_file(path))
+
+    def digest_files(self, names: Sequence[str], progress: Progress | None = None) -> list[str | None]:
+        """Digests of many files in the folder, read in several threads.
+
+        Args:
+            names: paths of the files within the folder.
+            progress: told (files done, files in all) while files are read.
+
+        Returns:
+            A digest for each name; None for a file that cannot be read.
+        """
+        folder = self.path.parent
+
+        def digest(name: str) -> str | None:
+            path = folder / name
+            with suppress(OSError):
+                return self.digest(f"file {name}", path, lambda: digest_file(path))
+            return None
+
+        digests = [self._kept(f"file {name}", os.path.join(folder, name)) for name in names]
+        unknown = [position for position, kept in enumerate(digests) if kept is None]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for first in range(0, len(unknown), PART):
+                part = unknown[first : first + PART]
+                for position, found in zip(part, pool.map(digest, [names[i] for i in part]), strict=True):
+                    digests[position] = found
+                if progress is not None:
+                    progress(first + len(part), len(unknown))
+        return digests
+
+    def note(self, key: str, value: str) -> None:
+        """Remember a value under a key of its own."""
+        self._new[key] = value
+
+    def noted(self, key: str) -> str | None:
+        """What was noted under a key."""
+        return self._new.get(key, self._known.get(key))
+
+    def save(self) -> None:
+        """Keep what is new; a folder that cannot be written is read again the next time."""
+        if self._new:
+            self._known = {**self._load(), **self._new}  # another process may have saved since
+            self._new = {}
+            with suppress(UserError):
+                save_json(self.path, {"checksum": _checksum(self._known), "entries": self._known})
+
+    def _kept(self, key: str, path: str | Path) -> str | None:
+        stamp, _, digest = self._known.get(key, "").rpartition(" ")
+        with suppress(OSError):
+            return digest if stamp and stamp == _stamp(path) else None
+        return None
+
+    def _load(self) -> dict[str, str]:
+        with suppress(UserError, TypeError, KeyError, AttributeError):
+            content = load_json(self.path)
+            if content["checksum"] == _checksum(content["entries"]):
+                return content["entries"]
+        return {}
+
+
+def digest_file(path: Path) -> str:
+    """The digest of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    if not path.is_file():  # a pipe would wait for ever
+        raise FileNotFoundError(f"{path} is no file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def digest_rows(
+    rows: Rows,
+    progress: Progress | None = None,
+    check: Callable[[np.ndarray], None] | None = None,
+) -> str:
+    """The digest of all rows of an array, however its file stores them.
+
+    Args:
+        rows: from a file (`H5Rows`, `MappedArray`), whose digest is kept beside it, or in memory.
+        progress: told (rows done, rows in all) while they are read.
+        check: raises UserError for a block of rows that must not be; no digest is kept then.
+
+    Raises:
+        UserError: the file is damaged, or `check` finds something.
+    """
+
+    def compute() -> str:
+        digest = hashlib.blake2b(f"{rows.dtype.newbyteorder('=')}{tuple(rows.shape)}".encode())
+        row_bytes = max(int(np.prod(rows.shape[1:])) * rows.dtype.itemsize, 1)
+        step = max(BLOCK_BYTES // row_bytes, 1)
+        for first in range(0, len(rows), step):
+            block = np.ascontiguousarray(rows[first : first + step])
+            if check is not None:
+                check(block)
+            digest.update(block.data)
+            if progress is not None:
+                progress(min(first + step, len(rows)), len(rows))
+        return digest.hexdigest()[:32]
+
+    path = getattr(rows, "path", None) or getattr(rows, "filename", None)
+    if path is None:
+        return compute()
+    path = Path(path)
+    contents = Contents(path.parent)
+    place = getattr(rows, "key", getattr(rows, "offset", None))
+    digest = contents.digest(f"rows of {path.name} {place} {tuple(rows.shape)}", path, compute)
+    contents.save()
+    return digest
+
+
+def digest_texts(texts: Iterable[str]) -> str:
+    """The digest of some texts, in order."""
+    return hashlib.blake2b("\0".join(texts).encode()).hexdigest()[:32]
+
+
+def _stamp(path: str | Path) -> str:
+    state = os.stat(path)
+    return f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
+
+
+def _is_settled(path: Path) -> bool:
+    state = path.stat()
+    return time.time() - max(state.st_mtime, state.st_ctime) > SETTLED
+
+
+def _checksum(entries: dict[str, str]) -> str:
+    text = "\0".join(f"{key}\0{value}" for key, value in sorted(entries.items()))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -5,10 +5,11 @@ a name (`os.system`, `pytorch_lightning...ModelCheckpoint`) becomes an inert `Gl
 would call or build becomes an inert `Foreign` that merely lists what it was given, and only plain containers
 and tensors, which stay references to where their numbers lie, mean something. Nothing is imported.
 
-A subclass of `pickle.Unpickler` whose `find_class` gives inert classes would be shorter, and less safe: it
-still calls what it is given, BUILD sets attributes of the file's choice on those classes, extension codes that
-the process has used before never ask `find_class`, and hashing a deep nest of tuples or one far place of memory
-ends the process or fills it. Here none of these exist, so that nothing depends on a list of forbidden things.
+The standard library's unpickler with a `find_class` that gives inert classes would be shorter, but less
+safe. It still calls what it is given, lets BUILD set attributes of those classes, and does not ask
+`find_class` for an extension code that was used before; hashing a deep nest of tuples crashes the process.
+This interpreter has no instruction that calls, sets an attribute or looks up a name, so its safety needs no
+list of what is forbidden.
 """
 
 import pickletools

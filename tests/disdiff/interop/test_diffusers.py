@@ -85,7 +85,7 @@ def test_latents_standardised_channel_by_channel_and_a_folder_in_several_files(
     released, noise_images, tmp_path, image
 ):
     original = released.fill(released.autoencoder("kl"), 3)
-    mean, std = [0.1, 0.2, -0.3, 0.0], [1.0, 2.0, 0.5, 4.0]
+    mean, std = [0.1, 0.2, -0.3], [1.0, 2.0, 0.5]
     folder = save(tmp_path / "vae", rename(original.state_dict()), scaling_factor=0.5, latents_mean=mean,
                   latents_std=std)  # fmt: skip
     whole = folder / "diffusion_pytorch_model.safetensors"
@@ -120,8 +120,8 @@ def test_another_models_description_beside_a_compvis_file_is_not_read(
     [
         ({"scaling_factor": "0.5"}, "scaling_factor is '0.5', which is no number"),
         ({"norm_num_groups": [32]}, "norm_num_groups is .32., which is no number"),
-        ({"latents_mean": [0.0], "latents_std": [1.0], "scaling_factor": 1.0}, "must be 4 numbers each"),
-        ({"latents_mean": [0.0] * 4, "latents_std": [0.0] * 4, "scaling_factor": 1.0}, "the second above 0"),
+        ({"latents_mean": [0.0], "latents_std": [1.0], "scaling_factor": 1.0}, "must be 3 numbers each"),
+        ({"latents_mean": [0.0] * 3, "latents_std": [0.0] * 3, "scaling_factor": 1.0}, "the second above 0"),
         ({"scaling_factor": -1.0}, "scale_factor is -1"),
     ],
 )

@@ -120,8 +120,8 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
     reasons, unknown = pool.explain_rest()
     if unknown and not options.allow_extra:
         raise UserError(
-            f"{len(unknown)} tensors belong to nothing that is known, such as {unknown[0]}: this is another "
-            "network; --allow-extra imports without them"
+            f"{', '.join(pool.labels)}: {len(unknown)} tensors belong to nothing that is known, such as "
+            f"{unknown[0]}; this is another network, but --allow-extra imports without them"
         )
     report = {
         "files": [describe_file(file) for file in files],

@@ -1,7 +1,9 @@
 """Turn released checkpoints (latent diffusion, DisDiff, diffusers autoencoders) into a run folder.
 
 Files are read without running anything in them. Every tensor is placed or named: OUT/import.json says where
-each went, what was assumed, and how the networks did on images of the data set.
+each went, what was assumed, and how the networks did on images of the data set. Of several files the last
+counts: its tensors replace those of the same name before it. Moving averages stand for the weights of their
+own file only.
 """
 
 import argparse
@@ -67,7 +69,10 @@ def print_report(report: dict) -> None:
     """Say what of the files went where, and how the networks did."""
     for file in report["files"]:
         print(", ".join(f"{key} {value}" for key, value in file.items()))
-    for stage, count in sorted(Counter(place.split(":")[0] for place in report["placed"].values()).items()):
+    placed = (place.split(":")[0] for place in report["placed"].values() if ": replaced by" not in place)
+    for line in report["replaced"]:
+        print(line)
+    for stage, count in sorted(Counter(placed).items()):
         print(f"{stage}: {count} tensors placed")
     for reason, count in Counter(report["left_out"].values()).most_common():
         print(f"left out: {count} ({reason})")

@@ -22,6 +22,22 @@ from torch import Tensor
 from ldm.errors import UserError
 
 EXAMPLE = "factors: {wall colour: {red: [a red wall], blue: [a blue wall]}}, templates: ['a photo of {}']"
+KEYS = ("factors", "templates", "labels")
+SAME_TEXTS = 1e-4  # largest distance of two unit embeddings of the same texts: rounding, and no meaning
+
+
+class LiteralLoader(yaml.BaseLoader):
+    """YAML in which every word is the text as written: `no`, `007` and `null` are names like others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; a key that stands there twice is an error."""
+        mapping, seen = super().construct_mapping(node, deep=True), set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"{key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return mapping
 
 
 @dataclass
@@ -61,17 +77,24 @@ class TextDirections:
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """Read a prompts file.
+    """Read a prompts file; names and texts are what is written, whatever YAML would make of it.
 
     Raises:
         UserError: it cannot be read, or has not the form of `EXAMPLE`.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the prompts {path}: {error}") from error
+        content = yaml.load(Path(path).read_bytes(), LiteralLoader)  # noqa: S506, it makes texts alone
+    except OSError as error:
+        raise UserError(f"cannot read the prompts {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        parts = [getattr(error, name, None) for name in ("context", "problem")]
+        what = " ".join(filter(None, parts)) or str(error).splitlines()[0]
+        tabs = " (indent with spaces)" if "\\t" in what else ""
+        raise UserError(f"{path} is not valid YAML: {line}{what}{tabs}") from error
     return check_prompts(content, path)
 
 
@@ -79,32 +102,93 @@ def check_prompts(content: Any, path: str | Path) -> Prompts:
     """The prompts of a file's content.
 
     Raises:
-        UserError: it has not the form of `EXAMPLE`.
+        UserError: it has not the form of `EXAMPLE`, or two names or the texts of two values are the same.
     """
+    try:
+        return Prompts(*_check(content))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; write for example {EXAMPLE}") from error
 
-    def refuse(what: str) -> UserError:
-        return UserError(f"{path}: {what}; write for example {EXAMPLE}")
 
-    factors = content.get("factors") if isinstance(content, dict) else None
-    if not isinstance(factors, dict) or not factors:
-        raise refuse("there are no factors")
+def fold(text: str) -> str:
+    """A text without what most CLIPs do not read: capitals and extra white space."""
+    return " ".join(text.casefold().split())
+
+
+def _check(content: Any) -> tuple[dict[str, dict[str, list[str]]], list[str], dict[str, str]]:
+    """Factors, templates and labels of a file's content; ValueError says what is wrong."""
+    if not isinstance(content, dict) or not content.get("factors"):
+        raise ValueError("there are no factors")
+    unknown = [key for key in content if key not in KEYS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is unknown; a file of prompts has {', '.join(KEYS)}")
+    factors = content["factors"]
+    if not isinstance(factors, dict):
+        raise ValueError("factors must be names, each with its values")
+    _check_names(list(factors), "factors")
     for name, values in factors.items():
-        if not isinstance(values, dict) or len(values) < 2:
-            raise refuse(f"the factor {name!r} needs two values or more, each with its texts")
-        for value, texts in values.items():
-            if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-                raise refuse(
-                    f"{value!r} of {name!r} needs a list of texts (quote words such as 'no' and 'on')"
-                )
+        _check_values(name, values)
+    _check_apart({name: _texts_of(values) for name, values in factors.items()}, "factors", "values")
     templates = content.get("templates", ["{}"])
-    if (
-        not isinstance(templates, list)
-        or not all(isinstance(t, str) and "{}" in t for t in templates)
-        or not templates
-    ):
-        raise refuse("templates must be a list of texts with {} in them")
-    named = {str(name): {str(v): texts for v, texts in values.items()} for name, values in factors.items()}
-    return Prompts(named, templates, dict(content.get("labels") or {}))
+    _check_templates(templates)
+    labels = content.get("labels") or {}
+    if not isinstance(labels, dict) or content.get("labels") == []:
+        raise ValueError("labels must be names of factors, each with its name in the data set")
+    for name, label in labels.items():
+        if name not in factors:
+            raise ValueError(f"labels has {name!r}, which is no factor; factors are {', '.join(factors)}")
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"the label of {name!r} must be one text")
+    return factors, templates, labels
+
+
+def _check_templates(templates: Any) -> None:
+    if not isinstance(templates, list) or not templates:
+        raise ValueError("templates must be a list of texts with {} in them")
+    for template in templates:
+        if not isinstance(template, str) or "{}" not in template:
+            raise ValueError(f"the template {template!r} must be a text with {{}} in it")
+        rest = template.replace("{}", "", 1)
+        if "{" in rest or "}" in rest:
+            raise ValueError(f"the template {template!r} must have one {{}} and no other brace")
+
+
+def _check_names(names: list[Any], what: str) -> None:
+    folded: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{name!r} is no name for {what}: names are texts")
+        if fold(name) in folded:
+            raise ValueError(f"the {what} {folded[fold(name)]!r} and {name!r} have the same name")
+        folded[fold(name)] = name
+
+
+def _check_values(name: str, values: Any) -> None:
+    if not isinstance(values, dict) or len(values) < 2:
+        raise ValueError(f"the factor {name!r} needs two values or more, each with its texts")
+    _check_names(list(values), f"values of {name!r}")
+    for value, texts in values.items():
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            raise ValueError(f"{value!r} of {name!r} needs a list of texts, none of them empty")
+    folded = {value: frozenset(map(fold, texts)) for value, texts in values.items()}
+    _check_apart(folded, f"values of {name!r}", "texts")
+
+
+def _texts_of(values: dict[str, list[str]]) -> frozenset[frozenset[str]]:
+    return frozenset(frozenset(map(fold, texts)) for texts in values.values())
+
+
+def _check_apart(texts: dict[str, frozenset], what: str, parts: str) -> None:
+    """Refuse two names with the same texts: between them there is no direction."""
+    seen: dict[frozenset, str] = {}
+    for name, own in texts.items():
+        if own in seen:
+            raise ValueError(f"the {what} {seen[own]!r} and {name!r} have the same {parts}")
+        seen[own] = name
 
 
 def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) -> TextDirections:
@@ -113,16 +197,24 @@ def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) 
     Args:
         encode_text: texts to unit embeddings (n, E).
         prompts: factors in words.
+
+    Raises:
+        UserError: the CLIP reads the texts of two values as the same.
     """
     embeddings, factor, pairs, contrasts = [], [], [], []
-    for f, values in enumerate(prompts.factors.values()):
+    for f, (name, values) in enumerate(prompts.factors.items()):
         rows = []
         for texts in values.values():
-            filled = [template.format(text) for text in texts for template in prompts.templates]
+            filled = [template.replace("{}", text) for text in texts for template in prompts.templates]
             rows.append(F.normalize(encode_text(filled).mean(dim=0), dim=0))
         embeddings.append(torch.stack(rows))
         names = list(values)
         for a, b in combinations(range(len(names)), 2):
+            if (rows[b] - rows[a]).norm() < SAME_TEXTS:
+                raise UserError(
+                    f"the CLIP reads the texts of {names[a]!r} and {names[b]!r} of {name!r} as the same; "
+                    "write texts that differ in words"
+                )
             factor.append(f)
             pairs.append((names[a], names[b]))
             contrasts.append(F.normalize(rows[b] - rows[a], dim=0))
@@ -147,6 +239,10 @@ def principal_text_axes(embeddings: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def anchor_axes(encode_text: Callable[[list[str]], Tensor], path: str | Path, count: int) -> Tensor:
-    """Principal text axes of every factor in a prompts file, shape (F, count, E)."""
+    """Principal text axes of every factor in a prompts file, shape (F, count, E).
+
+    Raises:
+        UserError: as `read_prompts` and `embed_prompts`.
+    """
     directions = embed_prompts(encode_text, read_prompts(path))
     return torch.stack([principal_text_axes(embeddings, count) for embeddings in directions.embeddings])

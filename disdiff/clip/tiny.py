@@ -48,13 +48,14 @@ class WordTokenizer:
         self.ids = {word: i for i, word in enumerate([START, *words], start=1)}
         self.end, self.context_length = vocab_size - 1, context_length
 
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Tokens of texts, shape (n, context_length) int64.
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
+        """Tokens of texts, shape (n, context_length) int64; without `context_length` the text tower's.
 
         Raises:
             UserError: a text has a word that is not in the vocabulary, or too many words.
         """
-        rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        context_length = context_length or self.context_length
+        rows = torch.zeros(len(texts), context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
             words = re.findall(r"[a-z]+", text.lower())
             strange = sorted(set(words) - set(self.ids))
@@ -64,8 +65,8 @@ class WordTokenizer:
                     f"alone: {', '.join(self.words)}"
                 )
             tokens = [self.ids[START], *(self.ids[word] for word in words), self.end]
-            if len(tokens) > self.context_length:
-                raise UserError(f"{text!r} is too long: the {NAME} reads {self.context_length - 2} words")
+            if len(tokens) > context_length:
+                raise UserError(f"{text!r} is too long: the {NAME} reads {context_length - 2} words")
             row[: len(tokens)] = torch.tensor(tokens)
         return rows
 

@@ -30,7 +30,7 @@ KEYS = ("mean", "std", "interpolation")  # of the preprocessing, beside the size
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 
 
-Tokenizer = Callable[[list[str]], Tensor]
+Tokenizer = Callable[..., Tensor]  # (texts, context_length of choice), as open_clip's
 
 
 @dataclass
@@ -74,9 +74,34 @@ class Clip(nn.Module):
         return self.net.encode_image(self.preprocess(image), normalize=True)
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit embeddings of texts, shape (n, E)."""
-        tokens = self.tokenizer(texts).to(self.preprocess.mean.device)
+        """Unit embeddings of texts, shape (n, E).
+
+        Raises:
+            UserError: a text is longer than what the CLIP reads.
+        """
+        tokens = self.tokenize(texts).to(self.preprocess.mean.device)
         return self.net.encode_text(tokens, normalize=True)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Tokens of texts, shape (n, context length) int64; no text is cut.
+
+        open_clip's tokenizers cut in silence. A text was cut if with room for one token more it has other
+        tokens, padding (what fills an empty text) apart.
+
+        Raises:
+            UserError: a text is longer than what the CLIP reads.
+        """
+        tokens = self.tokenizer(texts)
+        limit = tokens.shape[1]
+        longer = self.tokenizer([*texts, ""], context_length=limit + 1)
+        padding = longer[-1].mode().values
+        for text, row, more in zip(texts, tokens, longer, strict=False):
+            if row[row != padding].tolist() != more[more != padding].tolist():
+                raise UserError(
+                    f"{text!r} is too long: {self.facts.name} reads {limit} tokens, beginning and end "
+                    "among them; write a shorter text"
+                )
+        return tokens
 
 
 def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:

@@ -4,6 +4,7 @@ The factors that units carry are what the evaluation found (importance of each u
 Names that discovery gave are those of the units it calls named in `discovery.json`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,13 +39,14 @@ class UnitTable:
     def find(self, unit: int | str) -> list[int]:
         """Units that `unit` means, the strongest first.
 
-        A factor that was evaluated means the units that carry it more than any other factor; where there are
+        A text that is a whole number as one writes it (`7`, not `007`) is an index before it is a name. A
+        factor that was evaluated means the units that carry it more than any other factor; where there are
         none, the one unit that matters most for it.
 
         Raises:
             UserError: there is no unit of that index or name.
         """
-        if isinstance(unit, int) or unit.strip().lstrip("-").isdecimal():
+        if isinstance(unit, int) or re.fullmatch(r"0|-?[1-9]\d{,17}", unit.strip(), re.ASCII):
             return check_units([int(unit)], self.num_units)
         wanted = unit.strip().casefold()
         factors = [name.casefold() for name in self.factor_names]
@@ -52,6 +54,8 @@ class UnitTable:
             named = [k for k, name in enumerate(self.given) if name and name.casefold() == wanted]
             if named:
                 return named
+            if re.fullmatch(r"\d{1,18}", wanted, re.ASCII):
+                return check_units([int(wanted)], self.num_units)
             raise UserError(f"no unit is called {unit!r}; {self.describe_choice()}")
         column = np.asarray(self.importance, dtype=float)[:, factors.index(wanted)]
         own = np.asarray(self.importance).argmax(axis=1) == factors.index(wanted)

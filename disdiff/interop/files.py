@@ -2,10 +2,12 @@
 
 PyTorch writes a zip archive (`data.pkl` beside one record per storage; since 1.6) or, before, five pickles
 followed by the storages. Neither is ever unpickled: `pickle_reader` interprets them, calling nothing. What
-Lightning keeps beside the weights (callbacks, optimisers, loops) is passed over.
+Lightning keeps beside the weights (callbacks, optimisers, loops) is passed over. A model in several files is
+read by its index (`...index.json`).
 """
 
 import io
+import json
 import mmap
 import struct
 import zipfile
@@ -18,11 +20,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from disdiff.interop.names import AVERAGE
 from disdiff.interop.pickle_reader import Refused, Storage, StoredTensor, read_pickle
 from ldm.errors import UserError
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_PICKLE = 1 << 29  # bytes of data.pkl; released checkpoints have some 10 MB
+MAX_NESTING = 8  # dictionaries around a tensor
+INDEX = ".index.json"
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,15 @@ class WeightsFile:
 
 
 def read_weights_file(path: str | Path) -> WeightsFile:
-    """Read a `.ckpt`, `.pt`, `.pth`, `.bin` or `.safetensors`; whichever it is shows in its content.
+    """Read a `.ckpt`, `.pt`, `.pth`, `.bin` or `.safetensors`; its content shows which. A model in several
+    files is read by its `.index.json`.
 
     Raises:
         UserError: the file is missing, damaged, or holds no weights.
     """
     path = Path(path)
+    if path.name.endswith(INDEX):
+        return read_index(path)
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -87,7 +95,7 @@ def read_zip(path: Path) -> Any:
             raise Refused(f"its record {name} is missing, compressed, or larger than the file")
         try:
             return archive.read(info)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
             raise UserError(f"{path} is damaged ({error}); get it again") from error
 
     if f"{folder}/byteorder" in records and read(f"{folder}/byteorder", 16) != b"little":
@@ -132,7 +140,10 @@ def read_legacy(path: Path) -> Any:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise Refused("its numbers are in big-endian order")
     tree = read_pickle(content, find_storage)
-    for key in map(str, read_pickle(content, find_storage)):
+    keys = read_pickle(content, find_storage)
+    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+        raise Refused("it does not list its storages")
+    for key in map(str, keys):
         (numel,) = struct.unpack("<q", content.read(8))
         start, length = content.tell(), numel * itemsizes.get(key, 1)
         if not 0 <= length <= len(content) - start:
@@ -140,6 +151,29 @@ def read_legacy(path: Path) -> Any:
         places[key] = (start, numel)
         content.seek(start + length)
     return tree
+
+
+def read_index(path: Path) -> WeightsFile:
+    """The tensors of the files that an index names, all in its folder.
+
+    Raises:
+        UserError: the index is none, or a file or a tensor that it names is missing.
+    """
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(places.values()))
+        strange = [name for name in names if not name or Path(name).name != name or name.endswith(INDEX)]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is no index of a model in several files; get it again") from error
+    if strange:
+        raise UserError(f"{path} names {strange[0]!r}, which is no file of weights beside it; get it again")
+    parts = {name: read_weights_file(path.with_name(name)) for name in names}
+    for name, part in places.items():
+        if name not in parts[part].tensors:
+            raise UserError(f"{path.with_name(part)} lacks the tensor {name} that {path.name} says it has")
+    return WeightsFile(path, {name: parts[part].tensors[name] for name, part in places.items()})
 
 
 def read_safetensors(path: Path) -> WeightsFile:
@@ -154,22 +188,36 @@ def read_safetensors(path: Path) -> WeightsFile:
 
 
 def sort_content(path: Path, tree: Any) -> WeightsFile:
-    """The weights of a checkpoint: its `state_dict`, or all of it when it is one itself.
+    """The weights of a checkpoint: its `state_dict` with the moving averages beside it, else all that it has.
+
+    A tensor in dictionaries within dictionaries is named by their keys, with dots between them.
 
     Raises:
         Refused: it holds no named tensors.
     """
-    numbers = {}
-    if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-        numbers = {key: n for key, n in tree.items() if isinstance(key, str) and type(n) is int}
-        tree = tree["state_dict"]
-    named = tree if isinstance(tree, dict) else {}
-    tensors = {
-        key: NamedTensor(value.shape, value.load)
-        for key, value in named.items()
-        if isinstance(key, str) and isinstance(value, StoredTensor)
-    }
+    if not isinstance(tree, dict):
+        raise Refused("it holds no tensors by name")
+    numbers = {k: n for k, n in tree.items() if isinstance(k, str) and type(n) is int and abs(n) < 2**63}
+    if isinstance(tree.get("state_dict"), dict):
+        beside = {key: tree[key] for key in tree if isinstance(key, str) and AVERAGE.search(key)}
+        tree = {**beside, **tree["state_dict"]}
+    tensors: dict[str, NamedTensor] = {}
+    others: list[str] = []
+    seen, waiting = {id(tree)}, [("", 1, tree)]
+    while waiting:  # every dictionary once: they may lie within each other, or in many places
+        prefix, depth, part = waiting.pop()
+        strangers = []
+        for key, value in part.items():
+            if isinstance(key, str) and isinstance(value, StoredTensor):
+                tensors[prefix + key] = NamedTensor(value.shape, value.load)
+            elif isinstance(key, str) and isinstance(value, dict):
+                if id(value) not in seen and depth < MAX_NESTING:
+                    seen.add(id(value))
+                    waiting.append((f"{prefix}{key}.", depth + 1, value))
+            else:
+                strangers.append(f"{prefix}{key}" if isinstance(key, str) else "an object")
+        if any(isinstance(value, StoredTensor) for value in part.values()):
+            others += strangers
     if not tensors:
         raise Refused("it holds no tensors by name")
-    others = [key if isinstance(key, str) else "an object" for key in named if key not in tensors]
     return WeightsFile(path, tensors, numbers, others)

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source
@@ -23,17 +24,26 @@ from disdiff.interop.denoisers import (
     name_factors,
     name_unet,
 )
-from disdiff.interop.files import WeightsFile, read_weights_file
-from disdiff.interop.placing import FIRST_STAGE, Pool
+from disdiff.interop.files import INDEX, WeightsFile, read_weights_file
+from disdiff.interop.names import FIRST_STAGE
+from disdiff.interop.placing import Pool
 from disdiff.method.model import ImageModel, sampling_coefficient, training_coefficient
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule, ScheduleConfig, compute_beta
 from ldm.errors import UserError, choose
-from ldm.nn.unet import UNet
+from ldm.nn.unet import UNet, UNetConfig
 
 SYSTEMS = {"autoencoder": "autoencoder", "ldm": "latent_diffusion", "disdiff": "disdiff"}  # by --kind
-DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+DIFFUSERS_FILES = tuple(
+    f"diffusion_pytorch_model.{ending}{index}" for ending in ("safetensors", "bin") for index in ("", INDEX)
+)
+# of the released first stages, where the two kinds differ; the KL's weight is ours, for means instead of sums
+LOSSES = {
+    "vq": {"weight_regulariser": 1.0, "weight_gan": 0.75, "gan_start": 0},
+    "kl": {"weight_regulariser": 1.0e-5, "weight_gan": 0.5, "gan_start": 50_001},
+}
+KL_WEIGHT = 5.0e-4  # of the released DisDiff with Gaussian codes
 TOLERANCE = 1e-4  # of what is stored against what follows from the schedule, over the largest value
 
 
@@ -88,34 +98,69 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
         UserError: a file cannot be read, is another network, lacks tensors or holds unknown ones.
     """
     files = [read_weights_file(find_weights(path)) for path in paths]
-    pool, diffusers = Pool.pour(files), read_diffusers_config(paths)
-    config = load_base(options)
+    pool, config = Pool.pour(files), load_base(options)
     assumed: list[str] = []
     source = build_source(config.data)
-    latent_space = import_first_stage(pool, config, diffusers, assumed)
-    latent_space.latent_shape(source.image_size)
-    fitted = import_standardisation(pool, latent_space, options.kind, diffusers, assumed)
+    with pool.blame("autoencoder"):
+        diffusers = read_diffusers_config(pool, paths)
+        latent_space = import_first_stage(pool, config, diffusers, options, assumed)
+        fitted = import_standardisation(pool, config, latent_space, options.kind, diffusers, assumed)
+    check_images(source, config, latent_space)
     modules: dict[str, nn.Module] = {"autoencoder": latent_space}
     model = None
     if options.kind != "autoencoder":
-        denoiser = modules["latent_diffusion"] = import_denoiser(pool, config, latent_space, options, assumed)
+        with pool.blame("latent_diffusion"):
+            denoiser = import_denoiser(pool, config, latent_space, options, assumed)
+        check_levels(latent_space.latent_shape(source.image_size), config.latent_diffusion.unet)
+        modules["latent_diffusion"] = denoiser
     if options.kind == "disdiff":
-        model = import_factors(pool, config, latent_space, denoiser, source.image_size, options)
+        with pool.blame("factors"):
+            model = import_factors(pool, config, latent_space, denoiser, source.image_size, options)
         modules["factors"] = model.factors
     reasons, unknown = pool.explain_rest()
     if unknown and not options.allow_extra:
         raise UserError(
-            f"{len(unknown)} tensors belong to nothing that is known, such as {unknown[0]}: this is another "
-            "network; --allow-extra imports without them"
+            f"{', '.join(pool.labels)}: {len(unknown)} tensors belong to nothing that is known, such as "
+            f"{unknown[0]}; this is another network, but --allow-extra imports without them"
         )
     report = {
         "files": [describe_file(file) for file in files],
         "weights": "moving averages where there are any" if options.averaged else "raw",
         "assumed": assumed,
-        "placed": dict(sorted(pool.used.items())),
+        "replaced": pool.explain_replaced(),
+        "placed": pool.explain_placed(),
         "left_out": {**reasons, **dict.fromkeys(unknown, "unknown")},
     }
     return Imported(config, source, modules, model, fitted, report)
+
+
+def check_images(source: ImageSource, config: Config, latent_space: LatentSpace) -> None:
+    """Refuse images that the first stage does not read.
+
+    Raises:
+        UserError: their channels or their size do not fit.
+    """
+    reads = config.autoencoder.network.in_channels
+    if source.channels != reads:
+        raise UserError(
+            f"the autoencoder reads images of {reads} channels, {source.name} has {source.channels}; choose "
+            "another --data"
+        )
+    latent_space.latent_shape(source.image_size)
+
+
+def check_levels(latent_shape: tuple[int, int, int], unet: UNetConfig) -> None:
+    """Refuse latents that the U-Net cannot halve at every level.
+
+    Raises:
+        UserError: their size is no multiple.
+    """
+    halved = 2 ** (len(unet.channel_mult) - 1)
+    if latent_shape[1] % halved:
+        raise UserError(
+            f"the U-Net halves latents to 1/{halved}, and the data set's are of {latent_shape[1]} pixels; "
+            "choose --data of larger images"
+        )
 
 
 def find_weights(path: Path) -> Path:
@@ -128,23 +173,31 @@ def find_weights(path: Path) -> Path:
     return found[0]
 
 
-def read_diffusers_config(paths: list[Path]) -> dict:
-    """The `config.json` beside the last file that has one; empty without.
+def read_diffusers_config(pool: Pool, paths: list[Path]) -> dict:
+    """The `config.json` beside the file that the first stage is of; empty without, or in another layout.
 
     Raises:
         UserError: it is no JSON object.
     """
-    for path in reversed(paths):
-        file = (path if path.is_dir() else path.parent) / "config.json"
-        if file.exists():
-            try:
-                content = json.loads(file.read_text())
-            except (OSError, ValueError) as error:
-                raise UserError(f"cannot read {file}: {error}") from error
-            if not isinstance(content, dict):
-                raise UserError(f"{file} is no description of a model of diffusers; get it again")
-            return content
-    return {}
+    found = pool.find_first_stage()
+    if found is None or found[1] is not DIFFUSERS:
+        return {}
+    path = paths[found[0]]
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is no description of a model of diffusers; get it again")
+    for key in ("norm_num_groups", "scaling_factor", "shift_factor", "latents_mean", "latents_std"):
+        value = content.get(key)
+        numbers = value if isinstance(value, list) and key.startswith("latents") else [value]
+        if value is not None and not all(type(number) in (int, float) for number in numbers):
+            raise UserError(f"{file}: {key} is {value!r}, which is no number; get the file again")
+    return content
 
 
 def load_base(options: ImportOptions) -> Config:
@@ -155,40 +208,44 @@ def load_base(options: ImportOptions) -> Config:
     return load_config([choose("--data", options.data, known)], ["preset=paper", *root])
 
 
-def import_first_stage(pool: Pool, config: Config, diffusers: dict, assumed: list[str]) -> LatentSpace:
+def import_first_stage(
+    pool: Pool, config: Config, diffusers: dict, options: ImportOptions, assumed: list[str]
+) -> LatentSpace:
     """The first stage with the weights of the pool; its configuration goes into `config`."""
-    if pool.layout is None:
+    found = pool.find_first_stage()
+    if found is None:
         raise UserError("the files hold no autoencoder (first_stage_model...); add the file that does")
-    own = pool.layout is DIFFUSERS
-    groups = diffusers.get("norm_num_groups", 32) if own else 32
+    layout, own = found[1], found[1] is DIFFUSERS
+    groups = diffusers.get("norm_num_groups", 32)
     if not own:
         assumed.append("norms of 32 groups, as in every released model")
     shapes = pool.shapes(FIRST_STAGE)
-    found = describe_autoencoder(shapes, pool.layout, int(groups))
+    if own and "quant_conv.weight" not in shapes:
+        raise UserError("this autoencoder has no quant_conv; it cannot be imported")
+    what = describe_autoencoder(shapes, layout, int(groups))
     config.autoencoder = replace(
         config.autoencoder,
-        kind=found.kind,
-        network=found.network,
-        codebook_size=found.codebook_size,
-        legacy_codebook=found.kind == "vq" and not own,
+        kind=what.kind,
+        network=what.network,
+        codebook_size=what.codebook_size,
+        legacy_codebook=what.kind == "vq" and not own,
         standardise="scalar",
+        loss=replace(config.autoencoder.loss, **LOSSES[what.kind]),
     )
     latent_space = build_latent_space(config)
     autoencoder, old = latent_space.autoencoder, any("proj_attn" in name for name in shapes)
-    if own and "quant_conv.weight" not in shapes:
-        raise UserError("this autoencoder has no quant_conv; it cannot be imported")
-    names = name_autoencoder(autoencoder.state_dict(), pool.layout, len(found.network.channel_mult), old)
-    pool.place(autoencoder, {ours: FIRST_STAGE + name for ours, name in names.items()}, "autoencoder")
+    names = name_autoencoder(autoencoder.state_dict(), layout, len(what.network.channel_mult), old)
+    names = {ours: FIRST_STAGE + name for ours, name in names.items()}
+    pool.place(autoencoder, names, "autoencoder", options.averaged)
     return latent_space
 
 
 def import_standardisation(
-    pool: Pool, latent_space: LatentSpace, kind: str, diffusers: dict, assumed: list[str]
+    pool: Pool, config: Config, latent_space: LatentSpace, kind: str, diffusers: dict, assumed: list[str]
 ) -> bool:
     """Set mean and standard deviation of the latents; whether they are still to be fitted to data."""
     scale = pool.scalar("scale_factor", "model.diffusion_model.scale_factor")
-    if scale is None and pool.layout is DIFFUSERS:
-        scale = diffusers.get("scaling_factor")
+    scale = diffusers.get("scaling_factor") if scale is None else scale
     if scale is None and kind != "autoencoder":
         assumed.append("no scale_factor is stored: latents are taken as they are")
         scale = 1.0
@@ -197,8 +254,16 @@ def import_standardisation(
         return True
     if not 0 < scale < float("inf"):
         raise UserError(f"the latents' scale_factor is {scale}; the file is damaged")
-    shift = diffusers.get("shift_factor") or 0.0 if pool.layout is DIFFUSERS else 0.0
-    latent_space.set_standardisation(shift, 1 / scale)
+    mean, std = torch.tensor(diffusers.get("shift_factor") or 0.0), torch.tensor(1.0)
+    if diffusers.get("latents_mean") and diffusers.get("latents_std"):
+        mean, std = (torch.tensor(diffusers[key]).float() for key in ("latents_mean", "latents_std"))
+        if {mean.shape, std.shape} != {(latent_space.latent_channels,)} or not (std > 0).all():
+            raise UserError(
+                f"latents_mean and latents_std must be {latent_space.latent_channels} numbers each, the "
+                "second above 0; get config.json again"
+            )
+        config.autoencoder.standardise = "channel"
+    latent_space.set_standardisation(mean, std / scale)
     return False
 
 
@@ -214,11 +279,13 @@ def import_denoiser(
     assumed.append(
         f"attention of {heads} heads, {told}" if heads > 0 else f"heads of {-heads} channels, {told}"
     )
-    if "betas" in pool.tensors:
-        section.schedule = read_schedule(pool.tensors["betas"].load())
-        check_schedule(pool, Schedule(section.schedule))
-    else:
+    betas = pool.load("betas")
+    if betas is None:
         assumed.append("no betas are stored: the schedule of the configuration")
+    else:
+        section.schedule = read_schedule(betas)
+        check_schedule(pool, Schedule(section.schedule))
+        config.sampler.num_steps = min(config.sampler.num_steps, len(betas))
     denoiser = build_denoiser(config, latent_space)
     names = {ours: UNET + name for ours, name in name_unet(denoiser.state_dict()).items()}
     pool.place(denoiser, names, "latent_diffusion", options.averaged)
@@ -247,6 +314,7 @@ def import_factors(
         unit_dim=found.unit_dim,
         encoder=found.encoder,
         decoder=found.decoder,
+        loss=replace(config.factors.loss, weight_kl=KL_WEIGHT * (found.encoder.posterior == "gaussian")),
     )
     model = build_model(config, latent_space, denoiser, image_size)
     names = name_factors(model.factors.state_dict(), find_head(shapes))
@@ -262,16 +330,18 @@ def read_schedule(betas: Tensor) -> ScheduleConfig:
     """
     if betas.ndim != 1 or not len(betas) or not 0 < betas[0] <= betas[-1] < 1:
         raise UserError("the stored betas are no noise schedule; the file is damaged")
-    ends = [float(f"{float(value):.6g}") for value in (betas[0], betas[-1])]
-    for kind in ("scaled_linear", "linear"):
-        config = ScheduleConfig(kind, len(betas), *ends)
-        if deviation(compute_beta(config).float(), betas) < TOLERANCE:
-            return config
+    whole = 6 if rounding(betas) < TOLERANCE else 2  # of half precision the fewest digits that agree
+    for digits in range(whole, 7):
+        ends = [float(f"{float(value):.{digits}g}") for value in (betas[0], betas[-1])]
+        for kind in ("scaled_linear", "linear"):
+            config = ScheduleConfig(kind, len(betas), *ends)
+            if agrees(compute_beta(config).float(), betas):
+                return config
     raise UserError("the stored betas grow neither linearly nor by their roots; this schedule is not known")
 
 
 def check_schedule(pool: Pool, schedule: Schedule) -> None:
-    """Compare what the file keeps of its schedule with ours.
+    """Compare what every file keeps of its schedule with ours.
 
     Raises:
         UserError: they differ.
@@ -282,16 +352,34 @@ def check_schedule(pool: Pool, schedule: Schedule) -> None:
         "shift_coef": training_coefficient(schedule),
         "ddim_coef": sampling_coefficient(schedule),
     }
-    for name, ours in stored.items():
-        if name in pool.tensors and not deviation(ours, pool.tensors[name].load()) < TOLERANCE:
-            raise UserError(f"the stored {name} does not follow from the stored betas; the file is damaged")
+    for label, tensors in zip(pool.labels, pool.files, strict=True):
+        if "betas" in tensors and not agrees(schedule.beta, tensors["betas"].load()):
+            raise UserError(
+                f"{label} has another noise schedule (betas) than the last file that has one; give files of "
+                "one model"
+            )
+        for name, ours in stored.items():
+            if name in tensors and not agrees(ours, tensors[name].load()):
+                raise UserError(
+                    f"the stored {name} does not follow from the stored betas; {label} is damaged"
+                )
+
+
+def agrees(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether what is stored is what follows, up to its own rounding: files may be of half precision."""
+    return deviation(ours, theirs) < max(TOLERANCE, rounding(theirs))
+
+
+def rounding(tensor: Tensor) -> float:
+    """How far numbers of a tensor's type may be from what was rounded, over the largest value."""
+    return 2 * torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
 
 
 def deviation(ours: Tensor, theirs: Tensor) -> float:
     """Largest difference over the largest value; infinite for different shapes."""
     if ours.shape != theirs.shape:
         return float("inf")
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return float((ours - theirs.float()).abs().max() / theirs.abs().max())
 
 
 def describe_file(file: WeightsFile) -> dict:

@@ -1,5 +1,6 @@
 """A discovery on a run folder, from images to files: what `scripts/discover_factors.py` does."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ class Discovery:
         """
         finding, source = find_unit(self.findings, name), self.run.source
         before, after = move_unit(self.mover, finding.unit)
-        picture = f"edit-{'-'.join(name.split())}.png"
+        picture = f"edit-{slug(name)}.png"
         shown = torch.stack([before, after])[:, : 2 * NUM_SHOWN].cpu()
         title = f"Move the unit named {name}"
         save_grid(folder / picture, shown, title, self.subtitle, ["before", "after"])
@@ -205,6 +206,11 @@ class Discovery:
         labels = [label_finding(finding) for finding in self.findings]
         save_grid(paths[1], pairs, f"Units, {self.options.way}", self.subtitle, labels, columns)
         return paths
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name: letters, digits, `_`, `+`, `-` and dots."""
+    return re.sub(r"[^\w.+-]+", "-", name)[:80]
 
 
 def label_finding(finding: Finding) -> str:

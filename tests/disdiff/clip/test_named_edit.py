@@ -6,6 +6,7 @@ from disdiff.clip.displacement import Mover
 from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
 from disdiff.editing.units import Directions
 from disdiff.evaluation.probe import Probe
+from disdiff.runs.discovery import slug
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
@@ -60,3 +61,12 @@ def test_an_edit_is_judged_by_what_the_probe_sees_change(halves, monkeypatch):
     # values 0 and 1 of an ordered factor are neighbours
     assert result["kept_within_one_min"] == result["kept_within_one_mean"] == 1.0
     assert "changed" not in judge_edit(probe, before, after, ["brightness", "scale"], "mood")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("wall  colour", "wall-colour"), ("shape/size", "shape-size"), ("../up", "..-up"), ("größe", "größe"),
+     ("a" * 300, "a" * 80)],
+)  # fmt: skip
+def test_a_name_is_no_path_in_the_name_of_a_picture(name, file):
+    assert slug(name) == file

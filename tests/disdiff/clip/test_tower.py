@@ -1,9 +1,11 @@
+import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from disdiff.clip.options import ClipConfig
-from disdiff.clip.tower import load_clip
+from disdiff.clip.preprocess import Preprocess
+from disdiff.clip.tower import Clip, Facts, load_clip
 from disdiff.clip.weights import list_places
 from ldm.errors import UserError
 
@@ -114,3 +116,53 @@ def test_damaged_weights_and_folders(tmp_path):
     (tmp_path / "bad.safetensors").unlink()
     with pytest.raises(UserError, match="holds no weights"):
         load_clip(ClipConfig(model=f"local-dir:{tmp_path}"))
+
+
+@pytest.fixture(scope="module")
+def worded():
+    """The architecture of the tiny CLIP's kind, with the byte-pair tokenizer that open_clip gives others."""
+    text = {"context_length": 9, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    net = open_clip.CLIP(32, vision, text)
+    facts = Facts("a CLIP of nine tokens", "x", "random", "")
+    preprocess = Preprocess(32, [0.5] * 3, [0.5] * 3, "bicubic")
+    return lambda **options: Clip(
+        net.eval(), open_clip.SimpleTokenizer(context_length=9, **options), preprocess, 32, facts
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "one two three four five six seven eight"),
+        ({}, "one two three four five six seven" + " !" * 2),
+        ({}, "antidisestablishmentarianism floccinaucinihilipilification"),
+        ({"reduction_mask": "simple"}, "one two three four five six seven eight"),
+        ({"reduction_mask": "random"}, "one two three four five six seven eight"),
+        ({"clean": "canonicalize"}, "One, two; three. four five six seven eight"),
+    ],
+)
+def test_a_text_is_never_cut(worded, options, text):
+    with pytest.raises(UserError, match="is too long: a CLIP of nine tokens reads 9 tokens") as error:
+        worded(**options).encode_text(["a red wall", text])
+    assert repr(text) in str(error.value)
+
+
+def test_texts_that_fit_are_read_as_before(worded):
+    clip, texts = worded(), ["one two three four five six seven", "!", "", "a red, wall!"]
+    expected = clip.net.encode_text(open_clip.SimpleTokenizer(context_length=9)(texts), normalize=True)
+    torch.testing.assert_close(clip.encode_text(texts), expected)
+    assert clip.tokenize(texts).shape == (4, 9)
+
+
+def test_a_tokenizer_whose_padding_is_its_end_as_siglips(worded):
+    def tokenizer(texts, context_length=None):
+        limit = context_length or 4
+        rows = [[ord(letter) for letter in text][: limit - 1] for text in texts]
+        return torch.tensor([row + [1] * (limit - len(row)) for row in rows])
+
+    clip = worded()
+    clip.tokenizer = tokenizer
+    assert clip.tokenize(["abc", "ab", ""]).tolist() == [[97, 98, 99, 1], [97, 98, 1, 1], [1, 1, 1, 1]]
+    with pytest.raises(UserError, match="'abcd' is too long: .* reads 4 tokens"):
+        clip.tokenize(["ab", "abcd"])

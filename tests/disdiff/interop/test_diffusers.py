@@ -80,6 +80,57 @@ def test_the_first_names_that_diffusers_gave_attention(released, noise_images, t
     assert error(got.modules["autoencoder"].eval().encode(image), original.encode(image)) < 1e-4
 
 
+@torch.no_grad()
+def test_latents_standardised_channel_by_channel_and_a_folder_in_several_files(
+    released, noise_images, tmp_path, image
+):
+    original = released.fill(released.autoencoder("kl"), 3)
+    mean, std = [0.1, 0.2, -0.3], [1.0, 2.0, 0.5]
+    folder = save(tmp_path / "vae", rename(original.state_dict()), scaling_factor=0.5, latents_mean=mean,
+                  latents_std=std)  # fmt: skip
+    whole = folder / "diffusion_pytorch_model.safetensors"
+    state = safetensors.torch.load_file(whole)
+    whole.unlink()
+    places = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(state)}
+    for part in set(places.values()):
+        safetensors.torch.save_file({n: t for n, t in state.items() if places[n] == part}, folder / part)
+    (folder / f"{whole.name}.index.json").write_text(json.dumps({"weight_map": places}))
+    got = read(folder)
+    space, z = got.modules["autoencoder"].eval(), original.encode(image)
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
+    assert error(space.encode(image), (z - mean) * 0.5 / std) < 1e-4
+    assert got.config.autoencoder.standardise == "channel"
+
+
+@torch.no_grad()
+def test_another_models_description_beside_a_compvis_file_is_not_read(
+    released, noise_images, tmp_path, image
+):
+    original = released.fill(released.autoencoder("kl"), 3)
+    (tmp_path / "config.json").write_text("{")
+    torch.save(original.state_dict(), tmp_path / "a.ckpt")
+    assert (
+        error(read(tmp_path / "a.ckpt").modules["autoencoder"].eval().encode(image), original.encode(image))
+        < 1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"scaling_factor": "0.5"}, "scaling_factor is '0.5', which is no number"),
+        ({"norm_num_groups": [32]}, "norm_num_groups is .32., which is no number"),
+        ({"latents_mean": [0.0], "latents_std": [1.0], "scaling_factor": 1.0}, "must be 3 numbers each"),
+        ({"latents_mean": [0.0] * 3, "latents_std": [0.0] * 3, "scaling_factor": 1.0}, "the second above 0"),
+        ({"scaling_factor": -1.0}, "scale_factor is -1"),
+    ],
+)
+def test_a_description_that_is_wrong(released, noise_images, tmp_path, config, says):
+    folder = save(tmp_path / "vae", rename(released.autoencoder("kl").state_dict()), **config)
+    with pytest.raises(UserError, match=says):
+        read(folder)
+
+
 def test_folders_that_are_none(released, noise_images, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="without diffusion_pytorch_model.safetensors"):

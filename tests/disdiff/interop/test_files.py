@@ -1,9 +1,12 @@
 """Foreign checkpoints are read without running or importing anything, and damaged ones are refused."""
 
 import builtins
+import copyreg
 import io
+import json
 import os
 import pickle
+import re
 import struct
 import sys
 import zipfile
@@ -13,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from disdiff.interop.files import read_weights_file
+from disdiff.interop.files import read_weights_file, sort_content
 from disdiff.interop.pickle_reader import Foreign, Global, Refused, read_pickle
 from ldm.errors import UserError
 
@@ -137,6 +140,104 @@ def test_instructions_that_would_act_leave_inert_things(name):
     assert dict(os.environ) == before
 
 
+def test_an_extension_code_is_not_looked_up():
+    copyreg.add_extension("os", "getcwd", 7)
+    copyreg._extension_cache[7] = os.getcwd  # as any earlier pickle may leave it: no `find_class` is asked
+    try:
+        for program in (b"\x82\x07)R.", b"\x83\x07\x00)R.", b"\x84\x07\x00\x00\x00)R."):
+            with pytest.raises(Refused, match="EXT"):
+                interpret(program)
+    finally:
+        copyreg.remove_extension("os", "getcwd", 7)
+
+
+ATTACKS = {  # name: program, whose result is inert
+    "eval by GLOBAL": b"cbuiltins\neval\n(S'ALARM.append(1)'\ntR.",
+    "exec by STACK_GLOBAL": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x0fALARM.append(1)\x85R.",
+    "a dotted name": b"\x80\x04\x8c\x02os\x8c\x0bpath.system\x93(S'touch evil'\ntR.",
+    "a call of what a call gave": b"cbuiltins\ngetattr\n(cos\nenviron\nS'clear'\ntR)R.",
+    "BUILD with slots": b"cx\ny\n)R(N}S'__class__'\ncos\n_Environ\nstb.",
+    "BUILD of a name": b"cos\nenviron\n(N}S'clear'\nNstb.",
+    "BUILD of allowed dictionaries": b"ccollections\nOrderedDict\n)R}S'__reduce__'\ncos\nsystem\nsb.",
+    "a class within a class": b"cbuiltins\ntype\n(S'X'\n(cbuiltins\nobject\nt}tR)R.",
+    "a tensor's hooks": b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\nI01\nNtR.",
+    "a loader of pickles": b"c_pickle\nloads\n(cposix\nsystem\ntR.",
+    "a persistent identity that calls": b"(S'storage'\ncos\nsystem\n(S'x'\ntRS'0'\ntQ.",
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_leave_inert_things(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ), set(sys.modules), vars(Foreign).copy(), vars(Global).copy()
+    interpret(ATTACKS[name])
+    assert before == (dict(os.environ), set(sys.modules), vars(Foreign).copy(), vars(Global).copy())
+    assert not ALARM and not list(tmp_path.iterdir())
+
+
+LAUGHS = b"(I1\nI2\nt" + b"2" * 1 + b"\x86" + b"2\x86" * 60  # a tuple of itself twice, 61 times
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"(S'storage'\nctorch\nFloatStorage\n" + LAUGHS + b"S'cpu'\nI1\ntQ.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(N" + LAUGHS + b"(I2\nt(I1\nttR.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(NI0\n" + LAUGHS + LAUGHS + b"tR.",
+        b"N\x8d" + struct.pack("<Q", 2**40) + b"abc.",
+        b"\x8b" + struct.pack("<i", 2**31 - 1) + b"abc.",
+    ],
+)
+def test_a_billion_laughs_are_refused_at_once(program):
+    with pytest.raises(Refused):
+        interpret(program)
+
+
+def test_places_of_memory_cost_nothing():
+    assert interpret(b"Nr" + struct.pack("<I", 2**32 - 1) + b".") is None
+
+
+def test_dictionaries_that_lie_in_many_places_are_read_once(tmp_path):
+    def pickled(levels):
+        inner = b"}S'a'\nN" + b"s"
+        for _ in range(levels):
+            inner = inner + b"q\x00" + b"0}S'l'\nh\x00sS'r'\nh\x00s"
+        return inner + b"."
+
+    tree = interpret(pickled(200))
+    with pytest.raises(Refused, match="no tensors by name"):
+        sort_content(tmp_path, tree)
+    endless = {}
+    endless["itself"] = endless
+    with pytest.raises(Refused, match="no tensors by name"):
+        sort_content(tmp_path, endless)
+
+
+def test_an_archive_within_an_archive_and_one_under_a_password(tmp_path):
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "outer.pt", "w") as archive:
+        archive.write(tmp_path / "a.pt", "outer/data.pkl")
+    with pytest.raises(UserError, match="outer.pt cannot be read as weights"):
+        read_weights_file(tmp_path / "outer.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + place] |= 1
+            at = content.find(mark, at + 1)
+    (tmp_path / "secret.pt").write_bytes(content)
+    with pytest.raises(UserError, match="secret.pt is damaged"):
+        read_weights_file(tmp_path / "secret.pt")
+
+
+@pytest.mark.parametrize("keys", [b"I5\n.", b"(cos\nsystem\nl.", b"}.", b"(" + LAUGHS + b"l."])
+def test_a_legacy_file_whose_storages_are_none(tmp_path, keys):
+    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})]
+    (tmp_path / "a.pt").write_bytes(b"".join(parts) + keys)
+    with pytest.raises(UserError, match="does not list its storages"):
+        read_weights_file(tmp_path / "a.pt")
+
+
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 REFUSED = {
     "no end": b"}",
@@ -237,6 +338,49 @@ def test_what_is_no_checkpoint(tmp_path, content, says):
         read_weights_file(tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="missing.ckpt"):
         read_weights_file(tmp_path / "missing.ckpt")
+
+
+def save_shards(folder, state, ending="safetensors", stem="model"):
+    """A state in two files and their index, as hubs keep large models."""
+    names, places = list(state), {}
+    for i, part in enumerate((names[::2], names[1::2]), 1):
+        name = f"{stem}-{i:05}-of-00002.{ending}"
+        tensors = {key: state[key].clone() for key in part}
+        save = safetensors.torch.save_file if ending == "safetensors" else torch.save
+        save(tensors, folder / name)
+        places |= dict.fromkeys(part, name)
+    index = folder / f"{stem}.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_model_in_several_files(tmp_path, ending):
+    state = {f"layer.{i}": torch.randn(3, 2) for i in range(5)}
+    file = read_weights_file(save_shards(tmp_path, state, ending))
+    assert set(file.tensors) == set(state)
+    assert all(torch.equal(file.tensors[name].load(), state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda index: {**index, "weight_map": {"a": "../a.bin"}}, "'../a.bin', which is no file of weights"),
+        (lambda index: {**index, "weight_map": {"a": "x.bin.index.json"}}, "no file of weights beside it"),
+        (lambda index: {"weight_map": {"a": ""}}, "no file of weights beside it"),
+        (lambda index: {"weight_map": [1]}, "no index of a model"),
+        (lambda index: {"weight_map": {"a": 1}}, "no index of a model"),
+        (lambda index: {"weight_map": {"a": "absent.bin"}}, "absent.bin"),
+        (lambda index: {"weight_map": {**index["weight_map"], "more": "model-00001-of-00002.bin"}},
+         "00001-of-00002.bin lacks the tensor more"),
+        (lambda index: [], "no index of a model"),
+    ],
+)  # fmt: skip
+def test_an_index_that_is_wrong(tmp_path, change, says):
+    path = save_shards(tmp_path, {"a": torch.zeros(2), "b": torch.zeros(2)}, "bin")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=re.escape(says)):
+        read_weights_file(path)
 
 
 def test_a_checkpoint_without_tensors(save_checkpoint):

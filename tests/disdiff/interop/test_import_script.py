@@ -48,6 +48,16 @@ def test_an_import_is_told_and_can_be_worked_with(call, released, save_checkpoin
     assert stop.value.code == 2 and "not empty" in capsys.readouterr().err
 
 
+def test_what_was_replaced_is_said_in_one_line(call, released, save_checkpoint):
+    model, below = released.model("vq", units=(3, 4)), released.model("vq")
+    paths = [save_checkpoint("ldm.ckpt", below.state_dict()), save_checkpoint("dis.ckpt", model.state_dict())]
+    said = call(*paths, "--kind", "disdiff").splitlines()
+    [line] = [line for line in said if "replaced" in line and line.startswith("latent_diffusion")]
+    placed = [line for line in said if line.startswith("latent_diffusion:") and "placed" in line]
+    assert "of ldm.ckpt replaced by those of dis.ckpt" in line
+    assert line.split()[1] == placed[0].split()[1]  # as many as were placed
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch evil",)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disdiff.image_input import to_images
+from disdiff.editing.image_input import to_images
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.pixels import to_rgb
 from ldm.errors import UserError

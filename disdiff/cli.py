@@ -21,6 +21,7 @@ from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.memory import keep_freed_memory
+from ldm.training.threads import list_counts, set_threads
 
 
 def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
@@ -76,14 +77,24 @@ def resolve_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
-    """The run a script is called on, on its `--device` under its `--guidance`, and the run's sampler in
-    `--steps` steps.
+def load_run_of(arguments: argparse.Namespace) -> Run:
+    """The run a script is called on, on its `--device` under its `--guidance`.
+
+    The process is set up to compute with it: on a CPU it keeps freed memory, and computes with the run's
+    `trainer.threads`, else with as many threads as a short trial finds best.
     """
     device = resolve_device(arguments.device)
     if device == "cpu":
         keep_freed_memory()
     run = load_run(arguments.run, device, getattr(arguments, "guidance", None))
+    counts = list_counts(run.config.trainer.threads, device)
+    set_threads(counts, lambda line: print(line, file=sys.stderr))
+    return run
+
+
+def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
+    """The run a script is called on (see `load_run_of`), and its sampler in `--steps` steps."""
+    run = load_run_of(arguments)
     sampler = run.config.sampler
     return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
 

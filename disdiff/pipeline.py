@@ -32,6 +32,7 @@ from disdiff.stages import (
     copy_stage,
     count_parameters,
     fingerprint,
+    first_difference,
     list_stages,
     shared_folder,
 )
@@ -51,6 +52,8 @@ from ldm.training.machine import Machine, configure_process, resolve_machine
 from ldm.training.optimizer import resolve_budget
 from ldm.training.ranks import Share, main_first, read_ranks
 from ldm.training.stage_task import StageTask
+from ldm.training.thread_watch import ThreadWatch
+from ldm.training.threads import list_counts
 
 ENCODE_BATCH = 256
 START_IMAGES = 16384  # to which the start of the code is fitted, at most,
@@ -74,6 +77,8 @@ class Pipeline:
         options = {key: value for key, value in to_container(config.trainer).items() if key != "threads"}
         self.machine: Machine = resolve_machine(**options)
         configure_process(self.machine, config.trainer.threads)
+        self.thread_counts = list_counts(config.trainer.threads, self.machine.device, read_ranks().size)
+        self.step_seconds: dict[str, float] = {}  # of stages that were tried (`disdiff.overview`)
         self.source = build_source(config.data)
         skipped = describe_source(self.source).get("skipped", [])
         if skipped:
@@ -135,16 +140,23 @@ class Pipeline:
         self.say(f"results in {self.folder}")
 
     def check_batches(self) -> None:
-        """Refuse batches that cannot be shared, before any stage is trained.
+        """Refuse batches that cannot be shared, or normalised over, before any stage is trained.
 
         Raises:
-            UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch.
+            UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch, or leave
+                one image where the code is normalised over images.
         """
         for name, stage in self.stages.items():
             if not stage.trained and self.learns(name):
                 budget = resolve_budget(getattr(self.config, name).train, self.machine.device)
                 parts = 1 if name == "autoencoder" else self.machine.accumulate
-                Share(0, read_ranks().size * parts).rows(budget.batch_size)
+                rows = Share(0, read_ranks().size * parts).rows(budget.batch_size)
+                if rows.stop == 1 and name == "factors" and self.config.factors.encoder.code_norm == "batch":
+                    raise UserError(
+                        "factors.encoder.code_norm=batch normalises over two images at least, but a step of "
+                        "stage factors sees one at a time; raise factors.train.batch_size, lower "
+                        "trainer.accumulate, or set code_norm=none"
+                    )
 
     def claim_folder(self) -> None:
         """Write `config.yaml` into the run folder, or check that the one there asks for the same weights.
@@ -294,7 +306,10 @@ class Pipeline:
             if first:
                 stage.folder.mkdir(parents=True, exist_ok=True)
                 remove_partial(stage.folder)
-        return fit(task, make_loader, stage.folder, stage.name, self.machine)
+        watches = []
+        if len(self.thread_counts) > 1 and self.machine.compile == "none":  # compiled code keeps its threads
+            watches = [ThreadWatch(self.thread_counts, self.step_seconds.get(stage.name), self.say)]
+        return fit(task, make_loader, stage.folder, stage.name, self.machine, watches)
 
     def save_stage(
         self, stage: Stage, module: torch.nn.Module, task: StageTask, seconds: float, scores: dict[str, float]
@@ -382,19 +397,3 @@ class Pipeline:
 def format_scores(scores: dict[str, float]) -> str:
     """Scores on one line, in parentheses; nothing for none."""
     return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""
-
-
-def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
-    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
-    left out.
-    """
-    for key in a:
-        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
-            continue
-        if isinstance(a[key], dict):
-            found = first_difference(a[key], b[key], f"{prefix}{key}.")
-            if found:
-                return found
-        elif a[key] != b[key]:
-            return prefix + key
-    return None

@@ -26,6 +26,7 @@ from disdiff.stages import Stage, count_parameters, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
+from ldm.training.threads import set_threads
 
 if TYPE_CHECKING:
     from disdiff.pipeline import Pipeline
@@ -49,6 +50,8 @@ def write_results(pipeline: "Pipeline", seconds: float) -> None:
         pipeline.say(summarise(load_json(pipeline.folder / "metrics.json")))
         return
     start = time.monotonic()
+    if not pipeline.step_seconds:  # nothing was trained, so the threads are still to be chosen
+        set_threads(pipeline.thread_counts, pipeline.say)
     config, source, folder = pipeline.config, pipeline.source, pipeline.folder
     model = pipeline.model.eval().to(pipeline.machine.device)
     codes = encode_codes(model, source, pipeline.eval_index)

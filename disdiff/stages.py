@@ -165,3 +165,19 @@ def load_weights(path: Path, module: nn.Module) -> None:
         first = str(error).splitlines()[1].strip()
         message = f"{path} holds weights of another configuration ({first}); choose another run.name"
         raise UserError(message) from error
+
+
+def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
+    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
+    left out.
+    """
+    for key in a:
+        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
+            continue
+        if isinstance(a[key], dict):
+            found = first_difference(a[key], b[key], f"{prefix}{key}.")
+            if found:
+                return found
+        elif a[key] != b[key]:
+            return prefix + key
+    return None

@@ -14,6 +14,7 @@ from disdiff.tasks import DisDiffTask
 from ldm.errors import UserError
 from ldm.training.log import read_log
 from ldm.training.machine import Machine
+from ldm.training.threads import use_threads
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 
@@ -90,6 +91,95 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
     )
     shown.run()
     assert weights(shown) == weights(plain)
+
+
+@pytest.fixture
+def two_threads_are(monkeypatch):
+    """Return a function that lets trial steps with two threads be so many times as fast as with one."""
+    from disdiff import overview
+
+    def pretend(ratio):
+        measure, tried = overview.time_counts, []
+
+        def time_counts(step, screen, calls):
+            tried.append(list(measure(step, screen, calls)))
+            return {1: 0.1, 2: 0.1 / ratio}
+
+        monkeypatch.setattr("ldm.training.threads.ALL_THREADS", 2)
+        monkeypatch.setattr(overview, "screen_counts", lambda counts: dict.fromkeys(counts, 1.0))
+        monkeypatch.setattr(overview, "time_counts", time_counts)
+        return tried
+
+    with use_threads(1):
+        yield pretend
+
+
+@pytest.mark.parametrize(("ratio", "threads"), [(1.25, 1), (0.07, 1), (1.5, 2)])
+def test_trial_steps_choose_the_threads_of_the_process(build, two_threads_are, capsys, ratio, threads):
+    from disdiff.overview import print_overview
+
+    tried, pipeline = two_threads_are(ratio), build()
+    print_overview(pipeline, full=False)
+    assert tried == [[1, 2]] * 3 and torch.get_num_threads() == threads  # each stage, one choice
+    text = capsys.readouterr().out
+    assert text.count("threads: ") == 1 and f"threads: {threads} of 2 (" in text
+    assert f"{threads} CPU thread" in text
+    assert pipeline.step_seconds == dict.fromkeys(
+        pipeline.stages, pytest.approx(0.1 if threads == 1 else 0.1 / ratio)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fixed_number_of_threads_is_not_tried(build, two_threads_are, capsys, threads):
+    from disdiff.overview import print_overview
+
+    tried, pipeline = two_threads_are(1.5), build(f"trainer.threads={threads}")
+    print_overview(pipeline, full=False)
+    assert tried == [[threads]] * 3 and torch.get_num_threads() == threads  # for the time that it will take
+    assert "threads: " not in capsys.readouterr().out
+
+
+def test_where_nothing_is_to_be_trained_no_threads_are_tried(build, two_threads_are, capsys):
+    from disdiff.overview import print_overview
+
+    build("trainer.threads=1").run()
+    tried = two_threads_are(1.5)
+    print_overview(build(), full=False)
+    assert not tried and torch.get_num_threads() == 1 and "threads: " not in capsys.readouterr().out
+
+
+def test_a_choice_of_threads_leaves_no_trace_in_weights(build, two_threads_are, tmp_path):
+    from disdiff.overview import print_overview
+
+    plain = build("trainer.threads=1", "run.root=" + str(tmp_path / "plain"))
+    plain.run()
+    two_threads_are(1.0)
+    chosen = build("run.root=" + str(tmp_path / "chosen"))
+    print_overview(chosen, full=False)
+    chosen.run()
+    assert weights(chosen) == weights(plain)
+
+
+def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, monkeypatch):
+    given = {}
+
+    def fit(task, make_loader, folder, name, machine, watches):
+        given.setdefault(name, []).extend(watches)
+        return 1.0
+
+    monkeypatch.setattr("disdiff.pipeline.fit", fit)
+    two_threads_are(1.0)
+    pipeline = build()
+    pipeline.step_seconds = {"factors": 0.25}
+    pipeline.run()
+    assert [(watch.counts, watch.usual) for (watch,) in given.values()] == [
+        ([1, 2], None), ([1, 2], None), ([1, 2], 0.25)
+    ]  # fmt: skip
+    for number, alone in enumerate(("trainer.threads=1", "trainer.compile=default")):
+        given.clear()
+        monkeypatch.setattr(nn.Module, "compile", lambda self, mode: None)
+        build(alone, f"run.name=alone-{number}", f"stage_seed={1 + number}").run()
+        assert given == {"autoencoder": [], "latent_diffusion": [], "factors": []}
 
 
 @pytest.mark.parametrize(

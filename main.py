@@ -1,6 +1,7 @@
 """Train and evaluate a system: `python main.py --base configs/disdiff/shapes3d.yaml -t`."""
 
 import argparse
+import logging
 import signal
 import sys
 
@@ -54,9 +55,10 @@ def main() -> int:
     from disdiff.runs.overview import log_overview
     from disdiff.runs.pipeline import run_pipeline
     from ldm.errors import UserError
+    from ldm.training.ranks import read_ranks
 
     try:
-        log_to_terminal()
+        log_to_terminal(sys.stdout, logging.INFO if read_ranks().is_main else logging.ERROR)
         context = open_context(load_config(arguments.base, arguments.overrides))
         log_overview(context, full=not arguments.train)
         if arguments.train:

@@ -8,8 +8,10 @@ usage:
 Parts: `steps`, the training step of each stage, the last one beside the plain loop (`loop_baseline.py`);
 `units`, its cost as N grows; `memory`, at the peak of a step; `sampling`, DDIM and a grid of swaps, of which
 some steps are timed; `data`, reading beside training (`data_rates.py`); `metrics`, every metric
-(`metrics.py`). What the output file holds of other presets and parts stays. Weights are random and images
-procedural: neither changes the cost. Ratios of one run mean something, seconds of a busy machine do not.
+(`metrics.py`); `busy`, the step of the last stage beside no, one and two busy processes, with the number of
+threads that a trial chooses there, with one, and with all. What the output file holds of other presets and
+parts stays. Weights are random and images procedural: neither changes the cost. Ratios of one run mean
+something, seconds of a busy machine do not.
 Writes JSON, and a picture beside it.
 """
 
@@ -18,6 +20,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from timing import (
     TrainingStep,
     anonymous_megabytes,
     build_step,
+    busy_processes,
     compare,
     describe_machine,
     forget_peak,
@@ -41,11 +45,22 @@ from disdiff.commands.common import begin_parser, run_script
 from disdiff.editing.units import sample_start
 from disdiff.method.model import DisDiff
 from disdiff.report.pictures import draw_swap
+from disdiff.runs.overview import TRIAL_STEPS
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig, sample_ddim
 from ldm.files import atomic_path, load_json, save_json
+from ldm.training.threads import (
+    ALL_THREADS,
+    choose_count,
+    describe_choice,
+    list_counts,
+    screen_counts,
+    time_counts,
+    use_threads,
+)
 
-PARTS = ("steps", "units", "memory", "sampling", "data", "metrics")
+PARTS = ("steps", "units", "memory", "sampling", "data", "metrics", "busy")
+BUSY = (0, 1, 2)
 UNITS = (1, 2, 5, 10, 20)
 DDIM_STEPS, TIMED_STEPS = 50, 5
 SWAP_IMAGES = 8
@@ -175,6 +190,42 @@ def measure_reading(preset: str, arguments: argparse.Namespace) -> dict[str, Any
     return measure_data(steps, arguments.batch_size, arguments.rounds, 512 if arguments.quick else 4096)
 
 
+def measure_busy(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Steps per second of the last stage beside busy processes, by how the number of threads is chosen."""
+    step = build_step(preset, "factors", arguments.batch_size, shrink(preset, arguments.quick))
+    counts, rows = list_counts(None, "cpu"), {}
+    for busy in BUSY:
+        with busy_processes(busy):
+            seconds = time_counts(step, screen_counts(counts), TRIAL_STEPS)
+            threads = {"chosen": choose_count(seconds), "one": 1, "all": ALL_THREADS}
+            runs = {count: partial(run_with_threads, step, count) for count in set(threads.values())}
+            timings = time_in_turn(runs, arguments.rounds)
+        rows[str(busy)] = {
+            "trial": describe_choice(seconds),
+            **{
+                name: {"threads": count, "steps_per_second": 1 / timings[count].summary()["seconds"]}
+                for name, count in threads.items()
+            },
+        }
+        for name in threads:
+            row = rows[str(busy)][name]
+            row["share_of_idle"] = row["steps_per_second"] / rows["0"]["chosen"]["steps_per_second"]
+        told = ", ".join(f"{name} {rows[str(busy)][name]['steps_per_second']:.3g}" for name in threads)
+        shares = f"{rows[str(busy)]['chosen']['share_of_idle']:.2f} of the idle rate"
+        say(f"{preset}: beside {busy} busy processes {told} steps/s; as chosen {shares}")
+        say(f"{preset}: {rows[str(busy)]['trial']}")
+    idle = {name: rows["0"][name]["steps_per_second"] for name in ("chosen", "all")}
+    ratio = idle["all"] / idle["chosen"]
+    say(f"{preset}: idle, the step as chosen takes {ratio:.2f} times as long as with all threads")
+    return {"beside_busy_processes": rows, "idle_chosen_over_all": ratio}
+
+
+def run_with_threads(step: Callable[[], object], count: int) -> None:
+    """Take a step with some number of threads."""
+    with use_threads(count):
+        step()
+
+
 def measure_metrics() -> dict[str, Any]:
     """Seconds of every metric on 15,000 rows of 10 units, by the protocol `paper`."""
     options = metrics.make_parser().parse_args(["--data", "shapes3d", "--units", "10"])
@@ -190,6 +241,7 @@ MEASURES = {
     "memory": measure_memory,
     "sampling": measure_sampling,
     "data": measure_reading,
+    "busy": measure_busy,
 }
 
 

@@ -9,8 +9,10 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -126,6 +128,22 @@ class TrainingStep:
             optimizer.zero_grad()
         if self.task.ema is not None:
             self.task.ema.update(self.task.trained, 1000)
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """So many other processes that compute all the while, each on a core where there is one for it."""
+    code = f"import os; print(flush=True)\nwhile os.getppid() == {os.getpid()}: sum(range(100_000))"
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for process in processes:
+            process.stdout.readline()  # it has started
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def build_step(

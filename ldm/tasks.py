@@ -20,7 +20,7 @@ from ldm.diffusion.sampler import sample_ddim
 from ldm.diffusion.schedule import Schedule
 from ldm.nn.unet import UNet
 from ldm.training.optimizer import Budget, TrainConfig, build_optimizer, scale_learning_rate
-from ldm.training.stage_task import StageTask
+from ldm.training.stage_task import StageTask, spread
 
 PREVIEW_IMAGES = 8
 PREVIEW_STEPS = 20
@@ -144,7 +144,7 @@ class LatentDiffusionTask(StageTask):
         eps = sample_noise(z_0, generator)
         eps_hat = self.trained(q_sample(self.schedule, z_0, t, eps), t)
         loss = denoising_error(eps_hat, eps, self.loss).mean()
-        self.stats = {"loss": loss.detach(), "latent_std": z_0.std()}
+        self.stats = {"loss": loss.detach(), "latent_std": spread(z_0.flatten())}
         return loss
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

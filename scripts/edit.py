@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.api import Model, load
+from disdiff.api import Model
 from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_image,
     choose_path,
     load_image,
+    load_run_of,
     run_script,
     save_picture,
 )
@@ -94,7 +95,7 @@ def main(arguments: argparse.Namespace) -> None:
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
         raise UserError("give one of --unit, --attribute and --walk, and --columns of 2 or more")
-    model = load(arguments.run, arguments.device, arguments.guidance)
+    model = Model(load_run_of(arguments))
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:
         return edit_units(model, image, arguments.edits, arguments)

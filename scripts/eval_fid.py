@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from disdiff.commands.common import add_sampler_options, build_parser, resolve_device, run_script
+from disdiff.commands.common import add_sampler_options, build_parser, load_run_of, resolve_device, run_script
 from disdiff.config.schema import WeightsConfig, merge, parse_overrides, to_container
 from disdiff.evaluation import image_features as features
 from disdiff.evaluation import image_sets as sets
 from disdiff.evaluation.row_cache import RowCache
 from disdiff.metrics.fid import check_num_images
-from disdiff.runs.run_folder import load_run
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
 from ldm.files import save_json
@@ -80,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
-    run = load_run(arguments.run, device, arguments.guidance)
+    run = load_run_of(arguments)
     weights = read_weights(run.config.weights, arguments.set)
     if arguments.features == "random":
         extract = features.RandomFeatures(device)

@@ -11,13 +11,12 @@ from disdiff.commands.common import (
     choose_path,
     describe_run,
     draw_images,
-    resolve_device,
+    load_run_of,
     run_script,
     show_progress,
 )
 from disdiff.evaluation.mean_gap import FIRST, compute_mean_gap, summarise_gap
 from disdiff.method.model import DisDiff
-from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
 
@@ -52,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure the gap over t, draw it and print what the correction is worth."""
     if arguments.num < 1 or arguments.every < 1:
         raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
-    run = load_run(arguments.run, resolve_device(arguments.device))
+    run = load_run_of(arguments)
     if not isinstance(run.model, DisDiff):
         raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
     steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)

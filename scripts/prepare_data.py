@@ -14,6 +14,7 @@ from ldm.data.catalog import DATA_SETS, DataOptions, open_data
 from ldm.data.pictures import Pictures
 from ldm.data.prepare import check, convert, explain, fetch, render
 from ldm.errors import UserError
+from ldm.training.threads import set_threads
 
 EXAMPLES = """examples:
   python scripts/prepare_data.py shapes3d                                  what it needs, where it goes
@@ -98,6 +99,7 @@ def encode(folder: Path, name: str, root: Path | None) -> None:
     if stage is None or not stage.trained:
         raise UserError(f"{folder} has no trained autoencoder to encode with; train it first")
     stage.load(context.latent_space)
+    set_threads(context.thread_counts)
     print(f"{len(encode_latents(context))} latents are there")
 
 

@@ -6,11 +6,16 @@ from collections.abc import Collection
 
 from tqdm import tqdm
 
-from disdiff.commands.common import build_parser, load_codes_of, load_scores_of, resolve_device, run_script
+from disdiff.commands.common import (
+    build_parser,
+    load_codes_of,
+    load_run_of,
+    load_scores_of,
+    run_script,
+)
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
 from disdiff.runs.results import list_pictures
-from disdiff.runs.run_folder import load_run
 from ldm.data.source import split_indices
 from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS
@@ -45,7 +50,7 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
     Raises:
         UserError: the run cannot be loaded, or its data are not the ones that lie here.
     """
-    run = load_run(arguments.run, resolve_device(arguments.device))
+    run = load_run_of(arguments)
     config, codes, scores = run.config, load_codes_of(run), load_scores_of(run)
     made_on = ((run.metrics() or {}).get("dataset") or {}).get("procedural", run.source.procedural)
     if made_on != run.source.procedural:

@@ -15,6 +15,7 @@ from disdiff.commands.common import begin_parser, run_script
 from disdiff.config.schema import DataConfig
 from ldm.data.source import split_indices
 from ldm.errors import UserError
+from ldm.training.threads import list_counts, set_threads
 
 EXAMPLES = """examples:
   python scripts/train_tiny_clip.py                       into runs/tiny-clip, as pretrained/tiny_clip
@@ -56,6 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     train, held_out = split_indices(source, arguments.num_train, arguments.num_eval)
     training = TinyTraining(num_steps=arguments.steps, seed=arguments.seed)
+    set_threads(list_counts(None, "cpu"))
     torch.manual_seed(arguments.seed)
     net, tokenizer = build_tiny_clip()
     preprocess = Preprocess(

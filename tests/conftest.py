@@ -1,5 +1,10 @@
 """Tiny builders that several test folders share."""
 
+import os
+
+# one thread, which a busy machine slows least; set before PyTorch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import resource
 from contextlib import contextmanager
 from dataclasses import replace

@@ -17,7 +17,7 @@ from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import sample_ddim
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
-from ldm.training.stage_task import StageTask
+from ldm.training.stage_task import StageTask, spread
 
 
 class ConditionalTask(CodeTask):
@@ -51,7 +51,7 @@ class ConditionalTask(CodeTask):
         loss = reconstruction + held
         self.stats = {
             "reconstruction": reconstruction.detach(),
-            "code_std": posterior.mean.detach().std(dim=0).mean(),
+            "code_std": spread(posterior.mean).mean(),
             **stats,
             "loss": loss.detach(),
         }
@@ -98,7 +98,7 @@ class VAETask(CodeTask):
         self.stats = {
             "reconstruction": reconstruction.detach(),
             "mse": (self.model.to_image(output) - image).detach().square().mean() / 4,  # of images in [0, 1]
-            "code_std": posterior.mean.detach().std(dim=0).mean(),
+            "code_std": spread(posterior.mean).mean(),
             **stats,
             "beta_normalised": loss.new_tensor(beta),
             "loss": loss.detach(),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.memory import keep_freed_memory
+from ldm.training.threads import list_counts, set_threads
 
 
 def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
@@ -57,6 +59,7 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
     """
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
+    log_to_terminal(sys.stderr)
     try:
         main(arguments)
     except UserError as error:
@@ -66,15 +69,13 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
         sys.exit(2)
 
 
-def log_to_terminal() -> None:
-    """Print what the library logs, as plain lines; of several processes, the first prints."""
-    from ldm.training.ranks import read_ranks  # here, as it imports Lightning, which takes seconds
-
-    handler = logging.StreamHandler(sys.stdout)
+def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:
+    """Print what the library logs, from `level` on, as plain lines."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("ldm", "disdiff"):
         logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO if read_ranks().is_main else logging.ERROR)
+        logger.setLevel(level)
         logger.handlers, logger.propagate = [handler], False
 
 
@@ -89,14 +90,24 @@ def resolve_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
-    """The run a script is called on, on its `--device` under its `--guidance`, and the run's sampler in
-    `--steps` steps.
+def load_run_of(arguments: argparse.Namespace) -> Run:
+    """The run a script is called on, on its `--device` under its `--guidance`.
+
+    The process is set up to compute with it: on a CPU it keeps freed memory, and computes with the run's
+    `trainer.threads`, else with as many threads as a short trial finds best.
     """
     device = resolve_device(arguments.device)
     if device == "cpu":
         keep_freed_memory()
     run = load_run(arguments.run, device, getattr(arguments, "guidance", None))
+    counts = list_counts(run.config.trainer.threads, device)
+    set_threads(counts)
+    return run
+
+
+def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
+    """The run a script is called on (see `load_run_of`), and its sampler in `--steps` steps."""
+    run = load_run_of(arguments)
     sampler = run.config.sampler
     return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
 

@@ -196,7 +196,7 @@ class TrainerConfig:
         device: `auto`, `cpu` or `cuda`.
         precision: `auto` (bf16 on CUDA), `float32`, `tf32` (float32 whose products are rounded on CUDA) or
             `bf16`.
-        threads: of the CPU; null for PyTorch's choice.
+        threads: of the CPU; null for the number that a trial finds best here (`ldm.training.threads`).
         channels_last: whether convolutions keep their channels last in memory.
         compile: of networks in training, by `torch.compile`: `none`, `default` or `cuda_graphs`.
         resident: whether latents lie on the device: `auto` (on CUDA, where they fit), `always` or `never`.

@@ -34,6 +34,7 @@ from ldm.diffusion.sampler import sample_ddim
 from ldm.errors import UserError, choose
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.stage_task import spread
 
 
 @dataclass
@@ -131,7 +132,7 @@ class DisDiffTask(CodeTask):
         self.stats = {
             "reconstruction": reconstruction.detach(),
             "of_frozen": (reconstruction / frozen).detach(),  # below 1: the code fills a part of the gap
-            "code_std": posterior.mean.detach().std(dim=0).mean(),
+            "code_std": spread(posterior.mean).mean(),
         }
         loss = reconstruction
         if self.loss.weight_kl and step >= self.hold_steps:

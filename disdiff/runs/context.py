@@ -1,7 +1,7 @@
 """What a run works on: configuration, data, split, machine, folder, stages and the networks they train."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import choose
 from ldm.nn.unet import UNet
 from ldm.training.machine import Machine, configure_process, resolve_machine
+from ldm.training.ranks import read_ranks
+from ldm.training.threads import list_counts
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class Context:
         denoiser: stage 2.
         model: the system on these stages; None for a system that is one of them.
         latent_dpm: a diffusion model of the codes; None without `model`.
+        thread_counts: numbers of CPU threads to choose from.
+        step_seconds: of a training step, by stage, once `disdiff.runs.overview` has tried them.
     """
 
     config: Config
@@ -63,6 +67,8 @@ class Context:
     denoiser: UNet
     model: ImageModel | None
     latent_dpm: LatentDPM | None
+    thread_counts: list[int]
+    step_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -117,4 +123,5 @@ def open_context(config: Config) -> Context:
         denoiser,
         model,
         latent_dpm,
+        list_counts(config.trainer.threads, machine.device, read_ranks().size),
     )

@@ -1,18 +1,22 @@
-"""The first lines of the main job: what is trained on what, how large it is, how long it will take here."""
+"""The first lines of the main job: what is trained on what, how large it is, how long it will take here, and
+with how many CPU threads.
+"""
 
 import copy
 import logging
 import time
 
 import torch
-from torch import Tensor
 
 from disdiff.config.schema import PRESETS, to_yaml
 from disdiff.runs.context import Context
 from disdiff.runs.encoding import example_batch
+from disdiff.runs.pipeline import check_batches
 from disdiff.runs.training import build_task
 from ldm.training.log import format_duration
+from ldm.training.optimizer import Budget
 from ldm.training.stage_task import StageTask
+from ldm.training.threads import choose_count, screen_counts, settle_threads, time_counts
 from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
@@ -22,7 +26,7 @@ QUICK_SECONDS = 1.0
 
 
 def log_overview(context: Context, full: bool) -> None:
-    """Say what the run is; `full` adds the complete configuration."""
+    """Say what the run is and choose the number of CPU threads; `full` adds the complete configuration."""
     config, source = context.config, context.source
     if full:
         log.info(to_yaml(config).rstrip())
@@ -35,8 +39,11 @@ def log_overview(context: Context, full: bool) -> None:
         f"data {source.name} ({kind}, {len(source)} images): "
         f"{len(context.train_index)} to train on, {len(context.eval_index)} to evaluate on"
     )
+    budgets = try_stages(context)
+    threads = torch.get_num_threads()
     log.info(
-        f"device {context.machine.device}, {context.machine.precision}, {torch.get_num_threads()} CPU threads"
+        f"device {context.machine.device}, {context.machine.precision}, "
+        f"{threads} CPU thread{'s' * (threads > 1)}"
     )
     total = 0.0
     for name, stage in context.stages.items():
@@ -44,17 +51,12 @@ def log_overview(context: Context, full: bool) -> None:
         if stage.trained:
             log.info(f"  {name}: {size}, trained ({stage.folder})")
             continue
-        if not context.has_parameters(name):
+        if name not in budgets:
             log.info(f"  {name}: {size}, nothing to train")
             continue
-        device = context.machine.device
-        task = build_task(context, name).to(device)
-        example = example_batch(context, name, TRIAL_BATCHES[1])
-        batch = {key: value.to(device) for key, value in example.items()}
-        seconds = estimate_seconds(task, batch)
-        task.to("cpu")
+        budget = budgets[name]
+        seconds = context.step_seconds[name] * budget.num_steps
         total += seconds
-        budget = task.budget
         log.info(
             f"  {name}: {size}, to train: {budget.num_steps} steps of {budget.batch_size}, "
             f"about {format_duration(seconds)} here"
@@ -66,24 +68,56 @@ def log_overview(context: Context, full: bool) -> None:
         )
 
 
-def estimate_seconds(task: StageTask, batch: dict[str, Tensor]) -> float:
-    """Seconds that a stage's training will take here: a few steps on a small batch, scaled to the budget.
+def try_stages(context: Context) -> dict[str, Budget]:
+    """The budgets of the stages that are to be trained, by name, after some trial steps of each.
 
-    The trial runs on a copy of the task and of the caller's random state, so that training is none the wiser.
+    The process then has the number of threads that is best for all their steps together, and
+    `context.step_seconds` holds how long a step takes with it.
+
+    Raises:
+        UserError: a batch cannot be shared (see `check_batches`).
     """
-    trial = copy.deepcopy(task).train()
+    check_batches(context)
+    todo = [n for n, stage in context.stages.items() if not stage.trained and context.has_parameters(n)]
+    budgets, trials, choose = {}, {}, len(context.thread_counts) > 1
+    if not todo:
+        return budgets
+    screen = screen_counts(context.thread_counts) if choose else {torch.get_num_threads(): 1.0}
+    torch.set_num_threads(choose_count(screen))
+    for name in todo:
+        task = build_task(context, name)
+        budgets[name], trials[name] = task.budget, try_steps(context, name, task, screen)
+    seconds = {
+        count: sum(trial[count] * budgets[name].num_steps for name, trial in trials.items())
+        for count in screen
+    }
+    if choose:
+        settle_threads(seconds)
+    context.step_seconds.update({name: trial[choose_count(seconds)] for name, trial in trials.items()})
+    return budgets
 
-    def time_step(size: int) -> float:
-        """Seconds of one forward and backward pass on `size` images."""
+
+def try_steps(context: Context, name: str, task: StageTask, screen: dict[int, float]) -> dict[int, float]:
+    """Seconds of a training step of a stage with each number of threads, by a few steps on a small batch.
+
+    The trial runs on a copy of the task and of the random state, so that training does not depend on it.
+    """
+    device = context.machine.device
+    example = example_batch(context, name, TRIAL_BATCHES[1])
+    batch = {key: value.to(device) for key, value in example.items()}
+    trial = copy.deepcopy(task).to(device).train()
+
+    def step(size: int) -> None:
+        """One forward and backward pass on `size` images."""
         small = {key: value[:size] for key, value in batch.items()}
-        start = time.perf_counter()
         trial.compute_loss(small, 0, trial.step_generator(0)).backward()
         if trial.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
 
     few, many = (min(size, task.budget.batch_size) for size in TRIAL_BATCHES)
     with torch.random.fork_rng():
-        size = many if time_step(few) < QUICK_SECONDS else few
-        seconds = min(time_step(size) for _ in range(TRIAL_STEPS))
-    return seconds * task.budget.num_steps * task.budget.batch_size / size
+        start = time.perf_counter()
+        step(few)
+        size = many if time.perf_counter() - start < QUICK_SECONDS else few
+        seconds = time_counts(lambda: step(size), screen, TRIAL_STEPS)
+    return {count: taken * task.budget.batch_size / size for count, taken in seconds.items()}

@@ -55,16 +55,23 @@ def run_pipeline(context: Context) -> None:
 
 
 def check_batches(context: Context) -> None:
-    """Refuse batches that cannot be shared, before any stage is trained.
+    """Refuse batches that cannot be shared, or normalised over, before any stage is trained.
 
     Raises:
-        UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch.
+        UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch, or leave one
+            image where the code is normalised over images.
     """
     for name, stage in context.stages.items():
         if not stage.trained and context.has_parameters(name):
             budget = resolve_budget(getattr(context.config, name).train, context.machine.device)
             parts = 1 if name == "autoencoder" else context.machine.accumulate
-            Share(0, read_ranks().size * parts).rows(budget.batch_size)
+            rows = Share(0, read_ranks().size * parts).rows(budget.batch_size)
+            if rows.stop == 1 and name == "factors" and context.config.factors.encoder.code_norm == "batch":
+                raise UserError(
+                    "factors.encoder.code_norm=batch normalises over two images at least, but a step of "
+                    "stage factors sees one at a time; raise factors.train.batch_size, lower "
+                    "trainer.accumulate, or set code_norm=none"
+                )
 
 
 def open_run_folder(context: Context) -> None:

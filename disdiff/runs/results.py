@@ -29,6 +29,7 @@ from disdiff.runs.stages import Stage, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json
+from ldm.training.threads import set_threads
 from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def write_results(context: Context, seconds: float) -> None:
         log.info(summarise(load_json(context.folder / "metrics.json")))
         return
     start = time.monotonic()
+    if not context.step_seconds:  # nothing was trained, so the threads are still to be chosen
+        set_threads(context.thread_counts)
     config, source, folder = context.config, context.source, context.folder
     model = context.model.eval().to(context.machine.device)
     codes = encode_codes(model, source, context.eval_index)

@@ -30,6 +30,7 @@ from ldm.training.fit import fit
 from ldm.training.log import format_duration
 from ldm.training.ranks import main_first, read_ranks
 from ldm.training.stage_task import StageTask
+from ldm.training.thread_watch import ThreadWatch
 from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,11 @@ def fit_stage(
         if first:
             stage.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(stage.folder)
-    return fit(task, make_loader, stage.folder, stage.name, context.machine)
+    watches = []
+    # compiled code keeps its threads
+    if len(context.thread_counts) > 1 and context.machine.compile == "none":
+        watches = [ThreadWatch(context.thread_counts, context.step_seconds.get(stage.name))]
+    return fit(task, make_loader, stage.folder, stage.name, context.machine, watches)
 
 
 def save_stage(

@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -49,6 +49,7 @@ def fit(
     folder: Path,
     name: str,
     machine: Machine,
+    watches: Sequence[pl.Callback] = (),
 ) -> float:
     """Train `task` to the end of its budget, from its last checkpoint if there is one.
 
@@ -60,6 +61,7 @@ def fit(
         folder: of the stage: `resume.ckpt`, `log.csv`, `preview.png`.
         name: of the stage, for the progress bar.
         machine: to compute on.
+        watches: what else looks at the steps.
 
     Returns:
         Seconds of training, those before an interruption included; 0 for processes that do not write.
@@ -71,7 +73,7 @@ def fit(
     first_step = count_steps(read_checkpoint(checkpoint)) if checkpoint.exists() else 0
     num_steps, task.num_parts = task.budget.num_steps, machine.accumulate
     ranks, monitor = read_ranks(), None
-    callbacks: list[pl.Callback] = [GraphSteps()] if machine.compile == "cuda_graphs" else []
+    callbacks = [*watches, *([GraphSteps()] if machine.compile == "cuda_graphs" else [])]
     if ranks.size > 1:
         callbacks.append(AverageStats())
     if ranks.is_main:

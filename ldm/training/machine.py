@@ -4,6 +4,7 @@ None of the options changes what is computed beyond rounding: memory layout, com
 the device, and batches in parts whose gradients are added (with dropout and BatchNorm, which see a part).
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +66,12 @@ def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
 
 
 def configure_process(machine: Machine, threads: int | None) -> None:
-    """Set for the whole process how many CPU threads compute (None: PyTorch's choice), and on a CPU that
-    freed memory is kept.
+    """Set for the whole process how many CPU threads compute, joblib's included (None: as they are), and on
+    a CPU that freed memory is kept.
     """
     if threads:
         torch.set_num_threads(threads)
+        os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)  # what `joblib.cpu_count` counts at most
     if machine.device == "cpu":
         keep_freed_memory()
 

@@ -25,6 +25,11 @@ from ldm.training.optimizer import (
 from ldm.training.ranks import Share, SharedDraws
 
 
+def spread(rows: Tensor) -> Tensor:
+    """Standard deviation of each column of `rows` (B, ...), to be logged, shape (...); 0 for a single row."""
+    return rows.detach().std(dim=0, correction=min(1, len(rows) - 1))
+
+
 class StageTask(pl.LightningModule):
     """Trains one module (`self.trained`) with one optimiser; subclasses say what the loss is.
 

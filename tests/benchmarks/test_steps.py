@@ -1,6 +1,7 @@
 """The benchmarks of the training step, on tiny networks: what they time, say and write."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -48,6 +49,27 @@ def test_steps_of_the_small_preset_and_the_data_that_they_read(run_script, load_
     assert set(result["data"]["share"]["factors"]) == {"latents"}
 
 
+def test_a_step_beside_busy_processes(run_script, load_benchmark, tmp_path, monkeypatch):
+    out, threads, started = tmp_path / "steps.json", torch.get_num_threads(), []
+    steps, popen = load_benchmark("steps"), subprocess.Popen
+    monkeypatch.setattr(steps, "list_counts", lambda fixed, device: [1, 2])
+    monkeypatch.setattr(steps, "ALL_THREADS", 2)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    chosen = ("--presets", "small", "--only", "busy", "--batch-size", 2, "--rounds", 1)
+    said = run_script("steps", "--quick", *chosen, "--out", out)
+    result = json.loads(out.read_text())["results"]["small"]["busy"]
+    rows = result["beside_busy_processes"]
+    assert set(rows) == {"0", "1", "2"} and all(f"beside {busy} busy processes" in said for busy in rows)
+    for row in rows.values():
+        assert row["one"]["threads"] == 1 and row["all"]["threads"] == 2 and "threads: " in row["trial"]
+        idle = rows["0"]["chosen"]["steps_per_second"]
+        assert row["one"]["share_of_idle"] == pytest.approx(row["one"]["steps_per_second"] / idle)
+    idle = {name: rows["0"][name]["steps_per_second"] for name in ("chosen", "all")}
+    assert result["idle_chosen_over_all"] == pytest.approx(idle["all"] / idle["chosen"])
+    assert torch.get_num_threads() == threads
+    assert len(started) == 3 and all(process.returncode is not None for process in started)
+
+
 @pytest.mark.slow
 def test_every_part_of_both_presets(run_script, load_benchmark, tmp_path):
     load_benchmark("steps").UNITS = (1, 2)
@@ -65,7 +87,7 @@ def test_every_part_of_both_presets(run_script, load_benchmark, tmp_path):
     results = written["results"].values()
     assert {"dci", "mig", "factor_vae"} <= set(written["metrics"]["shapes3d N=10"]["seconds"])
     assert all(
-        len(result) == 5 and result["units"]["times_one_unit"]["1"]["ratio"] == 1 for result in results
+        len(result) == 6 and result["units"]["times_one_unit"]["1"]["ratio"] == 1 for result in results
     )
 
 

@@ -15,6 +15,7 @@ from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.training.log import read_log
 from ldm.training.machine import Machine
+from ldm.training.threads import use_threads
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 
@@ -91,6 +92,95 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, said):
     )
     run_pipeline(shown)
     assert weights(shown) == weights(plain)
+
+
+@pytest.fixture
+def two_threads_are(monkeypatch):
+    """Return a function that lets trial steps with two threads be so many times as fast as with one."""
+    from disdiff import overview
+
+    def pretend(ratio):
+        measure, tried = overview.time_counts, []
+
+        def time_counts(step, screen, calls):
+            tried.append(list(measure(step, screen, calls)))
+            return {1: 0.1, 2: 0.1 / ratio}
+
+        monkeypatch.setattr("ldm.training.threads.ALL_THREADS", 2)
+        monkeypatch.setattr(overview, "screen_counts", lambda counts: dict.fromkeys(counts, 1.0))
+        monkeypatch.setattr(overview, "time_counts", time_counts)
+        return tried
+
+    with use_threads(1):
+        yield pretend
+
+
+@pytest.mark.parametrize(("ratio", "threads"), [(1.25, 1), (0.07, 1), (1.5, 2)])
+def test_trial_steps_choose_the_threads_of_the_process(build, two_threads_are, said, ratio, threads):
+    from disdiff.runs.overview import log_overview
+
+    tried, context = two_threads_are(ratio), build()
+    log_overview(context, full=False)
+    assert tried == [[1, 2]] * 3 and torch.get_num_threads() == threads  # each stage, one choice
+    text = "\n".join(said())
+    assert text.count("threads: ") == 1 and f"threads: {threads} of 2 (" in text
+    assert f"{threads} CPU thread" in text
+    assert context.step_seconds == dict.fromkeys(
+        context.stages, pytest.approx(0.1 if threads == 1 else 0.1 / ratio)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fixed_number_of_threads_is_not_tried(build, two_threads_are, said, threads):
+    from disdiff.runs.overview import log_overview
+
+    tried, context = two_threads_are(1.5), build(f"trainer.threads={threads}")
+    log_overview(context, full=False)
+    assert tried == [[threads]] * 3 and torch.get_num_threads() == threads  # for the time that it will take
+    assert "threads: " not in "\n".join(said())
+
+
+def test_where_nothing_is_to_be_trained_no_threads_are_tried(build, two_threads_are, said):
+    from disdiff.runs.overview import log_overview
+
+    run_pipeline(build("trainer.threads=1"))
+    tried = two_threads_are(1.5)
+    log_overview(build(), full=False)
+    assert not tried and torch.get_num_threads() == 1 and "threads: " not in "\n".join(said())
+
+
+def test_a_choice_of_threads_leaves_no_trace_in_weights(build, two_threads_are, tmp_path):
+    from disdiff.runs.overview import log_overview
+
+    plain = build("trainer.threads=1", "run.root=" + str(tmp_path / "plain"))
+    run_pipeline(plain)
+    two_threads_are(1.0)
+    chosen = build("run.root=" + str(tmp_path / "chosen"))
+    log_overview(chosen, full=False)
+    run_pipeline(chosen)
+    assert weights(chosen) == weights(plain)
+
+
+def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, monkeypatch):
+    given = {}
+
+    def fit(task, make_loader, folder, name, machine, watches):
+        given.setdefault(name, []).extend(watches)
+        return 1.0
+
+    monkeypatch.setattr("disdiff.runs.training.fit", fit)
+    two_threads_are(1.0)
+    context = build()
+    context.step_seconds["factors"] = 0.25
+    run_pipeline(context)
+    assert [(watch.counts, watch.usual) for (watch,) in given.values()] == [
+        ([1, 2], None), ([1, 2], None), ([1, 2], 0.25)
+    ]  # fmt: skip
+    for number, alone in enumerate(("trainer.threads=1", "trainer.compile=default")):
+        given.clear()
+        monkeypatch.setattr(nn.Module, "compile", lambda self, mode: None)
+        run_pipeline(build(alone, f"run.name=alone-{number}", f"stage_seed={1 + number}"))
+        assert given == {"autoencoder": [], "latent_diffusion": [], "factors": []}
 
 
 @pytest.mark.parametrize(

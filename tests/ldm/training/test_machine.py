@@ -1,5 +1,6 @@
 """Options of the machine give the same losses, and parts of a batch the gradients of the whole."""
 
+import joblib
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ldm.training.optimizer import (
     list_parameters,
     resolve_budget,
 )
+from ldm.training.threads import use_threads
 
 
 @pytest.fixture
@@ -187,6 +189,19 @@ def test_on_cuda_every_option_gives_the_losses_of_the_cpu(build_task, batches, c
 @pytest.mark.parametrize(("device", "kept"), [("cpu", ["kept"]), ("cuda", [])])
 def test_a_process_on_a_cpu_keeps_its_memory(device, kept, monkeypatch):
     told, threads = [], torch.get_num_threads()
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     monkeypatch.setattr("ldm.training.machine.keep_freed_memory", lambda: told.append("kept"))
     configure_process(Machine(device, "32-true"), threads)
     assert told == kept and torch.get_num_threads() == threads
+
+
+def test_a_fixed_number_of_threads_holds_for_joblib_too(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # so that it is put back afterwards
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
+    cores, machine = joblib.cpu_count(), Machine("cpu", "32-true")
+    monkeypatch.setattr("ldm.training.machine.keep_freed_memory", lambda: None)
+    configure_process(machine, None)
+    assert joblib.cpu_count() == cores
+    with use_threads(torch.get_num_threads()):
+        configure_process(machine, 1)
+    assert joblib.cpu_count() == 1

@@ -5,7 +5,7 @@ import torch
 
 from disdiff.config.schema import CONFIGS
 from disdiff.runs.encoding import example_batch
-from disdiff.runs.pipeline import run_pipeline
+from disdiff.runs.pipeline import check_batches, run_pipeline
 from disdiff.runs.training import build_task
 from ldm.errors import UserError
 from ldm.training.log import read_log
@@ -63,4 +63,5 @@ def test_a_code_that_is_normalised_over_one_image_is_refused(build_on_noise, row
     ):
         run_pipeline(build_on_noise(SHAPES3D, rows, "factors.encoder.code_norm=batch"))
     assert not list(tmp_path.iterdir())
-    build_on_noise(SHAPES3D, "factors.train.batch_size=2", "factors.encoder.code_norm=batch").check_batches()
+    two = "factors.train.batch_size=2"
+    check_batches(build_on_noise(SHAPES3D, two, "factors.encoder.code_norm=batch"))

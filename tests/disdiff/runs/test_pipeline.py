@@ -97,7 +97,7 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, said):
 @pytest.fixture
 def two_threads_are(monkeypatch):
     """Return a function that lets trial steps with two threads be so many times as fast as with one."""
-    from disdiff import overview
+    from disdiff.runs import overview
 
     def pretend(ratio):
         measure, tried = overview.time_counts, []

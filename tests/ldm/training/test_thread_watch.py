@@ -27,6 +27,7 @@ def train(run, tiny_task, tmp_path, monkeypatch, caplog):
 
     def build(takes, usual=None, screen=None, counts=(1, 2), **options):
         clock, used = [0.0], []
+        caplog.clear()
         caplog.set_level("INFO", "ldm")
         monkeypatch.setattr(thread_watch, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
         monkeypatch.setattr(
@@ -46,7 +47,7 @@ def train(run, tiny_task, tmp_path, monkeypatch, caplog):
                 ThreadWatch(counts, usual)
             ])  # fmt: skip
             used.append(torch.get_num_threads())
-        return task, used, caplog.messages
+        return task, used, list(caplog.messages)
 
     return build
 

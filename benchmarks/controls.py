@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from disdiff.build import build_disdiff
 from disdiff.cli import begin_parser, run_script
 from disdiff.pipeline import START_IMAGES
-from disdiff.results import encode_codes, score_codes
+from disdiff.results import describe_headlines, encode_codes, score_codes
 from disdiff.run import Run, load_run
 from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
@@ -56,8 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
         scores, reason = score_codes(arrays, arguments.protocol, run.config.evaluation.seed)
         rows[name] = {"scores": scores, "scores_reason": reason}
         if scores is not None:
-            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
-            print(f"{name}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({arguments.protocol})")
+            print(f"{name}: {describe_headlines(scores)} ({arguments.protocol})")
     save_json(arguments.out or arguments.run / "controls.json", {"protocol": arguments.protocol, **rows})
 
 

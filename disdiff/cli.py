@@ -103,23 +103,6 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def load_codes_file(path: Path, labels: set[str]) -> dict[str, np.ndarray]:
-    """Arrays of a `codes.npz`: `codes` and at least one of the arrays `labels`.
-
-    Raises:
-        UserError: the file is missing, damaged, or lacks them.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise UserError(f"cannot read codes from {path}: {error}") from error
-    wanted = " or ".join(repr(name) for name in sorted(labels))
-    if "codes" not in arrays or not labels & set(arrays):
-        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}; not {sorted(arrays)}")
-    return arrays
-
-
 def load_image(name: str | int, source: ImageSource) -> Tensor:
     """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
 
@@ -149,13 +132,13 @@ def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
     return image.to(run.model.latent_space.mean.device)
 
 
-def load_codes_of(run: Run) -> dict[str, np.ndarray]:
-    """Content of a run's `codes.npz`.
+def load_codes_of(run: Run, *labels: str) -> dict[str, np.ndarray]:
+    """`codes`, `factor_names` and the arrays `labels` of a run's `codes.npz`, as far as it has them.
 
     Raises:
         UserError: it is not there.
     """
-    codes = run.codes()
+    codes = run.codes(*labels)
     if codes is None:
         raise UserError(f"{run.folder} has no codes.npz; run the main job to its end first")
     return codes

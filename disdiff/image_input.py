@@ -20,9 +20,10 @@ def to_images(images: Images, size: int, channels: int = 3, crop: str = "center"
     """Images as a batch.
 
     Args:
-        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] or uint8 in
-            [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8; PIL picture or path of a picture file of
-            any size and mode, which is prepared as the pictures of a data set are (`prepare_any`).
+        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] (with a value below
+            0, see `check_range`) or uint8 in [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8; PIL picture
+            or path of a picture file of any size and mode, which is prepared as the pictures of a data set are
+            (`prepare_any`).
         size: height and width in pixels.
         channels: 3, or 1 for grey images.
         crop: how pictures become square, one of `ldm.data.pictures.CROPS`.
@@ -47,6 +48,33 @@ def to_images(images: Images, size: int, channels: int = 3, crop: str = "center"
         f"{type(images).__name__} is no image; give a tensor, a numpy array, a PIL picture, the path of a "
         "picture, or a list of those"
     )
+
+
+def check_range(low: float, high: float, name: str) -> None:
+    """Refuse floating images that do not lie in [-1, 1], or that look as if they lay in [0, 1].
+
+    Images without a value below 0 are taken for images in [0, 1]: read as [-1, 1] they would be washed out.
+    The few that are so bright in [-1, 1] can be given as uint8.
+
+    Args:
+        low: smallest value, or NaN.
+        high: largest value, or NaN.
+        name: of the images in errors.
+
+    Raises:
+        UserError: they do.
+    """
+    if not (low >= -1 - SLACK and high <= 1 + SLACK):  # NaN fails too
+        raise UserError(
+            f"{name} holds floats outside [-1, 1]: map 0..255 by x / 127.5 - 1, or give uint8; floats must lie in"
+            f" [-1, 1], here are values up to {max(-low, high):.4g}"
+        )
+    if low >= -SLACK:
+        raise UserError(
+            f"{name} holds floats without a value below 0, from {low:.4g} to {high:.4g}, which are taken for"
+            " images in [0, 1], but floats must lie in [-1, 1]: convert them by 2 * x - 1; images in [-1, 1] that"
+            " are so bright go in as uint8, by ((x + 1) * 127.5).round()"
+        )
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:
@@ -78,8 +106,11 @@ def _from_array(array: np.ndarray, size: int, channels: int) -> Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-3:] != (size, size, channels):
         raise UserError(
             f"numpy images are uint8 of shape ({size}, {size}, {channels}) or (B, {size}, {size}, "
-            f"{channels}), got {array.dtype} of {array.shape}; PIL pictures may have any size"
+            f"{channels}), got {array.dtype} of {array.shape}; multiply floats in [0, 1] by 255 and round, "
+            "and put channels last; PIL pictures may have any size"
         )
+    if not len(array):
+        raise UserError(f"there is no image in an array of shape {array.shape}; give at least one")
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return to_float(tensor.reshape(-1, size, size, channels).permute(0, 3, 1, 2).contiguous())
 
@@ -89,14 +120,14 @@ def _from_tensor(tensor: Tensor, size: int, channels: int) -> Tensor:
     if not known or tensor.ndim not in (3, 4) or tuple(tensor.shape[-3:]) != (channels, size, size):
         raise UserError(
             f"image tensors are floating in [-1, 1] or uint8, of shape ({channels}, {size}, {size}) or "
-            f"(B, {channels}, {size}, {size}), got {tensor.dtype} of {tuple(tensor.shape)}"
+            f"(B, {channels}, {size}, {size}), got {tensor.dtype} of {tuple(tensor.shape)}; put channels "
+            "first, and resize pictures, or give them as PIL pictures"
         )
+    if not tensor.numel():
+        raise UserError(f"there is no image in a tensor of shape {tuple(tensor.shape)}; give at least one")
     batch = tensor.reshape(-1, channels, size, size).contiguous()
     if batch.dtype == torch.uint8:
         return to_float(batch)
-    if batch.numel() and not batch.abs().max() <= 1 + SLACK:  # NaN is not at most anything
-        raise UserError(
-            f"floating images lie in [-1, 1], here are values up to {float(batch.abs().max()):.4g}; "
-            "images in [0, 255] are to be uint8"
-        )
-    return batch.float().clamp(-1, 1)
+    batch = batch.float()
+    check_range(batch.min().item(), batch.max().item(), "an image tensor")
+    return batch.clamp(-1, 1)

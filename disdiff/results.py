@@ -16,22 +16,29 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from disdiff.codes_file import save_codes
 from disdiff.config import Config, EvaluationConfig, to_container
 from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
 from disdiff.model import ImageModel
 from disdiff.probe import compute_editing, compute_reconstruction
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
+from disdiff.report.summary import list_notes
 from disdiff.stages import Stage, count_parameters, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
-from ldm.files import atomic_path, load_json, save_json
+from ldm.files import load_json, save_json
 
 if TYPE_CHECKING:
     from disdiff.pipeline import Pipeline
 
 FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
 SCORES = "scores.json"  # until they are in metrics.json
+HEADLINES = (
+    ("FactorVAE", "factor_vae", "eval_accuracy"),
+    ("DCI", "dci", "disentanglement"),
+    ("TAD", "tad", "score"),
+)
 NO_LABELS = "the data set has no factor labels and no attributes, so there is nothing to compare codes with"
 NO_FACTORS = "the data set has attributes but no factor labels, so FactorVAE, DCI and the like are left out"
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
@@ -149,17 +156,21 @@ def summarise(metrics: dict[str, Any]) -> str:
             f"swaps {editing['success_mean']:.0%} right, {editing['kept_mean']:.0%} of the rest kept"
         )
     for protocol, scores in (metrics["scores"] or {}).items():
-        if "dci" in scores:
-            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
-            parts.insert(0, f"FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({protocol})")
-        else:
-            tad, captured = scores["tad"]["score"], scores["tad"]["num_captured"]
-            parts.insert(0, f"TAD {tad:.3f}, {captured:g} attributes captured ({protocol})")
+        parts.insert(0, f"{describe_headlines(scores)} ({protocol})")
+        parts += list_notes(scores)
     if metrics.get("scores_reason"):
         parts.append(metrics["scores_reason"])
     minutes = metrics["seconds_total"] / 60
     data = "procedural " * metrics["dataset"]["procedural"] + metrics["dataset"]["name"]
     return f"{data}: {'; '.join(parts)}; {minutes:.1f} min from nothing"
+
+
+def describe_headlines(scores: dict[str, Any]) -> str:
+    """The few scores of a protocol that are quoted first, as far as they are defined."""
+    values = [f"{name} {scores[metric][key]:.3f}" for name, metric, key in HEADLINES if metric in scores]
+    if "tad" in scores:
+        values.append(f"{scores['tad']['num_captured']:g} attributes captured")
+    return ", ".join(values) or "other scores than FactorVAE, DCI and TAD"
 
 
 def measure_edits(
@@ -203,12 +214,6 @@ def encode_codes(
         names = np.array(source.attribute_names)
         arrays |= {"attributes": source.attributes(index).numpy(), "attribute_names": names}
     return arrays
-
-
-def save_codes(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write `codes.npz` atomically."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
 
 
 def score_codes(

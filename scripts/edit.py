@@ -23,8 +23,8 @@ from disdiff.cli import (
     run_script,
     save_picture,
 )
+from disdiff.codes_file import save_codes
 from disdiff.edits import Edit
-from disdiff.results import save_codes
 from ldm.errors import UserError
 
 EXAMPLES = """examples:

@@ -35,7 +35,8 @@ def compute_kid(
         subset_size: s, at least 2.
 
     Returns:
-        `score`, the mean over subsets, and `score_std`, their standard deviation.
+        `score`, the mean over subsets, and `score_std`, their standard deviation. Unbiased, so the score may
+        fall below 0 for sets that are alike.
 
     Raises:
         UserError: bad arrays, or fewer rows than `subset_size`.

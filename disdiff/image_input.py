@@ -8,22 +8,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from disdiff.metrics._ranges import check_range
 from ldm.data.pictures import prepare_any
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 
 Images = Tensor | np.ndarray | Image.Image | str | Path | Sequence
-SLACK = 1e-3  # by which numbers may leave [-1, 1]
 
 
 def to_images(images: Images, size: int, channels: int = 3, crop: str = "center") -> Tensor:
     """Images as a batch.
 
     Args:
-        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] (with a value below
-            0, see `check_range`) or uint8 in [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8; PIL picture
-            or path of a picture file of any size and mode, which is prepared as the pictures of a data set are
-            (`prepare_any`).
+        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] (with a value
+            below 0, see `check_range`) or uint8 in [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8;
+            PIL picture or path of a picture file of any size and mode, which is prepared as the pictures of a
+            data set are (`prepare_any`).
         size: height and width in pixels.
         channels: 3, or 1 for grey images.
         crop: how pictures become square, one of `ldm.data.pictures.CROPS`.
@@ -48,33 +48,6 @@ def to_images(images: Images, size: int, channels: int = 3, crop: str = "center"
         f"{type(images).__name__} is no image; give a tensor, a numpy array, a PIL picture, the path of a "
         "picture, or a list of those"
     )
-
-
-def check_range(low: float, high: float, name: str) -> None:
-    """Refuse floating images that do not lie in [-1, 1], or that look as if they lay in [0, 1].
-
-    Images without a value below 0 are taken for images in [0, 1]: read as [-1, 1] they would be washed out.
-    The few that are so bright in [-1, 1] can be given as uint8.
-
-    Args:
-        low: smallest value, or NaN.
-        high: largest value, or NaN.
-        name: of the images in errors.
-
-    Raises:
-        UserError: they do.
-    """
-    if not (low >= -1 - SLACK and high <= 1 + SLACK):  # NaN fails too
-        raise UserError(
-            f"{name} holds floats outside [-1, 1]: map 0..255 by x / 127.5 - 1, or give uint8; floats must lie in"
-            f" [-1, 1], here are values up to {max(-low, high):.4g}"
-        )
-    if low >= -SLACK:
-        raise UserError(
-            f"{name} holds floats without a value below 0, from {low:.4g} to {high:.4g}, which are taken for"
-            " images in [0, 1], but floats must lie in [-1, 1]: convert them by 2 * x - 1; images in [-1, 1] that"
-            " are so bright go in as uint8, by ((x + 1) * 127.5).round()"
-        )
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:

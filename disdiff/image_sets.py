@@ -15,8 +15,8 @@ from torch import Tensor
 
 from disdiff.editing import deterministic, in_batches, invert, reconstruct
 from disdiff.image_features import InceptionFeatures, RandomFeatures, VGGDistance
-from disdiff.image_input import check_range
 from disdiff.metrics._inputs import Result
+from disdiff.metrics._ranges import check_range
 from disdiff.metrics.fid import check_num_images, compute_fid
 from disdiff.metrics.image_quality import compare_images, summarise_quality
 from disdiff.metrics.kid import compute_kid

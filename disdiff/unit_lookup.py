@@ -4,6 +4,8 @@ The factors that units carry are what the evaluation found (importance of each u
 Names that discovery gave are those of the units it calls named in `discovery.json`.
 """
 
+import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from disdiff.cli import load_scores_of
 from disdiff.model import check_units
+from disdiff.numbers import is_whole
 from disdiff.report.naming import STRONG
 from disdiff.run import Run
 from ldm.errors import UserError
@@ -36,15 +39,19 @@ class UnitTable:
     given: Sequence[str | None] = ()
 
     def find(self, unit: int | str) -> list[int]:
-        """Units that `unit` means, the strongest first.
+        """Units that `unit` means (a whole number of any type, or a name), the strongest first.
 
         A factor that was evaluated means the units that carry it more than any other factor; where there are
         none, the one unit that matters most for it.
 
         Raises:
-            UserError: there is no unit of that index or name.
+            UserError: there is no unit of that index or name, or it is neither.
         """
-        if isinstance(unit, int) or unit.strip().lstrip("-").isdecimal():
+        if is_whole(unit):
+            return check_units([operator.index(unit)], self.num_units)
+        if not isinstance(unit, str):
+            raise UserError(f"{unit!r} is no unit; {self.describe_choice()}")
+        if re.fullmatch(r"[-+]?\d+", unit.strip()):
             return check_units([int(unit)], self.num_units)
         wanted = unit.strip().casefold()
         factors = [name.casefold() for name in self.factor_names]

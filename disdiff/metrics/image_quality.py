@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from disdiff.image_input import check_range
 from disdiff.metrics._inputs import Result
-from ldm.data.source import to_float
+from disdiff.metrics._ranges import check_range
 from ldm.errors import UserError
 
 WINDOW = 11  # pixels of the SSIM
@@ -43,10 +42,11 @@ def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | No
 
     Raises:
         UserError: bad arrays, values outside [-1, 1], or floats without a value below 0, which look as if
-            they lay in [0, 1] (`disdiff.image_input.check_range`).
+            they lay in [0, 1] (`check_range`).
     """
     if image_hat.dtype == image.dtype == torch.uint8:
-        return summarise_quality(compare_images(to_float(image_hat), to_float(image), lpips))
+        pair = (part.float() / 127.5 - 1 for part in (image_hat, image))
+        return summarise_quality(compare_images(*pair, lpips))
     for part, name in ((image_hat, "image_hat"), (image, "image")):
         check_images(part, name)
         check_range(part.min().item(), part.max().item(), name)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from disdiff.attributes import fit_attribute
 from disdiff.baselines.conditional import mix
-from disdiff.cli import load_codes_of, name_units_of, resolve_device
+from disdiff.cli import load_codes_of, name_units_of, place_advice, resolve_device
 from disdiff.editing import (
     Directions,
     decode_code,
@@ -38,7 +38,7 @@ from disdiff.editing import (
 from disdiff.edits import Edit, Edited, repeat
 from disdiff.image_input import Images, to_images
 from disdiff.model import DiffusionModel, DisDiff
-from disdiff.numbers import as_number, as_numbers, as_whole
+from disdiff.numbers import as_number, as_numbers, as_whole, seeded
 from disdiff.report.pictures import load_codes
 from disdiff.run import Run, load_run
 from disdiff.stages import RECORD
@@ -69,7 +69,10 @@ def load(path: str | Path, device: str | torch.device = "auto", guidance: float 
     guidance = None if guidance is None else as_number(guidance, "guidance")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={device!r} is unknown; choose one of auto, cpu, cuda")
-    return Model(load_run(path, resolve_device(device), guidance))
+    try:
+        return Model(load_run(path, resolve_device(device), guidance))
+    except UserError as error:
+        raise UserError(place_advice(str(error))) from error
 
 
 class Model:
@@ -177,7 +180,7 @@ class Model:
         """
         codes = self._check(codes)
         if noise is None:
-            noise = sample_start(self.run.model, len(codes), self.image_size, _seeded(seed))
+            noise = sample_start(self.run.model, len(codes), self.image_size, seeded(seed))
         noise = self._check_noise(noise, len(codes))
         chosen = None if units is None else self.find_units(units)
         decode = partial(decode_code, self.run.model, sampler=self._sampler(steps), units=chosen)
@@ -242,7 +245,7 @@ class Model:
         t = model.schedule.num_steps // 2 if t is None else as_whole(t, "t")
         if not 0 <= t < model.schedule.num_steps:
             raise UserError(f"there is no step t={t}; give one from 0 to {model.schedule.num_steps - 1}")
-        noise = partial(sample_noise, generator=_seeded(seed))
+        noise = partial(sample_noise, generator=seeded(seed))
 
         def compute(image: Tensor) -> Tensor:
             """Fields (B, N, C, h, w) of one batch, whose noise follows that of the batches before it."""
@@ -383,15 +386,3 @@ class Model:
     def _sampler(self, steps: int | None) -> SamplerConfig:
         sampler = deterministic(self.run.config.sampler)
         return sampler if steps is None else replace(sampler, num_steps=as_whole(steps, "steps", 1))
-
-
-def _seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU.
-
-    Raises:
-        UserError: the seed is no whole number, or too large.
-    """
-    try:
-        return torch.Generator().manual_seed(as_whole(seed, "seed"))
-    except (RuntimeError, OverflowError) as error:
-        raise UserError(f"seed={seed} is out of range; give one of at most 64 bits") from error

@@ -127,6 +127,18 @@ def file_images(path: Path) -> ImageSet:
     return ImageSet({"kind": "file", "sha256": digest_file(path)}, make, shape[0])
 
 
+def name_result(images: ImageSet, given: str) -> str:
+    """File name of the results of a set: its kind, or a file's name and content, as names alone may meet.
+
+    Args:
+        images: the set.
+        given: how it was asked for, one of `KINDS` or a path.
+    """
+    if given in KINDS:
+        return f"{given}.json"
+    return f"{Path(given).stem}-{images.identity['sha256'][:16]}.json"
+
+
 def compute_distances(
     images: ImageSet,
     data: ImageSet,

@@ -60,5 +60,17 @@ def as_numbers(values: Any, name: str) -> list[float]:
     return numbers
 
 
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU.
+
+    Raises:
+        UserError: the seed is no whole number, or too large.
+    """
+    try:
+        return torch.Generator().manual_seed(as_whole(seed, "seed"))
+    except (RuntimeError, OverflowError) as error:
+        raise UserError(f"seed={seed} is out of range; give one of at most 64 bits") from error
+
+
 def _is_truth(value: Any) -> bool:
     return isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) in (torch.bool, np.bool_)

@@ -20,6 +20,7 @@ from disdiff.cli import (
     choose_image,
     choose_path,
     load_image,
+    put_beside,
     run_script,
     save_picture,
 )
@@ -78,13 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace) -> None:
     """Save the picture before and after, and the codes."""
-    source = model.run.source
-    given = [replace(e, toward=e.toward and to_uint8(load_image(e.toward, source))) for e in edits]
+    given = [replace(e, toward=e.toward and to_uint8(load_image(e.toward, model.run.source))) for e in edits]
     result = model.edit(to_uint8(image), given, arguments.steps)
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)
     arrays = {name: getattr(result, name).cpu().numpy() for name in ("codes_before", "codes", "images")}
-    out = choose_path(arguments, "edit.png").with_suffix(".npz")
+    out = put_beside(choose_path(arguments, "edit.png"), ".npz")
     save_codes(out, {**arrays, "units": np.array(result.units)})
     save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
 

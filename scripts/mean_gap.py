@@ -12,6 +12,7 @@ from disdiff.cli import (
     choose_path,
     describe_run,
     draw_images,
+    put_beside,
     resolve_device,
     run_script,
     show_progress,
@@ -63,9 +64,10 @@ def main(arguments: argparse.Namespace) -> None:
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
     out = choose_path(arguments, "mean_gap.png")
+    numbers = put_beside(out, ".json")
     with atomic_path(out) as temporary:
         draw(summary, describe_run(run)).savefig(temporary, format="png")
-    save_json(out.with_suffix(".json"), {**summary, "num_images": arguments.num, "seed": arguments.seed})
+    save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})
     first, last, count = summary["first"], summary["last"], summary["num_steps"]
     lowered, ratio = summary["lowered_share"], summary["mean_ratio"]
     print(

@@ -38,7 +38,7 @@ from disdiff.editing import (
 from disdiff.edits import Edit, Edited, repeat
 from disdiff.image_input import Images, to_images
 from disdiff.model import DiffusionModel, DisDiff
-from disdiff.numbers import as_number, as_numbers, as_whole, seeded
+from disdiff.numbers import as_number, as_numbers, as_whole, seeded, show
 from disdiff.report.pictures import load_codes
 from disdiff.run import Run, load_run
 from disdiff.stages import RECORD
@@ -269,7 +269,7 @@ class Model:
         codes, changed = before, []
         for edit in edits if isinstance(edits, list | tuple) else [edits]:
             if not isinstance(edit, Edit):
-                raise UserError(f"{edit!r} is no edit; write for example disdiff.Edit(0, by=1)")
+                raise UserError(f"{show(edit)} is no edit; write for example disdiff.Edit(0, by=1)")
             units = edit.choose(self.find_units(edit.unit))
             other = None if edit.toward is None else self.encode(edit.toward)
             codes = edit.apply(codes, units, other, self.directions if edit.by is not None else None)

@@ -10,6 +10,14 @@ import torch
 
 from ldm.errors import UserError
 
+SHOWN = 60  # characters
+
+
+def show(value: Any) -> str:
+    """A value as errors show it, on one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
 
 def is_whole(value: Any) -> bool:
     """Whether `value` is a whole number of any type; True and False are none."""
@@ -28,7 +36,7 @@ def as_whole(value: Any, name: str, least: int | None = None) -> int:
     """
     bound = "" if least is None else f" of {least} or more"
     if not is_whole(value) or (least is not None and operator.index(value) < least):
-        raise UserError(f"{name}={value!r} is out of range; give a whole number{bound}")
+        raise UserError(f"{name}={show(value)} is out of range; give a whole number{bound}")
     return operator.index(value)
 
 
@@ -43,7 +51,7 @@ def as_number(value: Any, name: str) -> float:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{name}={value!r} is no finite number; give one")
+        raise UserError(f"{name}={show(value)} is no finite number; give one")
     return number
 
 
@@ -68,7 +76,7 @@ def seeded(seed: int) -> torch.Generator:
     """
     try:
         return torch.Generator().manual_seed(as_whole(seed, "seed"))
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, ValueError, OverflowError) as error:
         raise UserError(f"seed={seed} is out of range; give one of at most 64 bits") from error
 
 

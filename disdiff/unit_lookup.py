@@ -13,7 +13,7 @@ import numpy as np
 
 from disdiff.cli import load_scores_of
 from disdiff.model import check_units
-from disdiff.numbers import is_whole
+from disdiff.numbers import is_whole, show
 from disdiff.report.naming import STRONG
 from disdiff.run import Run
 from ldm.errors import UserError
@@ -50,7 +50,7 @@ class UnitTable:
         if is_whole(unit):
             return check_units([operator.index(unit)], self.num_units)
         if not isinstance(unit, str):
-            raise UserError(f"{unit!r} is no unit; {self.describe_choice()}")
+            raise UserError(f"{show(unit)} is no unit; {self.describe_choice()}")
         if re.fullmatch(r"[-+]?\d+", unit.strip()):
             return check_units([int(unit)], self.num_units)
         wanted = unit.strip().casefold()

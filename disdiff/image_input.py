@@ -90,7 +90,12 @@ def _from_array(array: np.ndarray, size: int, channels: int) -> Tensor:
 
 def _from_tensor(tensor: Tensor, size: int, channels: int) -> Tensor:
     known = tensor.dtype == torch.uint8 or tensor.is_floating_point()
-    if not known or tensor.is_sparse or tensor.ndim not in (3, 4) or tuple(tensor.shape[-3:]) != (channels, size, size):
+    if (
+        not known
+        or tensor.is_sparse
+        or tensor.ndim not in (3, 4)
+        or tuple(tensor.shape[-3:]) != (channels, size, size)
+    ):
         raise UserError(
             f"image tensors are floating in [-1, 1] or uint8, of shape ({channels}, {size}, {size}) or "
             f"(B, {channels}, {size}, {size}), got {tensor.dtype} of {tuple(tensor.shape)}; put channels "

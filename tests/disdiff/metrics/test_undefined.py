@@ -69,7 +69,9 @@ def test_a_unit_that_varies_in_rows_that_are_not_drawn(factors):
         scores = scores_of(codes, factors)
         told = scores["undefined"]
         assert {"irs", "infomec", "unsupervised"} <= set(told)
-        assert all("constant in every unit on the 1500 rows drawn" in told[name] for name in ("irs", "infomec"))
+        assert all(
+            "constant in every unit on the 1500 rows drawn" in told[name] for name in ("irs", "infomec")
+        )
 
 
 def test_units_that_vary_by_rounding_alone_change_no_score(identity, factors):

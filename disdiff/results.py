@@ -152,9 +152,8 @@ def summarise(metrics: dict[str, Any]) -> str:
     parts = [f"reconstruction {metrics['reconstruction']['psnr']:.1f} dB"]
     if metrics["editing"] is not None:
         editing = metrics["editing"]
-        parts.append(
-            f"swaps {editing['success_mean']:.0%} right, {editing['kept_mean']:.0%} of the rest kept"
-        )
+        kept = "" if editing["kept_mean"] is None else f", {editing['kept_mean']:.0%} of the rest kept"
+        parts.append(f"swaps {editing['success_mean']:.0%} right{kept}")
     for protocol, scores in (metrics["scores"] or {}).items():
         parts.insert(0, f"{describe_headlines(scores)} ({protocol})")
         parts += list_notes(scores)

@@ -53,6 +53,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure the gap over t, draw it and print what the correction is worth."""
     if arguments.num < 1 or arguments.every < 1:
         raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
+    out = choose_path(arguments, "mean_gap.png")
+    numbers = put_beside(out, ".json")
     run = load_run(arguments.run, resolve_device(arguments.device))
     if not isinstance(run.model, DisDiff):
         raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
@@ -63,8 +65,6 @@ def main(arguments: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(arguments.seed)
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
-    out = choose_path(arguments, "mean_gap.png")
-    numbers = put_beside(out, ".json")
     with atomic_path(out) as temporary:
         draw(summary, describe_run(run)).savefig(temporary, format="png")
     save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})

@@ -19,8 +19,8 @@ from sklearn.decomposition import PCA
 
 from disdiff.build import build_disdiff
 from disdiff.commands.common import begin_parser, run_script
-from disdiff.runs.pipeline import START_IMAGES
-from disdiff.runs.results import encode_codes, score_codes
+from disdiff.runs.encoding import INITIAL_IMAGES
+from disdiff.runs.results import describe_headlines, encode_codes, score_codes
 from disdiff.runs.run_folder import Run, load_run
 from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
@@ -56,8 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
         scores, reason = score_codes(arrays, arguments.protocol, run.config.evaluation.seed)
         rows[name] = {"scores": scores, "scores_reason": reason}
         if scores is not None:
-            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
-            print(f"{name}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({arguments.protocol})")
+            print(f"{name}: {describe_headlines(scores)} ({arguments.protocol})")
     save_json(arguments.out or arguments.run / "controls.json", {"protocol": arguments.protocol, **rows})
 
 
@@ -70,7 +69,7 @@ def encode_untrained(run: Run, index: torch.Tensor, seed: int, start: str) -> di
     model = build_disdiff(config, run.model.latent_space, run.model.denoiser, run.source.image_size)
     if start != "random":
         train = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[0]
-        images = (to_float(run.source.images(part)) for part in train[:START_IMAGES].split(256))
+        images = (to_float(run.source.images(part)) for part in train[:INITIAL_IMAGES].split(256))
         model.eval().fit_start(torch.cat([model.latent_space.encode(image) for image in images]))
     model.factors.encoder.train()
     for part in index[:2560].split(256):

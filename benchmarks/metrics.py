@@ -22,7 +22,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from disdiff.commands.common import begin_parser, load_codes_file, run_script
+from disdiff.commands.common import begin_parser, run_script
+from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.metrics._inputs import check_factors, unit_scalars
 from disdiff.metrics.protocols import PROTOCOLS, build_metrics, get_protocol
 from ldm.errors import choose
@@ -62,7 +63,7 @@ def draw_codes(data: str, num_units: int, seed: int) -> tuple[np.ndarray, np.nda
 def list_cases(arguments: argparse.Namespace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Codes and factors by name."""
     if arguments.codes:
-        arrays = load_codes_file(arguments.codes, {"factors"})
+        arrays = read_labelled_codes(arguments.codes, ["factors"])
         codes = unit_scalars(arrays["codes"])
         return {f"{arguments.codes.parent.name} N={codes.shape[1]}": (codes, arrays["factors"])}
     chosen = [case for case in CASES if arguments.data in (None, case[0])]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from disdiff.baselines.conditional import mix
-from disdiff.commands.common import load_codes_of, name_units_of, resolve_device
+from disdiff.commands.common import load_codes_of, name_units_of, place_advice, resolve_device
 from disdiff.editing.attributes import fit_attribute
 from disdiff.editing.edits import Edit, Edited, repeat
 from disdiff.editing.image_input import Images, to_images
@@ -47,24 +47,32 @@ from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample
 from ldm.errors import UserError
 from ldm.files import load_json
+from ldm.numbers import as_number, as_numbers, as_whole, seeded, show
 
 Unit = int | str
 
 
-def load(path: str | Path, device: str = "auto", guidance: float | None = None) -> "Model":
+def load(path: str | Path, device: str | torch.device = "auto", guidance: float | None = None) -> "Model":
     """Load a run folder (of any system with a code), for instance `pretrained/shapes3d`.
 
     Args:
         path: of the folder.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu` or `cuda`, or the `torch.device`.
         guidance: by what gradient fields are multiplied; None for the run's own.
 
     Raises:
         UserError: it is no run folder, its files are damaged, or there is no such device.
     """
+    device = str(device) if isinstance(device, torch.device) else device
+    if not isinstance(path, str | Path):
+        raise UserError(f"{path!r} is no path of a run folder; give one, such as 'pretrained/shapes3d'")
+    guidance = None if guidance is None else as_number(guidance, "guidance")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={device!r} is unknown; choose one of auto, cpu, cuda")
-    return Model(load_run(path, resolve_device(device), guidance))
+    try:
+        return Model(load_run(path, resolve_device(device), guidance))
+    except UserError as error:
+        raise UserError(place_advice(str(error))) from error
 
 
 class Model:
@@ -109,19 +117,24 @@ class Model:
         return principal_directions(load_codes(load_codes_of(self.run))).to(self.run.model.latent_space.mean)
 
     def find_units(self, unit: Unit | Sequence[Unit]) -> list[int]:
-        """Units by index or by name; see `UnitTable.find`.
+        """Units by index (a whole number of any type) or by name, or a list of those; see `UnitTable.find`.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or something is neither.
         """
-        if isinstance(unit, int | str):
-            return self._table.find(unit)
-        return list(dict.fromkeys(k for each in unit for k in self._table.find(each)))
+        several = isinstance(unit, list | tuple | set | frozenset | range)
+        if several or (isinstance(unit, np.ndarray | Tensor) and unit.ndim):
+            return list(dict.fromkeys(k for each in unit for k in self._table.find(each)))
+        return self._table.find(unit)
 
     @torch.no_grad()
     def encode(self, images: Images) -> Tensor:  # image => code
-        """Codes of images, shape (B, N, D); `images` as `to_images` takes them."""
-        return in_batches(self.run.model.encode, self._read(images))
+        """Codes of images, shape (B, N, D); `images` as `to_images` takes them.
+
+        Raises:
+            UserError: they are no images, or floats outside [-1, 1], see `to_images`.
+        """
+        return self._encode(self._read(images))
 
     @torch.no_grad()
     def infer_noise(self, images: Images, codes: Tensor | None = None, steps: int | None = None) -> Tensor:
@@ -134,12 +147,11 @@ class Model:
 
         Returns:
             Shape (B, C, h, w), empty for a system whose code says all.
+
+        Raises:
+            UserError: images, codes or steps are none, or there are not as many codes as images.
         """
-        image = self._read(images)
-        codes = self.encode(image) if codes is None else self._check(codes)
-        return in_batches(
-            lambda x, c: invert(self.run.model, x, c, self._sampler(steps).num_steps), image, codes
-        )
+        return self._infer_noise(self._read(images), codes, steps)
 
     @torch.no_grad()
     def decode(
@@ -162,28 +174,33 @@ class Model:
 
         Returns:
             Shape (B, C, H, W) in [-1, 1].
+
+        Raises:
+            UserError: codes, noise, units or steps are none of this model, or noise is for other codes.
         """
         codes = self._check(codes)
         if noise is None:
-            noise = sample_start(
-                self.run.model, len(codes), self.image_size, torch.Generator().manual_seed(seed)
-            )
-        if len(noise) != len(codes):
-            raise UserError(f"there are {len(codes)} codes and noise for {len(noise)}; give as many of both")
+            noise = sample_start(self.run.model, len(codes), self.image_size, seeded(seed))
+        noise = self._check_noise(noise, len(codes))
         chosen = None if units is None else self.find_units(units)
         decode = partial(decode_code, self.run.model, sampler=self._sampler(steps), units=chosen)
-        return in_batches(decode, codes, noise.to(codes.device))
+        return in_batches(decode, codes, noise)
 
     def swap(
         self, source: Images, target: Images, units: Unit | Sequence[Unit], steps: int | None = None
     ) -> Tensor:
-        """Source images with `units` of the target images; both B, or one of them 1. Shape (B, C, H, W)."""
+        """Source images with `units` of the target images; both B, or one of them 1. Shape (B, C, H, W).
+
+        Raises:
+            UserError: images, units or steps are none, or there are other numbers of images.
+        """
+        chosen = self._find_some(units)
         ours, theirs = self.encode(source), self.encode(target)
         if len(ours) != len(theirs) and 1 not in (len(ours), len(theirs)):
             raise UserError(f"{len(ours)} images cannot take units of {len(theirs)}; give as many, or one")
         count = max(len(ours), len(theirs))
         noise = repeat(self.infer_noise(source, ours, steps), count)
-        swapped = swap_units(repeat(ours, count), repeat(theirs, count), self.find_units(units))
+        swapped = swap_units(repeat(ours, count), repeat(theirs, count), chosen)
         return self.decode(swapped, noise, steps=steps)
 
     def traverse(
@@ -195,11 +212,15 @@ class Model:
     ) -> Tensor:
         """Images while the strongest of `unit` stands at `amounts` (A) standard deviations from the data's
         mean along its principal direction, shape (B, A, C, H, W).
+
+        Raises:
+            UserError: images, unit, amounts or steps are none.
         """
+        chosen, numbers = self._find_some(unit)[0], as_numbers(amounts, "amounts")
         codes = self.encode(images)
         noise = self.infer_noise(images, codes, steps)
-        places = torch.tensor([float(amount) for amount in amounts], device=codes.device)
-        moved = traverse_code(codes, self.find_units(unit)[0], self.directions, places)
+        places = torch.tensor(numbers, device=codes.device)
+        moved = traverse_code(codes, chosen, self.directions, places)
         made = self.decode(moved.flatten(0, 1), noise.repeat_interleave(len(places), dim=0), steps=steps)
         return made.unflatten(0, (len(codes), len(places)))
 
@@ -221,11 +242,10 @@ class Model:
         model = self.run.model
         if not isinstance(model, DisDiff):
             raise UserError(f"{self.run.config.system} has no gradient fields; only disdiff and pdae have")
-        t = model.schedule.num_steps // 2 if t is None else t
+        t = model.schedule.num_steps // 2 if t is None else as_whole(t, "t")
         if not 0 <= t < model.schedule.num_steps:
             raise UserError(f"there is no step t={t}; give one from 0 to {model.schedule.num_steps - 1}")
-        generator = torch.Generator().manual_seed(seed)
-        noise = partial(sample_noise, generator=generator)
+        noise = partial(sample_noise, generator=seeded(seed))
 
         def compute(image: Tensor) -> Tensor:
             """Fields (B, N, C, h, w) of one batch, whose noise follows that of the batches before it."""
@@ -241,19 +261,22 @@ class Model:
         `toward` moves all units of a name, `by` the strongest one.
 
         Raises:
-            UserError: an edit says neither or both of `toward` and `by`, or names no unit.
+            UserError: an edit says neither or both of `toward` and `by`, or names no unit; or images or steps
+                are none.
         """
         image = self._read(images)
-        before = self.encode(image)
+        before = self._encode(image)
         codes, changed = before, []
-        for edit in [edits] if isinstance(edits, Edit) else edits:
+        for edit in edits if isinstance(edits, list | tuple) else [edits]:
+            if not isinstance(edit, Edit):
+                raise UserError(f"{show(edit)} is no edit; write for example disdiff.Edit(0, by=1)")
             units = edit.choose(self.find_units(edit.unit))
             other = None if edit.toward is None else self.encode(edit.toward)
             codes = edit.apply(codes, units, other, self.directions if edit.by is not None else None)
             changed += [unit for unit in units if unit not in changed]
         if not changed:
             raise UserError("there is nothing to edit; give at least one edit")
-        noise = self.infer_noise(image, before, steps)
+        noise = self._infer_noise(image, before, steps)
         made = self.decode(torch.cat([before, codes]), noise.repeat(2, 1, 1, 1), steps=steps)
         reconstructed, after = made.chunk(2)
         return Edited(after, reconstructed, codes, before, changed)
@@ -266,11 +289,14 @@ class Model:
 
         Codes go on a line and noise on an arc; with `trajectory` the noise predictions of both codes are
         mixed on the noise of the start.
+
+        Raises:
+            UserError: an end is not one image, or there are fewer than two columns.
         """
-        model, sampler = self.run.model, self._sampler(steps)
-        image = torch.cat([self._read(start)[:1], self._read(end)[:1]])
-        codes, share = self.encode(image), torch.linspace(0, 1, columns, device=self.device)
-        noise = self.infer_noise(image, codes, steps)
+        model, sampler, columns = self.run.model, self._sampler(steps), as_whole(columns, "columns", 2)
+        image = torch.cat([self._read_one(start), self._read_one(end)])
+        codes, share = self._encode(image), torch.linspace(0, 1, columns, device=self.device)
+        noise = self._infer_noise(image, codes, steps)
         if not trajectory:
             arc = slerp(noise[:1], noise[1:], share)[0] if noise.numel() else repeat(noise[:1], columns)
             return self.decode(interpolate_codes(codes[:1], codes[1:], columns)[0], arc, steps=steps)
@@ -287,17 +313,18 @@ class Model:
         0.1 to 0.3) along a linear classifier of the run's codes, shape (A, C, H, W).
 
         Raises:
-            UserError: the run has no such factor, or all or no images have that value.
+            UserError: the run has no such factor, all or no images have that value, or it is not one image.
         """
-        arrays = load_codes_of(self.run)
+        arrays, numbers = load_codes_of(self.run, "factors"), as_numbers(strengths, "strengths")
         names = [str(each) for each in arrays.get("factor_names", [])]
         if name not in names or "factors" not in arrays:
             raise UserError(f"there is no factor {name!r}; this run knows: {', '.join(names) or 'none'}")
-        labels = torch.from_numpy(np.asarray(arrays["factors"])[:, names.index(name)] == value)
-        attribute = fit_attribute(load_codes(arrays), labels)
-        code = self.encode(image)
-        moved = torch.cat([attribute.move(code.cpu(), float(strength)) for strength in strengths])
-        return self.decode(moved, repeat(self.infer_noise(image, code, steps), len(moved)), steps=steps)
+        labels = np.asarray(arrays["factors"])[:, names.index(name)] == as_whole(value, "value")
+        attribute = fit_attribute(load_codes(arrays), torch.from_numpy(labels))
+        read = self._read_one(image)
+        code = self._encode(read)
+        moved = torch.cat([attribute.move(code.cpu(), strength) for strength in numbers])
+        return self.decode(moved, repeat(self._infer_noise(read, code, steps), len(moved)), steps=steps)
 
     @cached_property
     def _table(self) -> UnitTable:
@@ -306,12 +333,56 @@ class Model:
     def _read(self, images: Images) -> Tensor:
         return to_images(images, self.image_size, self.channels, self.crop).to(self.device)
 
-    def _check(self, codes: Tensor) -> Tensor:
-        if not isinstance(codes, Tensor) or codes.ndim != 3 or codes.shape[1] != self.num_units:
-            got = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
-            raise UserError(f"codes are tensors of shape (B, {self.num_units}, D), got {got}")
-        return codes.to(self.device)
+    def _read_one(self, images: Images) -> Tensor:
+        image = self._read(images)
+        if len(image) != 1:
+            raise UserError(f"this takes one image at a time, got {len(image)}; call it for each")
+        return image
+
+    @torch.no_grad()
+    def _encode(self, image: Tensor) -> Tensor:
+        """Codes of what `_read` gives."""
+        return in_batches(self.run.model.encode, image)
+
+    @torch.no_grad()
+    def _infer_noise(self, image: Tensor, codes: Tensor | None, steps: int | None) -> Tensor:
+        """Noise of what `_read` gives; see `infer_noise`."""
+        codes = self._encode(image) if codes is None else self._check(codes)
+        if len(codes) != len(image):
+            raise UserError(f"there are {len(image)} images and {len(codes)} codes; give as many of both")
+        num_steps = self._sampler(steps).num_steps
+        return in_batches(lambda x, c: invert(self.run.model, x, c, num_steps), image, codes)
+
+    def _find_some(self, units: Unit | Sequence[Unit]) -> list[int]:
+        chosen = self.find_units(units)
+        if not chosen:
+            raise UserError("there is no unit to move; name at least one")
+        return chosen
+
+    def _check(self, codes: Tensor | np.ndarray) -> Tensor:
+        encoder = self.run.model.factors.encoder
+        shape = (self.num_units, encoder.num_units * encoder.unit_dim // self.num_units)
+        return self._check_rows(codes, shape, f"codes are tensors of shape (B, {shape[0]}, {shape[1]})")
+
+    def _check_noise(self, noise: Tensor | np.ndarray, count: int) -> Tensor:
+        shape = tuple(self.run.model.noise_shape(self.image_size))
+        if isinstance(noise, Tensor | np.ndarray) and noise.ndim and len(noise) != count:
+            raise UserError(f"there are {count} codes and noise for {len(noise)}; give as many of both")
+        return self._check_rows(noise, shape, f"noise is a tensor of shape {(count, *shape)}")
+
+    def _check_rows(self, rows: Tensor | np.ndarray, shape: tuple[int, ...], wanted: str) -> Tensor:
+        """Finite numbers of shape (B, *shape) on the model's device, in its precision; `wanted` says so."""
+        if isinstance(rows, np.ndarray) and rows.dtype.kind in "fiu":
+            rows = torch.from_numpy(rows.astype(np.float32))
+        if not isinstance(rows, Tensor) or rows.dtype == torch.bool or rows.is_complex():
+            raise UserError(f"{wanted}, got {type(rows).__name__}; give what the model's own methods return")
+        if rows.ndim != len(shape) + 1 or rows.shape[1:] != shape or not len(rows):
+            raise UserError(f"{wanted}, got {tuple(rows.shape)}; give what the model's own methods return")
+        rows = rows.to(self.run.model.latent_space.mean)
+        if not rows.isfinite().all():
+            raise UserError(f"{wanted}, got NaN or infinity; look at where they come from")
+        return rows
 
     def _sampler(self, steps: int | None) -> SamplerConfig:
         sampler = deterministic(self.run.config.sampler)
-        return sampler if steps is None else replace(sampler, num_steps=steps)
+        return sampler if steps is None else replace(sampler, num_steps=as_whole(steps, "steps", 1))

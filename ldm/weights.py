@@ -41,17 +41,21 @@ VGG16 = WeightFile(
     sha256="397923af",
     megabytes=528,
     purpose="the LPIPS loss of the autoencoder",
-    without="loss.perceptual=none",
+    without="autoencoder.loss.perceptual=none",
 )
 
 
-def resolve_weight(weight: WeightFile, path: str | Path | None = None, allow_download: bool = False) -> Path:
+def resolve_weight(
+    weight: WeightFile, path: str | Path | None = None, allow_download: bool = False, option: str = ""
+) -> Path:
     """Find a weight file, or download it if that is allowed.
 
     Args:
         weight: what is looked for.
         path: `weights.<name>` of the configuration: the file or the folder it lies in; None if not set.
         allow_download: `weights.allow_download` of the configuration.
+        option: what stands before KEY=VALUE on the caller's command line, such as `--set `; main.py needs
+            nothing.
 
     Returns:
         The path of an existing file. Only a downloaded file's checksum is verified.
@@ -65,7 +69,8 @@ def resolve_weight(weight: WeightFile, path: str | Path | None = None, allow_dow
         given = given / weight.file_name if given.is_dir() else given
         if not given.is_file():
             raise UserError(
-                f"weights.{weight.name}={path} is not a file; correct the path or leave the option out"
+                f"weights.{weight.name}={path} is not a file; correct the path by"
+                f" {option}weights.{weight.name}=PATH, or leave it out"
             )
         return given
     folders = weight_folders()
@@ -73,9 +78,9 @@ def resolve_weight(weight: WeightFile, path: str | Path | None = None, allow_dow
         if (folder / weight.file_name).is_file():
             return folder / weight.file_name
     if not allow_download:
-        raise UserError(explain_absence(weight, folders))
+        raise UserError(explain_absence(weight, folders, option))
     target = folders[0] / weight.file_name
-    download(weight, target)
+    download(weight, target, option)
     return target
 
 
@@ -86,17 +91,17 @@ def weight_folders() -> list[Path]:
     return [Path(chosen).expanduser(), cache] if chosen else [cache]
 
 
-def explain_absence(weight: WeightFile, folders: list[Path]) -> str:
+def explain_absence(weight: WeightFile, folders: list[Path], option: str = "") -> str:
     """One sentence: what the file is for, every way to provide it, and how to do without."""
     return (
         f"{weight.file_name} is needed for {weight.purpose} and is not in {' or '.join(map(str, folders))}: "
         f"put it there or into ${FOLDER_VARIABLE} ({weight.url}, {weight.megabytes} MB, "
-        f"sha256 {weight.sha256}...), or set weights.{weight.name}=PATH, or allow the download with "
-        f"weights.allow_download=true, or work without it: {weight.without}"
+        f"sha256 {weight.sha256}...), or set {option}weights.{weight.name}=PATH, or allow the "
+        f"download with {option}weights.allow_download=true, or work without it: {weight.without}"
     )
 
 
-def download(weight: WeightFile, target: Path) -> None:
+def download(weight: WeightFile, target: Path, option: str = "") -> None:
     """Fetch `weight.url`; `target` appears whole and verified, or not at all.
 
     Raises:
@@ -105,17 +110,17 @@ def download(weight: WeightFile, target: Path) -> None:
     digest = hashlib.sha256()
     with atomic_path(target) as temporary:
         with temporary.open("wb") as file:
-            for chunk in stream(weight):
+            for chunk in stream(weight, option):
                 digest.update(chunk)
                 file.write(chunk)
         if not digest.hexdigest().startswith(weight.sha256.lower()):
             raise UserError(
                 f"{weight.url} gave a file with sha256 {digest.hexdigest()}, expected {weight.sha256}...; "
-                f"nothing was kept: try again, or set weights.{weight.name}=PATH"
+                f"nothing was kept: try again, or set {option}weights.{weight.name}=PATH"
             )
 
 
-def stream(weight: WeightFile) -> Iterator[bytes]:
+def stream(weight: WeightFile, option: str = "") -> Iterator[bytes]:
     """The bytes at `weight.url`, in pieces of 1 MiB, while a bar shows how far they are."""
     try:
         with urlopen(weight.url, timeout=60) as response:
@@ -127,5 +132,5 @@ def stream(weight: WeightFile) -> Iterator[bytes]:
     except (OSError, HTTPException) as error:
         raise UserError(
             f"{weight.url} cannot be downloaded ({error}); get the file another way and set "
-            f"weights.{weight.name}=PATH"
+            f"{option}weights.{weight.name}=PATH"
         ) from error

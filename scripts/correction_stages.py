@@ -11,6 +11,7 @@ from disdiff.commands.common import (
     draw_images,
     load_image,
     open_run,
+    put_beside,
     run_script,
     save_picture,
     show_progress,
@@ -67,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
             progress((k + 1) / len(windows))
     title = "When the code corrects the frozen model: in one stage of sampling only"
     details = {"num_images": len(image), "seed": arguments.seed, "num_steps": sampler.num_steps}
-    numbers = choose_path(arguments, NAME).with_suffix(".json")
+    numbers = put_beside(choose_path(arguments, NAME), ".json")
     save_json(numbers, {**details, "corrected": measured})
     save_picture(arguments, run, NAME, torch.stack(rows), title, labels)
 

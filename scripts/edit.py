@@ -21,11 +21,13 @@ from disdiff.commands.common import (
     choose_path,
     load_image,
     load_run_of,
+    put_beside,
     run_script,
     save_picture,
 )
 from disdiff.editing.edits import Edit
-from disdiff.runs.results import save_codes
+from disdiff.evaluation.codes_file import save_codes
+from ldm.data.source import to_uint8
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
@@ -78,14 +80,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace) -> None:
     """Save the picture before and after, and the codes."""
-    source = model.run.source
-    given = [replace(e, toward=e.toward if e.toward is None else load_image(e.toward, source)) for e in edits]
-    result = model.edit(image, given, arguments.steps)
+    given = [replace(e, toward=e.toward and to_uint8(load_image(e.toward, model.run.source))) for e in edits]
+    result = model.edit(to_uint8(image), given, arguments.steps)
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)
-    arrays = {"codes_before": result.codes_before, "codes": result.codes, "images": result.images}
-    arrays = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
-    out = choose_path(arguments, "edit.png").with_suffix(".npz")
+    arrays = {name: getattr(result, name).cpu().numpy() for name in ("codes_before", "codes", "images")}
+    out = put_beside(choose_path(arguments, "edit.png"), ".npz")
     save_codes(out, {**arrays, "units": np.array(result.units)})
     save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
 
@@ -101,7 +101,8 @@ def main(arguments: argparse.Namespace) -> None:
         return edit_units(model, image, arguments.edits, arguments)
     if arguments.walk:
         end = load_image(arguments.walk, model.run.source)
-        made = model.interpolate(image, end, arguments.columns, arguments.trajectory, arguments.steps)
+        ends = to_uint8(image), to_uint8(end)
+        made = model.interpolate(*ends, arguments.columns, arguments.trajectory, arguments.steps)
         grid, title = torch.cat([image.to(made), made, end.to(made)]), "From one image to another"
         places = [f"{place:.2f}" for place in torch.linspace(0, 1, arguments.columns).tolist()]
         columns = ["start", *places, "end"]
@@ -110,7 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
         if not value.isdecimal():
             raise UserError(f"--attribute {arguments.attribute} is none; write NAME=NUMBER, as in shape=0")
         strengths = torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist()
-        made = model.move_attribute(image, factor, int(value), strengths, arguments.steps)
+        made = model.move_attribute(to_uint8(image), factor, int(value), strengths, arguments.steps)
         grid, title = torch.cat([image.to(made), made]), f"Away from and towards {arguments.attribute}"
         columns = ["image", *(f"{strength:+.2f}" for strength in strengths)]
     save_picture(arguments, model.run, "edit.png", grid[None], title, columns=columns)

@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   python scripts/eval_fid.py pretrained/shapes3d --set weights.inception=FILE --resize tensorflow1
   python scripts/eval_fid.py pretrained/shapes3d --features random --num 100   tries it out: not FID
 The same command again continues where it stopped. Numbers compare for one --num, --reference and --resize.
-writes RUN/fid/<images>.json; --out PATH for another place"""
+writes RUN/fid/<images>.json, for a file <its name>-<its checksum>.json; --out PATH for another place"""
 WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
 
 
@@ -68,7 +68,7 @@ def describe(result: dict) -> str:
     ]
     for name, entry in result["distances"].items():
         prefix, parts = ("", {name: entry}) if "score" in entry else (f"{name}: ", entry)
-        lines += [f"  {prefix}{part} {value['score']:.5g}" for part, value in parts.items()]
+        lines += [f"  {prefix}{key} {part['score']:.5g}{part.get('note', '')}" for key, part in parts.items()]
     quality = result.get("reconstruction", {})
     return "\n".join(lines + [f"  {name} {quality[name]:.5g}" for name in sets.SCORES if name in quality])
 
@@ -81,15 +81,16 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
     run = load_run_of(arguments)
     weights = read_weights(run.config.weights, arguments.set)
+    take, set_by = weights.allow_download, "--set "
     if arguments.features == "random":
         extract = features.RandomFeatures(device)
     else:
-        path = features.find_inception(weights.inception, weights.allow_download)
+        path = features.find_inception(weights.inception, take, set_by)
         extract = features.InceptionFeatures(path, arguments.resize, device)
     check_num_images(num, extract.dims, allow_few=arguments.allow_few)
     lpips = None
     if arguments.lpips:
-        path = resolve_weight(features.LPIPS_VGG16, weights.vgg16, weights.allow_download)
+        path = resolve_weight(features.LPIPS_VGG16, weights.vgg16, take, set_by)
         lpips = features.VGGDistance(path, device)
     own, cache = run.config.sampler, RowCache(arguments.cache or run.folder / "fid")
     sampler = replace(own, name=arguments.sampler or own.name, num_steps=arguments.steps or own.num_steps)
@@ -110,8 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
     if kind in ("inferred", "random"):
         source = sets.data_images(run, "eval")
         result["reconstruction"] = sets.compute_reconstruction_quality(images, source, num, cache, lpips)
-    out = arguments.out or run.folder / "fid" / f"{Path(kind).stem}.json"
-    save_json(out, result)
+    save_json(out := arguments.out or run.folder / "fid" / sets.name_result(images, kind), result)
     print(describe(result), out, sep="\n")
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.commands.common import begin_parser, load_codes_file, parse_seeds, run_script
-from disdiff.metrics.latent_quality import compute_latent_quality
-from disdiff.metrics.protocols import compute_attribute_scores, get_protocol
-from disdiff.metrics.tad import compute_tad_binarised
+from disdiff.commands.common import begin_parser, parse_seeds, run_script
+from disdiff.evaluation.codes_file import NAME, read_labelled_codes
+from disdiff.metrics._undefined import UNDEFINED
+from disdiff.metrics.protocols import compute_attribute_scores, compute_binarised_scores, get_protocol
+from disdiff.metrics.tad import NUM_FOLDS
+from disdiff.report.summary import list_notes
 from ldm.errors import UserError
 from ldm.files import save_json
 
@@ -21,6 +23,7 @@ EXAMPLES = """examples:
   python scripts/eval_tad.py pretrained/shapes3d                      the first 10,000 codes, folds of seed 0
   python scripts/eval_tad.py runs/disdiff-celeba-small-s0 --seeds 0,1,2 --out tad.json
   python scripts/eval_tad.py --codes codes.npz                        codes of another code base
+  python scripts/eval_tad.py --codes codes.npz --num 4000             of fewer images: not as published
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `attributes` (n, A) in {0, 1} or `factors` (n, F),
 int; their names, if any, in `attribute_names` or `factor_names`."""
@@ -35,21 +38,35 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol", choices=("paper", "fast"), default="paper", help="how many rows (paper)"
     )
+    parser.add_argument("--num", type=int, metavar="N", help="the first N codes instead of the protocol's")
     parser.add_argument("--seeds", default="0", help="of the folds, such as 0,1,2; published: 0 (0)")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
     return parser
 
 
-def score(arrays: dict[str, np.ndarray], protocol: str, seed: int) -> dict[str, dict]:
+def score(arrays: dict[str, np.ndarray], protocol: str, seed: int, num_rows: int) -> dict[str, dict]:
     """Scores of one seed, by name."""
-    codes = arrays["codes"]
+    compute, labels = compute_binarised_scores, arrays.get("factors")
     if "attributes" in arrays:
-        return compute_attribute_scores(codes, arrays["attributes"], protocol, seed)
-    factors, options = arrays["factors"], {"seed": seed, "num_rows": get_protocol(protocol).num_train}
-    scores = {"tad_binarised": compute_tad_binarised(codes, factors, **options)}
-    if codes.ndim == 3 and codes.shape[2] > 1:
-        scores["tad_binarised_pca1"] = compute_tad_binarised(codes, factors, mapping="pca1", **options)
-    return {**scores, "latent_quality": compute_latent_quality(codes, factors, **options)}
+        compute, labels = compute_attribute_scores, arrays["attributes"]
+    return compute(arrays["codes"], labels, protocol, seed, num_rows)
+
+
+def choose_num(wanted: int | None, protocol: str, num_codes: int) -> int:
+    """How many codes to score.
+
+    Raises:
+        UserError: there are not so many, or too few for folds.
+    """
+    num = get_protocol(protocol).num_train if wanted is None else wanted
+    if num < NUM_FOLDS:
+        raise UserError(f"--num {num} is too few: {NUM_FOLDS} folds need at least {NUM_FOLDS}")
+    if num > num_codes:
+        raise UserError(
+            f"codes have {num_codes} rows but {num} are needed: encode more images, or give --num of"
+            f" {num_codes} or less, which is no published number"
+        )
+    return num
 
 
 def name_captured(arrays: dict[str, np.ndarray], result: dict) -> list[str]:
@@ -63,9 +80,9 @@ def name_captured(arrays: dict[str, np.ndarray], result: dict) -> list[str]:
 
 def summarise(results: dict[int, dict[str, dict]]) -> dict[str, dict[str, float]]:
     """Mean of every headline over the seeds, and `_std` between them."""
-    summary = {name: {} for name in next(iter(results.values()))}
+    summary = {name: {} for name in next(iter(results.values())) if name != UNDEFINED}
     for name, key in ((name, key) for name in summary for key in HEADLINES):
-        values = [scores[name][key] for scores in results.values() if key in scores[name]]
+        values = [scores[name][key] for scores in results.values() if key in scores.get(name, {})]
         if values:
             summary[name] |= {key: float(np.mean(values)), f"{key}_std": float(np.std(values))}
     return summary
@@ -75,11 +92,13 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure codes over seeds and print the summary."""
     if (arguments.run is None) == (arguments.codes is None):
         raise UserError("name a run folder or --codes FILE, one of them")
-    path = arguments.codes or arguments.run / "codes.npz"
-    arrays = load_codes_file(path, {"attributes", "factors"})
-    results = {seed: score(arrays, arguments.protocol, seed) for seed in parse_seeds(arguments.seeds)}
+    path, protocol = arguments.codes or arguments.run / NAME, arguments.protocol
+    arrays, seeds = read_labelled_codes(path, ["attributes", "factors"]), parse_seeds(arguments.seeds)
+    num = choose_num(arguments.num, protocol, len(np.atleast_1d(arrays["codes"])))
+    results = {seed: score(arrays, protocol, seed, num) for seed in seeds}
     summary, first = summarise(results), next(iter(results.values()))
-    print(f"{path}: {len(arrays['codes'])} codes, protocol {arguments.protocol}, seeds {arguments.seeds}")
+    named = f"protocol {protocol}" + (f", but {num} of its codes" if arguments.num is not None else "")
+    print(f"{path}: {len(arrays['codes'])} codes, {named}, seeds {arguments.seeds}")
     for name, values in summary.items():
         result = first[name]
         print(f"{name}: {result['estimator']}, width {result['width']} ({result['mapping']})")
@@ -88,9 +107,11 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"  {key:<14}{values[key]:.4f}{spread}")
         if "captured" in result:
             print("  captured      " + (", ".join(name_captured(arrays, result)) or "none"))
+    for note in dict.fromkeys(note for scores in results.values() for note in list_notes(scores)):
+        print(f"note: {note}")
     if arguments.out:
-        content = {"codes": str(path), "protocol": arguments.protocol, "summary": summary, "seeds": results}
-        save_json(arguments.out, content)
+        content = {"codes": str(path), "protocol": protocol, "num_rows": num}
+        save_json(arguments.out, {**content, "summary": summary, "seeds": results})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.commands.common import begin_parser, load_codes_file, parse_seeds, run_script
+from disdiff.commands.common import begin_parser, parse_seeds, run_script
+from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.report.comparison import check_same_data, load_metrics
-from disdiff.report.summary import list_scores
+from disdiff.report.summary import list_notes, list_scores
 from disdiff.runs.results import score_codes
 from ldm.errors import UserError
 from ldm.files import save_json
@@ -47,7 +48,7 @@ def choose_files(arguments: argparse.Namespace) -> list[Path]:
     if bool(arguments.runs) == bool(arguments.codes):
         raise UserError("name run folders or --codes FILE, one of them")
     named = arguments.runs or arguments.codes
-    if len(set(named)) < len(named):
+    if len({path.resolve() for path in named}) < len(named):
         raise UserError("a run is named twice, which would count it twice; name each once")
     if len(arguments.runs) > 1:
         check_same_data([(run, load_metrics(run)) for run in arguments.runs])
@@ -63,11 +64,33 @@ def describe(values: np.ndarray) -> str:
     return f"{values.mean():.4f}{spread}"
 
 
+def list_means(results: dict[str, dict[int, dict]]) -> list[str]:
+    """A line per score that is defined in every run for every seed; `results` by run and seed."""
+    tables = [
+        [{name: rest for name, *rest in list_scores(scores)} for scores in by_seed.values()]
+        for by_seed in results.values()
+    ]
+    shared = [name for name in tables[0][0] if all(name in table for by in tables for table in by)]
+    values = {name: np.array([[table[name][0] for table in by] for by in tables]) for name in shared}
+    return [f"  {name:<38} {describe(values[name])}   {tables[0][0][name][1]}" for name in shared]
+
+
+def list_all_notes(results: dict[str, dict[int, dict]]) -> list[str]:
+    """What must be said beside the scores, each once, named by run where there are several."""
+    notes = [
+        f"note: {f'{run}: ' if len(results) > 1 else ''}{note}"
+        for run, by_seed in results.items()
+        for scores in by_seed.values()
+        for note in list_notes(scores)
+    ]
+    return list(dict.fromkeys(notes))
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Score codes over runs and metric seeds and print the means."""
     paths, seeds, results = choose_files(arguments), parse_seeds(arguments.seeds), {}
     for path in paths:
-        arrays, results[str(path)] = load_codes_file(path, {"factors"}), {}
+        arrays, results[str(path)] = read_labelled_codes(path, ["factors"]), {}
         for seed in seeds:
             scored = score_codes(arrays, arguments.protocol, seed, arguments.units)
             results[str(path)][seed], reason = scored
@@ -79,10 +102,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(
         f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}{units}"
     )
-    tables = [[list_scores(scores) for scores in by_seed.values()] for by_seed in results.values()]
-    for i, (name, _, estimator) in enumerate(tables[0][0]):
-        values = np.array([[rows[i][1] for rows in by_seed] for by_seed in tables])
-        print(f"  {name:<38} {describe(values)}   {estimator}")
+    print(*list_means(results), *list_all_notes(results), sep="\n")
     if arguments.out:
         content = {"protocol": arguments.protocol, "units": arguments.units, "runs": results}
         save_json(arguments.out, content)

@@ -12,6 +12,7 @@ from disdiff.commands.common import (
     describe_run,
     draw_images,
     load_run_of,
+    put_beside,
     run_script,
     show_progress,
 )
@@ -51,6 +52,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure the gap over t, draw it and print what the correction is worth."""
     if arguments.num < 1 or arguments.every < 1:
         raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
+    out = choose_path(arguments, "mean_gap.png")
+    numbers = put_beside(out, ".json")
     run = load_run_of(arguments)
     if not isinstance(run.model, DisDiff):
         raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
@@ -61,10 +64,9 @@ def main(arguments: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(arguments.seed)
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
-    out = choose_path(arguments, "mean_gap.png")
     with atomic_path(out) as temporary:
         draw(summary, describe_run(run)).savefig(temporary, format="png")
-    save_json(out.with_suffix(".json"), {**summary, "num_images": arguments.num, "seed": arguments.seed})
+    save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})
     first, last, count = summary["first"], summary["last"], summary["num_steps"]
     lowered, ratio = summary["lowered_share"], summary["mean_ratio"]
     print(

@@ -1,7 +1,9 @@
 """What the scripts share: common arguments, errors as one sentence, images named on the command line."""
 
 import argparse
+import hashlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,9 @@ from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.memory import keep_freed_memory
 from ldm.training.threads import list_counts, set_threads
+
+CONFIG = "config.yaml in the run folder"
+ADVICE = re.compile(r"\b(?:autoencoder|data|weights)\.[a-z_.]+=(?:[A-Z]|always|local-dir|none|skip|true)")
 
 
 def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
@@ -65,7 +70,8 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
     except UserError as error:
         if arguments.debug:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        where = "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
+        sys.stderr.write(f"error: {place_advice(str(error), where)}\n")
         sys.exit(2)
 
 
@@ -79,6 +85,16 @@ def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:
         logger.handlers, logger.propagate = [handler], False
 
 
+def place_advice(message: str, where: str = CONFIG) -> str:
+    """An error's message, with `where` the settings that it advises are read from outside main.py, for whose
+    command line the remedies of errors are written.
+    """
+    told = any(place in message for place in ("--set ", "main.py", "main job", "config.yaml"))
+    if told or not ADVICE.search(message):
+        return message
+    return f"{message} (here such settings are read from {where})"
+
+
 def resolve_device(name: str) -> str:
     """`cpu` or `cuda` for a `--device`.
 
@@ -86,7 +102,7 @@ def resolve_device(name: str) -> str:
         UserError: CUDA is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch sees no CUDA device; use --device cpu")
+        raise UserError("PyTorch sees no CUDA device; use the device cpu, or auto")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -127,23 +143,6 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def load_codes_file(path: Path, labels: set[str]) -> dict[str, np.ndarray]:
-    """Arrays of a `codes.npz`: `codes` and at least one of the arrays `labels`.
-
-    Raises:
-        UserError: the file is missing, damaged, or lacks them.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise UserError(f"cannot read codes from {path}: {error}") from error
-    wanted = " or ".join(repr(name) for name in sorted(labels))
-    if "codes" not in arrays or not labels & set(arrays):
-        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}; not {sorted(arrays)}")
-    return arrays
-
-
 def load_image(name: str | int, source: ImageSource) -> Tensor:
     """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
 
@@ -173,13 +172,13 @@ def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
     return image.to(run.model.latent_space.mean.device)
 
 
-def load_codes_of(run: Run) -> dict[str, np.ndarray]:
-    """Content of a run's `codes.npz`.
+def load_codes_of(run: Run, *labels: str) -> dict[str, np.ndarray]:
+    """`codes`, `factor_names` and the arrays `labels` of a run's `codes.npz`, as far as it has them.
 
     Raises:
         UserError: it is not there.
     """
-    codes = run.codes()
+    codes = run.codes(*labels)
     if codes is None:
         raise UserError(f"{run.folder} has no codes.npz; run the main job to its end first")
     return codes
@@ -205,8 +204,33 @@ def describe_run(run: Run) -> str:
 
 
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:
-    """Where a script writes: `--out`, else `edits/<run>-<name>`."""
-    return arguments.out or Path("edits") / f"{arguments.run.resolve().name}-{name}"
+    """Where a script writes: `--out`, else `edits/<run>-<name>`, see `label_run`."""
+    return arguments.out or Path("edits") / f"{label_run(arguments.run)}-{name}"
+
+
+def label_run(run: Path) -> str:
+    """What stands for a run folder in the names of files, of which no two folders have the same.
+
+    The name for a folder in `runs`, the path for another one below the working directory, and the name with a
+    checksum of the path for those elsewhere.
+    """
+    here, place = Path.cwd(), run.resolve()
+    if place.parent == here / "runs":
+        return place.name
+    if here in place.parent.parents:
+        return place.relative_to(here).as_posix()
+    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
+def put_beside(picture: Path, suffix: str) -> Path:
+    """Where the numbers of a picture go: beside it, under another ending.
+
+    Raises:
+        UserError: the picture itself has that ending.
+    """
+    if picture.suffix == suffix:
+        raise UserError(f"{picture} is where the numbers beside the picture go; let --out end in .png")
+    return picture.with_suffix(suffix)
 
 
 def save_picture(

@@ -8,21 +8,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from disdiff.metrics._ranges import check_range
 from ldm.data.pictures import describe, prepare_any
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 
 Images = Tensor | np.ndarray | Image.Image | str | Path | Sequence
-SLACK = 1e-3  # by which numbers may leave [-1, 1]
 
 
 def to_images(images: Images, size: int, channels: int = 3, crop: str = "center") -> Tensor:
     """Images as a batch.
 
     Args:
-        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] or uint8 in
-            [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8; PIL picture or path of a picture file of
-            any size and mode, which is prepared as the pictures of a data set are (`prepare_any`).
+        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] (with a value
+            below 0, see `check_range`) or uint8 in [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8;
+            PIL picture or path of a picture file of any size and mode, which is prepared as the pictures of a
+            data set are (`prepare_any`).
         size: height and width in pixels.
         channels: 3, or 1 for grey images.
         crop: how pictures become square, one of `ldm.data.pictures.CROPS`.
@@ -82,25 +83,33 @@ def _from_array(array: np.ndarray, size: int, channels: int) -> Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-3:] != (size, size, channels):
         raise UserError(
             f"numpy images are uint8 of shape ({size}, {size}, {channels}) or (B, {size}, {size}, "
-            f"{channels}), got {array.dtype} of {array.shape}; PIL pictures may have any size"
+            f"{channels}), got {array.dtype} of {array.shape}; multiply floats in [0, 1] by 255 and round, "
+            "and put channels last; PIL pictures may have any size"
         )
+    if not len(array):
+        raise UserError(f"there is no image in an array of shape {array.shape}; give at least one")
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return to_float(tensor.reshape(-1, size, size, channels).permute(0, 3, 1, 2).contiguous())
 
 
 def _from_tensor(tensor: Tensor, size: int, channels: int) -> Tensor:
     known = tensor.dtype == torch.uint8 or tensor.is_floating_point()
-    if not known or tensor.ndim not in (3, 4) or tuple(tensor.shape[-3:]) != (channels, size, size):
+    if (
+        not known
+        or tensor.is_sparse
+        or tensor.ndim not in (3, 4)
+        or tuple(tensor.shape[-3:]) != (channels, size, size)
+    ):
         raise UserError(
             f"image tensors are floating in [-1, 1] or uint8, of shape ({channels}, {size}, {size}) or "
-            f"(B, {channels}, {size}, {size}), got {tensor.dtype} of {tuple(tensor.shape)}"
+            f"(B, {channels}, {size}, {size}), got {tensor.dtype} of {tuple(tensor.shape)}; put channels "
+            "first, and resize pictures, or give them as PIL pictures"
         )
+    if not tensor.numel():
+        raise UserError(f"there is no image in a tensor of shape {tuple(tensor.shape)}; give at least one")
     batch = tensor.reshape(-1, channels, size, size).contiguous()
     if batch.dtype == torch.uint8:
         return to_float(batch)
-    if batch.numel() and not batch.abs().max() <= 1 + SLACK:  # NaN is not at most anything
-        raise UserError(
-            f"floating images lie in [-1, 1], here are values up to {float(batch.abs().max()):.4g}; "
-            "images in [0, 255] are to be uint8"
-        )
-    return batch.float().clamp(-1, 1)
+    batch = batch.float()
+    check_range(batch.min().item(), batch.max().item(), "an image tensor")
+    return batch.clamp(-1, 1)

@@ -4,6 +4,7 @@ The factors that units carry are what the evaluation found (importance of each u
 Names that discovery gave are those of the units it calls named in `discovery.json`.
 """
 
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from disdiff.method.model import check_units
 from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
 from ldm.files import load_json
+from ldm.numbers import is_whole, show
 
 DISCOVERY = "discovery.json"
 
@@ -37,16 +39,20 @@ class UnitTable:
     given: Sequence[str | None] = ()
 
     def find(self, unit: int | str) -> list[int]:
-        """Units that `unit` means, the strongest first.
+        """Units that `unit` means (a whole number of any type, or a name), the strongest first.
 
         A text that is a whole number as one writes it (`7`, not `007`) is an index before it is a name. A
         factor that was evaluated means the units that carry it more than any other factor; where there are
         none, the one unit that matters most for it.
 
         Raises:
-            UserError: there is no unit of that index or name.
+            UserError: there is no unit of that index or name, or it is neither.
         """
-        if isinstance(unit, int) or re.fullmatch(r"0|-?[1-9]\d{,17}", unit.strip(), re.ASCII):
+        if is_whole(unit):
+            return check_units([operator.index(unit)], self.num_units)
+        if not isinstance(unit, str):
+            raise UserError(f"{show(unit)} is no unit; {self.describe_choice()}")
+        if re.fullmatch(r"0|-?[1-9]\d{,17}", unit.strip(), re.ASCII):
             return check_units([int(unit)], self.num_units)
         wanted = unit.strip().casefold()
         factors = [name.casefold() for name in self.factor_names]

@@ -102,7 +102,7 @@ def compute_editing(
         JSON-ready rates: `success` per edited factor; `kept` per edited factor and other factor;
         `unedited`, the probe's agreement on unchanged codes; `probe_accuracy` on first-stage
         reconstructions; `*_within_one` for the factors in `ORDINAL`, a value off by one being right;
-        `assigned_unit` per factor.
+        `assigned_unit` per factor. A factor of which all images to edit have the same value is not edited.
     """
     report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
@@ -113,14 +113,15 @@ def compute_editing(
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
     factors, code = source.factors(start), judge.encode(start)
     z_T = judge.infer_noise(start, code, partial(report, "inverting"))
-    units = np.asarray(importance).argmax(axis=0).tolist()
-    edits = {}
-    for f, name in enumerate(names):
+    units, edits = np.asarray(importance).argmax(axis=0).tolist(), {}
+    varying = find_varying(source, eval_index)
+    for f in varying:
         target = draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
         edited = swap_units(code, judge.encode(target), [units[f]])
-        edits[name] = judge.see(edited, z_T, partial(report, f"editing {name}")), wanted
+        seen = judge.see(edited, z_T, partial(report, f"editing {names[f]}"))
+        edits[names[f]] = seen[:, varying], wanted[:, varying]
     held_out = eval_index[:NUM_JUDGED]
     return {
         **summarise_edits(edits),
@@ -128,7 +129,7 @@ def compute_editing(
         "probe_accuracy": by_name(
             names, agreement(judge.see_first_stage(held_out), source.factors(held_out))
         ),
-        "assigned_unit": dict(zip(names, units, strict=True)),
+        "assigned_unit": {names[f]: units[f] for f in varying},
         "num_pairs": num_pairs,
         "noise": "inferred",
         "sampler": asdict(judge.sampler),
@@ -220,6 +221,12 @@ def complement(index: Tensor, size: int) -> Tensor:
             "every image is an evaluation image, none is left to train the probe; lower num_images"
         )
     return left.nonzero().squeeze(1)
+
+
+def find_varying(source: ImageSource, index: Tensor) -> list[int]:
+    """Factors of which the images `index` (n,) have more than one value."""
+    factors = source.factors(index)
+    return (factors != factors[:1]).any(dim=0).nonzero().flatten().tolist()
 
 
 def draw_targets(

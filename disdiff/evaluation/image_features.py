@@ -201,12 +201,13 @@ def check_bytes(images: Tensor) -> Tensor:
     return images
 
 
-def find_inception(path: str | None = None, allow_download: bool = False) -> Path:
+def find_inception(path: str | None = None, allow_download: bool = False, option: str = "") -> Path:
     """The weight file by the project's rule, under pytorch-fid's name or torch-fidelity's.
 
     Args:
         path: `weights.inception` of the configuration.
         allow_download: `weights.allow_download`.
+        option: see `ldm.weights.resolve_weight`.
 
     Raises:
         UserError: see `ldm.weights.resolve_weight`.
@@ -215,7 +216,7 @@ def find_inception(path: str | None = None, allow_download: bool = False) -> Pat
         for folder in weight_folders():
             if (folder / ALIAS).is_file():
                 return folder / ALIAS
-    return resolve_weight(INCEPTION, path, allow_download)
+    return resolve_weight(INCEPTION, path, allow_download, option)
 
 
 def load_inception(path: Path) -> nn.Module:

@@ -18,6 +18,7 @@ from disdiff.evaluation.image_features import InceptionFeatures, RandomFeatures,
 from disdiff.evaluation.row_cache import PART, Identity, RowCache, digest_file
 from disdiff.method.model import DiffusionModel, ImageModel
 from disdiff.metrics._inputs import Result
+from disdiff.metrics._ranges import check_range
 from disdiff.metrics.fid import check_num_images, compute_fid
 from disdiff.metrics.image_quality import compare_images, summarise_quality
 from disdiff.metrics.kid import compute_kid
@@ -98,31 +99,44 @@ def file_images(path: Path) -> ImageSet:
     """Images of any origin: a `.npy` of uint8 in 0..255 or floats in [-1, 1], channels second or last.
 
     Raises:
-        UserError: the file is missing, damaged or holds something else; `make` raises it for a wrong range.
+        UserError: the file is missing, damaged or holds something else, or floats in another range
+            (`check_range`).
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         shape, kind = array.shape, array.dtype
     except Exception as error:  # numpy raises many kinds, and an .npz has no shape
         raise UserError(f"cannot read images from {path}: {error}; save one array by numpy.save") from error
-    if len(shape) != 4 or 3 not in (shape[1], shape[3]) or not (kind == np.uint8 or kind.kind == "f"):
+    laid_out = len(shape) == 4 and 0 not in shape and 3 in (shape[1], shape[3])
+    if not laid_out or not (kind == np.uint8 or kind.kind == "f"):
         raise UserError(
             f"{path} holds {kind} of shape {shape}: save uint8 or floats, shape (n, 3, H, W) or (n, H, W, 3)"
         )
 
     def make(start: int, stop: int) -> Tensor:
-        """Images [start, stop) as uint8, shape (stop - start, 3, H, W); UserError for a wrong range."""
-        part = np.array(array[start:stop])
+        """Images [start, stop) as uint8, shape (stop - start, 3, H, W)."""
+        part = np.array(array[start:stop], dtype=np.uint8 if kind == np.uint8 else np.float32)
         images = torch.from_numpy(part if shape[1] == 3 else np.moveaxis(part, 3, 1).copy())
-        if images.dtype == torch.uint8:
-            return images
-        if not images.abs().max() <= 1.001:  # NaN fails too
-            raise UserError(
-                f"{path} holds floats outside [-1, 1]: map 0..255 by x / 127.5 - 1, or save them as uint8"
-            )
-        return to_uint8(images)
+        return images if images.dtype == torch.uint8 else to_uint8(images)
+
+    if kind != np.uint8:
+        parts = [array[start : start + PART] for start in range(0, shape[0], PART)]
+        low, high = np.min([part.min() for part in parts]), np.max([part.max() for part in parts])
+        check_range(float(low), float(high), str(path))
 
     return ImageSet({"kind": "file", "sha256": digest_file(path)}, make, shape[0])
+
+
+def name_result(images: ImageSet, given: str) -> str:
+    """File name of the results of a set: its kind, or a file's name and content, as names alone may meet.
+
+    Args:
+        images: the set.
+        given: how it was asked for, one of `KINDS` or a path.
+    """
+    if given in KINDS:
+        return f"{given}.json"
+    return f"{Path(given).stem}-{images.identity['sha256'][:16]}.json"
 
 
 def compute_distances(

@@ -13,7 +13,7 @@ from typing import Any
 from disdiff.commands.common import name_units_of
 from disdiff.editing.unit_names import name_data
 from disdiff.interop.run_folder import REPORT
-from disdiff.report.summary import Rows, list_edits, list_reconstructions, list_scores
+from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores
 from disdiff.runs.run_folder import Run
 from ldm.data.sources import ORIGINS
 from ldm.errors import UserError
@@ -170,6 +170,7 @@ def describe_scores(metrics: dict[str, Any] | None) -> Iterator[str]:
             rows.append(["TAD", scores["tad"]["score"], f"{scores['tad'].get('num_captured')} captured"])
         yield f"Protocol `{protocol}`:"
         yield write_table(["score", "value", "estimated by"], rows)
+        yield from (f"{note}." for note in list_notes(scores))
     if (metrics or {}).get("editing"):
         yield "Edits: the factor of one unit taken from another image, judged by a probe trained with labels."
         heads = ["factor", "carried by", "swap succeeds", "worst kept", "unedited", "probe accuracy"]

@@ -6,13 +6,19 @@ continuous code is first cut into equal-width bins between its smallest and its 
 
 import numpy as np
 
+from disdiff.metrics._inputs import find_varying
+
 NUM_BINS = 20
 
 
 def discretise(codes: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
-    """Bin each column of codes (n, N) into `num_bins` equal widths: int64 in [0, num_bins), shape (n, N)."""
-    binned = np.empty(codes.shape, dtype=np.int64)
-    for index, column in enumerate(codes.T):
+    """Bin each column of codes (n, N) into `num_bins` equal widths: int64 in [0, num_bins), shape (n, N).
+
+    A column that is constant up to rounding (`find_varying`) lies in one bin, numbered 0.
+    """
+    binned = np.zeros(codes.shape, dtype=np.int64)
+    for index in np.flatnonzero(find_varying(codes)):
+        column = codes[:, index]
         edges = np.histogram_bin_edges(column, num_bins)
         binned[:, index] = np.digitize(column, edges[1:-1])
     return binned
@@ -36,4 +42,4 @@ def mutual_information_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 def _entropy_of_counts(counts: np.ndarray) -> float:
     share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    return max(0.0, float(-(share * np.log(share)).sum()))

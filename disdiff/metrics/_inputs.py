@@ -14,6 +14,7 @@ from ldm.errors import UserError
 Result = dict[str, object]
 Progress = Callable[[float], None]
 UNIT_MODES = ("pca1", "all")
+ROUNDING = 1e-12  # of a column's largest magnitude: a range below it is rounding of float64 numbers
 
 
 def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
@@ -40,24 +41,59 @@ def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
         raise UserError(
             f"codes hold NaN ({bad} rows) or infinity: encode again with a model whose loss is finite"
         )
-    if (codes.min(axis=0) == codes.max(axis=0)).all():
+    if not find_varying(codes).any():
         raise UserError("codes are constant in every unit, the encoder has collapsed: train it longer")
     return codes if codes.dtype.kind == "f" else codes.astype(np.float64)
+
+
+def find_varying(columns: np.ndarray) -> np.ndarray:
+    """Which columns of `columns` (n, ...) vary by more than rounding, shape (...) bool.
+
+    A column is constant if its range is at most `ROUNDING` of its largest magnitude, or at most four steps of
+    its type where the type is coarser: 0.3 and 0.1 + 0.2 are one value.
+    """
+    columns = np.asarray(columns)
+    share = ROUNDING
+    if columns.dtype.kind == "f":
+        share = max(share, 4 * float(np.finfo(columns.dtype).eps))
+    low, high = (part.astype(np.float64) for part in (columns.min(axis=0), columns.max(axis=0)))
+    return high - low > share * np.maximum(np.abs(low), np.abs(high))
+
+
+def check_variation(codes: np.ndarray) -> None:
+    """Refuse codes (n, N), the rows a metric has drawn, that do not vary in any unit.
+
+    Raises:
+        UserError: they vary in other rows only.
+    """
+    if not find_varying(codes).any():
+        raise UserError(f"codes are constant in every unit on the {len(codes)} rows drawn: draw more rows")
 
 
 def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> np.ndarray:
     """Return `factors` as int64 with the values of each factor renumbered 0, 1, ... in their order.
 
     Args:
-        factors: ground-truth labels, integers of shape (n, F).
+        factors: ground-truth labels, whole numbers of shape (n, F); floats such as 0.0 and 1.0 will do.
         num_rows: n of the codes they belong to.
         name: of the array in errors.
 
     Raises:
-        UserError: wrong shape or length, not integers, or a factor with a single value.
+        UserError: wrong shape or length, not whole numbers, or a factor with a single value.
     """
+    numbered = number_values(factors, num_rows, name)
+    constant = np.flatnonzero(numbered.max(axis=0) == 0).tolist()
+    if constant:
+        raise UserError(f"{name} have a single value in column(s) {constant}: drop what does not vary")
+    return numbered
+
+
+def number_values(factors: np.ndarray, num_rows: int, name: str = "factors") -> np.ndarray:
+    """Do as `check_factors`, but let columns of a single value pass."""
     factors = np.asarray(factors)
-    if factors.dtype.kind not in "iub":
+    kind = factors.dtype.kind
+    whole = kind in "iub" or (kind == "f" and (np.floor(factors) == factors).all())
+    if not whole or not np.isfinite(factors).all():
         raise UserError(
             f"{name} must be integers, but their type is {factors.dtype}: number the values of each column"
         )
@@ -70,9 +106,6 @@ def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> 
             f"codes have {num_rows} rows but {name} have {len(factors)}: both need one row per image"
         )
     numbered = [np.unique(column, return_inverse=True)[1] for column in factors.T]
-    constant = [index for index, column in enumerate(numbered) if column.max() == 0]
-    if constant:
-        raise UserError(f"{name} have a single value in column(s) {constant}: drop what does not vary")
     return np.stack(numbered, axis=1).astype(np.int64)
 
 
@@ -82,13 +115,21 @@ def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
     Raises:
         UserError: see `check_factors`, or a value other than 0 and 1.
     """
+    return check_factors(check_binary(attributes), num_rows, "attributes")
+
+
+def check_binary(attributes: np.ndarray) -> np.ndarray:
+    """Return `attributes`, of any shape, as int64 if they are 0 and 1, whatever their type.
+
+    Raises:
+        UserError: they hold something else.
+    """
     attributes = np.asarray(attributes)
-    values = np.unique(attributes)
-    if attributes.dtype.kind not in "fiub" or not np.isin(values, (0, 1)).all():
-        raise UserError(
-            f"attributes must be 0 or 1, but hold {values[:5].tolist()}: map -1 to 0, or use tad_binarised"
-        )
-    return check_factors(attributes.astype(np.int64), num_rows, "attributes")
+    known = attributes.dtype.kind in "fiub"
+    if not known or not np.isin(attributes, (0, 1)).all():
+        held = f"hold {np.unique(attributes)[:5].tolist()}" if known else f"are {attributes.dtype}"
+        raise UserError(f"attributes must be 0 or 1, but {held}: map -1 to 0, or use tad_binarised")
+    return attributes.astype(np.int64)
 
 
 def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +182,7 @@ def unit_scalars(codes: np.ndarray, mode: str = "pca1") -> np.ndarray:
 
 def _first_component(unit: np.ndarray) -> np.ndarray:
     """Project one unit (n, D) on its first principal component, shape (n,); a constant unit gives zeros."""
-    if (unit.min(axis=0) == unit.max(axis=0)).all():
+    if not find_varying(unit).any():
         return np.zeros(len(unit))
     centred = unit.astype(np.float64)
     centred -= centred.mean(axis=0)
@@ -151,7 +192,7 @@ def _first_component(unit: np.ndarray) -> np.ndarray:
 
 def standardise(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Standardise codes (n, N) by the moments of `reference` (m, N); a constant column is only shifted."""
-    deviation = reference.std(axis=0)
+    deviation = np.where(find_varying(reference), reference.std(axis=0), 1.0)
     return (codes - reference.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
 
 

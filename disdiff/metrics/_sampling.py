@@ -4,9 +4,13 @@ The published protocol draws from the full grid of factors; these functions draw
 encoded images.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+from sklearn.model_selection import KFold
 
 from disdiff.metrics._inputs import check_enough
+from ldm.errors import UserError
 
 
 def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> list[np.ndarray]:
@@ -17,6 +21,20 @@ def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> lis
     """
     check_enough(num_rows, sum(sizes))
     return np.split(random.permutation(num_rows)[: sum(sizes)], np.cumsum(sizes)[:-1])
+
+
+def split_folds(
+    num_rows: int, num_available: int, num_folds: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Split the first `num_rows` of `num_available` rows into folds: (training rows, held-out rows) of each.
+
+    Raises:
+        UserError: there are fewer rows than asked for, or fewer than folds.
+    """
+    check_enough(num_available, num_rows)
+    if num_rows < num_folds:
+        raise UserError(f"{num_rows} rows cannot make {num_folds} folds: take at least {num_folds}")
+    return KFold(num_folds, shuffle=True, random_state=seed).split(np.empty(num_rows))
 
 
 class RowsByValue:

@@ -112,7 +112,7 @@ def _weighted_concentration(rows: np.ndarray) -> float:
     share = rows + EPSILON
     share /= share.sum(axis=1, keepdims=True)
     entropy = -(share * np.log(share)).sum(axis=1) / np.log(rows.shape[1])
-    return float(weights @ (1.0 - entropy))
+    return float(np.clip(weights @ (1.0 - entropy), 0.0, 1.0))  # EPSILON and rounding lead just beyond
 
 
 def _fit_factors(

@@ -13,7 +13,7 @@ uniform numbers.
 
 import numpy as np
 
-from disdiff.metrics._inputs import Result, check_inputs
+from disdiff.metrics._inputs import Result, check_inputs, find_varying
 from disdiff.metrics._sampling import RowsByValue, split_rows
 
 CHUNK = 1000
@@ -44,7 +44,8 @@ def compute_factor_vae(
 
     Returns:
         `eval_accuracy` (the published number) and `train_accuracy` in [0, 1], both 0 if no unit is active;
-        `num_active`, `active` (indices) and `votes`, the training votes, shape (N, F).
+        `num_active`, `active` (indices) and `votes`, the training votes, shape (N, F); `note` says so if no
+        unit is active. The threshold is on the codes' own scale, so the score depends on it.
 
     Raises:
         UserError: bad arrays, or fewer rows than `num_variance`.
@@ -53,7 +54,8 @@ def compute_factor_vae(
     random = np.random.RandomState(seed)
     (rows,) = split_rows(random, len(codes), num_variance)
     variance = codes[rows].var(axis=0, ddof=1)
-    active = np.flatnonzero(np.sqrt(variance) >= prune_std)
+    deviation = np.sqrt(variance)
+    active = np.flatnonzero((deviation >= prune_std) & find_varying(codes[rows]))
     shape = (codes.shape[1], factors.shape[1])
     train, evaluation = np.zeros(shape), np.zeros(shape)
     if len(active):
@@ -72,7 +74,16 @@ def compute_factor_vae(
         "settings": {"batch_size": batch_size, "prune_std": prune_std},
         "sizes": {"variance": num_variance, "train": num_train, "eval": num_eval},
         "seed": seed,
+        **({} if len(active) else {"note": _explain_no_active(deviation.max(), prune_std)}),
     }
+
+
+def _explain_no_active(largest: float, prune_std: float) -> str:
+    return (
+        f"no unit is active: the largest standard deviation is {largest:.3g}, and the published protocol"
+        f" leaves out units below {prune_std:g}, so the score is 0 whatever the units know; multiply all"
+        " codes by one number that makes their units vary more, and say so beside the score"
+    )
 
 
 def _count_votes(

@@ -6,9 +6,11 @@ Each set's features are summed up by a Gaussian with their mean m and unbiased c
     FID = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2).
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
-arXiv:1706.08500. Float64 throughout, and the mathematics of torchmetrics, but for the last trace: the
-eigenvalues of S_1 S_2 are those of the symmetric S_1^(1/2) S_2 S_1^(1/2), whose roots are summed, so that
-none turns complex. FID is biased upwards for few images: only numbers of one sample size compare.
+arXiv:1706.08500. Float64 throughout, and the mathematics of torchmetrics, but for the last trace: with
+S_1 = A A^T and S_2 = B B^T it is the sum of the singular values of A^T B. (Roots of eigenvalues of S_1 S_2
+enlarge the rounding of those that are 0, which put equal sets at -1e-5.) A squared distance is not negative:
+what rounding is left below 0 is cut off. FID is biased upwards for few images: only numbers of one sample
+size compare.
 """
 
 import numpy as np
@@ -26,8 +28,8 @@ def compute_fid(features: np.ndarray, reference: np.ndarray, *, allow_few: bool 
         allow_few: accept d images or fewer, from 2 on, whose covariance has not full rank.
 
     Returns:
-        `score`, its parts `mean_term` and `covariance_term`, and `full_rank`, whether both sets hold more
-        than d images.
+        `score`, its parts `mean_term` and `covariance_term`, none of them below 0, and `full_rank`, whether
+        both sets hold more than d images.
 
     Raises:
         UserError: bad arrays, or too few rows.
@@ -38,7 +40,7 @@ def compute_fid(features: np.ndarray, reference: np.ndarray, *, allow_few: bool 
     gap = features.mean(axis=0) - reference.mean(axis=0)
     s_1, s_2 = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (features, reference))
     mean_term = float(gap @ gap)
-    covariance_term = float(np.trace(s_1) + np.trace(s_2) - 2 * _trace_of_root(s_1, s_2))
+    covariance_term = max(0.0, float(np.trace(s_1) + np.trace(s_2) - 2 * _trace_of_root(s_1, s_2)))
     return {
         "score": mean_term + covariance_term,
         "mean_term": mean_term,
@@ -95,6 +97,8 @@ def check_features(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndar
 
 def _trace_of_root(s_1: np.ndarray, s_2: np.ndarray) -> float:
     """Trace of (S_1 S_2)^(1/2), both (d, d), positive semi-definite; eigenvalues below 0 are rounding."""
-    values, vectors = np.linalg.eigh(s_1)
-    root = vectors * np.sqrt(np.maximum(values, 0))  # root root^T = S_1
-    return float(np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ s_2 @ root), 0)).sum())
+    roots = []
+    for covariance in (s_1, s_2):
+        values, vectors = np.linalg.eigh(covariance)
+        roots.append(vectors * np.sqrt(np.maximum(values, 0)))  # root root^T is the covariance
+    return float(np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum())

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from disdiff.metrics._inputs import Result
+from disdiff.metrics._ranges import check_range
 from ldm.errors import UserError
 
 WINDOW = 11  # pixels of the SSIM
@@ -32,7 +33,7 @@ def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | No
     """Compare images with the ones they should equal.
 
     Args:
-        image_hat: images judged, shape (n, 3, H, W) in [-1, 1].
+        image_hat: images judged, shape (n, 3, H, W): floats in [-1, 1], or uint8 if both are.
         image: what they should be, same shape and range.
         lpips: gives LPIPS of pairs in [-1, 1], shape (n,); None leaves it out.
 
@@ -40,13 +41,22 @@ def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | No
         `mse`, `psnr` in dB, `ssim` and, if asked for, `lpips`: means over the pairs; the same with `_std`.
 
     Raises:
-        UserError: bad arrays, or values outside [-1, 1].
+        UserError: bad arrays, values outside [-1, 1], or floats without a value below 0, which look as if
+            they lay in [0, 1] (`check_range`).
     """
+    if image_hat.dtype == image.dtype == torch.uint8:
+        pair = (part.float() / 127.5 - 1 for part in (image_hat, image))
+        return summarise_quality(compare_images(*pair, lpips))
+    for part, name in ((image_hat, "image_hat"), (image, "image")):
+        check_images(part, name)
+        check_range(part.min().item(), part.max().item(), name)
     return summarise_quality(compare_images(image_hat, image, lpips))
 
 
 def compare_images(image_hat: Tensor, image: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
-    """The scores of every pair, shape (n,) each; arguments and errors as in `compute_image_quality`."""
+    """The scores of every pair, shape (n,) each; arguments and errors as in `compute_image_quality`, but only
+    floats, which may all be bright: a batch is a part of a set.
+    """
     check_images(image_hat, "image_hat")
     check_images(image, "image")
     if image_hat.shape != image.shape:
@@ -61,7 +71,8 @@ def compare_images(image_hat: Tensor, image: Tensor, lpips: Distance | None = No
     mse = (x_hat - x).square().mean(dim=(1, 2, 3))
     singles = x_hat.float(), x.float()  # in doubles the windows take twenty times as long
     ssim = structural_similarity_index_measure(*singles, data_range=1.0, sigma=1.5, reduction="none")
-    scores = {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=PEAK), "ssim": ssim.double().reshape(len(x))}
+    ssim = ssim.double().reshape(len(x)).clamp(-1, 1)  # single precision goes just beyond
+    scores = {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=PEAK), "ssim": ssim}
     return scores if lpips is None else {**scores, "lpips": lpips(image_hat, image).double()}
 
 

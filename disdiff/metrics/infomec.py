@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from disdiff.metrics._information import compute_entropy
-from disdiff.metrics._inputs import Result, check_inputs, standardise
+from disdiff.metrics._inputs import Result, check_inputs, check_variation, find_varying, standardise
 from disdiff.metrics._sampling import split_rows
 
 NUM_NEIGHBOURS = 10
@@ -44,12 +44,13 @@ def compute_infomec(codes: np.ndarray, factors: np.ndarray, *, seed: int, num_tr
         and `nmi`, shape (N, F).
 
     Raises:
-        UserError: bad arrays, or fewer rows than `num_train`.
+        UserError: bad arrays, fewer rows than `num_train`, or no unit varies on the rows drawn.
     """
     codes, factors = check_inputs(codes, factors, num_train)
     (rows,) = split_rows(np.random.RandomState(seed), len(codes), num_train)
     codes, factors = codes[rows], factors[rows]
-    spread = np.ptp(codes, axis=0)
+    check_variation(codes)
+    spread = np.where(find_varying(codes), np.ptp(codes, axis=0), 0.0)
     active = np.flatnonzero(spread > spread.max() * ACTIVE_SHARE)
     codes = standardise(codes, codes)
     nmi = np.stack([_normalised_information(codes, labels, seed) for labels in factors.T], axis=1)
@@ -85,7 +86,7 @@ def _preference(rows: np.ndarray) -> float:
     flat = 1 / rows.shape[1]
     total = rows.sum(axis=1)
     share = np.where(total > 0, rows.max(axis=1) / np.where(total > 0, total, 1.0), flat)
-    return float((share.mean() - flat) / (1 - flat))
+    return float(np.clip((share.mean() - flat) / (1 - flat), 0.0, 1.0))  # but for rounding it is there
 
 
 def _readable_share(codes: np.ndarray, labels: np.ndarray) -> float:

@@ -12,7 +12,7 @@ rows.
 import numpy as np
 
 from disdiff.metrics._information import NUM_BINS, discretise
-from disdiff.metrics._inputs import Result, check_inputs
+from disdiff.metrics._inputs import Result, check_inputs, check_variation, find_varying
 from disdiff.metrics._sampling import split_rows
 
 
@@ -28,7 +28,8 @@ def compute_irs(
     """Compute the interventional robustness score.
 
     Args:
-        codes: scalar units, shape (n, N); units that are constant on the rows drawn are left out.
+        codes: scalar units, shape (n, N); units that are constant on the rows drawn, but for rounding, are
+            left out.
         factors: integer labels, shape (n, F).
         seed: of the choice of rows.
         num_train: rows it is estimated from.
@@ -36,22 +37,24 @@ def compute_irs(
         num_bins: equal-width bins per factor.
 
     Returns:
-        `score` in [0, 1], `num_active`, `parents` (the best factor of each unit, None if constant) and
+        `score`, at most 1 (below 0 for units that stray farther from their groups' means than any row does
+        from the mean of all), `num_active`, `parents` (the best factor of each unit, None if constant) and
         `robustness`, shape (N, F) with zeros for constant units.
 
     Raises:
-        UserError: bad arrays, or fewer rows than `num_train`.
+        UserError: bad arrays, fewer rows than `num_train`, or no unit varies on the rows drawn.
     """
     codes, factors = check_inputs(codes, factors, num_train)
     (rows,) = split_rows(np.random.RandomState(seed), len(codes), num_train)
     codes, groups = codes[rows], discretise(factors[rows].astype(np.float64), num_bins)
     largest = np.abs(codes - codes.mean(axis=0)).max(axis=0)
-    active = codes.var(axis=0) > 0
+    check_variation(codes)
+    active = find_varying(codes)
     robustness = np.zeros((codes.shape[1], factors.shape[1]))
     for factor in range(factors.shape[1]):
         deviation = _mean_deviation(codes[:, active], groups[:, factor], quantile)
         robustness[active, factor] = 1.0 - deviation / largest[active]
-    score = np.average(robustness[active].max(axis=1), weights=largest[active]) if active.any() else 0.0
+    score = np.average(robustness[active].max(axis=1), weights=largest[active])
     parents = [int(best) if on else None for best, on in zip(robustness.argmax(axis=1), active, strict=True)]
     return {
         "score": float(score),

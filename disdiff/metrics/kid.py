@@ -16,6 +16,8 @@ from disdiff.metrics._inputs import Result
 from disdiff.metrics.fid import check_features
 from ldm.errors import UserError
 
+BELOW = " (below 0, as an unbiased estimate of a distance near 0 may be)"
+
 
 def compute_kid(
     features: np.ndarray,
@@ -35,7 +37,8 @@ def compute_kid(
         subset_size: s, at least 2.
 
     Returns:
-        `score`, the mean over subsets, and `score_std`, their standard deviation.
+        `score`, the mean over subsets, and `score_std`, their standard deviation. Unbiased, so the score may
+        fall below 0 for sets that are alike; `note` then says so.
 
     Raises:
         UserError: bad arrays, or fewer rows than `subset_size`.
@@ -53,8 +56,10 @@ def compute_kid(
         y = reference[generator.permutation(len(reference))[:subset_size]]
         x = features[generator.permutation(len(features))[:subset_size]]
         distances.append(_squared_mmd(x, y))
+    score = float(np.mean(distances))
     return {
-        "score": float(np.mean(distances)),
+        "score": score,
+        **({"note": BELOW} if score < 0 else {}),
         "score_std": float(np.std(distances)),
         "estimator": "unbiased squared MMD, kernel (x.y / d + 1)^3, float64",
         "settings": {"num_subsets": num_subsets, "subset_size": subset_size},

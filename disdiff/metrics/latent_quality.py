@@ -10,17 +10,10 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
 
 from disdiff.metrics._auroc import compute_auroc
-from disdiff.metrics._inputs import (
-    Result,
-    check_codes,
-    check_enough,
-    check_factors,
-    standardise,
-    unit_scalars,
-)
+from disdiff.metrics._inputs import Result, check_codes, check_factors, standardise, unit_scalars
+from disdiff.metrics._sampling import split_folds
 
 NUM_ROWS = 10_000
 NUM_FOLDS = 5
@@ -43,15 +36,14 @@ def compute_latent_quality(
         same with `_std` over folds, and `per_column`.
 
     Raises:
-        UserError: bad arrays, or fewer rows than `num_rows`.
+        UserError: bad arrays, fewer rows than `num_rows`, or fewer than folds.
     """
     codes = check_codes(codes)
     mapping = mapping if codes.ndim == 3 else "scalar"
     codes = unit_scalars(codes, mapping if codes.ndim == 3 else "all")
     labels = check_factors(labels, len(codes))
-    check_enough(len(codes), num_rows)
     measure = "auroc" if labels.max() == 1 else "accuracy"
-    folds = KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(codes[:num_rows])
+    folds = split_folds(num_rows, len(codes), NUM_FOLDS, seed)
     scores = np.array([_probe(codes, labels, train, test, measure) for train, test in folds])
     return {
         measure: float(scores.mean()),

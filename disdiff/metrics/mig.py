@@ -38,6 +38,7 @@ def compute_mig(
     information = mutual_information_matrix(discretise(codes[rows], num_bins), factors)
     entropy = np.array([compute_entropy(column) for column in factors.T])
     gaps = top_two_gap(information) / np.where(entropy > 0, entropy, 1.0)
+    gaps = np.minimum(gaps, 1.0)  # rounding can lead just beyond
     return {
         "score": float(gaps.mean()),
         "gaps": gaps.tolist(),

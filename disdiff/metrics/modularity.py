@@ -45,7 +45,7 @@ def compute_modularity(
     best = squared.max(axis=1)
     others = squared.sum(axis=1) - best
     scale = np.where(best > 0, best, 1.0) * max(1, factors.shape[1] - 1)
-    per_unit = np.where(best > 0, 1.0 - others / scale, 0.0)
+    per_unit = np.where(best > 0, 1.0 - np.maximum(others, 0.0) / scale, 0.0)  # rounding of the difference
     return {
         "score": float(per_unit.mean()),
         "per_unit": per_unit.tolist(),

@@ -12,7 +12,15 @@ from functools import partial
 
 import numpy as np
 
-from disdiff.metrics._inputs import Result, check_codes, check_factors, unit_scalars
+from disdiff.metrics._inputs import (
+    Result,
+    check_binary,
+    check_codes,
+    check_enough,
+    number_values,
+    unit_scalars,
+)
+from disdiff.metrics._undefined import collect_scores, drop_constant, restore_columns
 from disdiff.metrics.beta_vae import compute_beta_vae
 from disdiff.metrics.dci import compute_dci
 from disdiff.metrics.factor_vae import compute_factor_vae
@@ -23,7 +31,7 @@ from disdiff.metrics.med import compute_med
 from disdiff.metrics.mig import compute_mig
 from disdiff.metrics.modularity import compute_explicitness, compute_modularity
 from disdiff.metrics.sap import compute_sap
-from disdiff.metrics.tad import compute_tad, compute_tad_eleven_thresholds
+from disdiff.metrics.tad import compute_tad, compute_tad_binarised, compute_tad_eleven_thresholds
 from disdiff.metrics.unsupervised import compute_unsupervised
 from ldm.errors import UserError
 
@@ -85,14 +93,14 @@ def compute_scores(
         progress: called with the name of the metric at work and the share of it that is done.
 
     Returns:
-        One JSON-ready dictionary per metric name.
+        One JSON-ready dictionary per metric name, and `undefined` if any is left out.
 
     Raises:
         UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
     """
     chosen = get_protocol(protocol)
     codes = check_codes(codes)
-    factors = check_factors(factors, len(codes))
+    factors, kept = drop_constant(number_values(factors, len(codes)), "factors")
     if len(codes) < chosen.num_rows:
         raise UserError(
             f"codes have {len(codes)} rows but protocol {protocol!r} needs {chosen.num_rows}:"
@@ -100,16 +108,15 @@ def compute_scores(
         )
     codes = unit_scalars(codes, units)
     report = progress or (lambda name, share: None)
-    scores = {}
-    for name, metric in build_metrics(chosen, lambda share: report("dci", share)).items():
-        report(name, 0.0)
-        scores[name] = metric(codes, factors, seed=seed)
-        report(name, 1.0)
-    return scores
+    metrics = build_metrics(chosen, lambda share: report("dci", share))
+    scores = collect_scores(
+        {name: partial(metric, codes, factors, seed=seed) for name, metric in metrics.items()}, report
+    )
+    return restore_columns(scores, kept, "factor")
 
 
 def compute_attribute_scores(
-    codes: np.ndarray, attributes: np.ndarray, protocol: str, seed: int = 0
+    codes: np.ndarray, attributes: np.ndarray, protocol: str, seed: int = 0, num_rows: int | None = None
 ) -> dict[str, Result]:
     """Compute the metrics of binary attributes (CelebA): TAD in its forms and the linear probe.
 
@@ -118,23 +125,65 @@ def compute_attribute_scores(
         attributes: labels in {0, 1}, shape (n, A).
         protocol: a name in `PROTOCOLS`; its training rows, the first ones, are used ("paper": 10,000).
         seed: of the folds; the published protocol uses 0.
+        num_rows: another number of rows than the protocol's.
 
     Returns:
-        `tad` and `latent_quality` on every dimension, `tad_eleven_thresholds` on all rows, and for vectors
-        `tad_pca1`, whose width is N.
+        `tad` and `latent_quality` on every dimension, `tad_eleven_thresholds` on all rows, for vectors
+        `tad_pca1`, whose width is N, and `undefined` if any is left out.
 
     Raises:
         UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
     """
-    rows = {"seed": seed, "num_rows": get_protocol(protocol).num_train}
-    scores = {
-        "tad": compute_tad(codes, attributes, **rows),
-        "tad_eleven_thresholds": compute_tad_eleven_thresholds(codes, attributes),
-        "latent_quality": compute_latent_quality(codes, attributes, **rows),
+    codes, rows = check_codes(codes), _choose_rows(codes, protocol, seed, num_rows)
+    labels = number_values(check_binary(attributes), len(codes), "attributes")
+    attributes, kept = drop_constant(labels, "attributes")
+    metrics = {
+        "tad": partial(compute_tad, codes, attributes, **rows),
+        "tad_eleven_thresholds": partial(compute_tad_eleven_thresholds, codes, attributes),
+        "latent_quality": partial(compute_latent_quality, codes, attributes, **rows),
     }
     if np.ndim(codes) == 3:
-        scores["tad_pca1"] = compute_tad(codes, attributes, mapping="pca1", **rows)
-    return scores
+        metrics["tad_pca1"] = partial(compute_tad, codes, attributes, mapping="pca1", **rows)
+    return restore_columns(collect_scores(metrics), kept, "attribute")
+
+
+def compute_binarised_scores(
+    codes: np.ndarray, factors: np.ndarray, protocol: str, seed: int = 0, num_rows: int | None = None
+) -> dict[str, Result]:
+    """Compute TAD and the linear probe of data with factors instead of attributes.
+
+    Args:
+        codes: units, shape (n, N) or (n, N, D).
+        factors: integer labels, shape (n, F); each value of each is an attribute.
+        protocol: see `compute_attribute_scores`.
+        seed: see `compute_attribute_scores`.
+        num_rows: see `compute_attribute_scores`.
+
+    Returns:
+        `tad_binarised` and `latent_quality` on every dimension, for vectors `tad_binarised_pca1`, and
+        `undefined` if any is left out.
+
+    Raises:
+        UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
+    """
+    codes, rows = check_codes(codes), _choose_rows(codes, protocol, seed, num_rows)
+    factors, kept = drop_constant(number_values(factors, len(codes)), "factors")
+    metrics = {"tad_binarised": partial(compute_tad_binarised, codes, factors, **rows)}
+    if codes.ndim == 3 and codes.shape[2] > 1:
+        metrics["tad_binarised_pca1"] = partial(compute_tad_binarised, codes, factors, mapping="pca1", **rows)
+    metrics["latent_quality"] = partial(compute_latent_quality, codes, factors, **rows)
+    return restore_columns(collect_scores(metrics), kept, "factor")
+
+
+def _choose_rows(codes: np.ndarray, protocol: str, seed: int, num_rows: int | None) -> dict[str, int]:
+    """`seed` and `num_rows` of the metrics on folds.
+
+    Raises:
+        UserError: there are fewer rows.
+    """
+    num_rows = get_protocol(protocol).num_train if num_rows is None else num_rows
+    check_enough(len(codes), num_rows)
+    return {"seed": seed, "num_rows": num_rows}
 
 
 def build_metrics(

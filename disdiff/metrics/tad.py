@@ -15,18 +15,11 @@ The score depends on how vector units become dimensions; width and mapping are p
 """
 
 import numpy as np
-from sklearn.model_selection import KFold
 
 from disdiff.metrics._auroc import compute_auroc
 from disdiff.metrics._information import compute_entropy, mutual_information_matrix
-from disdiff.metrics._inputs import (
-    Result,
-    check_attributes,
-    check_codes,
-    check_enough,
-    check_factors,
-    unit_scalars,
-)
+from disdiff.metrics._inputs import Result, check_attributes, check_codes, check_factors, unit_scalars
+from disdiff.metrics._sampling import split_folds
 
 MIN_AUROC = 0.75
 MAX_REDUNDANCY = 0.2
@@ -58,7 +51,8 @@ def compute_tad(
         and `mapping`.
 
     Raises:
-        UserError: bad arrays, attributes outside {0, 1} or constant, or fewer rows than `num_rows`.
+        UserError: bad arrays, attributes outside {0, 1} or constant, fewer rows than `num_rows`, or fewer
+            than folds.
     """
     codes, mapping = _dimensions(codes, mapping)
     attributes = check_attributes(attributes, len(codes))
@@ -90,7 +84,7 @@ def compute_tad_binarised(
         As `compute_tad`, and `attributes`, the (factor, value) of each, values numbered from 0.
 
     Raises:
-        UserError: bad arrays, or fewer rows than `num_rows`.
+        UserError: bad arrays, fewer rows than `num_rows`, or fewer than folds.
     """
     codes, mapping = _dimensions(codes, mapping)
     factors = check_factors(factors, len(codes))
@@ -116,7 +110,8 @@ def compute_tad_eleven_thresholds(
 
     Returns:
         `score`, `num_captured`, `captured` (0 or 1 per attribute), `auroc`, shape (A, width), `width` and
-        `mapping`.
+        `mapping`; `note` says so if no dimension's range exceeds the threshold, which is on the codes' own
+        scale.
 
     Raises:
         UserError: bad arrays, or attributes outside {0, 1} or constant.
@@ -125,7 +120,9 @@ def compute_tad_eleven_thresholds(
     attributes = check_attributes(attributes, len(codes))
     auroc = _coarse_auroc(codes, attributes)
     score, captured = _total_gap(auroc, attributes, np.arange(attributes.shape[1]))
+    widest = float(np.ptp(codes, axis=0).max())
     return {
+        **({} if widest > MIN_RANGE else {"note": _explain_no_range(widest)}),
         "score": score,
         "num_captured": int(captured.sum()),
         "captured": captured.astype(int).tolist(),
@@ -139,6 +136,14 @@ def compute_tad_eleven_thresholds(
     }
 
 
+def _explain_no_range(widest: float) -> str:
+    return (
+        f"no dimension counts: the widest range is {widest:.3g}, and the released script leaves out ranges up"
+        f" to {MIN_RANGE:g}, so the score is 0 whatever the codes know; multiply all codes by one number that"
+        " makes them vary more, and say so beside the score"
+    )
+
+
 def _dimensions(codes: np.ndarray, mapping: str) -> tuple[np.ndarray, str]:
     """Flatten vector units by `mapping`; scalar units are dimensions already, and named so."""
     codes = check_codes(codes)
@@ -149,9 +154,8 @@ def _fold_scores(
     codes: np.ndarray, attributes: np.ndarray, groups: np.ndarray, seed: int, num_rows: int
 ) -> Result:
     """Score the training folds of the first `num_rows` rows; standardising would change no rank."""
-    check_enough(len(codes), num_rows)
     scores, captured, aurocs = [], [], []
-    for rows, _ in KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(codes[:num_rows]):
+    for rows, _ in split_folds(num_rows, len(codes), NUM_FOLDS, seed):
         auroc = compute_auroc(codes[rows], attributes[rows])
         auroc = np.maximum(auroc, 1.0 - auroc)
         score, kept = _total_gap(auroc, attributes[rows], groups)
@@ -200,4 +204,4 @@ def _coarse_auroc(codes: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     for polarity in (rates, 1.0 - rates):
         true, false = np.split(np.sort(polarity, axis=1), 2, axis=2)
         areas.append((true[:, 1:] * np.diff(false, axis=1)).sum(axis=1).T)
-    return np.where(high - low > MIN_RANGE, np.maximum(*areas), 0.5)
+    return np.where(high - low > MIN_RANGE, np.clip(np.maximum(*areas), 0.0, 1.0), 0.5)

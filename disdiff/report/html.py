@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from disdiff.editing.unit_names import UnitNames, name_data
+from disdiff.evaluation.codes_file import read_run_codes
 from disdiff.report.discovery import FILE, write_discovery
 from disdiff.report.elements import embed_figure, embed_png, write_table
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
@@ -27,7 +27,7 @@ from disdiff.report.sentences import (
 )
 from disdiff.report.sliders import SCRIPT, Frames, load_frames, style_frames, write_sliders
 from disdiff.report.style import PAGE, STYLE
-from disdiff.report.summary import Rows, list_edits, list_reconstructions, list_scores, list_tiles
+from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores, list_tiles
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
 from ldm.training.log import format_duration, read_log
@@ -158,6 +158,7 @@ def write_summary(metrics: dict[str, Any], data_name: str) -> Iterator[str]:
     for protocol, scores in (metrics.get("scores") or {}).items():
         yield "<p>Numbers of different protocols do not compare.</p>" if len(metrics["scores"]) > 1 else ""
         yield write_table(f"Protocol: {protocol}", ["score", "value", "estimated by"], list_scores(scores))
+        yield from (f"<p>{escape(note)}.</p>" for note in list_notes(scores))
     if metrics.get("editing"):
         heads = ["factor", "carried by", "swap succeeds", "worst kept", "unedited", "probe accuracy"]
         yield write_table(
@@ -261,11 +262,4 @@ def load_codes_of(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is damaged.
     """
-    path, names = folder / "codes.npz", ("codes", "factor_names")
-    if not path.exists():
-        return {"codes": np.zeros((1, 0))}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names if name in file.files}
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path} is damaged; delete it and run the main job again") from error
+    return read_run_codes(folder) or {"codes": np.zeros((1, 0))}

@@ -41,6 +41,15 @@ def list_scores(scores: dict[str, Any]) -> Rows:
     return rows
 
 
+def list_notes(scores: dict[str, Any]) -> list[str]:
+    """What must be said beside the scores of one protocol: what is not defined, or 0 for any codes, why."""
+    titles = {metric: name.removesuffix(" disentanglement") for (metric, _), name in reversed(SCORES.items())}
+    undefined = scores.get("undefined", {}).items()
+    notes = [f"{titles.get(name, name)} is not defined: {reason}" for name, reason in undefined]
+    rest = [(titles.get(name, name), result.get("note")) for name, result in scores.items()]
+    return notes + [f"{name}: {note}" for name, note in rest if isinstance(note, str)]
+
+
 def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, float]:
     """Every number of a run that compares with other runs', by its name."""
     scores = (metrics["scores"] or {}).get(protocol, {})

@@ -19,22 +19,29 @@ from tqdm import tqdm
 
 from disdiff.config.places import ROOT
 from disdiff.config.schema import Config, EvaluationConfig, to_container
+from disdiff.evaluation.codes_file import save_codes
 from disdiff.evaluation.edit_success import compute_editing, compute_reconstruction
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
+from disdiff.report.summary import list_notes
 from disdiff.runs.context import Context
 from disdiff.runs.stages import Stage, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
-from ldm.files import atomic_path, load_json, save_json
+from ldm.files import load_json, save_json
 from ldm.training.threads import set_threads
 from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
 FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
 SCORES = "scores.json"  # until they are in metrics.json
+HEADLINES = (
+    ("FactorVAE", "factor_vae", "eval_accuracy"),
+    ("DCI", "dci", "disentanglement"),
+    ("TAD", "tad", "score"),
+)
 NO_LABELS = "the data set has no factor labels and no attributes, so there is nothing to compare codes with"
 NO_FACTORS = "the data set has attributes but no factor labels, so FactorVAE, DCI and the like are left out"
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
@@ -150,21 +157,24 @@ def summarise(metrics: dict[str, Any]) -> str:
     parts = [f"reconstruction {metrics['reconstruction']['psnr']:.1f} dB"]
     if metrics["editing"] is not None:
         editing = metrics["editing"]
-        parts.append(
-            f"swaps {editing['success_mean']:.0%} right, {editing['kept_mean']:.0%} of the rest kept"
-        )
+        kept = "" if editing["kept_mean"] is None else f", {editing['kept_mean']:.0%} of the rest kept"
+        parts.append(f"swaps {editing['success_mean']:.0%} right{kept}")
     for protocol, scores in (metrics["scores"] or {}).items():
-        if "dci" in scores:
-            factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
-            parts.insert(0, f"FactorVAE {factor_vae:.3f}, DCI {dci:.3f} ({protocol})")
-        else:
-            tad, captured = scores["tad"]["score"], scores["tad"]["num_captured"]
-            parts.insert(0, f"TAD {tad:.3f}, {captured:g} attributes captured ({protocol})")
+        parts.insert(0, f"{describe_headlines(scores)} ({protocol})")
+        parts += list_notes(scores)
     if metrics.get("scores_reason"):
         parts.append(metrics["scores_reason"])
     minutes = metrics["seconds_total"] / 60
     data = "procedural " * metrics["dataset"]["procedural"] + metrics["dataset"]["name"]
     return f"{data}: {'; '.join(parts)}; {minutes:.1f} min from nothing"
+
+
+def describe_headlines(scores: dict[str, Any]) -> str:
+    """The few scores of a protocol that are quoted first, as far as they are defined."""
+    values = [f"{name} {scores[metric][key]:.3f}" for name, metric, key in HEADLINES if metric in scores]
+    if "tad" in scores:
+        values.append(f"{scores['tad']['num_captured']:g} attributes captured")
+    return ", ".join(values) or "other scores than FactorVAE, DCI and TAD"
 
 
 def measure_edits(
@@ -208,12 +218,6 @@ def encode_codes(
         names = np.array(source.attribute_names)
         arrays |= {"attributes": source.attributes(index).numpy(), "attribute_names": names}
     return arrays
-
-
-def save_codes(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write `codes.npz` atomically."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
 
 
 def score_codes(

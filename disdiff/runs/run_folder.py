@@ -5,7 +5,6 @@ metrics.json       scores                            codes.npz         codes and
 images log.csv            of the last stage                 *.png, report.html
 """
 
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from disdiff.build import build_denoiser, build_latent_space, build_model, build
 from disdiff.clip.options import look_inside
 from disdiff.config.limits import check_limits
 from disdiff.config.schema import Config, merge, read_yaml, to_container
+from disdiff.evaluation.codes_file import read_run_codes
 from disdiff.method.model import ImageModel
 from disdiff.runs.stages import RECORD
 from ldm.data.source import ImageSource
@@ -45,16 +45,9 @@ class Run:
         """The data set of the run."""
         return build_source(self.config.data)
 
-    def codes(self) -> dict[str, np.ndarray] | None:
-        """Content of `codes.npz`, or None: codes (n, N, D), factors (n, F), factor_names (F,)."""
-        path = self.folder / "codes.npz"
-        if not path.exists():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged; delete it and run the main job again") from error
+    def codes(self, *labels: str) -> dict[str, np.ndarray] | None:
+        """Codes (n, N, D), factor_names (F,) and the arrays `labels` of `codes.npz`; None without it."""
+        return read_run_codes(self.folder, *labels)
 
     def metrics(self) -> dict[str, Any] | None:
         """Content of `metrics.json`, or None."""

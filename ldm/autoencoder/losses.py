@@ -34,7 +34,7 @@ class AutoencoderLossConfig:
 
     def __post_init__(self) -> None:
         choose("loss.pixel", self.pixel, PIXEL_LOSSES)
-        choose("loss.perceptual", self.perceptual, {"lpips": None, "none": None})
+        choose("autoencoder.loss.perceptual", self.perceptual, {"lpips": None, "none": None})
         choose("loss.discriminator", self.discriminator, DISCRIMINATOR_LOSSES)
 
 

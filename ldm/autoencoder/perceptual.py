@@ -94,7 +94,7 @@ def import_parts() -> tuple[type[nn.Module], type[nn.Module], Callable[..., nn.M
     except (ImportError, RuntimeError) as error:
         raise UserError(
             f"LPIPS cannot be imported ({error}); install torch and torchvision from the same index, and "
-            "taming-transformers-rom1504==0.0.6 with requests, or set loss.perceptual=none"
+            "taming-transformers-rom1504==0.0.6 with requests, or set autoencoder.loss.perceptual=none"
         ) from error
     return ScalingLayer, NetLinLayer, vgg16
 

@@ -85,6 +85,7 @@ def make_noise():
 def said(caplog):
     """What was logged since the last context was opened."""
     caplog.set_level("INFO", "disdiff")
+    caplog.set_level("INFO", "ldm")
     return lambda: "\n".join(caplog.messages).splitlines()
 
 
@@ -95,6 +96,7 @@ def build_on_noise(tmp_path, monkeypatch, caplog):
     Stages train on `images` images each.
     """
     caplog.set_level("INFO", "disdiff")
+    caplog.set_level("INFO", "ldm")
     monkeypatch.setattr("disdiff.runs.results.write_results", lambda *_: None)
 
     def build(file, *overrides, images=32, source=None):

@@ -245,6 +245,114 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
             request()
 
 
+@pytest.mark.parametrize(
+    "image",
+    [torch.rand(3, SIZE, SIZE), torch.zeros(2, 3, SIZE, SIZE).double(), torch.ones(3, SIZE, SIZE).half()],
+)
+def test_floats_without_a_value_below_0_are_refused_with_the_remedy(image):
+    with pytest.raises(
+        UserError, match=r"\[0, 1\].* \[-1, 1\]: convert them by 2 \* x - 1;.* uint8"
+    ) as caught:
+        to_images(image, SIZE)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="2 \\* x - 1"):
+        to_images([torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), image], SIZE)
+
+
+def test_bright_images_come_in_as_bytes_and_their_edits_go_through(model):
+    white = torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8)
+    assert (to_images(white, SIZE) == 1).all()
+    codes = model.encode(white)
+    assert torch.equal(model.edit(white, disdiff.Edit(0, toward=white)).codes_before, codes)
+    assert model.interpolate(white, white, 2).shape == (2, 3, SIZE, SIZE)
+    assert model.move_attribute(white, "scale", 1, 0.1).shape == (1, 3, SIZE, SIZE)
+    one_dark_pixel = to_images(white, SIZE)
+    one_dark_pixel[0, 0, 0, 0] = -0.01
+    assert model.encode(one_dark_pixel).shape == codes.shape
+
+
+def test_numbers_of_every_type_are_numbers(model, images):
+    for one in (3, np.int64(3), np.uint8(3), torch.tensor(3), "3", " +3 ", [np.int32(3)], np.array([3]), {3}):
+        assert model.find_units(one) == [3]
+    assert model.find_units([]) == [] and model.find_units(np.array([2, 0])) == [2, 0]
+    codes = model.encode(images.double())
+    assert torch.equal(codes, model.encode(images))
+    noise = model.infer_noise(images, codes.numpy(), np.int64(2))
+    made = model.decode(codes, noise, steps=2)
+    assert torch.equal(made, model.decode(codes.double().numpy(), noise.double(), steps=torch.tensor(2)))
+    assert torch.equal(model.decode(codes, seed=np.int64(3)), model.decode(codes, seed=3))
+    assert torch.equal(model.swap(images, images[:1], np.int64(0)), model.swap(images, images[:1], 0))
+    assert torch.equal(model.traverse(images, 0, 1), model.traverse(images, 0, np.array([1.0])))
+    edits = [disdiff.Edit(0, by=np.float32(1)), disdiff.Edit(np.int64(0), by=1)]
+    assert torch.equal(*(model.edit(images, edit).images for edit in edits))
+    assert (
+        disdiff.load(str(model.run.folder), torch.device("cpu"), np.float32(1)).num_units == model.num_units
+    )
+
+
+@pytest.mark.parametrize(
+    "unit", [True, np.bool_(True), 3.0, None, b"1", {"a": 1}, [[1]], "--3", "", [None], -1]
+)
+def test_what_is_no_unit_is_named(model, unit):
+    with pytest.raises(UserError, match="unit"):
+        model.find_units(unit)
+
+
+def test_odd_arguments_are_one_sentence(model, images):
+    codes, many = model.encode(images), images[[0, 0, 1]]
+    noise = model.infer_noise(images, codes, 2)
+    nan = torch.full_like(noise, torch.nan)
+    requests = {
+        "no image": [
+            lambda: model.encode(images[:0]),
+            lambda: model.encode(np.zeros((0, SIZE, SIZE, 3), "u1")),
+        ],
+        "put channels": [
+            lambda: model.encode(images.permute(0, 2, 3, 1)),
+            lambda: model.encode(np.zeros((SIZE, SIZE, 3), np.uint16)),
+            lambda: model.encode(images.to_sparse()),
+        ],
+        "codes are tensors of shape": [
+            *(lambda c=c: model.decode(c, noise) for c in (codes[0], codes[:, 1:], codes > 0, None, "codes")),
+            *(lambda c=c: model.decode(c, noise) for c in (codes[:0], codes * torch.nan, codes.tolist())),
+            lambda: model.decode(torch.cat([codes, codes], dim=2), noise),
+        ],
+        "noise is a tensor of shape": [
+            *(lambda z=z: model.decode(codes, z) for z in (noise[..., 1:], noise.flatten(1), nan, 3, [1])),
+        ],
+        "there are 2": [lambda: model.infer_noise(images, codes[:1]), lambda: model.decode(codes, noise[0])],
+        "steps=": [lambda s=s: model.decode(codes, noise, steps=s) for s in (0, -1, True, 2.5, "2", [2])],
+        "cannot sample in": [lambda: model.decode(codes, noise, steps=10**6)],
+        "seed=": [lambda s=s: model.decode(codes, seed=s) for s in (2**70, 1.5, "a", None, True)],
+        "no unit to move": [lambda: model.swap(images, images, []), lambda: model.traverse(images, ())],
+        "amounts": [
+            lambda a=a: model.traverse(images, 0, a) for a in ([], [torch.nan], "12", [None], [True])
+        ],
+        "no finite number": [
+            lambda: model.edit(images, disdiff.Edit(0, by="a")),
+            lambda: model.edit(images, disdiff.Edit(0, by=torch.inf)),
+            lambda: model.edit(images, disdiff.Edit(0, toward=images, strength=None)),
+            lambda: disdiff.load(model.run.folder, guidance="2"),
+        ],
+        "is no edit": [lambda e=e: model.edit(images, e) for e in ("edit", None, [3])],
+        "give one, or as many": [lambda: model.edit(images, disdiff.Edit(0, toward=many))],
+        "one image at a time": [
+            lambda: model.interpolate(images, images[0]),
+            lambda: model.move_attribute(images, "scale", 1, [0.1]),
+        ],
+        "columns=": [lambda c=c: model.interpolate(images[0], images[1], c) for c in (1, 2.5, True)],
+        "strengths is empty": [lambda: model.move_attribute(images[0], "scale", 1, [])],
+        "value=": [lambda v=v: model.move_attribute(images[0], "scale", v, [0.1]) for v in ("1", 1.0, None)],
+        "t=": [lambda t=t: model.gradient_fields(images, t) for t in (2.5, True, -1)],
+        "no path of a run folder": [lambda p=p: disdiff.load(p) for p in (None, 3)],
+    }
+    for says, calls in requests.items():
+        for call in calls:
+            with pytest.raises(UserError, match=says) as caught:
+                call()
+            assert "\n" not in str(caught.value)
+
+
 def test_importing_the_package_imports_no_torch():
     code = "import disdiff, sys; assert 'torch' not in sys.modules; assert 'load' in disdiff.__all__"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -63,7 +63,7 @@ def test_absence_is_explained_in_one_line(folders):
         "397923af",
         "weights.vgg16=PATH",
         "weights.allow_download=true",
-        "loss.perceptual=none",
+        "autoencoder.loss.perceptual=none",
         *map(str, folders),
     ):
         assert part in message
@@ -92,3 +92,19 @@ def test_an_unreachable_address_leaves_no_file(folders, weight):
     with pytest.raises(UserError, match=r"cannot be downloaded.*weights.tiny=PATH"):
         resolve_weight(gone, allow_download=True)
     assert not any(file.is_file() for folder in folders for file in folder.rglob("*"))
+
+
+def test_advice_is_written_for_the_command_line_of_the_caller(folders, weight):
+    gone = WeightFile(**{**vars(weight), "url": weight.url + ".gone"})
+    damaged = WeightFile(**{**vars(weight), "sha256": "00000000"})
+    for option in ("", "--set "):
+        for wanted, path, download in (
+            (weight, None, False),
+            (weight, "/nowhere", False),
+            (gone, None, True),
+            (damaged, None, True),
+        ):
+            with pytest.raises(UserError) as caught:
+                resolve_weight(wanted, path, download, option)
+            advice = str(caught.value).split("weights.tiny=PATH")[0]
+            assert advice.endswith(" " + option) and ("--set" in advice) is bool(option)

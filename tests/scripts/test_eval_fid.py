@@ -189,6 +189,67 @@ def test_images_of_a_file_in_either_layout_and_range(call, tmp_path):
     assert status == 2 and "wrong.npy holds floats outside [-1, 1]: map 0..255 by x / 127.5 - 1" in error
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ">f4"])
+def test_floats_in_0_to_1_are_refused_and_converted_ones_are_what_bytes_are(call, tmp_path, dtype):
+    bytes_ = np.random.default_rng(0).integers(0, 256, (70, 3, 64, 64), dtype=np.uint8)
+    np.save(tmp_path / "bytes.npy", bytes_)
+    np.save(tmp_path / "unit.npy", (bytes_ / 255).astype(dtype))
+    status, error = call("--images", tmp_path / "unit.npy", "--num", 66)
+    assert status == 2 and "unit.npy holds floats without a value below 0" in error and "2 * x - 1" in error
+    assert "as uint8" in error
+    np.save(tmp_path / "mapped.npy", (bytes_ / 127.5 - 1).astype(dtype))
+    names = ("bytes.npy", "mapped.npy") if dtype != np.float16 else ("mapped.npy",) * 2
+    first, second = (call("--images", tmp_path / name, "--num", 66)[0]["distances"] for name in names)
+    assert first == second
+
+
+def test_one_image_below_0_is_enough_for_a_whole_file(call, tmp_path):
+    images = np.full((70, 3, 64, 64), 0.5, np.float32)
+    images[-1, 0, 0, 0] = -1  # not among those that are looked at
+    np.save(tmp_path / "bright.npy", images)
+    result, _ = call("--images", tmp_path / "bright.npy", "--num", 66)
+    assert result["num_images"] == 66
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((70, 3, 64, 64), np.uint16),
+        np.zeros((70, 64, 64), np.uint8),
+        np.zeros((0, 3, 64, 64), np.uint8),
+        np.zeros((70, 3, 64, 64), bool),
+        np.where(np.arange(64) == 5, np.nan, -np.ones((70, 3, 64, 64), np.float32)),
+        np.where(np.arange(64) == 5, np.inf, -np.ones((70, 3, 64, 64), np.float32)),
+    ],
+)
+def test_files_of_something_else_are_named(call, tmp_path, images):
+    np.save(tmp_path / "odd.npy", images)
+    status, error = call("--images", tmp_path / "odd.npy", "--num", 66)
+    assert status == 2 and error.startswith("error: ") and "odd.npy holds" in error
+
+
+def test_results_of_two_files_never_share_a_name(call, run_folder, tmp_path):
+    said = []
+    for number, place in enumerate(("a/gen.npy", "b/gen.npy", "c/samples.npy")):
+        (tmp_path / place).parent.mkdir()
+        images = np.random.default_rng(number).integers(0, 256, (66, 3, 64, 64), dtype=np.uint8)
+        np.save(tmp_path / place, images)
+        result, output = call("--images", tmp_path / place, "--num", 66)
+        said.append(Path(output.strip().splitlines()[-1]))
+        assert result["images"]["sha256"][:16] in said[-1].name
+    call("--num", 66)
+    assert len(set(said)) == 3 and all(path.exists() for path in [*said, run_folder / "fid" / "samples.json"])
+    assert said[0].name.startswith("gen-") and said[2].name.startswith("samples-")
+
+
+def test_advice_names_the_option_that_takes_it(call):
+    for option in ("--set weights.inception=PATH", "--set weights.allow_download=true"):
+        assert option in call(features="inception")[1]
+    error = call("--images", "random", "--num", 65, "--lpips")[1]
+    assert "--set weights.vgg16=PATH" in error and "--set weights.allow_download=true" in error
+    assert "--set weights.inception=PATH" in call("--set", "weights.inception=/x", features="inception")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

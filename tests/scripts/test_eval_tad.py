@@ -108,3 +108,41 @@ def test_bad_arrays_are_named(call, tmp_path, codes, arrays, says):
     np.savez(path, codes=codes, **{name: array for name, array in arrays.items() if array is not None})
     status, _, (error,) = call("--codes", path, "--protocol", "fast")
     assert status == 2 and says in error
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, bool])
+def test_attributes_of_any_type_are_scored(call, tmp_path, codes, attributes, dtype):
+    np.savez(tmp_path / "codes.npz", codes=codes, attributes=attributes.astype(dtype))
+    status, _, error = call(
+        "--codes", tmp_path / "codes.npz", "--protocol", "fast", "--out", tmp_path / "tad.json"
+    )
+    assert status == 0, error
+    written = json.loads((tmp_path / "tad.json").read_text())
+    assert written["seeds"]["0"]["tad"] == compute_tad(codes, attributes, num_rows=ROWS)
+
+
+@pytest.mark.parametrize("num", [2_000, 777, 5])
+def test_another_number_of_rows_is_taken_and_named(call, celeba, tmp_path, codes, attributes, num):
+    out = tmp_path / "tad.json"
+    status, said, _ = call("--codes", celeba, "--num", num, "--out", out)
+    assert status == 0 and f"protocol paper, but {num} of its codes" in said
+    written = json.loads(out.read_text())
+    assert written["num_rows"] == num
+    tad = written["seeds"]["0"]["tad"]
+    assert tad["sizes"] == {"rows": num} and tad == compute_tad(codes, attributes, num_rows=num)
+    status, _, (error,) = call("--codes", celeba)
+    assert status == 2 and "codes have 2000 rows but 10000 are needed" in error and "--num of 2000" in error
+
+
+@pytest.mark.parametrize("num", [0, -5, 4, 2_001])
+def test_numbers_of_rows_that_cannot_be_are_named(call, celeba, num):
+    status, _, (error,) = call("--codes", celeba, "--num", num)
+    assert status == 2 and error.startswith("error: ") and "--num" in error
+
+
+def test_an_attribute_that_all_have_is_left_out_with_its_reason(call, tmp_path, codes, attributes):
+    whole = np.column_stack([attributes[:, 0], np.ones(2_000, int), attributes[:, 1:]])
+    np.savez(tmp_path / "codes.npz", codes=codes, attributes=whole, meta=np.array([None], object))
+    status, said, _ = call("--codes", tmp_path / "codes.npz", "--protocol", "fast", "--seeds", "0,1")
+    assert status == 0 and "note: attribute 1 is not defined: it has a single value" in said
+    assert "captured      0, 2\n" in said

@@ -126,3 +126,27 @@ def test_bad_arguments_are_one_sentence_and_status_2(call, save, arrays, argumen
 def test_a_traceback_is_shown_on_request_only(call, save, arrays):
     with pytest.raises(UserError, match="codes are constant"):
         call(save("run", {**arrays, "codes": np.ones((2_500, 2))}), "--debug")
+
+
+def test_scores_that_are_not_defined_are_left_out_with_their_reason(call, save, arrays, tmp_path):
+    one = {**arrays, "factors": arrays["factors"][:, :1], "meta": np.array([{}], dtype=object)}
+    codes, out = save("run", one) / "codes.npz", tmp_path / "s.json"
+    status, said, _ = call("--codes", codes, "--protocol", "fast", "--seeds", "0,1", "--out", out)
+    assert status == 0 and "  MIG  " in said and "  DCI completeness" in said
+    assert "beta-VAE score  " not in said
+    assert said.count("note: beta-VAE score is not defined: factors have one column") == 1
+    scores = json.loads(out.read_text())["runs"][str(codes)]["0"]
+    assert "beta_vae" not in scores and list(scores["undefined"]) == ["beta_vae"]
+
+
+def test_no_active_unit_is_said_beside_the_score(call, save, arrays):
+    run = save("run", {**arrays, "codes": arrays["codes"] * 1e-3})
+    status, said, _ = call(run, "--protocol", "fast")
+    assert status == 0 and "note: FactorVAE score: no unit is active" in said and "below 0.05" in said
+    assert "no unit is active" not in call(save("other", arrays), "--protocol", "fast")[1]
+
+
+def test_one_folder_under_two_names_is_named_twice(call, save, arrays):
+    run = save("run", arrays)
+    status, _, (last,) = call(run, run.parent / "run" / ".." / "run")
+    assert status == 2 and "named twice" in last

@@ -3,6 +3,7 @@ import torch
 
 from disdiff.build import build_denoiser, build_latent_dpm
 from disdiff.config.schema import CONFIGS, load_config
+from disdiff.editing import unconditional
 from disdiff.editing.unconditional import (
     check_window,
     draw_codes,
@@ -10,7 +11,7 @@ from disdiff.editing.unconditional import (
     find_unconditional,
     split_stages,
 )
-from disdiff.editing.units import decode_code, sample_start, unconditional
+from disdiff.editing.units import decode_code, sample_start
 from disdiff.runs.run_folder import Run
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.diffusion.schedule import Schedule, ScheduleConfig

@@ -160,3 +160,12 @@ def test_reconstruction_of_the_first_stage_and_of_codes(model, halves, eval_inde
     assert result["num_images"] == 6 and result["sampler"]["eta"] == 0.0
     assert shares[-1] == 1.0
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("factor", [0, 1])
+def test_a_factor_with_one_value_is_not_edited_and_the_other_is(copier, halves, eval_index, factor):
+    same = eval_index[halves.factors(eval_index)[:, factor] == 1]
+    result = compute_editing(copier(), halves, same, np.eye(2), SAMPLER, 20, seed=0, probe_steps=60)
+    other = halves.factor_space.names[1 - factor]
+    assert result["success"] == {other: 1.0} and result["assigned_unit"] == {other: 1 - factor}
+    assert result["kept_mean"] is None and set(result["unedited"]) == set(halves.factor_space.names)

@@ -82,3 +82,17 @@ def test_the_seed_decides_and_is_recorded(rotated, factors):
 def test_fewer_rows_than_asked_are_refused(identity, factors):
     with pytest.raises(UserError, match="codes have 3000 rows but 10000 are needed"):
         compute_factor_vae(identity, factors, seed=0)
+
+
+def test_no_active_unit_is_told_and_the_published_number_kept(identity, factors):
+    result = score(identity * 1e-3, factors)
+    assert (result["eval_accuracy"], result["num_active"], result["active"]) == (0.0, 0, [])
+    assert "below 0.05" in result["note"] and "largest standard deviation is 0.0014" in result["note"]
+    some = score(identity * [1, 1e-3, 1e-2], factors)
+    assert some["active"] == [0] and "note" not in some
+
+
+def test_a_unit_constant_but_for_rounding_does_not_vote_even_without_a_threshold(identity, factors):
+    codes = np.column_stack([np.where(identity[:, 0] > 1, 0.3, 0.1 + 0.2), np.full(3_000, 0.1), identity])
+    result = score(codes, factors, prune_std=0.0)
+    assert result["active"] == [2, 3, 4] and result["eval_accuracy"] == 1.0

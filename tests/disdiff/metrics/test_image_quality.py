@@ -80,3 +80,18 @@ def test_bad_images_are_named(image, change, says):
 def test_images_smaller_than_the_window_are_refused(image):
     with pytest.raises(UserError, match="smaller than SSIM's window of 11"):
         compute_image_quality(image[..., :10], image[..., :10])
+
+
+def test_floats_in_0_to_1_are_refused_and_bytes_are_the_way_out(image):
+    unit = (image + 1) / 2
+    for pair in ((unit, unit), (unit, image), (image, unit)):
+        with pytest.raises(UserError, match=r"without a value below 0.* 2 \* x - 1;.*uint8"):
+            compute_image_quality(*pair)
+    other = (unit + 0.1).clamp(0, 1)
+    bytes_ = [(part * 255).round().to(torch.uint8) for part in (other, unit)]
+    expected = compute_image_quality(*(part.float() / 127.5 - 1 for part in bytes_))
+    assert compute_image_quality(*bytes_) == expected
+    assert expected["mse"] == pytest.approx((other - unit).square().mean().item(), rel=0.05)
+    white = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
+    assert compute_image_quality(white, white)["mse"] == 0
+    assert compare_images(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16))["ssim"] == 1  # part of a set

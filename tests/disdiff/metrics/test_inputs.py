@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from disdiff.metrics._inputs import check_attributes, check_factors, check_inputs, unit_scalars
+from disdiff.metrics._inputs import (
+    check_attributes,
+    check_codes,
+    check_factors,
+    check_inputs,
+    find_varying,
+    standardise,
+    unit_scalars,
+)
 from ldm.errors import UserError
 
 
@@ -89,3 +97,48 @@ def test_a_constant_vector_unit_becomes_zeros(identity):
     vectors = np.stack([identity, identity], axis=2)
     vectors[:, 1] = 0.1
     assert (unit_scalars(vectors)[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+def test_a_column_that_varies_by_rounding_alone_is_constant(dtype, scale):
+    start = np.asarray(0.3 * scale, dtype)
+    column = np.tile([start, np.nextafter(start, dtype(np.inf))], 50)
+    varying = np.linspace(0, 1, 100).astype(dtype)
+    assert find_varying(np.stack([column, varying, -column], axis=1)).tolist() == [False, True, False]
+
+
+def test_what_varies_little_still_varies():
+    rows = np.random.default_rng(0).normal(size=(100, 3)) * [1e-9, 1e-200, 1.0] + [1.0, 0.0, 1e6]
+    assert find_varying(rows).all()
+    assert not find_varying(np.zeros((5, 2))).any()
+
+
+def test_codes_that_vary_by_rounding_alone_have_collapsed(identity):
+    jitter = np.where(identity > 1, 0.3, 0.1 + 0.2)
+    assert len(np.unique(jitter)) == 2
+    for codes in (jitter, np.stack([jitter, -jitter], axis=2)):
+        with pytest.raises(UserError, match="codes are constant in every unit"):
+            check_codes(codes)
+    vectors = np.stack([identity, identity], axis=2)
+    vectors[:, 1] = jitter[:, 1, None]
+    assert (unit_scalars(vectors)[:, 1] == 0).all()
+
+
+def test_standardising_leaves_rounding_alone():
+    column = np.tile([0.3, 0.1 + 0.2], 50)[:, None]
+    assert np.abs(standardise(column, column)).max() < 1e-15
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, bool, np.uint8, np.int64])
+def test_attributes_may_be_zeros_and_ones_of_any_type(factors, dtype):
+    attributes = (factors > 1).astype(int)
+    got = check_attributes(attributes.astype(dtype), 3_000)
+    assert got.dtype == np.int64 and (got == attributes).all()
+    assert (check_factors(attributes.astype(dtype), 3_000) == attributes).all()
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_factors_that_are_no_whole_numbers_are_refused(factors, value):
+    with pytest.raises(UserError, match="factors must be integers"):
+        check_factors(spoil(factors.astype(float), value), 3_000)

@@ -50,3 +50,10 @@ def test_factors_of_many_values_are_binned_as_in_the_reference():
     codes = factors.astype(float)
     assert score(codes, factors, num_bins=60)["score"] == pytest.approx(1.0)
     assert score(codes, factors)["score"] < 1.0
+
+
+def test_units_constant_but_for_rounding_are_not_active(identity, factors):
+    codes = np.column_stack([identity, np.full(3_000, 0.1), np.where(factors[:, 0] > 1, 0.3, 0.1 + 0.2)])
+    result = score(codes, factors)
+    assert (result["num_active"], result["parents"]) == (3, [0, 1, 2, None, None])
+    assert result["robustness"][3:] == [[0.0] * 3] * 2 and result["score"] == 1.0

@@ -50,3 +50,10 @@ def test_a_shift_is_found_and_the_seed_decides_the_subsets():
 def test_impossible_subsets_are_refused(options):
     with pytest.raises(UserError, match="400 images cannot give"):
         compute_kid(draw(0), draw(1), seed=0, **({"subset_size": 100} | options))
+
+
+def test_a_score_below_0_says_that_it_may_be():
+    rows = np.random.default_rng(0).normal(size=(60, 8))
+    same = compute_kid(rows, rows, seed=0, num_subsets=20, subset_size=60)
+    assert same["score"] < 0 and "unbiased" in same["note"]
+    assert "note" not in compute_kid(rows + 1, rows, seed=0, num_subsets=2, subset_size=60)

@@ -62,3 +62,11 @@ def test_agrees_with_scikit_learn_on_the_same_rows(rotated, factors):
 def test_fewer_rows_than_asked_are_refused(identity, factors):
     with pytest.raises(UserError, match="rows"):
         compute_mig(identity, factors, seed=0)
+
+
+def test_a_gap_is_never_above_1():
+    for seed in range(30):
+        factors = np.random.default_rng(seed).integers(0, 7, (1_000, 2))
+        result = compute_mig(factors[:, ::-1] * 1.0, factors, seed=0, num_train=1_000)
+        single = compute_mig(factors[:, :1] * 1.0, factors[:, :1], seed=0, num_train=1_000)
+        assert max(result["gaps"]) <= 1 and single["score"] <= 1 and single["score"] == pytest.approx(1)

@@ -116,3 +116,18 @@ def test_bad_attributes_and_too_few_rows_are_named(codes, attributes):
         score(codes, attributes * 2 - 1)
     with pytest.raises(UserError, match="codes have 1000 rows but 10000 are needed"):
         compute_tad(codes, attributes)
+
+
+def test_no_dimension_over_the_range_is_told(attributes):
+    codes = np.random.default_rng(0).random((1_000, 3)) + 3.0 * attributes[:, :3]
+    assert "note" not in compute_tad_eleven_thresholds(codes, attributes)
+    small = compute_tad_eleven_thresholds(codes * 1e-2, attributes)
+    assert small["score"] == 0 and "leaves out ranges up to 0.2" in small["note"]
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 4])
+def test_fewer_rows_than_folds_are_refused(attributes, num_rows):
+    codes = np.random.default_rng(0).random((1_000, 3))
+    for compute in (compute_tad, compute_tad_binarised):
+        with pytest.raises(UserError, match="cannot make 5 folds"):
+            compute(codes, attributes, num_rows=num_rows)

@@ -55,3 +55,18 @@ def test_constant_codes_are_left_out_and_a_single_code_depends_on_nothing(indepe
     assert result["gaussian_total_correlation"] == pytest.approx(0, abs=1e-12)
     assert result["mutual_information"] == 0.0
     json.dumps(result, allow_nan=False)
+
+
+def test_scores_of_independent_units_are_never_below_0():
+    for seed in range(5):
+        turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))
+        for covariance in (np.diag([0.1, 0.7, 3.0, 1e-6, 1e6, 0.3]), turn @ turn.T):
+            assert gaussian_wasserstein_correlation(np.diag(np.diag(covariance))) >= 0
+            assert gaussian_total_correlation(np.diag(np.diag(covariance))) >= 0
+
+
+def test_units_constant_but_for_rounding_are_left_out(independent):
+    jitter = np.where(independent[:, :2] > 0, 0.3, 0.1 + 0.2)
+    result = compute_unsupervised(np.hstack([independent, jitter]), seed=0, num_train=3_000)
+    assert result == compute_unsupervised(independent, seed=0, num_train=3_000)
+    assert result["num_active"] == 3

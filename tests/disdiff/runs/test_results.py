@@ -95,3 +95,24 @@ def test_results_are_of_the_attributes_they_were_made_with(tmp_path):
     (data / "attributes.csv").unlink()
     without = open_data(DataOptions("folder", str(data), image_size=8))
     assert not results_are_complete(SimpleNamespace(**{**vars(first), "source": without}))
+
+
+def test_scores_that_are_not_defined_stop_no_summary():
+    protocol = "fast"
+    factor_vae = {"eval_accuracy": 0.0, "note": "no unit is active"}
+    undefined = {"beta_vae": "factors have one column", "dci": "use more"}
+    metrics = {
+        "reconstruction": {"psnr": 20.0},
+        "editing": {"success_mean": 0.5, "kept_mean": None},
+        "scores": {protocol: {"factor_vae": factor_vae, "undefined": undefined}},
+        "seconds_total": 60.0,
+        "dataset": {"procedural": False, "name": "mine"},
+    }
+    said = results.summarise(metrics)
+    for part in (
+        *("FactorVAE 0.000 (fast)", "swaps 50% right;", "DCI is not defined: use more"),
+        *("FactorVAE score: no unit is active", "beta-VAE score is not defined: factors have one column"),
+    ):
+        assert part in said
+    metrics["scores"][protocol] = {"unsupervised": {}, "undefined": undefined}
+    assert "other scores than FactorVAE, DCI and TAD (fast)" in results.summarise(metrics)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from disdiff import cli
+from disdiff.commands import common as cli
 from ldm.training import threads
 from ldm.training.threads import use_threads
 

@@ -1,0 +1,43 @@
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from disdiff.commands.common import choose_path, label_run, place_advice, put_beside
+from ldm.errors import UserError
+
+
+def test_no_two_run_folders_share_a_name(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    folders = ["runs/x", "a/x", "b/x", "runs/a/x", "x", ".", "../x", "../other/x", str(tmp_path / "a" / "x")]
+    labels = [label_run(Path(folder)) for folder in folders]
+    assert len(set(labels)) == len(folders)
+    assert labels[:3] == ["x", "a/x", "b/x"]
+    assert label_run(Path("runs/../a/x")) == "a/x" and label_run(here / "runs" / "x") == "x"
+    assert choose_path(Namespace(out=None, run=Path("a/x")), "swap.png") == Path("edits/a/x-swap.png")
+    assert choose_path(Namespace(out=Path("o.png"), run=Path("a/x")), "swap.png") == Path("o.png")
+
+
+def test_numbers_never_go_where_their_picture_goes():
+    assert put_beside(Path("edits/gap.png"), ".json") == Path("edits/gap.json")
+    for suffix in (".json", ".npz"):
+        with pytest.raises(UserError, match="let --out end in .png"):
+            put_beside(Path(f"x{suffix}"), suffix)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "leave such pictures out with data.corrupt=skip",
+        "or set weights.allow_download=true",
+        "name one with data.root=FOLDER",
+    ],
+)
+def test_advice_names_where_its_reader_sets_it(message):
+    told = "(here such settings are read from config.yaml in the run folder)"
+    assert place_advice(message) == f"{message} {told}"
+    assert place_advice(message, "--set").endswith("read from --set)")
+    for clear in ("--set data.root=FOLDER", f"on the command line of main.py: {message}", "no advice"):
+        assert place_advice(clear) == clear

@@ -1,6 +1,7 @@
 """Train and evaluate a system: `python main.py --base configs/disdiff/shapes3d.yaml -t`."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -34,13 +35,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments, overrides = parser.parse_known_args()
-    # `--base a.yaml key=value` hands overrides to --base; they are told apart by their form
-    files = [text for text in arguments.base if "=" not in text]
-    arguments.overrides = [text for text in arguments.base if "=" in text] + overrides
+    # `--base a.yaml key=value` hands overrides to --base; they have a `=` and are no files
+    files = [text for text in arguments.base if not is_override(text)]
+    arguments.overrides = [text for text in arguments.base if is_override(text)] + overrides
     if not files:
         parser.error("--base needs a configuration file")
     arguments.base = files
     return arguments
+
+
+def is_override(text: str) -> bool:
+    """Whether a word is `key=value`; a file that is there is none, whatever its path."""
+    return "=" in text and not os.path.isfile(os.path.expanduser(text))
 
 
 def main() -> int:

@@ -37,6 +37,7 @@ from disdiff.editing import (
 )
 from disdiff.edits import Edit, Edited, repeat
 from disdiff.image_input import Images, to_images
+from disdiff.limits import COUNT, FINITE, SEED, SEVERAL, WHOLE, Range
 from disdiff.model import DiffusionModel, DisDiff
 from disdiff.report.pictures import load_codes
 from disdiff.run import Run, load_run
@@ -157,13 +158,14 @@ class Model:
             codes: shape (B, N, D).
             noise: of `infer_noise`; None draws it.
             units: only these take part; None for all.
-            seed: of drawn noise.
+            seed: of drawn noise, from 0 to 2^32 - 1.
             steps: of DDIM; None for the run's own.
 
         Returns:
             Shape (B, C, H, W) in [-1, 1].
         """
         codes = self._check(codes)
+        SEED.check("seed", seed)
         if noise is None:
             noise = sample_start(
                 self.run.model, len(codes), self.image_size, torch.Generator().manual_seed(seed)
@@ -196,9 +198,10 @@ class Model:
         """Images while the strongest of `unit` stands at `amounts` (A) standard deviations from the data's
         mean along its principal direction, shape (B, A, C, H, W).
         """
+        amounts = check_numbers("amounts", amounts)
         codes = self.encode(images)
         noise = self.infer_noise(images, codes, steps)
-        places = torch.tensor([float(amount) for amount in amounts], device=codes.device)
+        places = torch.tensor(amounts, device=codes.device)
         moved = traverse_code(codes, self.find_units(unit)[0], self.directions, places)
         made = self.decode(moved.flatten(0, 1), noise.repeat_interleave(len(places), dim=0), steps=steps)
         return made.unflatten(0, (len(codes), len(places)))
@@ -210,7 +213,7 @@ class Model:
         Args:
             images: B images.
             t: diffusion step, from 0 (no noise) to T - 1; None for the middle.
-            seed: of the noise.
+            seed: of the noise, from 0 to 2^32 - 1.
 
         Returns:
             Shape (B, N, C, h, w); (B, 1, C, h, w) for PDAE, whose units have one field together.
@@ -222,8 +225,8 @@ class Model:
         if not isinstance(model, DisDiff):
             raise UserError(f"{self.run.config.system} has no gradient fields; only disdiff and pdae have")
         t = model.schedule.num_steps // 2 if t is None else t
-        if not 0 <= t < model.schedule.num_steps:
-            raise UserError(f"there is no step t={t}; give one from 0 to {model.schedule.num_steps - 1}")
+        Range(whole=True, least=0, most=model.schedule.num_steps - 1).check("t", t)
+        SEED.check("seed", seed)
         generator = torch.Generator().manual_seed(seed)
         noise = partial(sample_noise, generator=generator)
 
@@ -267,6 +270,7 @@ class Model:
         Codes go on a line and noise on an arc; with `trajectory` the noise predictions of both codes are
         mixed on the noise of the start.
         """
+        SEVERAL.check("columns", columns)
         model, sampler = self.run.model, self._sampler(steps)
         image = torch.cat([self._read(start)[:1], self._read(end)[:1]])
         codes, share = self.encode(image), torch.linspace(0, 1, columns, device=self.device)
@@ -289,6 +293,8 @@ class Model:
         Raises:
             UserError: the run has no such factor, or all or no images have that value.
         """
+        strengths = check_numbers("strengths", strengths)
+        WHOLE.check("value", value)
         arrays = load_codes_of(self.run)
         names = [str(each) for each in arrays.get("factor_names", [])]
         if name not in names or "factors" not in arrays:
@@ -296,7 +302,7 @@ class Model:
         labels = torch.from_numpy(np.asarray(arrays["factors"])[:, names.index(name)] == value)
         attribute = fit_attribute(load_codes(arrays), labels)
         code = self.encode(image)
-        moved = torch.cat([attribute.move(code.cpu(), float(strength)) for strength in strengths])
+        moved = torch.cat([attribute.move(code.cpu(), strength) for strength in strengths])
         return self.decode(moved, repeat(self.infer_noise(image, code, steps), len(moved)), steps=steps)
 
     @cached_property
@@ -314,4 +320,25 @@ class Model:
 
     def _sampler(self, steps: int | None) -> SamplerConfig:
         sampler = deterministic(self.run.config.sampler)
-        return sampler if steps is None else replace(sampler, num_steps=steps)
+        if steps is None:
+            return sampler
+        COUNT.check("steps", steps)
+        return replace(sampler, num_steps=steps)
+
+
+def check_numbers(name: str, numbers: Sequence[float]) -> list[float]:
+    """A list of finite numbers, at least one, as floats.
+
+    Raises:
+        UserError: it is none.
+    """
+    if (
+        not isinstance(numbers, Sequence | np.ndarray | Tensor)
+        or isinstance(numbers, str)
+        or not len(numbers)
+    ):
+        raise UserError(f"{name} are a list of numbers, at least one, such as [-1, 1]; got {numbers!r}")
+    numbers = numbers.tolist() if isinstance(numbers, np.ndarray | Tensor) else list(numbers)
+    for number in numbers:
+        FINITE.check(name, number)
+    return [float(number) for number in numbers]

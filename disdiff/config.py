@@ -5,9 +5,9 @@ Merge order: the bases a file names (from `configs/_shared`), the preset, what t
 `--base` files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
 printed, saved beside the run, and every key in it is read.
 
-Files and values are YAML, but a text is taken as it is written (`disdiff.yaml_texts`): `run.name=007` is the
-text 007. In a text, `${oc.env:NAME}` stands for a variable of the environment; `~` at the beginning of a path is
-the home folder.
+Files and values are YAML, but a text is taken as it is written (`disdiff.yaml_texts`): `run.name=007` is
+the text 007. In a text, `${oc.env:NAME}` stands for a variable of the environment; `~` at the beginning of a
+path is the home folder.
 """
 
 import difflib

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from disdiff.editing import Directions
 from disdiff.image_input import Images
+from disdiff.limits import FINITE, SHARE
 from ldm.errors import UserError
 
 
@@ -34,8 +35,11 @@ class Edit:
         """Which of the units that the name means are changed: `toward` all of them, `by` the strongest.
 
         Raises:
-            UserError: the edit says neither or both.
+            UserError: the edit says neither or both, or a number in it is out of range.
         """
+        SHARE.check("strength", self.strength)
+        if self.by is not None:
+            FINITE.check("by", self.by)
         if (self.toward is None) == (self.by is None):
             raise UserError(f"the edit of unit {self.unit} needs one of toward (an image) and by (a number)")
         return units if self.by is None else units[:1]

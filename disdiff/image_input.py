@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm.data.pictures import prepare_any
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
+from ldm.files import expand_home
 
 Images = Tensor | np.ndarray | Image.Image | str | Path | Sequence
 SLACK = 1e-3  # by which numbers may leave [-1, 1]
@@ -57,7 +58,7 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 
 def _open(path: str | Path) -> Image.Image:
     try:
-        with Image.open(path) as file:
+        with Image.open(expand_home(path)) as file:
             file.load()
             return file
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

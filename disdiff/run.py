@@ -15,13 +15,13 @@ import numpy as np
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
 from disdiff.clip.options import look_inside
-from disdiff.config import Config, merge, read_yaml, to_container
-from disdiff.limits import check_limits
+from disdiff.config import Config, merge, read_yaml
+from disdiff.limits import NOT_NEGATIVE
 from disdiff.model import ImageModel
 from disdiff.stages import RECORD, WEIGHTS, load_weights
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
-from ldm.files import load_json
+from ldm.files import expand_home, load_json
 from ldm.nn.layers import freeze
 
 
@@ -72,7 +72,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     Raises:
         UserError: the folder is none of a finished run, or its files are damaged.
     """
-    folder = Path(folder)
+    folder = expand_home(folder)
     if not (folder / "config.yaml").exists():
         raise UserError(
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
@@ -80,8 +80,8 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     config = merge([read_yaml(folder / "config.yaml")])
     config.clip = look_inside(config.clip, folder)  # an exported run brings its CLIP
     if guidance is not None:
+        NOT_NEGATIVE.check("sampler.guidance", guidance)
         config.sampler.guidance = guidance
-        check_limits(to_container(config))
     stages = get_system(config).stages
     image_size = load_json(folder / "stages" / stages[-1] / RECORD)["image_size"]
     latent_space = build_latent_space(config)

@@ -226,7 +226,9 @@ class DisDiffTask(CodeTask):
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
         images = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
         eps_fn = unit_eps_fn(model, model.factors.encoder(self._seen(images, z_0)))
-        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), PREVIEW_STEPS)
+        sampled = sample_ddim(
+            eps_fn, model.schedule, sample_noise(z_0, generator), min(PREVIEW_STEPS, model.schedule.num_steps)
+        )
         return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
 
     @property

@@ -1,5 +1,5 @@
-"""YAML whose texts stay as they are written: where a configuration has a text, `007`, `on` and `2024_06_01` are
-texts and neither numbers nor truth values.
+"""YAML whose texts stay as they are written: where a configuration has a text, `007`, `on` and `2024_06_01`
+are texts and neither numbers nor truth values.
 
 A YAML text is read into nodes, the scalars whose key is a text are quoted, and the nodes are written again;
 whoever reads the result finds the texts literal and all else as YAML has it.

@@ -1,7 +1,6 @@
 """Name a run's units in words, by a CLIP: with a score, what chance would give, and pictures."""
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -11,9 +10,11 @@ from disdiff.clip.displacement import WAYS
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.session import Discovery, Options
 from disdiff.clip.tower import load_clip
+from disdiff.limits import COUNT, NOT_NEGATIVE, POSITIVE
 from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from ldm.errors import UserError
+from ldm.files import expand_home
 
 EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
   python scripts/discover_factors.py RUN --prompts P                     names, in RUN and in its report
@@ -31,17 +32,23 @@ TINY = "local-dir:pretrained/tiny_clip"
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="the factors in words")
+    parser.add_argument("--prompts", type=expand_home, metavar="FILE", help="the factors in words")
     parser.add_argument("--clip", metavar="MODEL", help="architecture of open_clip, or local-dir:FOLDER")
     parser.add_argument("--pretrained", metavar="TAG|FILE", help="weights of an architecture")
     parser.add_argument(
         "--by", choices=tuple(WAYS), default="traverse", help="how a unit is moved (traverse)"
     )
-    parser.add_argument("--amount", type=float, default=2.0, help="of traverse, standard deviations (2)")
+    parser.add_argument("--amount", type=POSITIVE, default=2.0, help="of traverse, standard deviations (2)")
     parser.add_argument("--images", type=int, default=128, help="images to move (128)")
-    parser.add_argument("--steps", type=int, default=20, help="DDIM steps of inversion and of decoding (20)")
     parser.add_argument(
-        "--guidance", type=float, default=1.0, metavar="W", help="times gradient fields (1: as trained)"
+        "--steps", type=COUNT, default=20, help="DDIM steps of inversion and of decoding (20)"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=NOT_NEGATIVE,
+        default=1.0,
+        metavar="W",
+        help="times gradient fields (1: as trained)",
     )
     parser.add_argument("--edit", action="append", default=[], metavar="NAME", help="edit by a unit's name")
     parser.add_argument("--control", choices=tuple(CONTROLS), help="randomise the gradient decoder first")
@@ -60,8 +67,8 @@ def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Name the units, edit by the names, and write findings and report."""
-    if arguments.images < 2 or arguments.amount <= 0:
-        raise UserError("discovery needs --images of 2 or more and an --amount above 0")
+    if arguments.images < 2:
+        raise UserError("discovery needs --images of 2 or more")
     if arguments.edit and arguments.prompts is None:
         raise UserError("--edit needs --prompts: without them no unit has a name")
     run, sampler = open_run(arguments)

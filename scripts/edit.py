@@ -24,6 +24,7 @@ from disdiff.cli import (
     save_picture,
 )
 from disdiff.edits import Edit
+from disdiff.limits import FINITE, POSITIVE, SHARE
 from disdiff.results import save_codes
 from ldm.errors import UserError
 
@@ -64,10 +65,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--unit", dest="edits", action=BeginEdit, metavar="NAME", help="number or name")
     more = {"dest": "edits", "action": ContinueEdit}
     parser.add_argument("--toward", metavar="TOWARD", help="picture to take the unit from", **more)
-    parser.add_argument("--strength", metavar="STRENGTH", type=float, help="0 to 1, how far (1)", **more)
-    parser.add_argument("--by", metavar="BY", type=float, help="or: standard deviations to move it", **more)
+    parser.add_argument("--strength", metavar="STRENGTH", type=SHARE, help="0 to 1, how far (1)", **more)
+    parser.add_argument("--by", metavar="BY", type=FINITE, help="or: standard deviations to move it", **more)
     parser.add_argument("--attribute", metavar="NAME=VALUE", help="a factor's value, by a linear classifier")
-    parser.add_argument("--reach", type=float, default=0.3, help="largest strength of the attribute (0.3)")
+    parser.add_argument("--reach", type=POSITIVE, default=0.3, help="largest strength of the attribute (0.3)")
     parser.add_argument("--walk", metavar="PICTURE", help="another picture to walk to")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
     parser.add_argument("--columns", type=int, default=7, help="places of an attribute or a walk (7)")

@@ -16,7 +16,7 @@ from disdiff.row_cache import RowCache
 from disdiff.run import load_run
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import UserError, choose
-from ldm.files import save_json
+from ldm.files import expand_home, save_json
 from ldm.weights import resolve_weight
 
 EXAMPLES = """examples:
@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resize", choices=features.RESIZE_MODES, default="bilinear", help="(bilinear)")
     parser.add_argument("--lpips", action="store_true", help="LPIPS of reconstructions too; needs VGG16")
     parser.add_argument("--allow-few", action="store_true", help="accept fewer images than a FID needs")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="images and features (RUN/fid)")
+    parser.add_argument("--cache", type=expand_home, metavar="DIR", help="images and features (RUN/fid)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="other weights.* than the run's own"
     )
@@ -97,7 +97,7 @@ def main(arguments: argparse.Namespace) -> None:
     if kind in sets.KINDS:
         images = sets.model_images(run, kind, sampler, arguments.seed, cache)
     else:
-        images = sets.file_images(Path(kind))
+        images = sets.file_images(expand_home(kind))
     data = sets.data_images(run, arguments.reference)
     options = {"seed": arguments.seed, "cache": cache, "allow_few": arguments.allow_few}
     result = {

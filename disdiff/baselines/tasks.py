@@ -65,7 +65,9 @@ class ConditionalTask(CodeTask):
         z_0 = sample_latents(space, batch["statistics"][:PREVIEW_IMAGES], None)
         code = networks.encoder(to_float(batch["image"][:PREVIEW_IMAGES]) if "image" in batch else z_0)
         z_T, schedule = sample_noise(z_0, generator), self.model.schedule
-        sampled = sample_ddim(lambda z_t, t: networks(z_t, t, code), schedule, z_T, PREVIEW_STEPS)
+        sampled = sample_ddim(
+            lambda z_t, t: networks(z_t, t, code), schedule, z_T, min(PREVIEW_STEPS, schedule.num_steps)
+        )
         return torch.stack([space.decode(z) for z in (z_0, sampled)])
 
 

@@ -156,11 +156,26 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
     check_options(options, data_set)
     if options.procedural != "never" and data_set.draw is not None:
         if options.procedural == "always" or data_set.find(Path(options.root)) is None:
+            check_given(options)
             return data_set.draw(options)
     elif options.procedural == "always":
         drawn = ", ".join(name for name, each in DATA_SETS.items() if each.draw)
         raise UserError(f"there is no procedural {options.name}; data.procedural=always is for {drawn}")
     return data_set.open(options, progress)
+
+
+def check_given(options: DataOptions) -> None:
+    """Refuse to draw a data set whose files were said to lie in a folder that is not there.
+
+    Raises:
+        UserError: `data.root` is another than the shipped one, and no folder, and `data.procedural=auto`.
+    """
+    root = Path(options.root)
+    if options.procedural == "auto" and root != Path("data") / options.name and not root.is_dir():
+        raise UserError(
+            f"data.root={options.root} is no folder; correct it, or draw {options.name} with "
+            "data.procedural=always"
+        )
 
 
 def check_options(options: DataOptions, data_set: DataSet) -> None:

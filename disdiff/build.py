@@ -21,7 +21,8 @@ from disdiff.config import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.factor_encoder import FactorEncoder
 from disdiff.gradient_decoder import GradientDecoder
 from disdiff.losses import check_whitened
-from disdiff.model import PDAE, DisDiff, FactorNetworks, ImageModel
+from disdiff.model import PDAE, DiffusionModel, DisDiff, FactorNetworks, ImageModel
+from disdiff.sizes import check_sizes
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
@@ -368,10 +369,21 @@ def build_model(
     Raises:
         UserError: the configuration does not fit together.
     """
-    build = get_system(config).build_model
+    system = get_system(config)
+    denoises = "latent_diffusion" in system.stages or "latent_diffusion.unet" in system.sections
+    if "autoencoder" in system.stages:
+        check_sizes(config, image_size, denoises)
+    build = system.build_model
     if config.sampler.guidance != 1 and build not in (build_disdiff, build_clip_disdiff):
         raise UserError(
             f"sampler.guidance={config.sampler.guidance:g} multiplies gradient fields, and {config.system} "
             "has none; leave it at 1"
         )
-    return None if build is None else build(config, latent_space, denoiser, image_size)
+    model = None if build is None else build(config, latent_space, denoiser, image_size)
+    sampler, num_steps = config.sampler, config.latent_diffusion.schedule.num_steps
+    if isinstance(model, DiffusionModel) and sampler.num_steps > num_steps:
+        raise UserError(
+            f"sampler.num_steps={sampler.num_steps} is more than the {num_steps} steps of "
+            "latent_diffusion.schedule.num_steps; lower it"
+        )
+    return model

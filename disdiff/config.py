@@ -1,8 +1,9 @@
 """The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
 
 Merge order: the bases a file names (from `configs/_shared`), the preset, what the preset says of the system
-(`presets/<system>/<preset>.yaml`), what holds for the system with every preset (`systems/<system>.yaml`), the
-`--base` files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
+(`presets/<system>/<preset>.yaml`), what holds for the system with every preset (`systems/<system>.yaml`),
+what the preset leaves no room for in images of a size (`sizes/<data.image_size>/<preset>.yaml`), the `--base`
+files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
 printed, saved beside the run, and every key in it is read.
 
 Files and values are YAML, but a text is taken as it is written (`disdiff.yaml_texts`): `run.name=007` is
@@ -437,8 +438,7 @@ def select(config: Config, key: str) -> Any:
 
 
 def name_config(file: Path) -> str:
-    """What a configuration file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml.
-    """
+    """What a file is called in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml."""
     file = file.resolve().with_suffix("")
     parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
     return "-".join(parts)

@@ -168,10 +168,10 @@ def check_given(options: DataOptions) -> None:
     """Refuse to draw a data set whose files were said to lie in a folder that is not there.
 
     Raises:
-        UserError: `data.root` is another than the shipped one, and no folder, and `data.procedural=auto`.
+        UserError: `data.root` is none of the shipped ones, and no folder, and `data.procedural=auto`.
     """
-    root = Path(options.root)
-    if options.procedural == "auto" and root != Path("data") / options.name and not root.is_dir():
+    root, shipped = Path(options.root), {Path("data") / name for name in DATA_SETS}
+    if options.procedural == "auto" and root not in shipped and not root.is_dir():
         raise UserError(
             f"data.root={options.root} is no folder; correct it, or draw {options.name} with "
             "data.procedural=always"

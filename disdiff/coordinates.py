@@ -50,6 +50,11 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("scale", torch.ones(in_features))
         self.register_buffer("directions", torch.zeros(in_features, num_components))
 
+    @property
+    def images_needed(self) -> int:
+        """Inputs to which it can be fitted, at least."""
+        return self.directions.shape[1]
+
     def fit(self, x: Tensor) -> None:
         """Fit to inputs `x` (n, ...), of which there must be more than components.
 

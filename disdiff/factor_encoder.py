@@ -167,6 +167,11 @@ class FactorEncoder(nn.Module):
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
             nn.init.zeros_(self.head.bias[: num_units * unit_dim])
 
+    @property
+    def images_needed(self) -> int:
+        """Training inputs that its start is fitted to, at least; 0 for a random one."""
+        return 0 if self.components is None else self.components.images_needed
+
     def fit_start(self, x: Tensor) -> None:
         """Fit what the code starts as to training inputs `x` (n, C, size, size), before the first step."""
         if self.components is not None:

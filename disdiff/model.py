@@ -122,6 +122,12 @@ class DiffusionModel(ImageModel):
     ) -> EpsFunction:
         """The noise prediction under a code; see `editing.unit_eps_fn`."""
 
+    @property
+    def images_needed(self) -> int:
+        """Training images, at least: two, so that codes differ, or more where the code's start is fitted."""
+        encoder = self.factors.encoder
+        return max(2, encoder.images_needed if isinstance(encoder, FactorEncoder) else 0)
+
     def fit_start(self, z_0: Tensor) -> None:
         """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
         encoder = self.factors.encoder

@@ -23,8 +23,13 @@ def say(line: str) -> None:
 
 
 def print_overview(pipeline: Pipeline, full: bool) -> None:
-    """Say what the run is; `full` adds the complete configuration."""
+    """Say what the run is; `full` adds the complete configuration.
+
+    Raises:
+        UserError: there are too few images for it.
+    """
     config, source = pipeline.config, pipeline.source
+    pipeline.check_images()
     if full:
         say(to_yaml(config).rstrip())
     kind = "PROCEDURAL stand-in" if source.procedural else "file"

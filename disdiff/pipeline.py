@@ -26,6 +26,7 @@ from disdiff.build import (
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
 from disdiff.metrics.protocols import get_protocol
+from disdiff.sizes import check_images, check_normalised
 from disdiff.stages import (
     RECORD,
     Stage,
@@ -98,8 +99,9 @@ class Pipeline:
 
         Raises:
             UserError: bad data, a diverging loss, an unwritable folder, a run folder of another
-                configuration, a batch that cannot be shared.
+                configuration, a batch that cannot be shared, too few images.
         """
+        self.check_images()
         self.check_batches()
         with main_first() as first:
             if first:
@@ -134,17 +136,29 @@ class Pipeline:
                     write_results(self, time.monotonic() - start)
         self.say(f"results in {self.folder}")
 
-    def check_batches(self) -> None:
-        """Refuse batches that cannot be shared, before any stage is trained.
+    def check_images(self) -> None:
+        """Refuse too few images for a code and its results, before any stage is trained.
 
         Raises:
-            UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch.
+            UserError: there are fewer, naming how many are needed, and what fewer are good for.
+        """
+        if self.model is not None:
+            needed = 0 if self.stages["factors"].trained else self.model.images_needed
+            check_images(self.config, needed, len(self.train_index), len(self.eval_index))
+
+    def check_batches(self) -> None:
+        """Refuse batches that cannot be shared or normalised, before any stage is trained.
+
+        Raises:
+            UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch, or leave
+                one image of it to a code that is normalised over the batch.
         """
         for name, stage in self.stages.items():
             if not stage.trained and self.learns(name):
                 budget = resolve_budget(getattr(self.config, name).train, self.machine.device)
                 parts = 1 if name == "autoencoder" else self.machine.accumulate
-                Share(0, read_ranks().size * parts).rows(budget.batch_size)
+                rows = Share(0, read_ranks().size * parts).rows(budget.batch_size)
+                check_normalised(name, self.modules[name], rows.stop)
 
     def claim_folder(self) -> None:
         """Write `config.yaml` into the run folder, or check that the one there asks for the same weights.

@@ -1,8 +1,14 @@
-"""Which networks fit images of a size: every level halves what the level above it sees."""
+"""Which networks fit images of a size, where every level halves what the level above it sees, and how many
+images a system needs.
+"""
+
+from torch import nn
 
 from disdiff.config import Config
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.errors import UserError
+
+LEAST_IMAGES = 2  # so that codes differ
 
 
 def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
@@ -25,8 +31,8 @@ def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
     if denoises and levels > most:
         raise UserError(
             f"latent_diffusion.unet.channel_mult has {levels} levels, but latents of {size}x{size} (images "
-            f"of {image_size} pixels through autoencoder.network) allow {most}; choose at most so many, another "
-            "data.image_size, or fewer levels of autoencoder.network.channel_mult"
+            f"of {image_size} pixels through autoencoder.network) allow {most}; choose at most so many, "
+            "another data.image_size, or fewer levels of autoencoder.network.channel_mult"
         )
 
 
@@ -58,4 +64,44 @@ def check_discriminator(num_layers: int, image_size: int) -> None:
         raise UserError(
             f"autoencoder.loss.discriminator_layers={num_layers} is too many for images of {image_size} "
             f"pixels; choose at most {most}, a larger data.image_size, or autoencoder.loss.weight_gan=0"
+        )
+
+
+def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> None:
+    """Refuse too few images for a code and its results.
+
+    Args:
+        config: of a system that finds a code.
+        needed: images to train on, at least.
+        num_train, num_eval: images to train and to evaluate on.
+
+    Raises:
+        UserError: there are fewer, naming how many are needed, and what fewer are good for.
+    """
+    if num_train < needed:
+        start, fewer = "", "fewer do for system=autoencoder and system=latent_diffusion"
+        if needed > LEAST_IMAGES:
+            start = f" for factors.encoder.start={config.factors.encoder.start}"
+            fewer = f"factors.encoder.start=random needs {LEAST_IMAGES}"
+        raise UserError(
+            f"{config.system} needs at least {needed} images to train on{start}, here are {num_train}; add some "
+            f"(data.root, data.num_train), or note that {fewer}"
+        )
+    if num_eval < LEAST_IMAGES:
+        raise UserError(
+            f"{config.system} needs at least {LEAST_IMAGES} images to evaluate on, here are {num_eval}; raise "
+            "evaluation.num_images, or add images"
+        )
+
+
+def check_normalised(name: str, module: nn.Module, batch_size: int) -> None:
+    """Refuse a batch of one image for a code that is normalised over the batch.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    if batch_size < LEAST_IMAGES and any(isinstance(part, nn.BatchNorm1d) for part in module.modules()):
+        raise UserError(
+            f"{name}.encoder.code_norm=batch needs batches of {LEAST_IMAGES} images or more; raise "
+            f"{name}.train.batch_size, or lower trainer.accumulate"
         )

@@ -60,6 +60,11 @@ class ClipDisDiff(DisDiff):
         """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D); the first stage has no part in it."""
         return self.encode_seen(self.clip(image))
 
+    @property
+    def images_needed(self) -> int:
+        """Training images, at least: two, or more where the code's start is fitted."""
+        return max(2, self.factors.encoder.images_needed)
+
     def fit_start(self, z_0: Tensor) -> None:
         """Fit what the code starts as to training latents (n, C, h, w), before the first step."""
         self.factors.encoder.fit_start(

@@ -73,7 +73,8 @@ def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> 
     Args:
         config: of a system that finds a code.
         needed: images to train on, at least.
-        num_train, num_eval: images to train and to evaluate on.
+        num_train: images to train on.
+        num_eval: images to evaluate on.
 
     Raises:
         UserError: there are fewer, naming how many are needed, and what fewer are good for.
@@ -84,13 +85,13 @@ def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> 
             start = f" for factors.encoder.start={config.factors.encoder.start}"
             fewer = f"factors.encoder.start=random needs {LEAST_IMAGES}"
         raise UserError(
-            f"{config.system} needs at least {needed} images to train on{start}, here are {num_train}; add some "
-            f"(data.root, data.num_train), or note that {fewer}"
+            f"{config.system} needs at least {needed} images to train on{start}, here are {num_train}; add "
+            f"some (data.root, data.num_train), or note that {fewer}"
         )
     if num_eval < LEAST_IMAGES:
         raise UserError(
-            f"{config.system} needs at least {LEAST_IMAGES} images to evaluate on, here are {num_eval}; raise "
-            "evaluation.num_images, or add images"
+            f"{config.system} needs at least {LEAST_IMAGES} images to evaluate on, here are {num_eval}; "
+            "raise evaluation.num_images, or add images"
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from disdiff.image_input import to_images
-from disdiff.limits import COUNT, NOT_NEGATIVE, SEED
+from disdiff.limits import COUNT, SEED
 from disdiff.report.grids import save_grid
 from disdiff.report.naming import UnitNames, name_data, name_units
 from disdiff.report.pictures import name_run_units
@@ -59,10 +59,7 @@ def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM step
     """Add what every script that samples takes: --steps, --guidance."""
     parser.add_argument("--steps", type=COUNT, help=steps)
     parser.add_argument(
-        "--guidance",
-        type=NOT_NEGATIVE,
-        metavar="W",
-        help="times gradient fields, 1 as trained (the run's own)",
+        "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
     )
 
 

@@ -10,7 +10,7 @@ from disdiff.clip.displacement import WAYS
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.session import Discovery, Options
 from disdiff.clip.tower import load_clip
-from disdiff.limits import COUNT, NOT_NEGATIVE, POSITIVE
+from disdiff.limits import COUNT, POSITIVE
 from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from ldm.errors import UserError
@@ -44,11 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--steps", type=COUNT, default=20, help="DDIM steps of inversion and of decoding (20)"
     )
     parser.add_argument(
-        "--guidance",
-        type=NOT_NEGATIVE,
-        default=1.0,
-        metavar="W",
-        help="times gradient fields (1: as trained)",
+        "--guidance", type=float, default=1.0, metavar="W", help="times gradient fields (1: as trained)"
     )
     parser.add_argument("--edit", action="append", default=[], metavar="NAME", help="edit by a unit's name")
     parser.add_argument("--control", choices=tuple(CONTROLS), help="randomise the gradient decoder first")

@@ -225,7 +225,9 @@ class Model:
         if not isinstance(model, DisDiff):
             raise UserError(f"{self.run.config.system} has no gradient fields; only disdiff and pdae have")
         t = model.schedule.num_steps // 2 if t is None else t
-        Range(whole=True, least=0, most=model.schedule.num_steps - 1).check("t", t)
+        last = model.schedule.num_steps - 1
+        if not Range(whole=True, least=0, most=last).holds(t):
+            raise UserError(f"there is no step t={t}; give one from 0 to {last}")
         SEED.check("seed", seed)
         generator = torch.Generator().manual_seed(seed)
         noise = partial(sample_noise, generator=generator)

@@ -113,7 +113,7 @@ def parse_seeds(text: str) -> list[int]:
     """Seeds of a `--seeds`, such as `0,1,2`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and SEED.holds(int(part)) for part in parts):
-        raise UserError(f"--seeds {text} is no list of seeds, {SEED} each; write for example 0,1,2")
+        raise UserError(f"--seeds {text} is no list of seeds from 0 to {SEED.most}; write for example 0,1,2")
     return [int(part) for part in parts]
 
 

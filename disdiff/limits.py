@@ -55,17 +55,7 @@ class Range:
         kind = Integral if self.whole else Real
         if not isinstance(number, kind) or isinstance(number, bool) or not math.isfinite(number):
             return False
-        above = number > self.least if self.open_least else number >= self.least
-        return above and (number < self.most if self.open_most else number <= self.most)
-
-    def __str__(self) -> str:
-        """What is wanted, such as `at least 1`."""
-        parts = []
-        if self.least > -math.inf:
-            parts.append(f"{'more than' if self.open_least else 'at least'} {self.least}")
-        if self.most < math.inf:
-            parts.append(f"{'less than' if self.open_most else 'at most'} {self.most}")
-        return " and ".join(parts) or "finite"
+        return self._is_above(number) and self._is_below(number)
 
     def check(self, name: str, number: Any) -> None:
         """Refuse any other value.
@@ -74,9 +64,24 @@ class Range:
             UserError: naming what it was given for.
         """
         if not self.holds(number):
-            kind = "a whole number, " * (self.whole and not isinstance(number, Integral))
-            wanted = "finite, " * (isinstance(number, Real) and math.isinf(number)) + str(self)
-            raise UserError(f"{name}={number} is out of range; it must be {kind}{wanted}")
+            raise UserError(f"{name}={number} is out of range; it must be {self.explain(number)}")
+
+    def explain(self, number: Any) -> str:
+        """What is wanted instead of a value, the limit that it breaks first, such as `at least 1`."""
+        if not isinstance(number, Integral if self.whole else Real) or isinstance(number, bool):
+            return "a whole number" if self.whole else "a number"
+        limits = [
+            (self._is_above(number), f"{'more than' if self.open_least else 'at least'} {self.least}"),
+            (self._is_below(number), f"{'less than' if self.open_most else 'at most'} {self.most}"),
+        ]
+        bounds = (abs(self.least), abs(self.most))
+        told = [
+            (kept, text)
+            for (kept, text), bound in zip(limits, bounds, strict=True)
+            if bound < LARGEST or (bound == LARGEST and not kept)
+        ]
+        words = [text for _, text in sorted(told)]
+        return " and ".join(words if words and not math.isinf(number) else ["finite", *words])
 
     def __call__(self, text: str) -> int | float:
         """Read a number, for `argparse`."""
@@ -86,8 +91,14 @@ class Range:
             kind = "whole number" if self.whole else "number"
             raise argparse.ArgumentTypeError(f"{text!r} is no {kind}") from None
         if not self.holds(number):
-            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {self}")
+            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {self.explain(number)}")
         return number
+
+    def _is_above(self, number: float) -> bool:
+        return number > self.least if self.open_least else number >= self.least
+
+    def _is_below(self, number: float) -> bool:
+        return number < self.most if self.open_most else number <= self.most
 
 
 FINITE = Range()

@@ -18,6 +18,7 @@ from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config import AutoencoderConfig, Config, DataConfig, WeightsConfig
+from disdiff.coordinates import check_components
 from disdiff.factor_encoder import FactorEncoder
 from disdiff.gradient_decoder import GradientDecoder
 from disdiff.losses import check_whitened
@@ -97,6 +98,8 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
         values = replace(config, factors=replace(factors, encoder=replace(options, posterior="none")))
         return BernoulliEncoder(build_encoder(values, latent_space, image_size))
     if config.trunk.kind == "disdiff":
+        if options.start != "random":
+            check_components(reads[0] * reads[1] ** 2, factors.num_units * factors.unit_dim)
         return FactorEncoder(options, *reads, factors.num_units, factors.unit_dim)
     gaussian = choose("factors.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
     return TrunkEncoder(*build_trunk(config.trunk, *reads), factors.num_units, factors.unit_dim, gaussian)

@@ -37,7 +37,7 @@ def check_components(most: int, wanted: int) -> None:
     if most < wanted:
         raise UserError(
             f"factors.encoder.start finds at most {most} components here, but there are {wanted} numbers in "
-            "the code; lower factors.num_units or factors.unit_dim, or set factors.encoder.start=random"
+            "the code; lower num_units or unit_dim of factors, or set factors.encoder.start=random"
         )
 
 

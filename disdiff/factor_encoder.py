@@ -14,12 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.coordinates import (
-    BilinearCoordinates,
-    CircularCoordinates,
-    PrincipalComponents,
-    check_components,
-)
+from disdiff.coordinates import BilinearCoordinates, CircularCoordinates, PrincipalComponents
 from disdiff.eigenmaps import EigenmapCoordinates
 from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
@@ -160,8 +155,6 @@ class FactorEncoder(nn.Module):
             "eigenmaps": EigenmapCoordinates,
         }
         start = choose("factors.encoder.start", config.start, starts)
-        if start:
-            check_components(in_channels * size**2, num_units * unit_dim)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])

@@ -42,7 +42,7 @@ def test_small_pictures_go_through_every_network(system, preset, image_size):
     with torch.no_grad():
         if "autoencoder" in stages:
             task = build_autoencoder_task(config, space, "cpu")
-            assert space.autoencoder.reconstruct(image).image.shape == image.shape
+            assert space.autoencoder.reconstruct(image).image_hat.shape == image.shape
             if config.autoencoder.loss.weight_gan:
                 assert task.discriminator(image).numel() >= 2
         if "latent_diffusion" in stages:

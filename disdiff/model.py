@@ -81,6 +81,12 @@ class ImageModel(nn.Module, ABC):
         """N, the number of units that can be swapped and are scored."""
         return self.factors.encoder.num_units
 
+    @property
+    def images_needed(self) -> int:
+        """Training images, at least: two, so that codes differ, or more where the code's start is fitted."""
+        encoder = self.factors.encoder
+        return max(2, encoder.images_needed if isinstance(encoder, FactorEncoder) else 0)
+
     def encode(self, image: Tensor) -> Tensor:  # image => code
         """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
         reads_image = self.reads == "image"
@@ -121,12 +127,6 @@ class DiffusionModel(ImageModel):
         self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
     ) -> EpsFunction:
         """The noise prediction under a code; see `editing.unit_eps_fn`."""
-
-    @property
-    def images_needed(self) -> int:
-        """Training images, at least: two, so that codes differ, or more where the code's start is fitted."""
-        encoder = self.factors.encoder
-        return max(2, encoder.images_needed if isinstance(encoder, FactorEncoder) else 0)
 
     def fit_start(self, z_0: Tensor) -> None:
         """Fit what the code starts as to training latents (n, C, h, w), before the first step."""

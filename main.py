@@ -35,7 +35,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments, overrides = parser.parse_known_args()
-    # `--base a.yaml key=value` hands overrides to --base; they have a `=` and are no files
     files = [text for text in arguments.base if not is_override(text)]
     arguments.overrides = [text for text in arguments.base if is_override(text)] + overrides
     if not files:
@@ -45,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def is_override(text: str) -> bool:
-    """Whether a word is `key=value`; a file that is there is none, whatever its path."""
+    """Whether a word after --base is `key=value`; a file that is there is none, whatever its path."""
     return "=" in text and not os.path.isfile(os.path.expanduser(text))
 
 

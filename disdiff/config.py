@@ -11,16 +11,11 @@ the text 007. In a text, `${oc.env:NAME}` stands for a variable of the environme
 path is the home folder.
 """
 
-import difflib
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from disdiff.baselines.conditional import ConditionalConfig
 from disdiff.baselines.encoders import TrunkConfig
@@ -32,6 +27,7 @@ from disdiff.factor_encoder import FactorEncoderConfig
 from disdiff.gradient_decoder import GradientDecoderConfig
 from disdiff.limits import check_limits
 from disdiff.losses import FactorLossConfig
+from disdiff.trees import check_keys, escape, find_value, refuse_bad_values
 from disdiff.yaml_texts import is_text, list_kinds, quote_texts, read_text
 from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
@@ -299,34 +295,9 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     return config
 
 
-def find_value(key: str, trees: list[DictConfig], default: Any) -> Any:
-    """The value of a dotted key in the first tree that has it, else `default`."""
-    parent, _, name = key.rpartition(".")
-    sections = (OmegaConf.select(tree, parent) if parent else tree for tree in trees)
-    return next((section[name] for section in sections if _has(section, name)), default)
-
-
 def read_shared(name: str) -> DictConfig:
     """A file of `configs/_shared`; see `read_yaml`."""
     return read_yaml(CONFIGS / "_shared" / f"{name}.yaml")
-
-
-@contextmanager
-def refuse_bad_values() -> Iterator[None]:
-    """Tell what OmegaConf finds wrong with a value in one sentence.
-
-    Raises:
-        UserError: naming the key.
-    """
-    try:
-        yield
-    except OmegaConfBaseException as error:
-        key, reason = getattr(error, "full_key", None) or "a key", str(error).splitlines()[0]
-        if isinstance(error, InterpolationResolutionError):
-            reason = reason.rsplit("interpolation: ", 1)[-1].strip('"')
-            message = f"{key} cannot be filled in: {reason}; set that, or write the value itself"
-            raise UserError(message) from error
-        raise UserError(f"{key} has a value of the wrong type: {reason}") from error
 
 
 def merge(trees: list[DictConfig]) -> Config:
@@ -337,7 +308,7 @@ def merge(trees: list[DictConfig]) -> Config:
     """
     tree = OmegaConf.structured(Config)
     for each in trees:
-        check_keys(each)
+        check_keys(each, Config)
         with refuse_bad_values():
             tree = OmegaConf.merge(tree, each)
     with refuse_bad_values():
@@ -393,27 +364,6 @@ def parse_overrides(overrides: list[str]) -> DictConfig:
     return tree
 
 
-def check_keys(tree: DictConfig) -> None:
-    """Refuse keys that no part of the configuration has, and values where a section belongs.
-
-    Raises:
-        UserError: naming the key and the nearest valid one.
-    """
-    valid = set(list_keys(Config))
-    sections = {key.rsplit(".", 1)[0] for key in valid if "." in key}
-    for key, value in _items(OmegaConf.to_container(tree)):
-        if key in sections and not isinstance(value, dict):
-            raise UserError(
-                f"{key} has a value of the wrong type: it is a section, its keys are {key}.<name>"
-            )
-        if key not in valid:
-            last = key.rsplit(".", 1)[-1]
-            same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]
-            nearest = difflib.get_close_matches(key, sorted(valid), n=1, cutoff=0.5) or same_name
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise UserError(f"unknown configuration key {key!r}{hint}")
-
-
 def list_keys(schema: type) -> list[str]:
     """All dotted keys of a dataclass and the dataclasses within it."""
     return list(list_kinds(schema))
@@ -421,7 +371,7 @@ def list_keys(schema: type) -> list[str]:
 
 def to_yaml(config: Config) -> str:
     """The complete configuration as YAML, from which `merge` and `read_yaml` make it again."""
-    return OmegaConf.to_yaml(OmegaConf.create(_escape(to_container(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(escape(to_container(config))))
 
 
 def to_container(config: Any) -> dict:
@@ -442,24 +392,3 @@ def name_config(file: Path) -> str:
     file = file.resolve().with_suffix("")
     parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
     return "-".join(parts)
-
-
-def _items(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of nested dictionaries."""
-    if not isinstance(tree, dict):
-        return []
-    nested = [[(f"{prefix}{key}", value), *_items(value, f"{prefix}{key}.")] for key, value in tree.items()]
-    return [item for items in nested for item in items]
-
-
-def _has(section: Any, name: str) -> bool:
-    return isinstance(section, DictConfig) and name in section
-
-
-def _escape(tree: Any) -> Any:
-    """Nested dictionaries whose texts OmegaConf takes as they are, `${` included."""
-    if isinstance(tree, dict):
-        return {key: _escape(value) for key, value in tree.items()}
-    if isinstance(tree, str):
-        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", tree)
-    return tree

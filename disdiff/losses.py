@@ -141,7 +141,7 @@ def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
     variance = variance.clamp_min(0)
     if not variance.sum() > 0:
         raise UserError(
-            "the latents of all training images are the same, so that they cannot be whitened: the images "
+            "the latents are constant over the training images, so that they cannot be whitened: the images "
             "are all alike, or the autoencoder has collapsed; give other images, or train it longer"
         )
     gain = 1 / (variance + ridge)

@@ -36,6 +36,7 @@ from disdiff.stages import (
     list_stages,
     shared_folder,
 )
+from disdiff.trees import first_difference
 from ldm.autoencoder.latent_space import fit_standardisation
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
@@ -396,19 +397,3 @@ class Pipeline:
 def format_scores(scores: dict[str, float]) -> str:
     """Scores on one line, in parentheses; nothing for none."""
     return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""
-
-
-def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
-    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
-    left out.
-    """
-    for key in a:
-        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
-            continue
-        if isinstance(a[key], dict):
-            found = first_difference(a[key], b[key], f"{prefix}{key}.")
-            if found:
-                return found
-        elif a[key] != b[key]:
-            return prefix + key
-    return None

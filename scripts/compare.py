@@ -40,18 +40,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", metavar="RUN", nargs="*", type=expand_home, help="run folder or metrics.json")
     parser.add_argument("--protocol", choices=("paper", "fast"), help="(the one that all runs have)")
     parser.add_argument("--csv", metavar="FILE", type=expand_home, help="write the table there as CSV")
-    parser.add_argument(
-        "--latex", metavar="FILE", type=expand_home, help="write it there as LaTeX (booktabs)"
-    )
+    parser.add_argument("--latex", metavar="FILE", type=expand_home, help="write it as LaTeX (booktabs)")
     parser.add_argument("--out", metavar="FOLDER", type=expand_home, help="write all forms and a page there")
     parser.add_argument("--width", type=COUNT, default=200, help="of the table on the terminal (200)")
     train = parser.add_argument_group("train first")
     train.add_argument("--train", action="store_true", help="of --systems and --configs")
     train.add_argument("--dry-run", action="store_true", help="say what exists and what it would train")
     train.add_argument("--systems", metavar="A,B", default="", help="such as disdiff,pdae")
-    train.add_argument(
-        "--configs", metavar="FILE", nargs="+", type=expand_home, default=[], help="or ablations"
-    )
+    train.add_argument("--configs", metavar="FILE", nargs="+", type=expand_home, default=[], help="ablations")
     train.add_argument("--seeds", default="0", help="of the runs, such as 21,22,23 (0)")
     train.add_argument("--preset", default="small", help="small, smoke or paper (small)")
     train.add_argument("--data", default="shapes3d", help="data set of --systems (shapes3d)")

@@ -22,7 +22,7 @@ from disdiff.coordinates import check_components
 from disdiff.factor_encoder import FactorEncoder
 from disdiff.gradient_decoder import GradientDecoder
 from disdiff.losses import check_whitened
-from disdiff.model import PDAE, DiffusionModel, DisDiff, FactorNetworks, ImageModel
+from disdiff.model import PDAE, DisDiff, FactorNetworks, ImageModel
 from disdiff.sizes import check_sizes
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
@@ -382,11 +382,4 @@ def build_model(
             f"sampler.guidance={config.sampler.guidance:g} multiplies gradient fields, and {config.system} "
             "has none; leave it at 1"
         )
-    model = None if build is None else build(config, latent_space, denoiser, image_size)
-    sampler, num_steps = config.sampler, config.latent_diffusion.schedule.num_steps
-    if isinstance(model, DiffusionModel) and sampler.num_steps > num_steps:
-        raise UserError(
-            f"sampler.num_steps={sampler.num_steps} is more than the {num_steps} steps of "
-            "latent_diffusion.schedule.num_steps; lower it"
-        )
-    return model
+    return None if build is None else build(config, latent_space, denoiser, image_size)

@@ -26,7 +26,7 @@ from disdiff.build import (
 )
 from disdiff.config import Config, merge, read_yaml, to_container, to_yaml
 from disdiff.metrics.protocols import get_protocol
-from disdiff.sizes import check_images, check_normalised
+from disdiff.sizes import check_images, check_normalised, check_sampler
 from disdiff.stages import (
     RECORD,
     Stage,
@@ -90,6 +90,7 @@ class Pipeline:
         self.denoiser = build_denoiser(config, self.latent_space)
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.latent_space, self.denoiser, self.source.image_size)
+        check_sampler(config, self.model)
         self.modules = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser}
         if self.model is not None:
             self.modules["factors"] = self.model.factors

@@ -5,6 +5,7 @@ images a system needs.
 from torch import nn
 
 from disdiff.config import Config
+from disdiff.model import DiffusionModel, ImageModel
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.errors import UserError
 
@@ -105,4 +106,18 @@ def check_normalised(name: str, module: nn.Module, batch_size: int) -> None:
         raise UserError(
             f"{name}.encoder.code_norm=batch needs batches of {LEAST_IMAGES} images or more; raise "
             f"{name}.train.batch_size, or lower trainer.accumulate"
+        )
+
+
+def check_sampler(config: Config, model: ImageModel | None) -> None:
+    """Refuse more sampling steps than the noise schedule has, for a model that samples.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    steps, most = config.sampler.num_steps, config.latent_diffusion.schedule.num_steps
+    if isinstance(model, DiffusionModel) and steps > most:
+        raise UserError(
+            f"sampler.num_steps={steps} is more than the {most} steps of "
+            "latent_diffusion.schedule.num_steps; lower it"
         )

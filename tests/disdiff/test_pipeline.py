@@ -226,6 +226,7 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "factors.num_units=17",
         "evaluation.protocol=papers",
         "sampler.name=ddimm",
+        "sampler.num_steps=2000",
         "trainer.device=tpu",
         "trainer.precision=fp8",
         "trainer.compile=fast",

@@ -117,7 +117,6 @@ def test_what_the_file_of_a_size_says_can_be_overridden():
             ["factors.encoder.start=principal", "factors.num_units=300"],
             "at most 256 components",
         ),
-        ("disdiff", 64, ["sampler.num_steps=2000"], "sampler.num_steps=2000 is more than the 1000 steps"),
     ],
 )
 def test_what_does_not_fit_is_told_by_its_key_before_training(system, image_size, overrides, says):

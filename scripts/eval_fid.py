@@ -15,7 +15,7 @@ from disdiff.metrics.fid import check_num_images
 from disdiff.row_cache import RowCache
 from disdiff.run import load_run
 from ldm.diffusion.sampler import SAMPLERS
-from ldm.errors import UserError, choose
+from ldm.errors import choose
 from ldm.files import expand_home, save_json
 from ldm.weights import resolve_weight
 
@@ -78,8 +78,6 @@ def describe(result: dict) -> str:
 def main(arguments: argparse.Namespace) -> None:
     """Make or load images, and measure their distances and errors."""
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
     run = load_run(arguments.run, device, arguments.guidance)
     weights = read_weights(run.config.weights, arguments.set)
     if arguments.features == "random":

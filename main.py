@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 
@@ -35,13 +36,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments, overrides = parser.parse_known_args()
-    # `--base a.yaml key=value` hands overrides to --base; they are told apart by their form
-    files = [text for text in arguments.base if "=" not in text]
-    arguments.overrides = [text for text in arguments.base if "=" in text] + overrides
+    files = [text for text in arguments.base if not is_override(text)]
+    arguments.overrides = [text for text in arguments.base if is_override(text)] + overrides
     if not files:
         parser.error("--base needs a configuration file")
     arguments.base = files
     return arguments
+
+
+def is_override(text: str) -> bool:
+    """Whether a word after --base is `key=value`; a file that is there is none, whatever its path."""
+    return "=" in text and not os.path.isfile(os.path.expanduser(text))
 
 
 def main() -> int:

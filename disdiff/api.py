@@ -47,7 +47,7 @@ from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample
 from ldm.errors import UserError
 from ldm.files import load_json
-from ldm.numbers import as_number, as_numbers, as_whole, seeded, show
+from ldm.numbers import SEED, as_number, as_numbers, as_whole, seeded, show
 
 Unit = int | str
 
@@ -169,7 +169,7 @@ class Model:
             codes: shape (B, N, D).
             noise: of `infer_noise`; None draws it.
             units: only these take part; None for all.
-            seed: of drawn noise.
+            seed: of drawn noise, from 0 to 2^32 - 1.
             steps: of DDIM; None for the run's own.
 
         Returns:
@@ -179,6 +179,7 @@ class Model:
             UserError: codes, noise, units or steps are none of this model, or noise is for other codes.
         """
         codes = self._check(codes)
+        SEED.check("seed", seed)
         if noise is None:
             noise = sample_start(self.run.model, len(codes), self.image_size, seeded(seed))
         noise = self._check_noise(noise, len(codes))
@@ -231,7 +232,7 @@ class Model:
         Args:
             images: B images.
             t: diffusion step, from 0 (no noise) to T - 1; None for the middle.
-            seed: of the noise.
+            seed: of the noise, from 0 to 2^32 - 1.
 
         Returns:
             Shape (B, N, C, h, w); (B, 1, C, h, w) for PDAE, whose units have one field together.

@@ -18,6 +18,8 @@ from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
+from disdiff.config.sizes import check_sizes
+from disdiff.initialisation.coordinates import check_components
 from disdiff.method.encoder_input import EncoderInput, FeatureInput, ImageInput, LatentInput
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
@@ -97,6 +99,8 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
         values = replace(config, factors=replace(factors, encoder=replace(options, posterior="none")))
         return BernoulliEncoder(build_encoder(values, latent_space, image_size))
     if config.trunk.kind == "disdiff":
+        if options.start != "random":
+            check_components(reads[0] * reads[1] ** 2, factors.num_units * factors.unit_dim)
         return FactorEncoder(options, *reads, factors.num_units, factors.unit_dim)
     gaussian = choose("factors.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
     return TrunkEncoder(*build_trunk(config.trunk, *reads), factors.num_units, factors.unit_dim, gaussian)
@@ -376,7 +380,11 @@ def build_model(
     Raises:
         UserError: the configuration does not fit together.
     """
-    build = get_system(config).build_model
+    system = get_system(config)
+    denoises = "latent_diffusion" in system.stages or "latent_diffusion.unet" in system.sections
+    if "autoencoder" in system.stages:
+        check_sizes(config, image_size, denoises)
+    build = system.build_model
     if config.sampler.guidance != 1 and build not in (build_disdiff, build_clip_disdiff):
         raise UserError(
             f"sampler.guidance={config.sampler.guidance:g} multiplies gradient fields, and {config.system} "

@@ -10,6 +10,11 @@ from typing import Any
 from ldm.errors import UserError
 
 
+def expand_home(path: str | Path) -> Path:
+    """The path with `~` or `~NAME` at its beginning replaced by that home folder, where there is one."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.

@@ -1,8 +1,10 @@
-"""Numbers as people hand them over (Python's, numpy's, tensors of one number), as plain Python numbers."""
+"""Numbers as people hand them over: as plain Python numbers, and within their limits."""
 
 import math
 import operator
 from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,89 @@ import torch
 from ldm.errors import UserError
 
 SHOWN = 60  # characters
+LARGEST = 10**12  # of whole numbers: far beyond any size or budget, and within 64 bits
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which finite numbers may be given.
+
+    Attributes:
+        whole: only whole numbers.
+        least, most: the smallest and the largest of them.
+        open_least, open_most: these two themselves are none.
+    """
+
+    whole: bool = False
+    least: float = -math.inf
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+
+    def holds(self, number: Any) -> bool:
+        """Whether a value is such a number."""
+        kind = Integral if self.whole else Real
+        if not isinstance(number, kind) or isinstance(number, bool) or not math.isfinite(number):
+            return False
+        return self._is_above(number) and self._is_below(number)
+
+    def check(self, name: str, number: Any) -> None:
+        """Refuse any other value.
+
+        Raises:
+            UserError: naming what it was given for.
+        """
+        if not self.holds(number):
+            raise UserError(f"{name}={number} is out of range; it must be {self.explain(number)}")
+
+    def explain(self, number: Any) -> str:
+        """What is wanted instead of a value, the limit that it breaks first, such as `at least 1`."""
+        if not isinstance(number, Integral if self.whole else Real) or isinstance(number, bool):
+            return "a whole number" if self.whole else "a number"
+        limits = [
+            (self._is_above(number), f"{'more than' if self.open_least else 'at least'} {self.least}"),
+            (self._is_below(number), f"{'less than' if self.open_most else 'at most'} {self.most}"),
+        ]
+        bounds = (abs(self.least), abs(self.most))
+        told = [
+            (kept, text)
+            for (kept, text), bound in zip(limits, bounds, strict=True)
+            if bound < LARGEST or (bound == LARGEST and not kept)
+        ]
+        words = [text for _, text in sorted(told)]
+        return " and ".join(words if words and not math.isinf(number) else ["finite", *words])
+
+    def read(self, text: str) -> int | float:
+        """The number that a text stands for.
+
+        Raises:
+            UserError: it stands for none, or for one out of range.
+        """
+        try:
+            number = int(text) if self.whole else float(text)
+        except ValueError:
+            raise UserError(f"{text!r} is no {'whole number' if self.whole else 'number'}") from None
+        if not self.holds(number):
+            raise UserError(f"{text} is out of range; it must be {self.explain(number)}")
+        return number
+
+    def _is_above(self, number: float) -> bool:
+        return number > self.least if self.open_least else number >= self.least
+
+    def _is_below(self, number: float) -> bool:
+        return number < self.most if self.open_most else number <= self.most
+
+
+FINITE = Range()
+NOT_NEGATIVE = Range(least=0)
+POSITIVE = Range(least=0, open_least=True)
+SHARE = Range(least=0, most=1)
+SHARE_BELOW_ONE = Range(least=0, most=1, open_most=True)
+WHOLE = Range(whole=True, least=-LARGEST, most=LARGEST)
+COUNT_OR_NONE = Range(whole=True, least=0, most=LARGEST)
+COUNT = Range(whole=True, least=1, most=LARGEST)
+SEVERAL = Range(whole=True, least=2, most=LARGEST)
+SEED = Range(whole=True, least=0, most=2**32 - 1)  # what numpy takes; PyTorch takes more
 
 
 def show(value: Any) -> str:
@@ -72,12 +157,10 @@ def seeded(seed: int) -> torch.Generator:
     """A generator on the CPU.
 
     Raises:
-        UserError: the seed is no whole number, or too large.
+        UserError: the seed is no whole number from 0 to 2^32 - 1.
     """
-    try:
-        return torch.Generator().manual_seed(as_whole(seed, "seed"))
-    except (RuntimeError, ValueError, OverflowError) as error:
-        raise UserError(f"seed={seed} is out of range; give one of at most 64 bits") from error
+    SEED.check("seed", as_whole(seed, "seed"))
+    return torch.Generator().manual_seed(as_whole(seed, "seed"))
 
 
 def _is_truth(value: Any) -> bool:

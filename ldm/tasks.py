@@ -152,7 +152,7 @@ class LatentDiffusionTask(StageTask):
         shape = (PREVIEW_IMAGES, *batch["statistics"].shape[1:])
         like = sample_latents(self.latent_space, batch["statistics"][:1], None)
         z_T = sample_noise_shape((shape[0], *like.shape[1:]), generator, like.device)
-        z_0 = sample_ddim(self.result, self.schedule, z_T, PREVIEW_STEPS)
+        z_0 = sample_ddim(self.result, self.schedule, z_T, min(PREVIEW_STEPS, self.schedule.num_steps))
         return self.latent_space.decode(z_0)[None]
 
 

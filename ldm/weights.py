@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, expand_home
 
 FOLDER_VARIABLE = "DISDIFF_WEIGHTS"
 
@@ -65,7 +65,7 @@ def resolve_weight(
             the download fails or gives another file.
     """
     if path is not None:
-        given = Path(path).expanduser()
+        given = expand_home(path)
         given = given / weight.file_name if given.is_dir() else given
         if not given.is_file():
             raise UserError(
@@ -88,7 +88,7 @@ def weight_folders() -> list[Path]:
     """The folders that are searched, the first of them also the one downloads go to."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    return [Path(chosen).expanduser(), cache] if chosen else [cache]
+    return [expand_home(chosen), cache] if chosen else [cache]
 
 
 def explain_absence(weight: WeightFile, folders: list[Path], option: str = "") -> str:

@@ -5,9 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from disdiff.commands.common import begin_parser, parse_seeds, run_script
+from disdiff.commands.common import begin_parser, number, parse_seeds, run_script
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, expand_home
+from ldm.numbers import COUNT
 
 EXAMPLES = """compare runs:
   python scripts/compare.py runs/disdiff-shapes3d-small-s0 runs/pdae-shapes3d-small-s0
@@ -36,17 +37,17 @@ is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder or metrics.json")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=expand_home, help="run folder or metrics.json")
     parser.add_argument("--protocol", choices=("paper", "fast"), help="(the one that all runs have)")
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table there as CSV")
-    parser.add_argument("--latex", metavar="FILE", type=Path, help="write it there as LaTeX (booktabs)")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="write all forms and a page there")
-    parser.add_argument("--width", type=int, default=200, help="of the table on the terminal (200)")
+    parser.add_argument("--csv", metavar="FILE", type=expand_home, help="write the table there as CSV")
+    parser.add_argument("--latex", metavar="FILE", type=expand_home, help="write it as LaTeX (booktabs)")
+    parser.add_argument("--out", metavar="FOLDER", type=expand_home, help="write all forms and a page there")
+    parser.add_argument("--width", type=number(COUNT), default=200, help="of the table on the terminal (200)")
     train = parser.add_argument_group("train first")
     train.add_argument("--train", action="store_true", help="of --systems and --configs")
     train.add_argument("--dry-run", action="store_true", help="say what exists and what it would train")
     train.add_argument("--systems", metavar="A,B", default="", help="such as disdiff,pdae")
-    train.add_argument("--configs", metavar="FILE", nargs="+", type=Path, default=[], help="or ablations")
+    train.add_argument("--configs", metavar="FILE", nargs="+", type=expand_home, default=[], help="ablations")
     train.add_argument("--seeds", default="0", help="of the runs, such as 21,22,23 (0)")
     train.add_argument("--preset", default="small", help="small, smoke or paper (small)")
     train.add_argument("--data", default="shapes3d", help="data set of --systems (shapes3d)")

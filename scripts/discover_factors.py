@@ -1,7 +1,6 @@
 """Name a run's units in words, by a CLIP: with a score, what chance would give, and pictures."""
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,7 @@ from disdiff.commands.common import (
     build_parser,
     load_codes_of,
     load_scores_of,
+    number,
     open_run,
     run_script,
     show_progress,
@@ -21,6 +21,8 @@ from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from disdiff.runs.discovery import Discovery, Options
 from ldm.errors import UserError
+from ldm.files import expand_home
+from ldm.numbers import COUNT, POSITIVE
 
 EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
   python scripts/discover_factors.py RUN --prompts P                     names, in RUN and in its report
@@ -38,15 +40,19 @@ TINY = "local-dir:pretrained/tiny_clip"
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="the factors in words")
+    parser.add_argument("--prompts", type=expand_home, metavar="FILE", help="the factors in words")
     parser.add_argument("--clip", metavar="MODEL", help="architecture of open_clip, or local-dir:FOLDER")
     parser.add_argument("--pretrained", metavar="TAG|FILE", help="weights of an architecture")
     parser.add_argument(
         "--by", choices=tuple(WAYS), default="traverse", help="how a unit is moved (traverse)"
     )
-    parser.add_argument("--amount", type=float, default=2.0, help="of traverse, standard deviations (2)")
+    parser.add_argument(
+        "--amount", type=number(POSITIVE), default=2.0, help="of traverse, standard deviations (2)"
+    )
     parser.add_argument("--images", type=int, default=128, help="images to move (128)")
-    parser.add_argument("--steps", type=int, default=20, help="DDIM steps of inversion and of decoding (20)")
+    parser.add_argument(
+        "--steps", type=number(COUNT), default=20, help="DDIM steps of inversion and of decoding (20)"
+    )
     parser.add_argument(
         "--guidance", type=float, default=1.0, metavar="W", help="times gradient fields (1: as trained)"
     )
@@ -67,8 +73,8 @@ def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Name the units, edit by the names, and write findings and report."""
-    if arguments.images < 2 or arguments.amount <= 0:
-        raise UserError("discovery needs --images of 2 or more and an --amount above 0")
+    if arguments.images < 2:
+        raise UserError("discovery needs --images of 2 or more")
     if arguments.edit and arguments.prompts is None:
         raise UserError("--edit needs --prompts: without them no unit has a name")
     run, sampler = open_run(arguments)

@@ -21,6 +21,7 @@ from disdiff.commands.common import (
     choose_path,
     load_image,
     load_run_of,
+    number,
     put_beside,
     run_script,
     save_picture,
@@ -29,6 +30,7 @@ from disdiff.editing.edits import Edit
 from disdiff.evaluation.codes_file import save_codes
 from ldm.data.source import to_uint8
 from ldm.errors import UserError
+from ldm.numbers import FINITE, POSITIVE, SHARE
 
 EXAMPLES = """examples:
   python scripts/edit.py RUN photo.png --unit "wall hue" --toward other.png --strength 0.7
@@ -67,10 +69,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--unit", dest="edits", action=BeginEdit, metavar="NAME", help="number or name")
     more = {"dest": "edits", "action": ContinueEdit}
     parser.add_argument("--toward", metavar="TOWARD", help="picture to take the unit from", **more)
-    parser.add_argument("--strength", metavar="STRENGTH", type=float, help="0 to 1, how far (1)", **more)
-    parser.add_argument("--by", metavar="BY", type=float, help="or: standard deviations to move it", **more)
+    parser.add_argument(
+        "--strength", metavar="STRENGTH", type=number(SHARE), help="0 to 1, how far (1)", **more
+    )
+    parser.add_argument(
+        "--by", metavar="BY", type=number(FINITE), help="or: standard deviations to move it", **more
+    )
     parser.add_argument("--attribute", metavar="NAME=VALUE", help="a factor's value, by a linear classifier")
-    parser.add_argument("--reach", type=float, default=0.3, help="largest strength of the attribute (0.3)")
+    parser.add_argument(
+        "--reach", type=number(POSITIVE), default=0.3, help="largest strength of the attribute (0.3)"
+    )
     parser.add_argument("--walk", metavar="PICTURE", help="another picture to walk to")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
     parser.add_argument("--columns", type=int, default=7, help="places of an attribute or a walk (7)")

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import fields, replace
-from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
@@ -14,8 +13,8 @@ from disdiff.evaluation import image_sets as sets
 from disdiff.evaluation.row_cache import RowCache
 from disdiff.metrics.fid import check_num_images
 from ldm.diffusion.sampler import SAMPLERS
-from ldm.errors import UserError, choose
-from ldm.files import save_json
+from ldm.errors import choose
+from ldm.files import expand_home, save_json
 from ldm.weights import resolve_weight
 
 EXAMPLES = """examples:
@@ -43,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resize", choices=features.RESIZE_MODES, default="bilinear", help="(bilinear)")
     parser.add_argument("--lpips", action="store_true", help="LPIPS of reconstructions too; needs VGG16")
     parser.add_argument("--allow-few", action="store_true", help="accept fewer images than a FID needs")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="images and features (RUN/fid)")
+    parser.add_argument("--cache", type=expand_home, metavar="DIR", help="images and features (RUN/fid)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="other weights.* than the run's own"
     )
@@ -77,8 +76,6 @@ def describe(result: dict) -> str:
 def main(arguments: argparse.Namespace) -> None:
     """Make or load images, and measure their distances and errors."""
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed {arguments.seed} is none of 0 to 4294967295; choose one of them")
     run = load_run_of(arguments)
     weights = read_weights(run.config.weights, arguments.set)
     take, set_by = weights.allow_download, "--set "
@@ -97,7 +94,7 @@ def main(arguments: argparse.Namespace) -> None:
     if kind in sets.KINDS:
         images = sets.model_images(run, kind, sampler, arguments.seed, cache)
     else:
-        images = sets.file_images(Path(kind))
+        images = sets.file_images(expand_home(kind))
     data = sets.data_images(run, arguments.reference)
     options = {"seed": arguments.seed, "cache": cache, "allow_few": arguments.allow_few}
     result = {

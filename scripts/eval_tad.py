@@ -6,7 +6,6 @@ with eleven thresholds, and the probe's AUROC. Without, each value of each facto
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from disdiff.metrics.protocols import compute_attribute_scores, compute_binarise
 from disdiff.metrics.tad import NUM_FOLDS
 from disdiff.report.summary import list_notes
 from ldm.errors import UserError
-from ldm.files import save_json
+from ldm.files import expand_home, save_json
 
 EXAMPLES = """examples:
   python scripts/eval_tad.py pretrained/shapes3d                      the first 10,000 codes, folds of seed 0
@@ -33,14 +32,16 @@ HEADLINES = ("score", "num_captured", "auroc", "accuracy")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", type=Path, help="codes instead of a run folder's")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", type=expand_home, help="run folder, for its codes.npz"
+    )
+    parser.add_argument("--codes", metavar="FILE", type=expand_home, help="codes instead of a run folder's")
     parser.add_argument(
         "--protocol", choices=("paper", "fast"), default="paper", help="how many rows (paper)"
     )
     parser.add_argument("--num", type=int, metavar="N", help="the first N codes instead of the protocol's")
     parser.add_argument("--seeds", default="0", help="of the folds, such as 0,1,2; published: 0 (0)")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results there as JSON")
     return parser
 
 

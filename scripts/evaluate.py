@@ -11,7 +11,7 @@ from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.summary import list_notes, list_scores
 from disdiff.runs.results import score_codes
 from ldm.errors import UserError
-from ldm.files import save_json
+from ldm.files import expand_home, save_json
 
 EXAMPLES = """examples:
   python scripts/evaluate.py pretrained/shapes3d                        the published protocol, seed 0
@@ -27,14 +27,18 @@ of different protocols, or of different --units, do not compare."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", nargs="+", type=Path, help="codes instead of run folders")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="*", type=expand_home, help="run folder, for its codes.npz"
+    )
+    parser.add_argument(
+        "--codes", metavar="FILE", nargs="+", type=expand_home, help="codes instead of run folders"
+    )
     parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
     parser.add_argument(
         "--units", choices=("pca1", "all"), default="pca1", help="how vectors become codes (pca1, published)"
     )
     parser.add_argument("--seeds", default="0", help="of the metrics, such as 0,1,2 (0)")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="write all results there as JSON")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results there as JSON")
     return parser
 
 

@@ -4,10 +4,10 @@ The folder needs nothing outside itself, holds no paths of this machine, and loa
 """
 
 import argparse
-from pathlib import Path
 
 from disdiff.commands.common import begin_parser, run_script
 from disdiff.interop.exporting import export_run
+from ldm.files import expand_home
 
 EXAMPLES = """examples:
   python scripts/export.py pretrained/shapes3d exports/shapes3d
@@ -20,8 +20,10 @@ then
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="new or empty folder")
+    parser.add_argument(
+        "run", metavar="RUN", type=expand_home, help="run folder, such as pretrained/shapes3d"
+    )
+    parser.add_argument("target", metavar="TARGET", type=expand_home, help="new or empty folder")
     parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
     return parser
 

@@ -8,13 +8,13 @@ own file only.
 
 import argparse
 from collections import Counter
-from pathlib import Path
 
 from disdiff.commands.common import begin_parser, run_script
 from disdiff.interop.denoisers import Heads
 from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
 from disdiff.interop.run_folder import REPORT, write_run
 from ldm.errors import UserError
+from ldm.files import expand_home
 
 EXAMPLES = """examples:
   python scripts/import_checkpoint.py dis.ckpt --kind disdiff --data shapes3d --out runs/released
@@ -31,11 +31,15 @@ and on a first stage or a latent diffusion:
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="later ones over earlier ones")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", type=expand_home, help="later ones over earlier ones"
+    )
     parser.add_argument("--kind", choices=tuple(SYSTEMS), required=True, help="how much of them to import")
     parser.add_argument("--data", metavar="NAME", required=True, help="data set, such as shapes3d")
-    parser.add_argument("--root", metavar="FOLDER", help="of the data set's files (its configuration's)")
-    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder to write")
+    parser.add_argument(
+        "--root", metavar="FOLDER", type=expand_home, help="of the data set's files (its configuration's)"
+    )
+    parser.add_argument("--out", metavar="RUN", type=expand_home, required=True, help="run folder to write")
     parser.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="moving averages where there are any (ema)"
     )
@@ -55,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     options = ImportOptions(
         kind=arguments.kind,
         data=arguments.data,
-        root=arguments.root,
+        root=arguments.root and str(arguments.root),
         averaged=arguments.weights == "ema",
         heads=Heads(arguments.heads, arguments.head_channels),
         num_units=arguments.units,

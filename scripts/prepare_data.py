@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.common import begin_parser, number, run_script
 from disdiff.config.schema import merge, read_yaml
 from disdiff.runs.context import open_context
 from disdiff.runs.encoding import encode_latents
@@ -14,6 +14,8 @@ from ldm.data.catalog import DATA_SETS, DataOptions, open_data
 from ldm.data.pictures import Pictures
 from ldm.data.prepare import check, convert, explain, fetch, render
 from ldm.errors import UserError
+from ldm.files import expand_home
+from ldm.numbers import COUNT, SEED
 from ldm.training.threads import set_threads
 
 EXAMPLES = """examples:
@@ -33,16 +35,18 @@ def make_parser() -> argparse.ArgumentParser:
     names = f"{{{','.join(DATA_SETS)},check}}"
     parser.add_argument("name", choices=[*DATA_SETS, "check"], metavar=names, help="data set, or `check`")
     parser.add_argument("checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check`")
-    parser.add_argument("--root", type=Path, help="folder (data/NAME)")
+    parser.add_argument("--root", type=expand_home, help="folder (data/NAME)")
     parser.add_argument("--download", action="store_true", help="fetch the published files")
     parser.add_argument("--procedural", action="store_true", help="write the procedural stand-in as a file")
     parser.add_argument("--num-images", type=int, help="with --procedural: a random subset of this size")
-    parser.add_argument("--seed", type=int, default=0, help="of the random subset (0)")
+    parser.add_argument("--seed", type=number(SEED), default=0, help="of the random subset (0)")
     parser.add_argument("--convert", action="store_true", help="decode all pictures once, into one array")
-    parser.add_argument("--image-size", type=int, help="of pictures, as data.image_size")
+    parser.add_argument("--image-size", type=number(COUNT), help="of pictures, as data.image_size")
     parser.add_argument("--crop", help="of pictures, as data.crop")
     parser.add_argument("--corrupt", default="stop", help="as data.corrupt: stop or skip (stop)")
-    parser.add_argument("--encode", metavar="RUN", type=Path, help="encode the training images of this run")
+    parser.add_argument(
+        "--encode", metavar="RUN", type=expand_home, help="encode the training images of this run"
+    )
     return parser
 
 

@@ -11,10 +11,12 @@ from disdiff.build import build_source
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import NAME, PREPROCESSING, build_tiny_clip, describe_training, save_tiny_clip
 from disdiff.clip.tiny_training import TinyTraining, train_tiny_clip, zero_shot_accuracy
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.common import begin_parser, number, run_script
 from disdiff.config.schema import DataConfig
 from ldm.data.source import split_indices
 from ldm.errors import UserError
+from ldm.files import expand_home
+from ldm.numbers import POSITIVE, SEED
 from ldm.training.threads import list_counts, set_threads
 
 EXAMPLES = """examples:
@@ -30,15 +32,22 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
     defaults = TinyTraining()
-    parser.add_argument("--out", type=Path, default=Path("runs/tiny-clip"), help="folder (runs/tiny-clip)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="at most (10)")
+    parser.add_argument(
+        "--out", type=expand_home, default=Path("runs/tiny-clip"), help="folder (runs/tiny-clip)"
+    )
+    parser.add_argument("--minutes", type=number(POSITIVE), default=10.0, help="at most (10)")
     parser.add_argument(
         "--steps", type=int, default=defaults.num_steps, help=f"at most ({defaults.num_steps})"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+    parser.add_argument("--seed", type=number(SEED), default=0, help="of every random choice (0)")
     parser.add_argument("--num-train", type=int, default=50_000, help="images to train on (50000)")
     parser.add_argument("--num-eval", type=int, default=4_000, help="held-out images to judge on (4000)")
-    parser.add_argument("--root", default="data/shapes3d", help="folder of the real Shapes3D (data/shapes3d)")
+    parser.add_argument(
+        "--root",
+        type=expand_home,
+        default="data/shapes3d",
+        help="folder of the real Shapes3D (data/shapes3d)",
+    )
     parser.add_argument(
         "--real", action="store_true", help="use the real files instead of the procedural data"
     )
@@ -47,10 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Train, judge on held-out images, and write weights and record."""
-    if min(arguments.steps, arguments.num_train, arguments.num_eval) < 1 or arguments.minutes <= 0:
-        raise UserError("--steps, --num-train, --num-eval and --minutes must be more than 0")
+    if min(arguments.steps, arguments.num_train, arguments.num_eval) < 1:
+        raise UserError("--steps, --num-train and --num-eval must be more than 0")
     kind = "never" if arguments.real else "always"
-    source = build_source(DataConfig(root=arguments.root, procedural=kind))
+    source = build_source(DataConfig(root=str(arguments.root), procedural=kind))
     if arguments.num_train + arguments.num_eval > len(source):
         raise UserError(
             f"--num-train and --num-eval together are more than the {len(source)} images there are"

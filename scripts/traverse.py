@@ -10,6 +10,7 @@ from disdiff.commands.common import (
     choose_image,
     load_codes_of,
     name_units_of,
+    number,
     open_run,
     parse_units,
     run_script,
@@ -19,6 +20,7 @@ from disdiff.commands.common import (
 from disdiff.editing.units import check_units, deterministic, invert, principal_directions
 from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts, load_codes
 from ldm.errors import UserError
+from ldm.numbers import POSITIVE
 
 EXAMPLES = """examples:
   python scripts/traverse.py pretrained/shapes3d                     a random image, every unit
@@ -34,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to move (all)")
     parser.add_argument("--image", metavar="I|FILE", help="index in the data set, or a picture file (random)")
     parser.add_argument(
-        "--reach", type=float, default=max(AMOUNTS), help="how far, in standard deviations (2)"
+        "--reach", type=number(POSITIVE), default=max(AMOUNTS), help="how far, in standard deviations (2)"
     )
     parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="places on the way (9)")
     add_sampler_options(parser)
@@ -44,8 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Draw a traversal of each unit."""
-    if arguments.columns < 2 or arguments.reach <= 0:
-        raise UserError("a traversal needs --columns of 2 or more and a --reach above 0")
+    if arguments.columns < 2:
+        raise UserError("a traversal needs --columns of 2 or more")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = name_units_of(run)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.method.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior
-from ldm.errors import UserError, choose
+from disdiff.method.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior, count_halvings
+from ldm.errors import choose
 from ldm.nn.layers import Resample, SelfAttention, build_norm
 
 OUTPUT_SIZE = 4  # side of the coarsest map
@@ -70,7 +70,7 @@ class RelaxedBernoulli(NamedTuple):
 class TrunkEncoder(nn.Module):
     """A trunk and a linear layer: the mean, and for a Gaussian code the log-variance, of every number."""
 
-    is_fitted = False
+    is_fitted, images_needed = False, 0
 
     def __init__(self, trunk: nn.Module, width: int, num_units: int, unit_dim: int, gaussian: bool) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class TrunkEncoder(nn.Module):
 class BernoulliEncoder(nn.Module):
     """An encoder whose numbers are the logits of bits."""
 
-    is_fitted = False
+    is_fitted, images_needed = False, 0
 
     def __init__(self, encoder: TrunkEncoder | FactorEncoder) -> None:
         super().__init__()
@@ -128,13 +128,15 @@ def build_trunk(config: TrunkConfig, in_channels: int, size: int) -> tuple[nn.Mo
     """A trunk for inputs (B, in_channels, size, size), and the width of its features.
 
     Raises:
-        UserError: its kind is unknown, or `size` is not 4 times a power of two.
+        UserError: its kind is unknown, or `size` is no power of two, or too small to be halved by a trunk
+            that is made of halvings.
     """
-    depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
-    if depth < 1 or OUTPUT_SIZE * 2**depth != size:
-        raise UserError(f"the encoder needs inputs of 8, 16, 32, ... pixels a side, got {size}")
-    kinds = {"pdae": build_pdae_trunk, "half_unet": build_half_unet, "vae": build_vae_trunk}
-    return choose("trunk.kind", config.kind, kinds)(config.channels, in_channels, depth)
+    kinds = {"pdae": (build_pdae_trunk, 1), "half_unet": (build_half_unet, 0), "vae": (build_vae_trunk, 1)}
+    build, fewest = choose("trunk.kind", config.kind, kinds)
+    sizes = "8, 16, 32" if fewest else "1, 2, 4, 8, 16"
+    needs = f"the encoder trunk.kind={config.kind} needs inputs of {sizes}"
+    side = OUTPUT_SIZE if fewest else min(size, OUTPUT_SIZE)
+    return build(config.channels, in_channels, count_halvings(size, side, needs, fewest))
 
 
 def build_attention(channels: int) -> SelfAttention:

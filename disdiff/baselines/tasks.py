@@ -66,7 +66,9 @@ class ConditionalTask(CodeTask):
         rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
         code = networks.encoder(self.model.encoder_input.from_batch(rows, z_0))
         z_T, schedule = sample_noise(z_0, generator), self.model.schedule
-        sampled = sample_ddim(lambda z_t, t: networks(z_t, t, code), schedule, z_T, PREVIEW_STEPS)
+        sampled = sample_ddim(
+            lambda z_t, t: networks(z_t, t, code), schedule, z_T, min(PREVIEW_STEPS, schedule.num_steps)
+        )
         return torch.stack([space.decode(z) for z in (z_0, sampled)])
 
 

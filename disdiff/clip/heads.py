@@ -97,6 +97,12 @@ class ClipHeads(nn.Module):
 
     is_fitted = True
 
+    @property
+    def images_needed(self) -> int:
+        """Embeddings that its start is fitted to, at least; 0 for a random one."""
+        named = len(self.anchors) if self.start == "text" else 0
+        return 0 if self.start == "random" else (self.num_units - named) * self.unit_dim
+
     @torch.no_grad()
     def fit_start(self, u: Tensor) -> None:
         """Fit scales, and what the code starts as, to embeddings `u` (n, E) of training images.

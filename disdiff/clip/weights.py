@@ -14,6 +14,7 @@ from open_clip.pretrained import download_pretrained
 
 from disdiff.clip.options import RANDOM, ClipConfig
 from ldm.errors import UserError
+from ldm.files import expand_home
 from ldm.training.weight_files import count_parameters
 from ldm.weights import FOLDER_VARIABLE
 
@@ -46,7 +47,7 @@ def find_weights(
             f"clip.model={config.model} needs clip.pretrained: a tag ({list_tags(config.model)}), a file, "
             "or random"
         )
-    given = Path(config.pretrained).expanduser()
+    given = expand_home(config.pretrained)
     if given.is_file():
         return given
     if not tag:
@@ -74,11 +75,11 @@ def list_places(config: ClipConfig, tag: dict[str, Any]) -> list[Path]:
     address = Path(tag.get("url", "")).name
     names = [f"{config.model}-{config.pretrained}{end}" for end in (".safetensors", ".bin", ".pt")]
     chosen = os.environ.get(FOLDER_VARIABLE)
-    places = [Path(chosen).expanduser() / name for name in [*names, address] if name] if chosen else []
+    places = [expand_home(chosen) / name for name in [*names, address] if name] if chosen else []
     for name in [file] if file else HUB_FILES:
         cached = try_to_load_from_cache(repository, name) if repository else None
         places += [Path(cached)] if isinstance(cached, str) else []
-    return [*places, CACHE.expanduser() / address] if address else places
+    return [*places, expand_home(CACHE) / address] if address else places
 
 
 def explain_absence(config: ClipConfig, architecture: dict[str, Any], tag: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import numpy as np
 import torch
@@ -24,16 +24,26 @@ from disdiff.runs.run_folder import Run, load_run
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
+from ldm.files import expand_home
 from ldm.memory import keep_freed_memory
+from ldm.numbers import COUNT, SEED, Range
 from ldm.training.threads import list_counts, set_threads
 
 CONFIG = "config.yaml in the run folder"
 ADVICE = re.compile(r"\b(?:autoencoder|data|weights)\.[a-z_.]+=(?:[A-Z]|always|local-dir|none|skip|true)")
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses bad arguments as bad input is refused everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with one sentence and exit status 2."""
+        self.exit(2, f"error: {message}\n")
+
+
 def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
     """A parser without arguments that shows description and examples as they are written."""
-    return argparse.ArgumentParser(
+    return Parser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
@@ -41,9 +51,11 @@ def begin_parser(description: str | None, examples: str | None = None) -> argpar
 def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
     """A parser with what every script on a run folder takes: RUN, --out, --seed, --device."""
     parser = begin_parser(description, examples)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="where to write")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+    parser.add_argument(
+        "run", metavar="RUN", type=expand_home, help="run folder, such as pretrained/shapes3d"
+    )
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="where to write")
+    parser.add_argument("--seed", type=number(SEED), default=0, help="of every random choice (0)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)"
     )
@@ -52,7 +64,7 @@ def build_parser(description: str | None, examples: str) -> argparse.ArgumentPar
 
 def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM steps (the run's own)") -> None:
     """Add what every script that samples takes: --steps, --guidance."""
-    parser.add_argument("--steps", type=int, help=steps)
+    parser.add_argument("--steps", type=number(COUNT), help=steps)
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
     )
@@ -125,7 +137,20 @@ def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
     """The run a script is called on (see `load_run_of`), and its sampler in `--steps` steps."""
     run = load_run_of(arguments)
     sampler = run.config.sampler
-    return run, replace(sampler, num_steps=arguments.steps or sampler.num_steps)
+    return run, sampler if arguments.steps is None else replace(sampler, num_steps=arguments.steps)
+
+
+def number(limits: Range) -> Callable[[str], int | float]:
+    """A reader of options, for `argparse`, that accepts the numbers within `limits`."""
+
+    def read(text: str) -> int | float:
+        """Read one number."""
+        try:
+            return limits.read(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def parse_units(text: str) -> list[int]:
@@ -138,9 +163,10 @@ def parse_units(text: str) -> list[int]:
 
 def parse_seeds(text: str) -> list[int]:
     """Seeds of a `--seeds`, such as `0,1,2`."""
-    if not all(part.strip().isdecimal() and int(part) < 2**32 for part in text.split(",")):
-        raise UserError(f"--seeds {text} is no list of seeds, 0 or more; write for example 0,1,2")
-    return [int(part) for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and SEED.holds(int(part)) for part in parts):
+        raise UserError(f"--seeds {text} is no list of seeds from 0 to {SEED.most}; write for example 0,1,2")
+    return [int(part) for part in parts]
 
 
 def load_image(name: str | int, source: ImageSource) -> Tensor:
@@ -151,7 +177,7 @@ def load_image(name: str | int, source: ImageSource) -> Tensor:
     Raises:
         UserError: the index is out of range, or the file is missing or no picture.
     """
-    if isinstance(name, int) or (name.isdigit() and not Path(name).exists()):
+    if isinstance(name, int) or (name.isdecimal() and not Path(name).exists()):
         if not 0 <= int(name) < len(source):
             raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
         return to_float(source.images(torch.tensor([int(name)])))

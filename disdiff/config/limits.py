@@ -1,45 +1,81 @@
-"""The limits of the numbers in a configuration, so that a slip is refused before anything is trained.
+"""The limits of the numbers in a configuration, so that a slip is refused before anything is computed.
 
-Whole numbers are at least 1 and others at least 0, but for the exceptions below, by the last part of their
-key. What a value means together with others (sizes that must divide each other, ranges of steps) is checked
-where it is used.
+Every number is finite. Whole numbers are at least 1 and others at least 0, but for the
+exceptions below, by the last part of their key. What a value means together with others (sizes that must
+divide each other, ranges of steps) is checked where it is used.
 """
 
 from typing import Any
 
 from ldm.errors import UserError
+from ldm.numbers import (
+    COUNT,
+    COUNT_OR_NONE,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    SHARE_BELOW_ONE,
+    WHOLE,
+    Range,
+)
 
 MAY_BE_ZERO = {
-    *("seed", "stage_seed", "num_workers", "num_pairs"),
+    *("num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "harmonics", "gan_start"),
     *("warmup_steps", "kl_warmup_steps", "hold_steps", "capacity_steps", "t_min"),
 }
-MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature", "code_noise"}
+MAY_NOT_BE_ZERO = {
+    "learning_rate",
+    "grad_clip",
+    "clean_cap",
+    "change_cap",
+    "temperature",
+    "code_noise",
+    "std",
+}
 MAY_BE_NEGATIVE = {"zeta", "num_heads", "initial_logvar"}
 BELOW_ONE = {"ema_decay", "betas", "dropout"}
+LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # of lists
+
+
+OF_NAME = {
+    "eta": SHARE,
+    **dict.fromkeys(("seed", "stage_seed"), SEED),
+    **dict.fromkeys(MAY_NOT_BE_ZERO, POSITIVE),
+    **dict.fromkeys(BELOW_ONE, SHARE_BELOW_ONE),
+}
 
 
 def check_limits(tree: dict[str, Any], prefix: str = "") -> None:
     """Check every number of a complete configuration, as nested dictionaries.
 
     Raises:
-        UserError: a number is outside its limits.
+        UserError: a number is outside its limits, or a list has another length than it must have.
     """
     for name, value in tree.items():
+        key = f"{prefix}{name}"
         if isinstance(value, dict):
-            check_limits(value, f"{prefix}{name}.")
-            continue
+            check_limits(value, f"{key}.")
+        elif isinstance(value, list):
+            if len(value) != LENGTHS.get(name, len(value)):
+                raise UserError(f"{key}={value} must be {LENGTHS[name]} numbers")
+            if name == "channel_mult" and not value:
+                raise UserError(f"{key}={value} must have a number for each level, at least one")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not isinstance(number, bool):
-                _check(f"{prefix}{name}", name, number)
+                choose_range(name, number).check(key, number)
+        if name == "num_heads" and value == 0:
+            raise UserError(f"{key}=0 is out of range; give a number of heads, or minus their channels")
 
 
-def _check(key: str, name: str, number: int | float) -> None:
+def choose_range(name: str, number: int | float) -> Range:
+    """The limits of a number of the configuration, by the last part of its key and by its type."""
+    if name in OF_NAME:
+        return OF_NAME[name]
+    if not isinstance(number, int):
+        return FINITE if name in MAY_BE_NEGATIVE else NOT_NEGATIVE
     if name in MAY_BE_NEGATIVE:
-        return
-    least = 1 if isinstance(number, int) and name not in MAY_BE_ZERO else 0
-    if not number >= least or (number == 0 and name in MAY_NOT_BE_ZERO):  # NaN is not at least anything
-        wanted = "more than 0" if name in MAY_NOT_BE_ZERO else f"at least {least}"
-        raise UserError(f"{key}={number} is out of range; it must be {wanted}")
-    if name in BELOW_ONE and number >= 1:
-        raise UserError(f"{key}={number} is out of range; it must be less than 1")
+        return WHOLE
+    return COUNT_OR_NONE if name in MAY_BE_ZERO else COUNT

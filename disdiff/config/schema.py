@@ -1,18 +1,21 @@
 """The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
 
 Merge order: the bases a file names (from `configs/_shared`), the preset, what the preset says of the system
-(`presets/<system>/<preset>.yaml`), what holds for the system with every preset (`systems/<system>.yaml`), the
-`--base` files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
+(`presets/<system>/<preset>.yaml`), what holds for the system with every preset (`systems/<system>.yaml`),
+what the preset leaves no room for in images of a size (`sizes/<data.image_size>/<preset>.yaml`), the `--base`
+files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
 printed, saved beside the run, and every key in it is read.
+
+Files and values are YAML, but a text is taken as it is written (`disdiff.config.yaml_texts`): `run.name=007`
+is the text 007. In a text, `${oc.env:NAME}` stands for a variable of the environment; `~` at the beginning
+of a path is the home folder.
 """
 
-import difflib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from disdiff.baselines.conditional import ConditionalConfig
 from disdiff.baselines.encoders import TrunkConfig
@@ -22,6 +25,8 @@ from disdiff.baselines.vae import VAEConfig
 from disdiff.clip.options import ClipConfig
 from disdiff.config.limits import check_limits
 from disdiff.config.places import CONFIGS
+from disdiff.config.trees import check_keys, escape, find_value, refuse_bad_values
+from disdiff.config.yaml_texts import is_text, list_kinds, quote_texts, read_text
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoderConfig
 from disdiff.method.losses import FactorLossConfig
@@ -30,10 +35,12 @@ from ldm.autoencoder.networks import NetworkConfig
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.diffusion.schedule import ScheduleConfig
 from ldm.errors import UserError
+from ldm.files import expand_home
 from ldm.nn.unet import UNetConfig
 from ldm.training.optimizer import TrainConfig
 
 PRESETS = ("small", "smoke", "paper")
+PATHS = ("run.root", "data.root", "data.attributes", "clip.prompts", "weights.vgg16", "weights.inception")
 
 
 @dataclass
@@ -243,6 +250,17 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
+@dataclass
+class ConfigFile(Config):
+    """What a file may hold: parts of a `Config`, and what they are merged over.
+
+    Attributes:
+        bases: names of files in `configs/_shared`, without their suffix.
+    """
+
+    bases: list[str] = field(default_factory=list)
+
+
 def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     """Merge files and overrides into a complete configuration.
 
@@ -254,24 +272,32 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
         UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong
             type or is out of range.
     """
-    own = [read_yaml(Path(file)) for file in files]
-    bases = [name for tree in own for name in tree.pop("bases", [])]
+    files = [expand_home(file) for file in files]
+    own = [read_yaml(file) for file in files]
     command_line = parse_overrides(overrides)
-    preset, system = (
-        next((tree[key] for tree in [command_line, *reversed(own)] if key in tree), getattr(Config, key))
-        for key in ("preset", "system")
-    )
+    with refuse_bad_values():
+        bases = [name for tree in own for name in tree.pop("bases", [])]
+        shared = [read_shared(name) for name in bases]
+        preset, system = (
+            find_value(key, [command_line, *reversed(own)], getattr(Config, key))
+            for key in ("preset", "system")
+        )
+        size = find_value("data.image_size", [command_line, *reversed(own), *reversed(shared)], None)
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    of_system = [f"presets/{system}/{preset}", f"systems/{system}"]
-    of_system = [name for name in of_system if (CONFIGS / "_shared" / f"{name}.yaml").exists()]
-    names = [*bases, f"presets/{preset}", *of_system]
-    shared = [read_yaml(CONFIGS / "_shared" / f"{name}.yaml") for name in names]
+    optional = [f"presets/{system}/{preset}", f"systems/{system}", f"sizes/{size}/{preset}"]
+    optional = [name for name in optional if (CONFIGS / "_shared" / f"{name}.yaml").exists()]
+    shared += [read_shared(name) for name in [f"presets/{preset}", *optional]]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
-        config.run.name = f"{name_config(Path(files[-1]))}-{config.preset}-s{config.seed}"
+        config.run.name = f"{name_config(files[-1])}-{config.preset}-s{config.seed}"
     check_limits(to_container(config))
     return config
+
+
+def read_shared(name: str) -> DictConfig:
+    """A file of `configs/_shared`; see `read_yaml`."""
+    return read_yaml(CONFIGS / "_shared" / f"{name}.yaml")
 
 
 def merge(trees: list[DictConfig]) -> Config:
@@ -280,92 +306,77 @@ def merge(trees: list[DictConfig]) -> Config:
     Raises:
         UserError: as `load_config`.
     """
-    config = OmegaConf.structured(Config)
-    for tree in trees:
-        check_keys(tree)
-        try:
-            config = OmegaConf.merge(config, tree)
-        except OmegaConfBaseException as error:
-            key = getattr(error, "full_key", None) or "a key"
-            raise UserError(f"{key} has a value of the wrong type: {str(error).splitlines()[0]}") from error
-    return OmegaConf.to_object(config)
+    tree = OmegaConf.structured(Config)
+    for each in trees:
+        check_keys(each, Config)
+        with refuse_bad_values():
+            tree = OmegaConf.merge(tree, each)
+    with refuse_bad_values():
+        config = OmegaConf.to_object(tree)
+    for section, name in (key.split(".") for key in PATHS):
+        path = getattr(getattr(config, section), name)
+        if path is not None and path.startswith("~"):
+            setattr(getattr(config, section), name, str(expand_home(path)))
+    return config
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Read a YAML mapping.
+    """Read a YAML mapping whose texts are as written.
 
     Raises:
         UserError: the file is missing, is no YAML, or is no mapping.
     """
     try:
-        tree = OmegaConf.load(path)
+        tree = OmegaConf.create(quote_texts(path.read_text(encoding="utf-8"), ConfigFile) or {})
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except Exception as error:  # PyYAML and OmegaConf raise many kinds
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must be a mapping of configuration keys")
-    if not isinstance(tree.get("bases", []), list | ListConfig):
+    if not isinstance(OmegaConf.to_container(tree).get("bases", []), list):
         raise UserError(f"{path}: bases must be a list of names, such as [shapes3d]")
     return tree
 
 
 def parse_overrides(overrides: list[str]) -> DictConfig:
-    """Turn `key=value` texts into a tree.
+    """Turn `key=value` texts into a tree: texts as written, other values as YAML.
 
     Raises:
         UserError: one of them is not of that form.
     """
+    tree, kinds = OmegaConf.create(), list_kinds(Config)
     for text in overrides:
-        if "=" not in text or text.startswith("-"):
+        key, equals, value = text.partition("=")
+        if not equals or text.startswith("-"):
             raise UserError(
                 f"{text!r} is no override; write key=value, for example seed=1 or factors.num_units=6"
             )
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:  # the values are YAML
-        raise UserError(f"cannot read the overrides {overrides}: {str(error).splitlines()[0]}") from error
+        kind = kinds.get(key)
+        try:
+            if is_text(kind):
+                OmegaConf.update(tree, key, read_text(value, kind), force_add=True)
+            else:
+                tree.merge_with_dotlist([f"{key}={quote_texts(value, kind)}"])
+        except Exception as error:  # PyYAML and OmegaConf raise many kinds
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot read the override {text!r}: {reason}") from error
+    return tree
 
 
-def check_keys(tree: DictConfig) -> None:
-    """Refuse keys that no part of the configuration has, and values where a section belongs.
-
-    Raises:
-        UserError: naming the key and the nearest valid one.
-    """
-    valid = set(list_keys(Config))
-    sections = {key.rsplit(".", 1)[0] for key in valid if "." in key}
-    for key in _paths(OmegaConf.to_container(tree)):
-        if key in sections and not isinstance(OmegaConf.select(tree, key), DictConfig):
-            raise UserError(
-                f"{key} has a value of the wrong type: it is a section, its keys are {key}.<name>"
-            )
-        if key not in valid:
-            last = key.rsplit(".", 1)[-1]
-            same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]
-            nearest = difflib.get_close_matches(key, sorted(valid), n=1, cutoff=0.5) or same_name
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise UserError(f"unknown configuration key {key!r}{hint}")
-
-
-def list_keys(schema: type, prefix: str = "") -> list[str]:
+def list_keys(schema: type) -> list[str]:
     """All dotted keys of a dataclass and the dataclasses within it."""
-    keys = []
-    for item in fields(schema):
-        keys.append(prefix + item.name)
-        if is_dataclass(item.type):
-            keys += list_keys(item.type, f"{prefix}{item.name}.")
-    return keys
+    return list(list_kinds(schema))
 
 
 def to_yaml(config: Config) -> str:
-    """The complete configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The complete configuration as YAML, from which `merge` and `read_yaml` make it again."""
+    return OmegaConf.to_yaml(OmegaConf.create(escape(to_container(config))))
 
 
 def to_container(config: Any) -> dict:
     """A configuration, or a part of it, as plain dictionaries and lists."""
-    return OmegaConf.to_container(OmegaConf.structured(config))
+    return asdict(config)
 
 
 def select(config: Config, key: str) -> Any:
@@ -381,10 +392,3 @@ def name_config(file: Path) -> str:
     file = file.resolve().with_suffix("")
     parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
     return "-".join(parts)
-
-
-def _paths(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return []
-    nested = [[f"{prefix}{key}", *_paths(value, f"{prefix}{key}.")] for key, value in tree.items()]
-    return [path for paths in nested for path in paths]

@@ -12,7 +12,7 @@ from torch import Tensor
 from disdiff.editing.image_input import Images
 from disdiff.editing.units import Directions
 from ldm.errors import UserError
-from ldm.numbers import as_number
+from ldm.numbers import FINITE, SHARE, as_number
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ class Edit:
         """Which of the units that the name means are changed: `toward` all of them, `by` the strongest.
 
         Raises:
-            UserError: the edit says neither or both, or how far by something that is no number.
+            UserError: the edit says neither or both, or a number in it is out of range.
         """
+        SHARE.check("strength", self.strength)
+        if self.by is not None:
+            FINITE.check("by", self.by)
         if (self.toward is None) == (self.by is None):
             raise UserError(f"the edit of unit {self.unit} needs one of toward (an image) and by (a number)")
         as_number(self.strength if self.by is None else self.by, "strength" if self.by is None else "by")

@@ -12,6 +12,7 @@ from disdiff.metrics._ranges import check_range
 from ldm.data.pictures import describe, prepare_any
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
+from ldm.files import expand_home
 
 Images = Tensor | np.ndarray | Image.Image | str | Path | Sequence
 
@@ -58,7 +59,7 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 
 def _from_file(path: str | Path, size: int, channels: int, crop: str) -> Tensor:
     try:
-        with Image.open(path) as picture:
+        with Image.open(expand_home(path)) as picture:
             prepared = prepare_any(picture, crop, size)
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"cannot read the picture {path}: {describe(error)}") from error

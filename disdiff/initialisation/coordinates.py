@@ -28,6 +28,19 @@ ROTATION_STEPS, ROTATION_RATE = 200, 0.2
 UNIT_VARIANCE = 3**0.5 / math.pi  # of an angle that is uniform over the circle
 
 
+def check_components(most: int, wanted: int) -> None:
+    """Refuse a start of a code of more numbers than inputs have dimensions, or than there are inputs.
+
+    Raises:
+        UserError: that is so.
+    """
+    if most < wanted:
+        raise UserError(
+            f"factors.encoder.start finds at most {most} components here, but there are {wanted} numbers in "
+            "the code; lower num_units or unit_dim of factors, or set factors.encoder.start=random"
+        )
+
+
 class PrincipalComponents(nn.Module):
     """First principal components of standardised inputs, each with variance 1; fitted once, not trained."""
 
@@ -37,6 +50,11 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("scale", torch.ones(in_features))
         self.register_buffer("directions", torch.zeros(in_features, num_components))
 
+    @property
+    def images_needed(self) -> int:
+        """Inputs to which it can be fitted, at least."""
+        return self.directions.shape[1]
+
     def fit(self, x: Tensor) -> None:
         """Fit to inputs `x` (n, ...), of which there must be more than components.
 
@@ -45,11 +63,7 @@ class PrincipalComponents(nn.Module):
         """
         x = x.flatten(1).double()
         count = self.directions.shape[1]
-        if min(x.shape) < count:
-            raise UserError(
-                f"factors.encoder.start finds at most {min(x.shape)} components here, but there are {count} "
-                f"numbers in the code; lower num_units or unit_dim, or set start=random"
-            )
+        check_components(min(x.shape), count)
         self.center.copy_(x.mean(dim=0))
         self.scale.copy_(x.std(dim=0) + 1e-3)
         self.fit_directions(self.standardise(x))

@@ -50,6 +50,11 @@ class EigenmapCoordinates(nn.Module):
         """Which numbers of the code are angles, shape (num_components,)."""
         return self.modes.is_loop[: self.weights.shape[1]]
 
+    @property
+    def images_needed(self) -> int:
+        """Inputs to which it can be fitted, at least: more than modes, and than coordinates are sought."""
+        return max(len(self.modes.is_loop) + 1, self.weights.shape[1] + 2)
+
     def fit(self, x: Tensor) -> None:
         """Fit to inputs `x` (n, ...), of which there must be more than modes.
 

@@ -25,7 +25,7 @@ from disdiff.interop.run_folder import REPORT
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
 from ldm.errors import UserError
-from ldm.files import load_json, save_json
+from ldm.files import expand_home, load_json, save_json
 from ldm.training.weight_files import WEIGHTS, fingerprint
 
 CARD, METRICS = "README.md", "metrics.json"
@@ -48,7 +48,7 @@ def export_run(folder: str | Path, target: str | Path, licence: str | None = Non
         UserError: the folder is none of a finished run, its files are damaged or do not belong together, or
             the target is taken or cannot be written.
     """
-    target = Path(os.path.abspath(target))
+    target = Path(os.path.abspath(expand_home(target)))
     check_licence(licence)
     run = load_run(folder)
     run.codes()  # a damaged file is not handed on
@@ -133,7 +133,7 @@ def make_portable(config: Config, place: Path) -> Config:
 
     def bring(text: str) -> str:
         """Copy a file or folder that is here and return its path within `place`; a tag of weights stays."""
-        path = Path(text).expanduser()
+        path = expand_home(text)
         if not path.exists():
             return text
         copy = f"clip/{path.name}"

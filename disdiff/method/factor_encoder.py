@@ -19,7 +19,7 @@ from disdiff.initialisation.eigenmaps import EigenmapCoordinates
 from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
 
-OUTPUT_SIZE = 4  # side of the map that is flattened
+OUTPUT_SIZE = 4  # side of the map that is flattened; of a smaller input it is the input's own
 NORM_GROUPS = 8
 RELEASED_256 = 6  # strided convolutions of the released encoder of images of 256 pixels
 # A Gaussian code starts with little noise: the decoder learns to read it before the KL term prices it.
@@ -128,12 +128,11 @@ class FactorEncoder(nn.Module):
         """Build for inputs of `in_channels` maps of `size` x `size`.
 
         Raises:
-            UserError: `size` is not 4 times a power of two, or an option is unknown.
+            UserError: `size` is no power of two, or an option is unknown.
         """
         super().__init__()
-        depth = int(math.log2(size / OUTPUT_SIZE)) if size > OUTPUT_SIZE else 0
-        if OUTPUT_SIZE * 2**depth != size:
-            raise UserError(f"the factor encoder needs inputs of 4, 8, 16, ... pixels a side, got {size}")
+        side = min(size, OUTPUT_SIZE)
+        depth = count_halvings(size, side, "the factor encoder needs inputs of 1, 2, 4, 8, 16")
         choose("factors.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
         self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
@@ -152,7 +151,7 @@ class FactorEncoder(nn.Module):
         self.trunk.extend(
             [blocks[0], _norm(config.norm, config.channels), nn.ReLU(), blocks[1], nn.Flatten()]
         )
-        width, outputs = config.channels * OUTPUT_SIZE**2, num_units * unit_dim * (1 + self.gaussian)
+        width, outputs = config.channels * side**2, num_units * unit_dim * (1 + self.gaussian)
         if config.hidden:
             self.trunk.extend([nn.Linear(width, config.hidden), nn.ReLU()])
         self.head = nn.Linear(config.hidden or width, outputs)
@@ -178,6 +177,11 @@ class FactorEncoder(nn.Module):
         """Whether `fit_start` has anything to fit."""
         return self.components is not None
 
+    @property
+    def images_needed(self) -> int:
+        """Training inputs that its start is fitted to, at least; 0 for a random one."""
+        return 0 if self.components is None else self.components.images_needed
+
     def fit_start(self, x: Tensor) -> None:
         """Fit what the code starts as to training inputs `x` (n, C, size, size), before the first step."""
         if self.components is not None:
@@ -200,6 +204,22 @@ class FactorEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
         return self.posterior(x).mean
+
+
+def count_halvings(size: int, side: int, needs: str, fewest: int = 0) -> int:
+    """How often a map of `size` pixels a side is halved until it is `side` pixels a side.
+
+    Raises:
+        UserError: it never is, or less than `fewest` times; `needs` begins the sentence.
+    """
+    depth = max(size // side, 1).bit_length() - 1
+    if side & (side - 1) or side << depth != size or depth < fewest:
+        raise UserError(
+            f"{needs}, ... pixels a side, got {size}; choose another data.image_size or "
+            "factors.encoder.input, or other levels of autoencoder.network.channel_mult and "
+            "latent_diffusion.unet.channel_mult"
+        )
+    return depth
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

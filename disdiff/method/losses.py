@@ -140,7 +140,10 @@ def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
     variance, directions = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
     variance = variance.clamp_min(0)
     if not variance.sum() > 0:
-        raise UserError("the latents are constant, so that they cannot be whitened; check the autoencoder")
+        raise UserError(
+            "the latents are constant over the training images, so that they cannot be whitened: the images "
+            "are all alike, or the autoencoder has collapsed; give other images, or train it longer"
+        )
     gain = 1 / (variance + ridge)
     gain = gain * variance.sum() / (variance * gain).sum()
     return ((directions * gain.sqrt()) @ directions.T).to(z_0)

@@ -87,6 +87,11 @@ class ImageModel(nn.Module, ABC):
         """N, the number of units that can be swapped and are scored."""
         return self.factors.encoder.num_units
 
+    @property
+    def images_needed(self) -> int:
+        """Training images, at least: two, so that codes differ, or more where the code's start is fitted."""
+        return max(2, self.factors.encoder.images_needed)
+
     def encode(self, image: Tensor) -> Tensor:  # image => code
         """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
         return self.encode_input(self.encoder_input.from_image(image))

@@ -221,7 +221,8 @@ class DisDiffTask(CodeTask):
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
         rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
         eps_fn = model.eps_fn(model.factors.encoder(model.encoder_input.from_batch(rows, z_0)))
-        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), PREVIEW_STEPS)
+        steps = min(PREVIEW_STEPS, model.schedule.num_steps)
+        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), steps)
         return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
 
     @property

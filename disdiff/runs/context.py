@@ -18,6 +18,7 @@ from disdiff.build import (
     get_system,
 )
 from disdiff.config.schema import Config, to_container
+from disdiff.config.sizes import check_sampler
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import get_protocol
 from disdiff.runs.stages import Stage, list_stages
@@ -109,6 +110,7 @@ def open_context(config: Config) -> Context:
     denoiser = build_denoiser(config, latent_space)
     torch.manual_seed(config.seed)
     model = build_model(config, latent_space, denoiser, source.image_size)
+    check_sampler(config, model)
     latent_dpm = None if model is None else build_latent_dpm(config, model)
     return Context(
         config,

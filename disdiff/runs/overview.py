@@ -11,7 +11,7 @@ import torch
 from disdiff.config.schema import PRESETS, to_yaml
 from disdiff.runs.context import Context
 from disdiff.runs.encoding import example_batch
-from disdiff.runs.pipeline import check_batches
+from disdiff.runs.pipeline import check_batches, check_images
 from disdiff.runs.training import build_task
 from ldm.training.log import format_duration
 from ldm.training.optimizer import Budget
@@ -26,8 +26,13 @@ QUICK_SECONDS = 1.0
 
 
 def log_overview(context: Context, full: bool) -> None:
-    """Say what the run is and choose the number of CPU threads; `full` adds the complete configuration."""
+    """Say what the run is and choose the number of CPU threads; `full` adds the complete configuration.
+
+    Raises:
+        UserError: there are too few images for it.
+    """
     config, source = context.config, context.source
+    check_images(context)
     if full:
         log.info(to_yaml(config).rstrip())
     kind = "PROCEDURAL stand-in" if source.procedural else "file"

@@ -3,7 +3,9 @@
 import logging
 import time
 
+from disdiff.config import sizes
 from disdiff.config.schema import merge, read_yaml, to_container, to_yaml
+from disdiff.config.trees import first_difference
 from disdiff.metrics.protocols import get_protocol
 from disdiff.runs.context import Context
 from disdiff.runs.stages import RECORD, copy_stage, list_stages
@@ -21,8 +23,9 @@ def run_pipeline(context: Context) -> None:
 
     Raises:
         UserError: bad data, a diverging loss, an unwritable folder, a run folder of another configuration, a
-            batch that cannot be shared.
+    batch that cannot be shared, too few images.
     """
+    check_images(context)
     check_batches(context)
     with main_first() as first:
         if first:
@@ -52,6 +55,17 @@ def run_pipeline(context: Context) -> None:
 
                 write_results(context, time.monotonic() - start)
     log.info(f"results in {context.folder}")
+
+
+def check_images(context: Context) -> None:
+    """Refuse too few images for a code and its results, before any stage is trained.
+
+    Raises:
+        UserError: there are fewer, naming how many are needed, and what fewer are good for.
+    """
+    if context.model is not None:
+        needed = 0 if context.stages["factors"].trained else context.model.images_needed
+        sizes.check_images(context.config, needed, len(context.train_index), len(context.eval_index))
 
 
 def check_batches(context: Context) -> None:
@@ -97,19 +111,3 @@ def open_run_folder(context: Context) -> None:
             )
     with atomic_path(path) as temporary:
         temporary.write_text(to_yaml(context.config))
-
-
-def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
-    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
-    left out.
-    """
-    for key in a:
-        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
-            continue
-        if isinstance(a[key], dict):
-            found = first_difference(a[key], b[key], f"{prefix}{key}.")
-            if found:
-                return found
-        elif a[key] != b[key]:
-            return prefix + key
-    return None

@@ -14,15 +14,15 @@ import numpy as np
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
 from disdiff.clip.options import look_inside
-from disdiff.config.limits import check_limits
-from disdiff.config.schema import Config, merge, read_yaml, to_container
+from disdiff.config.schema import Config, merge, read_yaml
 from disdiff.evaluation.codes_file import read_run_codes
 from disdiff.method.model import ImageModel
 from disdiff.runs.stages import RECORD
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
-from ldm.files import load_json
+from ldm.files import expand_home, load_json
 from ldm.nn.layers import freeze
+from ldm.numbers import NOT_NEGATIVE
 from ldm.training.weight_files import WEIGHTS, load_weights
 
 
@@ -66,7 +66,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     Raises:
         UserError: the folder is none of a finished run, or its files are damaged.
     """
-    folder = Path(folder)
+    folder = expand_home(folder)
     if not (folder / "config.yaml").exists():
         raise UserError(
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
@@ -74,8 +74,8 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     config = merge([read_yaml(folder / "config.yaml")])
     config.clip = look_inside(config.clip, folder)  # an exported run brings its CLIP
     if guidance is not None:
+        NOT_NEGATIVE.check("sampler.guidance", guidance)
         config.sampler.guidance = guidance
-        check_limits(to_container(config))
     stages = get_system(config).stages
     image_size = load_json(folder / "stages" / stages[-1] / RECORD)["image_size"]
     latent_space = build_latent_space(config)

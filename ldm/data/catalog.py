@@ -157,11 +157,26 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
     check_options(options, data_set)
     if options.procedural != "never" and data_set.draw is not None:
         if options.procedural == "always" or data_set.find(Path(options.root)) is None:
+            check_given(options)
             return data_set.draw(options)
     elif options.procedural == "always":
         drawn = ", ".join(name for name, each in DATA_SETS.items() if each.draw)
         raise UserError(f"there is no procedural {options.name}; data.procedural=always is for {drawn}")
     return data_set.open(options, progress)
+
+
+def check_given(options: DataOptions) -> None:
+    """Refuse to draw a data set whose files were said to lie in a folder that is not there.
+
+    Raises:
+        UserError: `data.root` is none of the shipped ones, and no folder, and `data.procedural=auto`.
+    """
+    root, shipped = Path(options.root), {Path("data") / name for name in DATA_SETS}
+    if options.procedural == "auto" and root not in shipped and not root.is_dir():
+        raise UserError(
+            f"data.root={options.root} is no folder; correct it, or draw {options.name} with "
+            "data.procedural=always"
+        )
 
 
 def check_options(options: DataOptions, data_set: DataSet) -> None:

@@ -358,3 +358,30 @@ def test_importing_the_package_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(AttributeError, match="nothing"):
         _ = disdiff.nothing
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda model, images: model.decode(model.encode(images), seed=-1), "seed=-1"),
+        (lambda model, images: model.decode(model.encode(images), seed=2**32), "seed=4294967296"),
+        (lambda model, images: model.gradient_fields(images, seed=2**64), "seed=18446744073709551616"),
+        (lambda model, images: model.gradient_fields(images, t=1000), "t=1000"),
+        (lambda model, images: model.infer_noise(images, steps=0), "steps=0"),
+        (lambda model, images: model.infer_noise(images, steps=2.5), "steps=2.5"),
+        (lambda model, images: model.edit(images, disdiff.Edit(0, by=float("nan"))), "by=nan"),
+        (lambda model, images: model.edit(images, disdiff.Edit(0, toward=images, strength=2)), "strength=2"),
+        (lambda model, images: model.traverse(images, 0, [0, float("inf")]), "amounts=inf"),
+        (lambda model, images: model.traverse(images, 0, []), "amounts are a list of numbers"),
+        (lambda model, images: model.interpolate(images, images, columns=1), "columns=1"),
+        (lambda model, images: model.move_attribute(images[:1], "x", 0, [float("nan")]), "strengths=nan"),
+        (lambda model, images: disdiff.load(model.run.folder, "cpu", float("inf")), "sampler.guidance=inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(model, images, call, named):
+    with pytest.raises(UserError, match=named):
+        call(model, images)
+
+
+def test_the_largest_seed_is_a_seed(model, images):
+    assert model.decode(model.encode(images), seed=2**32 - 1).isfinite().all()

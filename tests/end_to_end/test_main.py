@@ -166,6 +166,17 @@ class TestBadInput:
             word in said for word in ("examples:", "preset=smoke", "seed=1", "resume", "small", "paper")
         )
 
+    @pytest.mark.parametrize("name", ["seed=1/config.yaml", "a=b.yaml", "lr=1e-3, x=2/my config.yaml"])
+    def test_a_file_is_a_file_whatever_its_path(self, call, tmp_path, name, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("bases: [shapes3d]\nrun: {name: 007}\ndata: {procedural: always}\n")
+        for given in (str(path), f"~/{name}"):
+            status, said, errors = call("--base", given, "preset=smoke", "seed=3", "system=autoencoder")
+            assert status == 0, errors
+            assert "  name: '007'" in said and "seed: 3" in said
+
     @pytest.mark.parametrize(
         ("arguments", "named"),
         [
@@ -178,6 +189,15 @@ class TestBadInput:
                 "nowhere",
             ),
             (["--base", "configs/disdiff/shapes3d.yaml", "trainer.device=tpu"], "tpu"),
+            (
+                ["--base", "configs/disdiff/shapes3d.yaml", "data.root=/absent/2024_06_01"],
+                "/absent/2024_06_01",
+            ),
+            (["--base", "configs/disdiff/shapes3d.yaml", "data.root=~/absent #1"], "absent #1 is no folder"),
+            (
+                ["--base", "configs/disdiff/dsprites.yaml", "data.root=nowhere", "-t"],
+                "data.procedural=always",
+            ),
         ],
     )
     def test_one_sentence_names_it(self, call, arguments, named):

@@ -99,3 +99,26 @@ def test_bad_input_is_one_sentence_and_status_2(call, command, says):
 def test_help_teaches_by_example(load_script, call_script):
     status, said, _ = call_script(load_script("edit"), "--help")
     assert status == 0 and '--unit "wall hue" --toward other.png --strength 0.7' in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--by", "nan"],
+        ["--by=-inf"],
+        ["--by", "1e999"],
+        ["--toward", "other.png", "--strength", "nan"],
+        ["--toward", "other.png", "--strength", "1.5"],
+        ["--by", "1", "--steps", "0"],
+    ],
+)
+def test_numbers_that_give_no_picture_are_refused(call, tmp_path, options):
+    status, _, error = call("photo.png", "--unit", 0, *options)
+    assert status == 2 and error.count("\n") == 1 and "out of range" in error
+    assert not (tmp_path / "edits").exists()
+
+
+def test_home_is_expanded_in_pictures_and_in_the_output(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, said, _ = call("~/photo.png", "--unit", 0, "--toward", "~/other.png", "--out", "~/out/a.png")
+    assert status == 0 and said.strip() == str(tmp_path / "out" / "a.png")

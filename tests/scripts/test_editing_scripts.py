@@ -87,13 +87,23 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["traverse", "--columns", "1"], "--columns of 2 or more"),
         (["sample", "--num", "0"], "cannot sample 0 images"),
         (["sample", "--guidance", "-1"], "sampler.guidance=-1.0 is out of range"),
+        (["sample", "--guidance", "inf"], "sampler.guidance=inf is out of range"),
+        (["swap", "--guidance", "nan"], "sampler.guidance=nan is out of range"),
+        (["sample", "--steps", "0"], "--steps: 0 is out of range; it must be at least 1"),
+        (["swap", "--steps", "-3"], "--steps: -3 is out of range"),
+        (["traverse", "--steps", "2.5"], "'2.5' is no whole number"),
+        (["traverse", "--reach", "nan"], "--reach: nan is out of range"),
+        (["traverse", "--reach", "inf"], "--reach: inf is out of range"),
+        (["sample", "--seed", "-1"], "at least 0 and at most 4294967295"),
+        (["sample", "--seed", str(2**32)], "at most 4294967295 and at least 0"),
+        (["swap", "--seed", str(2**64)], "at most 4294967295 and at least 0"),
         (["sample", "--units", "a"], "no list of units"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(call, tmp_path, command, says):
     (tmp_path / "config.txt").write_text("no picture")
     code, error = call(*command)
-    assert code == 2 and says in error and "Traceback" not in error
+    assert code == 2 and says in error and error.count("\n") == 1 and "Traceback" not in error
 
 
 def test_codes_that_are_missing_are_asked_for(call, named_run):

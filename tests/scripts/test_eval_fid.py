@@ -260,7 +260,7 @@ def test_advice_names_the_option_that_takes_it(call):
         (["--num", 65, "--images", "absent.npy"], "cannot read images from absent.npy"),
         (["--num", 65, "--images", "sample"], "cannot read images from sample"),
         (["--num", 65, "--steps", 5000], "cannot sample in 5000 steps"),
-        (["--seed", -1], "--seed -1 is none of 0 to"),
+        (["--seed", -1], "--seed: -1 is out of range; it must be at least 0"),
         (["--set", "weights.other=1"], "--set=weights.other is unknown; choose one of weights.vgg16"),
         (["--set", "weights.allow_download=maybe"], "weights.allow_download has a value of the wrong type"),
         (["--num", 65, "--lpips"], "vgg16-397923af.pth is needed"),

@@ -1,8 +1,13 @@
+import argparse
+
+import numpy as np
 import pytest
+import torch
 
 from disdiff.config.limits import check_limits
 from disdiff.config.schema import CONFIGS, load_config
 from ldm.errors import UserError
+from ldm.numbers import FINITE, SEED, SHARE, Range
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 
@@ -47,3 +52,65 @@ def test_numbers_that_may_be_zero():
 def test_a_key_is_named_in_full():
     with pytest.raises(UserError, match="a.b.num_units=0"):
         check_limits({"a": {"b": {"num_units": 0, "flag": False, "name": "x", "nothing": None}}})
+
+
+@pytest.mark.parametrize("key", ["seed", "stage_seed", "evaluation.seed"])
+def test_seeds_are_what_numpy_and_torch_take(key):
+    for seed in (-1, 2**32, 2**64):
+        with pytest.raises(UserError, match=f"^{key}={seed} is out of range; ") as failure:
+            load_config([SHAPES3D], [f"{key}={seed}"])
+        assert "at least 0" in str(failure.value) and "at most 4294967295" in str(failure.value)
+    load_config([SHAPES3D], [f"{key}={SEED.most}"])
+    np.random.RandomState(SEED.most)
+    torch.manual_seed(SEED.most * 1_000_003)  # as a step of training seeds it
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("factors.train.learning_rate=.inf", "factors.train.learning_rate=.nan", "sampler.guidance=.inf"),
+        *(
+            "sampler.eta=1.5",
+            "sampler.eta=.nan",
+            "prior.zeta=-.inf",
+            "prior.weight=1e999",
+            "trainer.accumulate=-2",
+        ),
+        *("factors.encoder.rate=.inf", "clip.std=[1,0,1]", "latent_diffusion.unet.num_heads=0"),
+        "factors.encoder.initial_logvar=.nan",
+        f"data.num_train={10**13}",
+    ],
+)
+def test_numbers_are_finite_and_in_range(override):
+    with pytest.raises(UserError, match=f"^{override.split('=')[0]}=.* is out of range; "):
+        load_config([SHAPES3D], [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("factors.train.betas=[0.9]", "2 numbers"),
+        ("clip.mean=[0.5,0.5]", "3 numbers"),
+        ("latent_diffusion.unet.channel_mult=[]", "at least one"),
+    ],
+)
+def test_lists_have_their_length(override, says):
+    with pytest.raises(UserError, match=f"{override.split('=')[0]}=.*{says}"):
+        load_config([SHAPES3D], [override])
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [(FINITE, "nan"), (FINITE, "inf"), (SEED, "-1"), (SEED, "4294967296"), (SEED, "1.5"), (SHARE, "1.01")],
+)
+def test_options_are_read_within_their_range(limits, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="out of range|is no"):
+        limits(text)
+
+
+def test_values_of_calls_are_checked_by_type_too():
+    for value in (1.0, True, "1", None, float("nan")):
+        with pytest.raises(UserError, match="^steps=.* is out of range; it must be a whole number"):
+            Range(whole=True, least=1).check("steps", value)
+    Range(whole=True, least=1).check("steps", np.int64(3))
+    assert SEED("7") == 7 and SHARE("0.5") == 0.5

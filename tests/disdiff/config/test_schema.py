@@ -6,13 +6,16 @@ import yaml
 from disdiff.build import build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config.schema import (
     CONFIGS,
+    PATHS,
     PRESETS,
     Config,
+    RunConfig,
     list_keys,
     load_config,
     merge,
     name_config,
     read_yaml,
+    select,
     to_container,
     to_yaml,
 )
@@ -178,7 +181,6 @@ def test_a_misspelt_key_names_the_nearest(override, nearest):
         "latent_diffusion.unet.channel_mult=4",
         "latent_diffusion.unet.channel_mult=[1,two]",
         "factors.loss.detach_condition=maybe",
-        "run.name=[1,2]",
         "autoencoder.train=null",
     ],
 )
@@ -249,3 +251,118 @@ def test_the_printed_configuration_is_complete():
         ]
 
     assert paths(tree) == list_keys(Config)
+
+
+TEXTS = [
+    *("2024_06_01", "007", "12:30:45", "on", "1e3", "0x1F", "1_000", "yes", ".inf", "2024-06-01", "1.0"),
+    *(
+        "/data/my photos #1",
+        "a: b",
+        "key=value",
+        "[1,2]",
+        "{a: 1}",
+        "*x",
+        "&x",
+        "!y",
+        "- z",
+        "Fotos ä ü 照片",
+    ),
+    *(" padded ", "it's", 'say "no"', "'", "% x", "@here", "a\\b", "true", "null and void", "\t"),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["run.name", "data.root"])
+def test_a_text_is_literal_on_the_command_line_and_survives_being_saved(key, text, write):
+    config = load_config([SHAPES3D], [f"{key}={text}"])
+    assert select(config, key) == text
+    assert merge([read_yaml(write("saved.yaml", to_yaml(config)))]) == config
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:11], "/data/photos#1", "照片", "a=b"])
+def test_a_text_is_literal_in_a_file(text, write):
+    """Unquoted, as a block and in braces; what is quoted loses its quotes alone."""
+    for yaml_text in (f"run:\n  name: {text}\n", f"run: {{name: {text} }}", f'run: {{name: "{text}"}}'):
+        assert load_config([SHAPES3D, write("own.yaml", yaml_text)]).run.name == text
+
+
+def test_values_that_are_no_texts_keep_the_rules_of_yaml(write):
+    path = write("own.yaml", "seed: 0x10\nautoencoder: {train: {learning_rate: 1e-3, images: 1_000}}")
+    config = load_config([SHAPES3D, path], ["stages.pretrained=off", "data.num_train=010"])
+    assert (config.seed, config.stages.pretrained, config.data.num_train) == (16, False, 8)
+    assert (config.autoencoder.train.learning_rate, config.autoencoder.train.images) == (1e-3, 1000)
+
+
+@pytest.mark.parametrize("text", ["", "~", "null", "Null"])
+def test_nothing_is_none_for_a_text_that_may_be_absent(text, write):
+    over = write("over.yaml", "data: {crop: pad}")
+    assert load_config([SHAPES3D, over], [f"data.crop={text}"]).data.crop is None
+    assert load_config([SHAPES3D, over, write("own.yaml", f"data:\n  crop: {text}\n")]).data.crop is None
+
+
+def test_nothing_is_refused_for_a_text_that_must_be_there(write):
+    with pytest.raises(UserError, match="run.root has a value of the wrong type"):
+        load_config([SHAPES3D], ["run.root="])
+    with pytest.raises(UserError, match="run.root has a value of the wrong type"):
+        load_config([SHAPES3D, write("own.yaml", "run:\n  root:\n")])
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [('"007"', "007"), ("'on'", "on"), ('"null"', "null"), ('"a" # b', '"a" # b'), ('"a', '"a'), ('"', '"')],
+)
+def test_quotes_around_all_of_a_text_are_taken_off(given, text):
+    assert load_config([SHAPES3D], [f"run.name={given}"]).run.name == text
+
+
+def test_a_list_in_a_file_is_no_text(write):
+    with pytest.raises(UserError, match="run.name.*wrong type"):
+        load_config([SHAPES3D, write("own.yaml", "run: {name: [1, 2]}")])
+
+
+def test_texts_within_a_section_of_the_command_line_and_behind_an_anchor_are_literal(write):
+    assert load_config([SHAPES3D], ["run={name: 007, root: 1_0}"]).run == RunConfig("1_0", "007")
+    path = write("own.yaml", "run: {<<: {name: 0x1F}, root: &r 1e3}\ndata: {root: *r}")
+    config = load_config([path, SHAPES3D])
+    assert (config.run.name, config.run.root, config.data.root) == ("0x1F", "1e3", "1e3")
+    assert load_config([write("based.yaml", {"bases": ["shapes3d"]})]).data.name == "shapes3d"
+
+
+def test_interpolations(monkeypatch, write):
+    monkeypatch.setenv("PHOTOS", "/data/2024_06_01 #1")
+    monkeypatch.setenv("SEED", "7")
+    config = load_config(
+        [SHAPES3D], ["data.root=${oc.env:PHOTOS}", "seed=${oc.env:SEED}", "run.name=a-${seed}"]
+    )
+    assert (config.data.root, config.seed, config.run.name) == ("/data/2024_06_01 #1", 7, "a-7")
+    kept = load_config([SHAPES3D], [r"run.name=\${x}"])
+    assert kept.run.name == "${x}" and merge([read_yaml(write("saved.yaml", to_yaml(kept)))]) == kept
+
+
+@pytest.mark.parametrize("key", ["data.root", "seed", "preset", "system", "weights.vgg16"])
+def test_a_variable_that_is_not_set_is_named_with_its_key(key, monkeypatch, write):
+    monkeypatch.delenv("ABSENT", raising=False)
+    section, _, name = key.rpartition(".")
+    in_file = write(
+        "own.yaml", {section: {name: "${oc.env:ABSENT}"}} if section else {key: "${oc.env:ABSENT}"}
+    )
+    for files, overrides in (([SHAPES3D], [f"{key}=${{oc.env:ABSENT}}"]), ([SHAPES3D, in_file], [])):
+        with pytest.raises(UserError, match=f"^{key} cannot be filled in: .*'ABSENT' not found; ") as failure:
+            load_config(files, overrides)
+        assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("override", ["run.name=${", "run.name=${nowhere}", "run.name=${run}"])
+def test_an_interpolation_that_leads_nowhere_is_one_sentence(override):
+    with pytest.raises(UserError, match="run.name") as failure:
+        load_config([SHAPES3D], [override])
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_home_is_expanded_in_every_path(key, monkeypatch, tmp_path, write):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert select(load_config([SHAPES3D], [f"{key}=~/x y"]), key) == f"{tmp_path}/x y"
+    assert select(load_config([SHAPES3D], [f"{key}=~nobody-here/x"]), key) == "~nobody-here/x"
+    write("own.yaml", {"seed": 5})
+    assert load_config(["~/own.yaml"]).seed == 5

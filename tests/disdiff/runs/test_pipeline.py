@@ -319,6 +319,7 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "factors.num_units=17",
         "evaluation.protocol=papers",
         "sampler.name=ddimm",
+        "sampler.num_steps=2000",
         "trainer.device=tpu",
         "trainer.precision=fp8",
         "trainer.compile=fast",
@@ -370,3 +371,51 @@ def test_the_first_difference_is_named_by_its_key():
     b = {"run": {"name": "y"}, "factors": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
     assert first_difference(a, b) == "factors.loss.every"
     assert first_difference(a, {**a, "run": {"name": "y"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("system", "count", "overrides", "says"),
+    [
+        ("disdiff", 1, [], "disdiff needs at least 2 images to train on, here are 1; .*system=autoencoder"),
+        ("beta_vae", 1, [], "beta_vae needs at least 2 images to train on, here are 1"),
+        ("pdae", 48, ["data.num_train=1"], "pdae needs at least 2 images to train on, here are 1"),
+        (
+            "disdiff",
+            17,
+            ["factors.encoder.start=eigenmaps"],
+            "at least 18 images to train on for factors.encoder.start=eigenmaps, here are 17; .*start=random",
+        ),
+        (
+            "disdiff",
+            5,
+            ["factors.encoder.start=principal"],
+            "at least 6 images .*start=principal, here are 5",
+        ),
+        ("disdiff", 48, ["evaluation.num_images=1"], "at least 2 images to evaluate on, here are 1"),
+    ],
+)
+def test_too_few_images_are_told_before_training(
+    build, make_noise, system, count, overrides, says, monkeypatch
+):
+    monkeypatch.setattr(make_noise, "__len__", lambda self: count)
+    file = CONFIGS / system / "shapes3d.yaml"
+    context = build(*overrides, file=file)
+    with pytest.raises(UserError, match=says):
+        run_pipeline(context)
+    assert not context.folder.exists()
+
+
+@pytest.mark.parametrize("system", ["autoencoder", "latent_diffusion"])
+def test_one_image_does_for_stages_without_a_code(build, make_noise, system, monkeypatch):
+    monkeypatch.setattr(make_noise, "__len__", lambda self: 1)
+    context = build(file=CONFIGS / system / "shapes3d.yaml")
+    run_pipeline(context)
+    assert all(stage.trained for stage in context.stages.values())
+
+
+@pytest.mark.parametrize("system", ["disdiff", "beta_vae"])
+def test_two_images_do_for_a_code(build, make_noise, system, monkeypatch):
+    monkeypatch.setattr(make_noise, "__len__", lambda self: 2)
+    context = build(file=CONFIGS / system / "shapes3d.yaml")
+    run_pipeline(context)
+    assert context.stages["factors"].trained

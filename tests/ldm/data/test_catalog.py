@@ -56,3 +56,22 @@ def test_a_folder_takes_size_and_crop(tmp_path):
     source = open_data(DataOptions("folder", str(tmp_path), image_size=16, crop="pad"))
     assert source.image_size == 16 and source.preparation.startswith("crop pad, 16x16")
     assert open_data(DataOptions("folder", str(tmp_path))).image_size == 64
+
+
+@pytest.mark.parametrize("name", ["shapes3d", "dsprites"])
+@pytest.mark.parametrize("root", ["absent", "file.txt", "deep/er/absent"])
+def test_a_folder_that_was_named_and_is_not_there_is_no_reason_to_draw(tmp_path, name, root):
+    (tmp_path / "file.txt").write_text("no folder")
+    with pytest.raises(UserError, match="data.root=.* is no folder; .*data.procedural=always"):
+        open_data(DataOptions(name, str(tmp_path / root)))
+    assert open_data(DataOptions(name, str(tmp_path / root), "always")).procedural
+
+
+def test_the_shipped_folders_need_not_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, root in (
+        ("shapes3d", "data/shapes3d"),
+        ("dsprites", "data/dsprites"),
+        ("dsprites", "data/shapes3d"),
+    ):
+        assert open_data(DataOptions(name, root)).procedural

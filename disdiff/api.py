@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from disdiff.baselines.conditional import mix
-from disdiff.commands.common import load_codes_of, name_units_of, place_advice, resolve_device
+from disdiff.config.advice import place_advice
 from disdiff.editing.attributes import fit_attribute
 from disdiff.editing.edits import Edit, Edited, repeat
 from disdiff.editing.image_input import Images, to_images
@@ -38,16 +38,17 @@ from disdiff.editing.units import (
     swap_units,
     traverse_code,
 )
+from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DiffusionModel, DisDiff
-from disdiff.report.pictures import load_codes
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
 from ldm.data.catalog import choose_crop
+from ldm.device import resolve_device
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample
 from ldm.errors import UserError
 from ldm.files import load_json
-from ldm.numbers import SEED, as_number, as_numbers, as_whole, seeded, show
+from ldm.numbers import as_numbers, as_whole, seeded, show
 
 Unit = int | str
 
@@ -66,7 +67,6 @@ def load(path: str | Path, device: str | torch.device = "auto", guidance: float 
     device = str(device) if isinstance(device, torch.device) else device
     if not isinstance(path, str | Path):
         raise UserError(f"{path!r} is no path of a run folder; give one, such as 'pretrained/shapes3d'")
-    guidance = None if guidance is None else as_number(guidance, "guidance")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={device!r} is unknown; choose one of auto, cpu, cuda")
     try:
@@ -105,7 +105,7 @@ class Model:
     @cached_property
     def unit_names(self) -> list[str]:
         """A label of each unit, such as `unit 3 · wall hue 0.91`; its number alone without scores."""
-        return name_units_of(self.run).labels
+        return self.run.unit_names().labels
 
     @cached_property
     def directions(self) -> Directions:
@@ -114,7 +114,8 @@ class Model:
         Raises:
             UserError: the run has no codes.npz.
         """
-        return principal_directions(load_codes(load_codes_of(self.run))).to(self.run.model.latent_space.mean)
+        codes = stack_codes(self.run.require_codes())
+        return principal_directions(codes).to(self.run.model.latent_space.mean)
 
     def find_units(self, unit: Unit | Sequence[Unit]) -> list[int]:
         """Units by index (a whole number of any type) or by name, or a list of those; see `UnitTable.find`.
@@ -179,7 +180,6 @@ class Model:
             UserError: codes, noise, units or steps are none of this model, or noise is for other codes.
         """
         codes = self._check(codes)
-        SEED.check("seed", seed)
         if noise is None:
             noise = sample_start(self.run.model, len(codes), self.image_size, seeded(seed))
         noise = self._check_noise(noise, len(codes))
@@ -316,12 +316,12 @@ class Model:
         Raises:
             UserError: the run has no such factor, all or no images have that value, or it is not one image.
         """
-        arrays, numbers = load_codes_of(self.run, "factors"), as_numbers(strengths, "strengths")
+        arrays, numbers = self.run.require_codes("factors"), as_numbers(strengths, "strengths")
         names = [str(each) for each in arrays.get("factor_names", [])]
         if name not in names or "factors" not in arrays:
             raise UserError(f"there is no factor {name!r}; this run knows: {', '.join(names) or 'none'}")
         labels = np.asarray(arrays["factors"])[:, names.index(name)] == as_whole(value, "value")
-        attribute = fit_attribute(load_codes(arrays), torch.from_numpy(labels))
+        attribute = fit_attribute(stack_codes(arrays), torch.from_numpy(labels))
         read = self._read_one(image)
         code = self._encode(read)
         moved = torch.cat([attribute.move(code.cpu(), strength) for strength in numbers])
@@ -329,7 +329,7 @@ class Model:
 
     @cached_property
     def _table(self) -> UnitTable:
-        return UnitTable.of_run(self.run)
+        return self.run.unit_table()
 
     def _read(self, images: Images) -> Tensor:
         return to_images(images, self.image_size, self.channels, self.crop).to(self.device)

@@ -4,7 +4,6 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -32,25 +31,27 @@ class Range:
     open_least: bool = False
     open_most: bool = False
 
-    def holds(self, number: Any) -> bool:
-        """Whether a value is such a number."""
-        kind = Integral if self.whole else Real
-        if not isinstance(number, kind) or isinstance(number, bool) or not math.isfinite(number):
+    def holds(self, value: Any) -> bool:
+        """Whether a value of any type is such a number."""
+        number = _plain(value, self.whole)
+        if number is None or not math.isfinite(number):
             return False
         return self._is_above(number) and self._is_below(number)
 
-    def check(self, name: str, number: Any) -> None:
-        """Refuse any other value.
+    def check(self, name: str, value: Any) -> int | float:
+        """The number, as Python's own.
 
         Raises:
-            UserError: naming what it was given for.
+            UserError: the value is none of these numbers; names what it was given for.
         """
-        if not self.holds(number):
-            raise UserError(f"{name}={number} is out of range; it must be {self.explain(number)}")
+        if not self.holds(value):
+            raise UserError(f"{name}={show(value)} is out of range; it must be {self.explain(value)}")
+        return _plain(value, self.whole)
 
-    def explain(self, number: Any) -> str:
+    def explain(self, value: Any) -> str:
         """What is wanted instead of a value, the limit that it breaks first, such as `at least 1`."""
-        if not isinstance(number, Integral if self.whole else Real) or isinstance(number, bool):
+        number = _plain(value, self.whole)
+        if number is None:
             return "a whole number" if self.whole else "a number"
         limits = [
             (self._is_above(number), f"{'more than' if self.open_least else 'at least'} {self.least}"),
@@ -113,16 +114,13 @@ def is_whole(value: Any) -> bool:
     return not _is_truth(value)
 
 
-def as_whole(value: Any, name: str, least: int | None = None) -> int:
+def as_whole(value: Any, name: str, least: float = -math.inf) -> int:
     """A whole number of any type as int.
 
     Raises:
         UserError: it is none, or less than `least`.
     """
-    bound = "" if least is None else f" of {least} or more"
-    if not is_whole(value) or (least is not None and operator.index(value) < least):
-        raise UserError(f"{name}={show(value)} is out of range; give a whole number{bound}")
-    return operator.index(value)
+    return Range(whole=True, least=least).check(name, value)
 
 
 def as_number(value: Any, name: str) -> float:
@@ -131,13 +129,7 @@ def as_number(value: Any, name: str) -> float:
     Raises:
         UserError: it is none.
     """
-    try:
-        number = math.nan if isinstance(value, str | bytes) or _is_truth(value) else float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{name}={show(value)} is no finite number; give one")
-    return number
+    return FINITE.check(name, value)
 
 
 def as_numbers(values: Any, name: str) -> list[float]:
@@ -159,8 +151,17 @@ def seeded(seed: int) -> torch.Generator:
     Raises:
         UserError: the seed is no whole number from 0 to 2^32 - 1.
     """
-    SEED.check("seed", as_whole(seed, "seed"))
-    return torch.Generator().manual_seed(as_whole(seed, "seed"))
+    return torch.Generator().manual_seed(SEED.check("seed", seed))
+
+
+def _plain(value: Any, whole: bool) -> int | float | None:
+    """A number of any type as Python's own; None for what is no (whole) number."""
+    if isinstance(value, str | bytes) or _is_truth(value):
+        return None
+    try:
+        return operator.index(value) if whole else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def _is_truth(value: Any) -> bool:

@@ -8,7 +8,6 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
-    draw_images,
     load_image,
     open_run,
     put_beside,
@@ -52,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.images:
         image = torch.cat([load_image(name, run.source) for name in arguments.images])
     else:
-        image = draw_images(run, arguments.num, arguments.seed)
+        image = run.draw_images(arguments.num, arguments.seed)
     image, generator = image.to(model.latent_space.mean.device), torch.Generator().manual_seed(arguments.seed)
     code, z_T = model.encode(image), sample_start(model, len(image), image.shape[-1], generator)
     last = model.schedule.num_steps

@@ -8,15 +8,7 @@ from disdiff.clip.control import CONTROLS
 from disdiff.clip.displacement import WAYS
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.tower import load_clip
-from disdiff.commands.common import (
-    build_parser,
-    load_codes_of,
-    load_scores_of,
-    number,
-    open_run,
-    run_script,
-    show_progress,
-)
+from disdiff.commands.common import build_parser, number, open_run, run_script, show_progress
 from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from disdiff.runs.discovery import Discovery, Options
@@ -82,9 +74,9 @@ def main(arguments: argparse.Namespace) -> None:
     clip = load_clip(choose_clip(arguments, config.system, config.clip), config.weights.allow_download)
     device = run.model.latent_space.mean.device
     options = Options(arguments.by, arguments.amount, arguments.images, arguments.seed, arguments.control)
-    discovery = Discovery(run, clip.to(device), load_codes_of(run), sampler, options)
+    discovery = Discovery(run, clip.to(device), run.require_codes(), sampler, options)
     with show_progress("moving units") as progress:
-        result = discovery.find(arguments.prompts, load_scores_of(run), progress)
+        result = discovery.find(arguments.prompts, run.scores, progress)
     folder = arguments.out or arguments.run
     for name in arguments.edit:
         with show_progress(f"editing {name}") as progress:

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from disdiff.commands.common import (
     build_parser,
     choose_path,
-    describe_run,
-    draw_images,
     load_run_of,
     put_beside,
     run_script,
@@ -60,12 +58,12 @@ def main(arguments: argparse.Namespace) -> None:
     steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)
     if steps[-1] < FIRST:
         raise UserError(f"no step from t = {FIRST} on would be measured; choose a smaller --every")
-    image = draw_images(run, arguments.num, arguments.seed).to(run.model.latent_space.mean.device)
+    image = run.draw_images(arguments.num, arguments.seed).to(run.model.latent_space.mean.device)
     generator = torch.Generator().manual_seed(arguments.seed)
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
     with atomic_path(out) as temporary:
-        draw(summary, describe_run(run)).savefig(temporary, format="png")
+        draw(summary, run.title).savefig(temporary, format="png")
     save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})
     first, last, count = summary["first"], summary["last"], summary["num_steps"]
     lowered, ratio = summary["lowered_share"], summary["mean_ratio"]

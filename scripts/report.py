@@ -6,13 +6,7 @@ from collections.abc import Collection
 
 from tqdm import tqdm
 
-from disdiff.commands.common import (
-    build_parser,
-    load_codes_of,
-    load_run_of,
-    load_scores_of,
-    run_script,
-)
+from disdiff.commands.common import build_parser, load_run_of, run_script
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
 from disdiff.runs.results import list_pictures
@@ -51,7 +45,7 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
         UserError: the run cannot be loaded, or its data are not the ones that lie here.
     """
     run = load_run_of(arguments)
-    config, codes, scores = run.config, load_codes_of(run), load_scores_of(run)
+    config, codes, scores = run.config, run.require_codes(), run.scores
     made_on = ((run.metrics() or {}).get("dataset") or {}).get("procedural", run.source.procedural)
     if made_on != run.source.procedural:
         kinds = ("real", "procedural")

@@ -15,10 +15,10 @@ from disdiff.commands.common import (
     save_picture,
     show_progress,
 )
-from disdiff.editing.unconditional import ORIGINS, check_window, draw_codes, draw_windowed, find_unconditional
-from disdiff.editing.units import check_units, sample_start
+from disdiff.editing.unconditional import check_window, draw_windowed
+from disdiff.editing.units import check_units, draw_samples, sample_start
 from disdiff.report.grids import as_grid
-from disdiff.report.pictures import draw_samples
+from disdiff.runs.new_codes import ORIGINS, draw_codes, find_unconditional
 from ldm.errors import UserError
 
 EXAMPLES = """examples:

@@ -7,9 +7,7 @@ import torch
 from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
-    draw_images,
     load_image,
-    name_units_of,
     open_run,
     parse_units,
     run_script,
@@ -52,7 +50,7 @@ def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor,
         raise UserError("give --images or --source and --target, not both")
     names = arguments.images or [arguments.source, arguments.target]
     if names[0] is None:
-        return draw_images(run, 2 * NUM_PAIRS, arguments.seed).chunk(2)
+        return run.draw_images(2 * NUM_PAIRS, arguments.seed).chunk(2)
     source, target = (load_image(name, run.source) for name in names)
     return source, target
 
@@ -62,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Draw the swaps of pairs of images."""
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
-    names = name_units_of(run)
+    names = run.unit_names()
     units = check_units(arguments.units or names.order, model.num_units)
     swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
     device = model.latent_space.mean.device

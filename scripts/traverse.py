@@ -8,8 +8,6 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_image,
-    load_codes_of,
-    name_units_of,
     number,
     open_run,
     parse_units,
@@ -18,7 +16,8 @@ from disdiff.commands.common import (
     show_progress,
 )
 from disdiff.editing.units import check_units, deterministic, invert, principal_directions
-from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts, load_codes
+from disdiff.evaluation.codes_file import stack_codes
+from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts
 from ldm.errors import UserError
 from ldm.numbers import POSITIVE
 
@@ -50,9 +49,9 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("a traversal needs --columns of 2 or more")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
-    names = name_units_of(run)
+    names = run.unit_names()
     units = check_units(arguments.units or names.order, model.num_units)
-    directions = principal_directions(load_codes(load_codes_of(run)))
+    directions = principal_directions(stack_codes(run.require_codes()))
     image = choose_image(arguments.image, run, arguments.seed)
     amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())
     z_T = invert(model, image, model.encode(image), sampler.num_steps)

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,26 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from disdiff.editing.image_input import to_images
-from disdiff.editing.unit_names import UnitNames, name_data, name_units
+from disdiff.config.advice import CONFIG, place_advice
+from disdiff.editing.image_input import load_image
 from disdiff.report.grids import save_grid
-from disdiff.report.pictures import name_run_units
 from disdiff.runs.run_folder import Run, load_run
-from ldm.data.source import ImageSource, split_indices, to_float
+from ldm.device import resolve_device
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.files import expand_home
 from ldm.memory import keep_freed_memory
 from ldm.numbers import COUNT, SEED, Range
 from ldm.training.threads import list_counts, set_threads
-
-CONFIG = "config.yaml in the run folder"
-ADVICE = re.compile(r"\b(?:autoencoder|data|weights)\.[a-z_.]+=(?:[A-Z]|always|local-dir|none|skip|true)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,27 +90,6 @@ def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:
         logger.handlers, logger.propagate = [handler], False
 
 
-def place_advice(message: str, where: str = CONFIG) -> str:
-    """An error's message, with `where` the settings that it advises are read from outside main.py, for whose
-    command line the remedies of errors are written.
-    """
-    told = any(place in message for place in ("--set ", "main.py", "main job", "config.yaml"))
-    if told or not ADVICE.search(message):
-        return message
-    return f"{message} (here such settings are read from {where})"
-
-
-def resolve_device(name: str) -> str:
-    """`cpu` or `cuda` for a `--device`.
-
-    Raises:
-        UserError: CUDA is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch sees no CUDA device; use the device cpu, or auto")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def load_run_of(arguments: argparse.Namespace) -> Run:
     """The run a script is called on, on its `--device` under its `--guidance`.
 
@@ -169,64 +141,10 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def load_image(name: str | int, source: ImageSource) -> Tensor:
-    """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
-
-    A file is prepared as the data set's pictures are: upright, by their crop, at their size.
-
-    Raises:
-        UserError: the index is out of range, or the file is missing or no picture.
-    """
-    if isinstance(name, int) or (name.isdecimal() and not Path(name).exists()):
-        if not 0 <= int(name) < len(source):
-            raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
-        return to_float(source.images(torch.tensor([int(name)])))
-    return to_images(name, source.image_size, source.channels, getattr(source, "crop", "center"))
-
-
-def draw_images(run: Run, num_images: int, seed: int) -> Tensor:
-    """Random evaluation images of a run, shape (num_images, 3, H, W) in [-1, 1]."""
-    data, evaluation = run.config.data, run.config.evaluation
-    index = split_indices(run.source, data.num_train, evaluation.num_images)[1]
-    generator = torch.Generator().manual_seed(seed)
-    return to_float(run.source.images(index[torch.randint(len(index), (num_images,), generator=generator)]))
-
-
 def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
     """The image of an `--image` on the model's device, a random one without it, shape (1, 3, H, W)."""
-    image = draw_images(run, 1, seed) if name is None else load_image(name, run.source)
+    image = run.draw_images(1, seed) if name is None else load_image(name, run.source)
     return image.to(run.model.latent_space.mean.device)
-
-
-def load_codes_of(run: Run, *labels: str) -> dict[str, np.ndarray]:
-    """`codes`, `factor_names` and the arrays `labels` of a run's `codes.npz`, as far as it has them.
-
-    Raises:
-        UserError: it is not there.
-    """
-    codes = run.codes(*labels)
-    if codes is None:
-        raise UserError(f"{run.folder} has no codes.npz; run the main job to its end first")
-    return codes
-
-
-def load_scores_of(run: Run) -> dict | None:
-    """A run's scores: of the protocol `paper`, else of the first there is, else None."""
-    scores = (run.metrics() or {}).get("scores") or {}
-    return scores.get("paper") or next(iter(scores.values()), None)
-
-
-def name_units_of(run: Run) -> UnitNames:
-    """Names of a run's units; numbers when it has no codes or no scores."""
-    codes = run.codes()
-    if codes is None:
-        return name_units(run.model.num_units, None, [])
-    return name_run_units(codes, load_scores_of(run))
-
-
-def describe_run(run: Run) -> str:
-    """Data set and run, for the line under a picture's title."""
-    return f"{name_data(run.source.name, run.source.procedural)} · {run.folder.resolve().name}"
 
 
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:
@@ -270,7 +188,7 @@ def save_picture(
 ) -> None:
     """Write a picture where the script is to (see `choose_path`) and say where; see `save_grid`."""
     out = choose_path(arguments, name)
-    save_grid(out, grid, title, describe_run(run), rows, columns)
+    save_grid(out, grid, title, run.title, rows, columns)
     print(out)
 
 

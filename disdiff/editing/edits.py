@@ -12,7 +12,7 @@ from torch import Tensor
 from disdiff.editing.image_input import Images
 from disdiff.editing.units import Directions
 from ldm.errors import UserError
-from ldm.numbers import FINITE, SHARE, as_number
+from ldm.numbers import FINITE, SHARE
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class Edit:
             FINITE.check("by", self.by)
         if (self.toward is None) == (self.by is None):
             raise UserError(f"the edit of unit {self.unit} needs one of toward (an image) and by (a number)")
-        as_number(self.strength if self.by is None else self.by, "strength" if self.by is None else "by")
         return units if self.by is None else units[:1]
 
     def apply(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from disdiff.metrics._ranges import check_range
 from ldm.data.pictures import describe, prepare_any
-from ldm.data.source import to_float, to_uint8
+from ldm.data.source import ImageSource, to_float, to_uint8
 from ldm.errors import UserError
 from ldm.files import expand_home
 
@@ -114,3 +114,18 @@ def _from_tensor(tensor: Tensor, size: int, channels: int) -> Tensor:
     batch = batch.float()
     check_range(batch.min().item(), batch.max().item(), "an image tensor")
     return batch.clamp(-1, 1)
+
+
+def load_image(name: str | int, source: ImageSource) -> Tensor:
+    """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
+
+    A file is prepared as the data set's pictures are: upright, by their crop, at their size.
+
+    Raises:
+        UserError: the index is out of range, or the file is missing or no picture.
+    """
+    if isinstance(name, int) or (name.isdecimal() and not Path(name).exists()):
+        if not 0 <= int(name) < len(source):
+            raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
+        return to_float(source.images(torch.tensor([int(name)])))
+    return to_images(name, source.image_size, source.channels, getattr(source, "crop", "center"))

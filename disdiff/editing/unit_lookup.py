@@ -11,12 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from disdiff.commands.common import load_scores_of
 from disdiff.editing.unit_names import STRONG
 from disdiff.method.model import check_units
-from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
-from ldm.files import load_json
 from ldm.numbers import is_whole, show
 
 DISCOVERY = "discovery.json"
@@ -52,7 +49,7 @@ class UnitTable:
             return check_units([operator.index(unit)], self.num_units)
         if not isinstance(unit, str):
             raise UserError(f"{show(unit)} is no unit; {self.describe_choice()}")
-        if re.fullmatch(r"0|-?[1-9]\d{,17}", unit.strip(), re.ASCII):
+        if re.fullmatch(r"[-+]?(0|[1-9]\d{,17})", unit.strip(), re.ASCII):
             return check_units([int(unit)], self.num_units)
         wanted = unit.strip().casefold()
         factors = [name.casefold() for name in self.factor_names]
@@ -67,20 +64,6 @@ class UnitTable:
         own = np.asarray(self.importance).argmax(axis=1) == factors.index(wanted)
         order = np.argsort(-column, kind="stable").tolist()
         return [k for k in order if own[k] and column[k] >= STRONG] or order[:1]
-
-    @classmethod
-    def of_run(cls, run: Run) -> "UnitTable":
-        """What a run's folder knows of its units."""
-        arrays, scores, path = run.codes() or {}, load_scores_of(run) or {}, run.folder / DISCOVERY
-        importance = scores.get("dci", {}).get("importance")
-        found = load_json(path).get("units", []) if path.exists() else []
-        named = {each["unit"]: each["name"] for each in found if each.get("verdict") == "named"}
-        return cls(
-            run.model.num_units,
-            [str(name) for name in arrays.get("factor_names", [])],
-            None if importance is None else np.asarray(importance),
-            [named.get(unit) for unit in range(run.model.num_units)],
-        )
 
     def describe_choice(self) -> str:
         """What may be given instead of a name that is none."""

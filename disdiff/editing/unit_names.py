@@ -4,6 +4,7 @@ A unit is named after the factors it carries, by its importance for each of them
 classifier of that factor reads, it reads from this unit.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,17 @@ def name_units(
     ]
     sentences = [describe_unit(unit, pairs) for unit, pairs in enumerate(carried)]
     return UnitNames(labels, sentences, np.argsort(-importance.sum(axis=1), kind="stable").tolist())
+
+
+def name_scored_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:
+    """Names of a run's units from its `codes.npz` and the scores of one protocol; numbers without scores."""
+    importance = None if not scores or "dci" not in scores else np.array(scores["dci"]["importance"])
+    array = np.asarray(codes["codes"])
+    variance = (
+        array.var(axis=0, dtype=np.float64).reshape(array.shape[1], -1).sum(axis=1) if array.size else None
+    )
+    factor_names = [str(name) for name in codes.get("factor_names", [])]
+    return name_units(array.shape[1], importance, factor_names, variance)
 
 
 def list_carried(row: np.ndarray, factor_names: list[str]) -> list[tuple[str, float]]:

@@ -10,6 +10,7 @@ arXiv:2301.13721). A swap, a traversal and an interpolation are no modes of anyt
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,20 @@ def reconstruct(
             raise ValueError("expected z_T or a generator to draw it from, got neither")
         z_T = sample_start(model, len(image), image.shape[-1], generator)
     return decode_code(model, model.encode(image), z_T, sampler, generator=generator)
+
+
+def draw_samples(
+    model: ImageModel,
+    code: Tensor,
+    image_size: int,
+    sampler: SamplerConfig,
+    generator: torch.Generator,
+    units: list[int] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
+    """Images of codes (n, N, D) from random noise, shape (n, 3, H, W); `units` restricts which take part."""
+    decode = partial(decode_code, model, sampler=sampler, units=units, generator=generator)
+    return in_batches(decode, code, sample_start(model, len(code), image_size, generator), progress=progress)
 
 
 def swap_units(code_source: Tensor, code_target: Tensor, units: list[int]) -> Tensor:

@@ -7,10 +7,12 @@ Only the arrays that are asked for are read, so that whatever else lies in the f
 Python objects are pickles, which are never loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.files import atomic_path
@@ -81,6 +83,12 @@ def list_arrays(path: str | Path) -> list[str]:
     read_codes(path, ())
     with np.load(path, allow_pickle=False) as file:
         return list(file.files)
+
+
+def stack_codes(codes: Mapping[str, np.ndarray]) -> Tensor:
+    """Codes of a `codes.npz` as a tensor of shape (n, N, D)."""
+    array = torch.from_numpy(np.asarray(codes["codes"], dtype=np.float32))
+    return array[..., None] if array.ndim == 2 else array
 
 
 def save_codes(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

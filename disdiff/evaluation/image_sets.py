@@ -1,35 +1,25 @@
-"""Sets of 8-bit images to compare by FID and image quality: a data set's, a model's or a file's.
-
-A set is made in ranges of images. What a model makes is kept in a `RowCache`, and each range draws from a
-generator of its own, seeded by the set's seed and the range's start, so that an interrupted command gives
-the very numbers of an uninterrupted one.
+"""Sets of 8-bit images, and their comparison by FID, KID and image quality; those of a run are made by
+`disdiff.runs.image_sets`.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.units import deterministic, in_batches, invert, reconstruct
 from disdiff.evaluation.image_features import InceptionFeatures, RandomFeatures, VGGDistance
 from disdiff.evaluation.row_cache import PART, Identity, RowCache, digest_file
-from disdiff.method.model import DiffusionModel, ImageModel
 from disdiff.metrics._inputs import Result
 from disdiff.metrics._ranges import check_range
 from disdiff.metrics.fid import check_num_images, compute_fid
 from disdiff.metrics.image_quality import compare_images, summarise_quality
 from disdiff.metrics.kid import compute_kid
-from disdiff.report.pictures import draw_samples, load_codes
-from disdiff.runs.run_folder import Run
-from ldm.data.source import split_indices, to_float, to_uint8
-from ldm.diffusion.sampler import SamplerConfig
+from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 
-SPLITS = ("train", "eval")
-KINDS = ("samples", "inferred", "random")
 SCORES = ("mse", "psnr", "ssim", "lpips")
 SUBSET = 1_000  # images in a subset of KID, or all there are
 
@@ -47,52 +37,6 @@ class ImageSet:
     identity: Identity
     make: Callable[[int, int], Tensor]
     size: int | None
-
-
-def data_images(run: Run, split: str) -> ImageSet:
-    """The images of a run's data set in one of its `SPLITS`, in their fixed random order."""
-    sizes = run.config.data.num_train, run.config.evaluation.num_images
-    index = dict(zip(SPLITS, split_indices(run.source, *sizes), strict=True))[split]
-    identity = {"kind": "data", "data": run.source.identity, "split": split, "split_sizes": list(sizes)}
-    return ImageSet(identity, lambda start, stop: run.source.images(index[start:stop]), len(index))
-
-
-def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: RowCache) -> ImageSet:
-    """Images that a run's model makes, kept in a cache.
-
-    Args:
-        run: whose model, on the device it shall compute on.
-        kind: one of `KINDS`: `samples` of codes drawn with replacement from the run's `codes.npz`, and random
-            noise; or reconstructions of the evaluation images, from noise `inferred` by DDIM or `random`.
-        sampler: which sampler; `inferred` takes DDIM without new noise in as many steps. What is taken is in
-            the set's identity; a system without noise (a VAE) takes none.
-        seed: of codes and noise.
-        cache: where the images are kept.
-
-    Raises:
-        UserError: `samples` of a run without `codes.npz`.
-    """
-    settled = _settle(sampler, kind, run.model)
-    weights = sorted(run.folder.glob("stages/*/model.safetensors"))
-    identity: Identity = {
-        "kind": kind,
-        "config_sha256": digest_file(run.folder / "config.yaml"),
-        "weights_sha256": {path.parent.name: digest_file(path) for path in weights},
-        "sampler": None if settled is None else asdict(settled),
-        "seed": seed,
-        "device": run.model.latent_space.mean.device.type,
-        "part": PART,
-    }
-    sampler = settled or sampler
-    if kind == "samples":
-        size, identity["codes_sha256"] = None, digest_file(run.folder / "codes.npz")
-        make = _samples(run, sampler, seed)
-    else:
-        data = data_images(run, "eval")
-        size, identity["source"] = data.size, data.identity
-        make = _reconstructions(run, data, kind == "inferred", sampler, seed)
-    kept = cache.keep(identity, lambda start, stop: to_uint8(make(start, stop)).cpu().numpy())
-    return ImageSet(identity, lambda start, stop: torch.from_numpy(kept(start, stop)), size)
 
 
 def file_images(path: Path) -> ImageSet:
@@ -125,18 +69,6 @@ def file_images(path: Path) -> ImageSet:
         check_range(float(low), float(high), str(path))
 
     return ImageSet({"kind": "file", "sha256": digest_file(path)}, make, shape[0])
-
-
-def name_result(images: ImageSet, given: str) -> str:
-    """File name of the results of a set: its kind, or a file's name and content, as names alone may meet.
-
-    Args:
-        images: the set.
-        given: how it was asked for, one of `KINDS` or a path.
-    """
-    if given in KINDS:
-        return f"{given}.json"
-    return f"{Path(given).stem}-{images.identity['sha256'][:16]}.json"
 
 
 def compute_distances(
@@ -204,56 +136,3 @@ def compute_reconstruction_quality(
     rows = torch.from_numpy(cache.compute("image quality", identity, num, make))
     quality = summarise_quality(dict(zip(names, rows.T, strict=True)))
     return quality if lpips is None else {**quality, "lpips_network": network}
-
-
-def _settle(sampler: SamplerConfig, kind: str, model: ImageModel) -> SamplerConfig | None:
-    """The sampler as it will run: inferred noise is undone by DDIM alone, and DDPM takes all steps.
-
-    None for a system without noise, which decodes its codes at once.
-    """
-    if not isinstance(model, DiffusionModel):
-        return None
-    sampler = deterministic(sampler) if kind == "inferred" else sampler
-    return replace(sampler, num_steps=model.schedule.num_steps) if sampler.name == "ddpm" else sampler
-
-
-def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int], Tensor]:
-    """Random codes of the run's `codes.npz`, decoded from random noise."""
-    codes = load_codes(run.codes()).to(run.model.latent_space.mean.device)
-
-    def make(start: int, stop: int) -> Tensor:
-        """Samples [start, stop), shape (stop - start, 3, H, W); they depend on both ends of the range."""
-        generator = _seeded(seed, start)
-        rows = torch.randint(len(codes), (stop - start,), generator=generator)
-        return draw_samples(
-            run.model, codes[rows.to(codes.device)], run.source.image_size, sampler, generator
-        )
-
-    return make
-
-
-def _reconstructions(
-    run: Run, data: ImageSet, infer: bool, sampler: SamplerConfig, seed: int
-) -> Callable[[int, int], Tensor]:
-    """Images of the data sampled back from their codes, from inferred or random noise."""
-    model = run.model
-
-    def make(start: int, stop: int) -> Tensor:
-        """Reconstructions [start, stop), shape (stop - start, 3, H, W); random noise depends on the range."""
-        generator = _seeded(seed, start)
-
-        def remake(image: Tensor) -> Tensor:
-            if not infer:
-                return reconstruct(model, image, sampler, generator=generator)
-            z_T = invert(model, image, model.encode(image), sampler.num_steps)
-            return reconstruct(model, image, sampler, z_T)
-
-        return in_batches(remake, to_float(data.make(start, stop)).to(model.latent_space.mean.device))
-
-    return make
-
-
-def _seeded(seed: int, start: int) -> torch.Generator:
-    """The generator of the range that begins at `start`."""
-    state = np.random.RandomState([seed, start]).randint(2**63 - 1, dtype=np.int64)
-    return torch.Generator().manual_seed(int(state))

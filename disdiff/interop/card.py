@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from disdiff.commands.common import name_units_of
 from disdiff.editing.unit_names import name_data
 from disdiff.interop.run_folder import REPORT
 from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores
@@ -181,7 +180,7 @@ def describe_scores(metrics: dict[str, Any] | None) -> Iterator[str]:
 
 def describe_units(run: Run) -> Iterator[str]:
     """What each unit carries, where there are scores."""
-    names = name_units_of(run)
+    names = run.unit_names()
     if names.ranked_by == "importance":
         yield "## Units"
         yield "\n".join(f"- {names.sentences[unit]}" for unit in names.shown)

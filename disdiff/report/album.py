@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.unit_names import UnitNames, name_data
-from disdiff.editing.units import deterministic, invert, principal_directions
+from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
+from disdiff.editing.units import deterministic, draw_samples, invert, principal_directions
+from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DisDiff
 from disdiff.report.fields import compute_fields, draw_fields
 from disdiff.report.grids import as_grid, save_grid
@@ -19,11 +20,8 @@ from disdiff.report.pictures import (
     TITLES,
     draw_frames,
     draw_reconstruction,
-    draw_samples,
     draw_swap,
     label_amounts,
-    load_codes,
-    name_run_units,
 )
 from disdiff.report.sliders import FRAMES, save_frames
 from ldm.data.source import ImageSource, to_float
@@ -75,14 +73,14 @@ def make_pictures(
     chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
     image = to_float(source.images(chosen)).to(model.latent_space.mean.device)
     start = image[0::2][: len(image) // 2]
-    names = name_run_units(codes, scores)
+    names = name_scored_units(codes, scores)
     facts = [name_data(source.name, source.procedural), run_name or folder.name]
     album = Album(
         model=model,
         start=start,
         target=image[1::2],
         z_T=invert(model, start, model.encode(start), sampler.num_steps),
-        codes=load_codes(codes),
+        codes=stack_codes(codes),
         names=names,
         sampler=sampler,
         generator=generator,

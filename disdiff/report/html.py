@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from disdiff.editing.unit_names import UnitNames, name_data
+from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
 from disdiff.evaluation.codes_file import read_run_codes
 from disdiff.report.discovery import FILE, write_discovery
 from disdiff.report.elements import embed_figure, embed_png, write_table
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
-from disdiff.report.pictures import name_run_units
 from disdiff.report.sentences import (
     describe_codebook,
     describe_importance,
@@ -176,7 +175,7 @@ def write_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
     for protocol, scores in (metrics.get("scores") or {}).items():
         if not factors or "dci" not in scores:
             continue
-        names = name_run_units(codes, scores)
+        names = name_scored_units(codes, scores)
         yield f"<h2>What the units carry ({escape(protocol)})</h2>"
         if names.left_out:
             yield f"<p>{say_shown(names)}</p>"
@@ -213,7 +212,7 @@ def name_run(folder: Path, metrics: dict[str, Any]) -> UnitNames:
     """Names of a run's units: by the protocol `paper`, else by the first there is, else numbers."""
     scores, codes = metrics.get("scores") or {}, load_codes_of(folder)
     best = scores.get("paper") or next(iter(scores.values()), None)
-    return name_run_units(codes, best if "factor_names" in codes else None)
+    return name_scored_units(codes, best if "factor_names" in codes else None)
 
 
 def say_shown(names: UnitNames) -> str:

@@ -1,13 +1,11 @@
 """The pictures of a run as grids of images: swaps, traversals, reconstructions and samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.unit_names import UnitNames, name_units
 from disdiff.editing.units import (
     Directions,
     decode_code,
@@ -141,37 +139,6 @@ def draw_reconstruction(
     made = {"first stage": first_stage, "random x_T": fresh, "inferred x_T": inferred}
     labels = [f"{name} · {reconstruction_scores(hat, image)['psnr']:.1f} dB" for name, hat in made.items()]
     return torch.stack([image, *made.values()]), ["original", *labels]
-
-
-def draw_samples(
-    model: DisDiff,
-    code: Tensor,
-    image_size: int,
-    sampler: SamplerConfig,
-    generator: torch.Generator,
-    units: list[int] | None = None,
-    progress: Share | None = None,
-) -> Tensor:
-    """Images of codes (n, N, D) from random noise, shape (n, 3, H, W); `units` restricts which take part."""
-    decode = partial(decode_code, model, sampler=sampler, units=units, generator=generator)
-    return in_batches(decode, code, sample_start(model, len(code), image_size, generator), progress=progress)
-
-
-def load_codes(codes: Mapping[str, np.ndarray]) -> Tensor:
-    """Codes of a `codes.npz` as a tensor of shape (n, N, D)."""
-    array = torch.from_numpy(np.asarray(codes["codes"], dtype=np.float32))
-    return array[..., None] if array.ndim == 2 else array
-
-
-def name_run_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:
-    """Names of a run's units from its `codes.npz` and the scores of one protocol; numbers without scores."""
-    importance = None if not scores or "dci" not in scores else np.array(scores["dci"]["importance"])
-    array = np.asarray(codes["codes"])
-    variance = (
-        array.var(axis=0, dtype=np.float64).reshape(array.shape[1], -1).sum(axis=1) if array.size else None
-    )
-    factor_names = [str(name) for name in codes.get("factor_names", [])]
-    return name_units(array.shape[1], importance, factor_names, variance)
 
 
 def label_amounts(amounts: tuple[float, ...]) -> list[str]:

@@ -25,11 +25,11 @@ from disdiff.clip.prompts import Prompts, embed_prompts, read_prompts
 from disdiff.clip.tower import Clip
 from disdiff.editing.unit_names import name_data
 from disdiff.editing.units import in_batches, principal_directions
+from disdiff.evaluation.codes_file import stack_codes
 from disdiff.evaluation.edit_success import find_probe
 from disdiff.evaluation.probe import Probe
 from disdiff.report.discovery import FILE, PICTURE
 from disdiff.report.grids import save_grid
-from disdiff.report.pictures import load_codes
 from disdiff.runs.run_folder import Run
 from disdiff.runs.stages import shared_folder
 from ldm.data.source import split_indices, to_float
@@ -86,7 +86,7 @@ class Discovery:
         order = free[torch.randperm(len(free), generator=self.generator)]
         self.index, reference = order[: options.num_images], order[:NUM_REFERENCE]
         self.reference = in_batches(lambda part: clip(self.load(part)).cpu(), reference)
-        directions = principal_directions(load_codes(codes))
+        directions = principal_directions(stack_codes(codes))
         self.mover = Mover(run.model, self.load(self.index), directions, sampler, options.amount)
         self.findings: list[Finding] = []
         self.displacements: Displacements | None = None

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
 from disdiff.clip.options import look_inside
 from disdiff.config.schema import Config, merge, read_yaml
+from disdiff.editing.unit_lookup import DISCOVERY, UnitTable
+from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units, name_units
 from disdiff.evaluation.codes_file import read_run_codes
 from disdiff.method.model import ImageModel
 from disdiff.runs.stages import RECORD
-from ldm.data.source import ImageSource
+from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
 from ldm.files import expand_home, load_json
 from ldm.nn.layers import freeze
@@ -54,6 +58,57 @@ class Run:
         path = self.folder / "metrics.json"
         return load_json(path) if path.exists() else None
 
+    def require_codes(self, *labels: str) -> dict[str, np.ndarray]:
+        """As `codes`.
+
+        Raises:
+            UserError: there is no `codes.npz`.
+        """
+        codes = self.codes(*labels)
+        if codes is None:
+            raise UserError(f"{self.folder} has no codes.npz; run the main job to its end first")
+        return codes
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """Scores of the protocol `paper`, else of the first there is, else None."""
+        scores = (self.metrics() or {}).get("scores") or {}
+        return scores.get("paper") or next(iter(scores.values()), None)
+
+    @property
+    def title(self) -> str:
+        """Data set and run, for the line under a picture's title."""
+        return f"{name_data(self.source.name, self.source.procedural)} · {self.folder.resolve().name}"
+
+    def unit_names(self) -> UnitNames:
+        """Names of the units; numbers when there are no codes or no scores."""
+        codes = self.codes()
+        if codes is None:
+            return name_units(self.model.num_units, None, [])
+        return name_scored_units(codes, self.scores)
+
+    def unit_table(self) -> UnitTable:
+        """What the folder knows of the units."""
+        arrays, path = self.codes() or {}, self.folder / DISCOVERY
+        importance = (self.scores or {}).get("dci", {}).get("importance")
+        found = load_json(path).get("units", []) if path.exists() else []
+        named = {each["unit"]: each["name"] for each in found if each.get("verdict") == "named"}
+        return UnitTable(
+            self.model.num_units,
+            [str(name) for name in arrays.get("factor_names", [])],
+            None if importance is None else np.asarray(importance),
+            [named.get(unit) for unit in range(self.model.num_units)],
+        )
+
+    def draw_images(self, num_images: int, seed: int) -> Tensor:
+        """Random evaluation images, shape (num_images, 3, H, W) in [-1, 1]."""
+        data, evaluation = self.config.data, self.config.evaluation
+        index = split_indices(self.source, data.num_train, evaluation.num_images)[1]
+        generator = torch.Generator().manual_seed(seed)
+        return to_float(
+            self.source.images(index[torch.randint(len(index), (num_images,), generator=generator)])
+        )
+
 
 def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = None) -> Run:
     """Load a run folder.
@@ -74,8 +129,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     config = merge([read_yaml(folder / "config.yaml")])
     config.clip = look_inside(config.clip, folder)  # an exported run brings its CLIP
     if guidance is not None:
-        NOT_NEGATIVE.check("sampler.guidance", guidance)
-        config.sampler.guidance = guidance
+        config.sampler.guidance = NOT_NEGATIVE.check("sampler.guidance", guidance)
     stages = get_system(config).stages
     image_size = load_json(folder / "stages" / stages[-1] / RECORD)["image_size"]
     latent_space = build_latent_space(config)

@@ -29,10 +29,10 @@ def open_with(monkeypatch):
         yield opened
 
 
-def test_a_script_says_which_number_of_threads_it_has_chosen(open_with, capsys):
+def test_a_script_says_which_number_of_threads_it_has_chosen(open_with, caplog):
+    caplog.set_level("INFO", "ldm")
     assert open_with(None, ratio=0.3) == 1
-    said, complained = capsys.readouterr()
-    assert not said and complained == "threads: 1 of 2 (2 threads are 0.3 times as fast; 1.3 is needed)\n"
+    assert caplog.messages == ["threads: 1 of 2 (2 threads are 0.3 times as fast; 1.3 is needed)"]
     assert open_with(None, ratio=1.8) == 2
 
 

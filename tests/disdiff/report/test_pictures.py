@@ -2,15 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from disdiff.editing.units import decode_code, principal_directions, traverse_code
-from disdiff.report.pictures import (
-    draw_reconstruction,
-    draw_samples,
-    draw_swap,
-    draw_traversal,
-    label_amounts,
-    load_codes,
-)
+from disdiff.editing.units import decode_code, draw_samples, principal_directions, traverse_code
+from disdiff.evaluation.codes_file import stack_codes
+from disdiff.report.pictures import draw_reconstruction, draw_swap, draw_traversal, label_amounts
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 
@@ -66,5 +60,5 @@ def test_samples_depend_on_the_units_that_take_part(model, generator):
 
 
 def test_codes_of_scalar_units_gain_an_axis():
-    assert load_codes({"codes": np.zeros((5, 3))}).shape == (5, 3, 1)
-    assert load_codes({"codes": np.zeros((5, 3, 2))}).shape == (5, 3, 2)
+    assert stack_codes({"codes": np.zeros((5, 3))}).shape == (5, 3, 1)
+    assert stack_codes({"codes": np.zeros((5, 3, 2))}).shape == (5, 3, 2)

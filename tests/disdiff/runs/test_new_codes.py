@@ -4,14 +4,9 @@ import torch
 from disdiff.build import build_denoiser, build_latent_dpm
 from disdiff.config.schema import CONFIGS, load_config
 from disdiff.editing import unconditional
-from disdiff.editing.unconditional import (
-    check_window,
-    draw_codes,
-    draw_windowed,
-    find_unconditional,
-    split_stages,
-)
+from disdiff.editing.unconditional import check_window, draw_windowed, split_stages
 from disdiff.editing.units import decode_code, sample_start
+from disdiff.runs.new_codes import draw_codes, find_unconditional
 from disdiff.runs.run_folder import Run
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.diffusion.schedule import Schedule, ScheduleConfig

@@ -1,0 +1,137 @@
+"""Sets of 8-bit images to compare: those of a run's data set, and those that its model makes.
+
+A set is made in ranges of images. What a model makes is kept in a `RowCache`, and each range draws from a
+generator of its own, seeded by the set's seed and the range's start, so that an interrupted command gives
+the very numbers of an uninterrupted one.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disdiff.editing.units import deterministic, draw_samples, in_batches, invert, reconstruct
+from disdiff.evaluation.codes_file import stack_codes
+from disdiff.evaluation.image_sets import ImageSet
+from disdiff.evaluation.row_cache import PART, Identity, RowCache, digest_file
+from disdiff.method.model import DiffusionModel, ImageModel
+from disdiff.runs.run_folder import Run
+from ldm.data.source import split_indices, to_float, to_uint8
+from ldm.diffusion.sampler import SamplerConfig
+
+SPLITS = ("train", "eval")
+KINDS = ("samples", "inferred", "random")
+
+
+def data_images(run: Run, split: str) -> ImageSet:
+    """The images of a run's data set in one of its `SPLITS`, in their fixed random order."""
+    sizes = run.config.data.num_train, run.config.evaluation.num_images
+    index = dict(zip(SPLITS, split_indices(run.source, *sizes), strict=True))[split]
+    identity = {"kind": "data", "data": run.source.identity, "split": split, "split_sizes": list(sizes)}
+    return ImageSet(identity, lambda start, stop: run.source.images(index[start:stop]), len(index))
+
+
+def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: RowCache) -> ImageSet:
+    """Images that a run's model makes, kept in a cache.
+
+    Args:
+        run: whose model, on the device it shall compute on.
+        kind: one of `KINDS`: `samples` of codes drawn with replacement from the run's `codes.npz`, and random
+            noise; or reconstructions of the evaluation images, from noise `inferred` by DDIM or `random`.
+        sampler: which sampler; `inferred` takes DDIM without new noise in as many steps. What is taken is in
+            the set's identity; a system without noise (a VAE) takes none.
+        seed: of codes and noise.
+        cache: where the images are kept.
+
+    Raises:
+        UserError: `samples` of a run without `codes.npz`.
+    """
+    settled = _settle(sampler, kind, run.model)
+    weights = sorted(run.folder.glob("stages/*/model.safetensors"))
+    identity: Identity = {
+        "kind": kind,
+        "config_sha256": digest_file(run.folder / "config.yaml"),
+        "weights_sha256": {path.parent.name: digest_file(path) for path in weights},
+        "sampler": None if settled is None else asdict(settled),
+        "seed": seed,
+        "device": run.model.latent_space.mean.device.type,
+        "part": PART,
+    }
+    sampler = settled or sampler
+    if kind == "samples":
+        size, identity["codes_sha256"] = None, digest_file(run.folder / "codes.npz")
+        make = _samples(run, sampler, seed)
+    else:
+        data = data_images(run, "eval")
+        size, identity["source"] = data.size, data.identity
+        make = _reconstructions(run, data, kind == "inferred", sampler, seed)
+    kept = cache.keep(identity, lambda start, stop: to_uint8(make(start, stop)).cpu().numpy())
+    return ImageSet(identity, lambda start, stop: torch.from_numpy(kept(start, stop)), size)
+
+
+def name_result(images: ImageSet, given: str) -> str:
+    """File name of the results of a set: its kind, or a file's name and content, as names alone may meet.
+
+    Args:
+        images: the set.
+        given: how it was asked for, one of `KINDS` or a path.
+    """
+    if given in KINDS:
+        return f"{given}.json"
+    return f"{Path(given).stem}-{images.identity['sha256'][:16]}.json"
+
+
+def _settle(sampler: SamplerConfig, kind: str, model: ImageModel) -> SamplerConfig | None:
+    """The sampler as it will run: inferred noise is undone by DDIM alone, and DDPM takes all steps.
+
+    None for a system without noise, which decodes its codes at once.
+    """
+    if not isinstance(model, DiffusionModel):
+        return None
+    sampler = deterministic(sampler) if kind == "inferred" else sampler
+    return replace(sampler, num_steps=model.schedule.num_steps) if sampler.name == "ddpm" else sampler
+
+
+def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int], Tensor]:
+    """Random codes of the run's `codes.npz`, decoded from random noise."""
+    codes = stack_codes(run.codes()).to(run.model.latent_space.mean.device)
+
+    def make(start: int, stop: int) -> Tensor:
+        """Samples [start, stop), shape (stop - start, 3, H, W); they depend on both ends of the range."""
+        generator = _seeded(seed, start)
+        rows = torch.randint(len(codes), (stop - start,), generator=generator)
+        return draw_samples(
+            run.model, codes[rows.to(codes.device)], run.source.image_size, sampler, generator
+        )
+
+    return make
+
+
+def _reconstructions(
+    run: Run, data: ImageSet, infer: bool, sampler: SamplerConfig, seed: int
+) -> Callable[[int, int], Tensor]:
+    """Images of the data sampled back from their codes, from inferred or random noise."""
+    model = run.model
+
+    def make(start: int, stop: int) -> Tensor:
+        """Reconstructions [start, stop), shape (stop - start, 3, H, W); random noise depends on the range."""
+        generator = _seeded(seed, start)
+
+        def remake(image: Tensor) -> Tensor:
+            if not infer:
+                return reconstruct(model, image, sampler, generator=generator)
+            z_T = invert(model, image, model.encode(image), sampler.num_steps)
+            return reconstruct(model, image, sampler, z_T)
+
+        return in_batches(remake, to_float(data.make(start, stop)).to(model.latent_space.mean.device))
+
+    return make
+
+
+def _seeded(seed: int, start: int) -> torch.Generator:
+    """The generator of the range that begins at `start`."""
+    state = np.random.RandomState([seed, start]).randint(2**63 - 1, dtype=np.int64)
+    return torch.Generator().manual_seed(int(state))

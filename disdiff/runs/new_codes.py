@@ -1,0 +1,104 @@
+"""Codes to sample from without an image to encode, and the unconditional model of the same latents.
+
+data         codes of the run's evaluation images
+prior        what the code was held to in training (InfoDiffusion, beta-VAE, InfoVAE)
+latent_dpm   a diffusion model of codes (PDAE, Diff-AE, InfoDiffusion; any system trained with one)
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from disdiff.baselines.prior import PRIORS, sample_bits, term_weights
+from disdiff.build import build_denoiser, build_latent_dpm, get_system
+from disdiff.evaluation.codes_file import stack_codes
+from disdiff.method.model import DiffusionModel, DisDiff
+from disdiff.runs.run_folder import Run
+from disdiff.runs.stages import list_stages
+from ldm.diffusion.sampler import EpsFunction
+from ldm.errors import UserError, choose
+from ldm.nn.layers import freeze
+from ldm.training.weight_files import WEIGHTS, load_weights
+
+CODE_STEPS = 100  # of DDIM, for codes of a latent DPM
+ORIGINS = {
+    "data": "codes of the data set",
+    "prior": "codes of the prior",
+    "latent_dpm": "codes of the latent DPM",
+}
+
+
+def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator) -> Tensor:
+    """New codes for a run, shape (num_codes, N, D), on its model's device.
+
+    Args:
+        run: which.
+        origin: one of `ORIGINS`.
+        num_codes: how many.
+        generator: source of the choice or the noise.
+
+    Raises:
+        UserError: the run has no such codes.
+    """
+    draw = choose("--codes", origin, {"data": draw_data, "prior": draw_prior, "latent_dpm": draw_latent_dpm})
+    return draw(run, num_codes, generator).to(run.model.latent_space.mean.device)
+
+
+def draw_data(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
+    """Codes of evaluation images, at random."""
+    codes = stack_codes(run.require_codes())
+    return codes[torch.randint(len(codes), (num_codes,), generator=generator)]
+
+
+def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
+    """Codes of the prior.
+
+    Raises:
+        UserError: training held the code to none.
+    """
+    config = run.config
+    if "prior" not in get_system(config).sections or not any(term_weights(config.prior)):
+        raise UserError(f"the code of this run of {config.system} was held to no prior; use another --codes")
+    bits = config.factors.encoder.posterior == "bernoulli"
+    draw = sample_bits if bits else PRIORS[config.prior.kind]
+    return draw((num_codes, config.factors.num_units, config.factors.unit_dim), generator)
+
+
+def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
+    """Codes of the run's latent DPM.
+
+    Raises:
+        UserError: it has none.
+    """
+    weights = run.folder / "stages" / "latent_dpm" / WEIGHTS
+    if not weights.exists():
+        raise UserError(
+            f"{run.folder} has no latent DPM; train it by the run's own command and latent_dpm.enabled=true"
+        )
+    latent_dpm = build_latent_dpm(run.config, run.model)
+    load_weights(weights, latent_dpm)
+    code = freeze(latent_dpm).sample(num_codes, CODE_STEPS, generator)
+    return (code > 0.5).to(code) if run.config.factors.encoder.posterior == "bernoulli" else code
+
+
+def find_unconditional(run: Run) -> EpsFunction:
+    """The unconditional noise prediction in the run's latents: its frozen denoiser, or the shared stage
+    `latent_diffusion` of the same configuration.
+
+    Raises:
+        UserError: that stage is not trained, or the system predicts no noise.
+    """
+    if isinstance(run.model, DisDiff):
+        return run.model.denoiser
+    if not isinstance(run.model, DiffusionModel):
+        raise UserError(f"{run.config.system} predicts no noise; leave out the steps of the code")
+    stage = list_stages(replace(run.config, system="latent_diffusion"), run.source, run.folder)[-1]
+    if not stage.trained:
+        raise UserError(
+            f"there is no unconditional model of these latents ({stage.folder}); train it: "
+            f"python main.py --base configs/latent_diffusion/shapes3d.yaml -t preset={run.config.preset}"
+        )
+    denoiser = build_denoiser(run.config, run.model.latent_space)
+    stage.load(denoiser)
+    return freeze(denoiser).to(run.model.latent_space.mean.device)

@@ -12,6 +12,7 @@ from disdiff.evaluation import image_features as features
 from disdiff.evaluation import image_sets as sets
 from disdiff.evaluation.row_cache import RowCache
 from disdiff.metrics.fid import check_num_images
+from disdiff.runs import image_sets as run_sets
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import choose
 from ldm.files import expand_home, save_json
@@ -31,9 +32,13 @@ WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--images", default="samples", help=f"{', '.join(sets.KINDS)} or FILE.npy (samples)")
+    parser.add_argument(
+        "--images", default="samples", help=f"{', '.join(run_sets.KINDS)} or FILE.npy (samples)"
+    )
     parser.add_argument("--num", type=int, default=10_000, help="how many images of each side (10000)")
-    parser.add_argument("--reference", choices=sets.SPLITS, default="eval", help="images of the data (eval)")
+    parser.add_argument(
+        "--reference", choices=run_sets.SPLITS, default="eval", help="images of the data (eval)"
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, help="(the run's own)")
     add_sampler_options(parser, "sampling steps (the run's own)")
     parser.add_argument(
@@ -91,11 +96,11 @@ def main(arguments: argparse.Namespace) -> None:
         lpips = features.VGGDistance(path, device)
     own, cache = run.config.sampler, RowCache(arguments.cache or run.folder / "fid")
     sampler = replace(own, name=arguments.sampler or own.name, num_steps=arguments.steps or own.num_steps)
-    if kind in sets.KINDS:
-        images = sets.model_images(run, kind, sampler, arguments.seed, cache)
+    if kind in run_sets.KINDS:
+        images = run_sets.model_images(run, kind, sampler, arguments.seed, cache)
     else:
         images = sets.file_images(expand_home(kind))
-    data = sets.data_images(run, arguments.reference)
+    data = run_sets.data_images(run, arguments.reference)
     options = {"seed": arguments.seed, "cache": cache, "allow_few": arguments.allow_few}
     result = {
         "num_images": num,
@@ -106,9 +111,9 @@ def main(arguments: argparse.Namespace) -> None:
         "distances": sets.compute_distances(images, data, extract, num, **options),
     }
     if kind in ("inferred", "random"):
-        source = sets.data_images(run, "eval")
+        source = run_sets.data_images(run, "eval")
         result["reconstruction"] = sets.compute_reconstruction_quality(images, source, num, cache, lpips)
-    save_json(out := arguments.out or run.folder / "fid" / sets.name_result(images, kind), result)
+    save_json(out := arguments.out or run.folder / "fid" / run_sets.name_result(images, kind), result)
     print(describe(result), out, sep="\n")
 
 

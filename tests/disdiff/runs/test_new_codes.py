@@ -3,9 +3,9 @@ import torch
 
 from disdiff.build import build_denoiser, build_latent_dpm
 from disdiff.config.schema import CONFIGS, load_config
-from disdiff.editing import unconditional
 from disdiff.editing.unconditional import check_window, draw_windowed, split_stages
 from disdiff.editing.units import decode_code, sample_start
+from disdiff.runs import new_codes
 from disdiff.runs.new_codes import draw_codes, find_unconditional
 from disdiff.runs.run_folder import Run
 from ldm.diffusion.sampler import SamplerConfig
@@ -55,7 +55,7 @@ def test_two_phases_begin_with_the_shared_stage_and_end_with_the_code(
     code = draw_codes(run, "prior", 2, generator)
     with pytest.raises(UserError, match="configs/latent_diffusion/shapes3d.yaml -t preset=smoke"):
         find_unconditional(run)
-    stages = unconditional.list_stages(
+    stages = new_codes.list_stages(
         load_config(
             [CONFIGS / "latent_diffusion" / "shapes3d.yaml"], [*tiny_system, f"run.root={run.folder.parent}"]
         ),
@@ -111,7 +111,7 @@ def test_codes_of_the_latent_dpm(load, generator):
     save_weights(run.folder / "stages" / "latent_dpm" / "model.safetensors", latent_dpm)
     first, again = (draw_codes(run, "latent_dpm", 3, torch.Generator().manual_seed(2)) for _ in range(2))
     assert first.shape == (3, 6, 1) and torch.equal(first, again)
-    expected = latent_dpm.sample(3, unconditional.CODE_STEPS, torch.Generator().manual_seed(2))
+    expected = latent_dpm.sample(3, new_codes.CODE_STEPS, torch.Generator().manual_seed(2))
     torch.testing.assert_close(first, expected)
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 
@@ -166,3 +167,17 @@ def test_nothing_unfinished_or_personal_is_left(path):
     text = path.read_text()
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|breakpoint\(|import pdb", text)
     assert not re.search(r"[\"'](/home/|/root/|/Users/|/tmp/)", text)
+
+
+def test_files_that_are_no_code_are_installed_too():
+    """Templates and the like lie in a package only where `package_data` names them."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = {
+        path
+        for package, patterns in setup["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
+    assert not {path for path in files - named if path.suffix not in (".py", ".pyc")}

@@ -9,7 +9,6 @@ import re
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -24,7 +23,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters["breakable"] = lambda text: Markup(".<wbr>").join(DOT.split(text))
+TEMPLATES.filters["split_dots"] = DOT.split
 
 
 class Picture(NamedTuple):

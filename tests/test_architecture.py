@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -166,3 +168,64 @@ def test_nothing_unfinished_or_personal_is_left(path):
     text = path.read_text()
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|breakpoint\(|import pdb", text)
     assert not re.search(r"[\"'](/home/|/root/|/Users/|/tmp/)", text)
+
+
+def test_files_that_are_no_code_are_installed_too():
+    """Templates and the like lie in a package only where `package_data` names them."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = {
+        path
+        for package, patterns in setup["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
+    assert not {path for path in files - named if path.suffix not in (".py", ".pyc")}
+
+
+def normalise(distribution):
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def read_requirements():
+    """Distributions that are always installed, and those that an extra adds."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    always = setup["options"]["install_requires"]
+    extras = "\n".join(setup["options.extras_require"].values())
+    return (
+        {normalise(re.match(r"[\w.-]+", line)[0]) for line in text.split("\n") if line}
+        for text in (always, extras)
+    )
+
+
+@cache
+def list_distributions():
+    """Distributions by the module that they bring."""
+    return {module: {normalise(name) for name in names} for module, names in packages_distributions().items()}
+
+
+@pytest.mark.parametrize("path", CODE, ids=module_name)
+def test_what_is_imported_is_declared(path):
+    """At the top of a file only what is always installed; within functions what an extra adds, too."""
+    always, extras = read_requirements()
+    at_top = {node for node in parse(path).body if isinstance(node, ast.Import | ast.ImportFrom)}
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            modules = {alias.name.split(".")[0] for alias in node.names}
+        else:
+            modules = {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+        for module in modules - {*sys.stdlib_module_names, *PACKAGES, "scripts"}:
+            declared = always if node in at_top else always | extras
+            assert list_distributions().get(module, {normalise(module)}) & declared, f"{module}: setup.cfg"
+
+
+def test_every_dependency_is_explained():
+    """By one row of the table, whose last cell names files that mention it."""
+    rows = re.findall(r"^\| `([\w.-]+)` \|.*\| (.*?) \|$", (ROOT / "docs/dependencies.md").read_text(), re.M)
+    assert {normalise(name) for name, _ in rows} == set.union(*read_requirements())
+    assert len(rows) == len(dict(rows))
+    for name, places in rows:
+        paths = re.findall(r"`([\w./]+)`", places)
+        assert paths and all((ROOT / path).exists() for path in paths), name

@@ -10,8 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import PackageLoader
+
 from disdiff.editing.unit_names import name_data
 from disdiff.interop.run_folder import REPORT
+from disdiff.report.elements import TEMPLATES
 from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores
 from disdiff.runs.run_folder import Run
 from ldm.data.sources import ORIGINS
@@ -31,7 +35,9 @@ PROCEDURAL = (
     "The data are procedural: our own rendering with the factors of the published data set. Scores do not "
     "compare with those published on the original images."
 )
-TRAVERSAL = "![Traversals: one image, one unit a row](traversal.png)"
+CARDS = TEMPLATES.overlay(  # without escapes: a card is Markdown
+    loader=PackageLoader("disdiff.interop"), autoescape=False, keep_trailing_newline=True
+)
 
 
 @dataclass(frozen=True)
@@ -62,32 +68,49 @@ def check_licence(licence: str | None) -> None:
 
 
 def write_card(run: Run, facts: Facts) -> str:
-    """The card as Markdown."""
-    config, data, imported = run.config, find_data(run, facts.metrics), read_import(run)
-    data_name = name_data(config.data.name, bool(data["procedural"]))
-    tag = f"{'procedural-' * bool(data['procedural'])}{config.data.name}"
-    licence = [f"license: {facts.licence}"] if facts.licence else []
-    blocks = [
-        "\n".join(
-            ["---", "library_name: disdiff", *licence, "tags:", "- disentanglement", "- latent-diffusion"]
-            + [f"- {config.system}", f"- {tag}", "---"]
+    """The card as Markdown; its header is checked by the library that hubs read it with."""
+    config, model, metrics = run.config, run.model, facts.metrics or {}
+    data, imported = find_data(run, facts.metrics), read_import(run)
+    editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
+    text = CARDS.get_template("card.md").render(
+        header=make_header(config.system, config.data.name, data, facts.licence).to_yaml(),
+        name=facts.name,
+        config=config,
+        data_name=name_data(config.data.name, bool(data["procedural"])),
+        shape=(
+            *[next(iter(facts.stages.values()))["image_size"]] * 2,
+            config.autoencoder.network.in_channels,
         ),
-        f"# {config.system} on {data_name}",
-        *describe_model(run, facts, imported),
-        *([TRAVERSAL] if (run.folder / "traversal.png").exists() else []),
-        "## Use",
-        describe_use(facts.name),
-        "## Data",
-        *describe_data(config.data.name, config.data.num_train, data),
-        "## Scores",
-        *describe_scores(facts.metrics),
-        *describe_units(run),
-        "## How it was made",
-        *describe_making(run, facts, imported),
-        "## Caveats",
-        "\n".join(f"- {caveat}" for caveat in list_caveats(run, facts, data, imported)),
-    ]
-    return "\n\n".join(blocks) + "\n"
+        num_units=model.num_units,
+        numbers=config.factors.num_units * config.factors.unit_dim // model.num_units,
+        parameters=count_parameters(model),
+        size_says=SIZES[config.preset],
+        has_traversal=(run.folder / "traversal.png").exists(),
+        data={"preparation": None, "attribute_names": None, "skipped": None, "num_images": None} | data,
+        procedural_says=PROCEDURAL,
+        origin=ORIGINS.get(config.data.name) if config.data.name != "folder" else None,
+        scores=[
+            (protocol, list_card_scores(scores), list_notes(scores))
+            for protocol, scores in (metrics.get("scores") or {}).items()
+        ],
+        scores_reason=metrics.get("scores_reason") or "this model was not evaluated",
+        edits=list_edits(editing) if editing else None,
+        reconstructions=list_reconstructions(reconstruction) if reconstruction else None,
+        units=list_units(run),
+        imported=imported,
+        supervision=model.supervision,
+        stages=list_stages(facts.stages),
+        machine=list_machine(metrics),
+        caveats=list(list_caveats(run, facts, data, imported)),
+    )
+    return ModelCard(text).content
+
+
+def make_header(system: str, data_name: str, data: dict[str, Any], licence: str | None) -> ModelCardData:
+    """What hubs index."""
+    tag = f"{'procedural-' * bool(data['procedural'])}{data_name}"
+    tags = ["disentanglement", "latent-diffusion", system, tag]
+    return ModelCardData(library_name="disdiff", license=licence, tags=tags)
 
 
 def find_data(run: Run, metrics: dict | None) -> dict[str, Any]:
@@ -108,107 +131,33 @@ def read_import(run: Run) -> dict | None:
     return load_json(path) if path.exists() else None
 
 
-def describe_model(run: Run, facts: Facts, imported: dict | None) -> Iterator[str]:
-    """What it is and how large."""
-    model, stage = run.model, next(iter(facts.stages.values()))
-    numbers = run.config.factors.num_units * run.config.factors.unit_dim // model.num_units
-    size, channels = stage["image_size"], run.config.autoencoder.network.in_channels
-    yield (
-        f"An encoder gives each image of {size}x{size}x{channels} a code of {model.num_units} units of "
-        f"{numbers} {'number' if numbers == 1 else 'numbers'}; images are made of codes. "
-        f"{count_parameters(model) / 1e6:.2f} M parameters in all, as safetensors."
-    )
-    if imported is None:
-        yield SIZES[run.config.preset]
+def list_card_scores(scores: dict[str, Any]) -> Rows:
+    """Scores of one protocol as in the report, and TAD."""
+    tad = scores.get("tad", {})
+    rows = list_scores(scores)
+    if isinstance(tad.get("score"), int | float):
+        rows.append(["TAD", tad["score"], f"{tad.get('num_captured')} captured"])
+    return rows
 
 
-def describe_use(name: str) -> str:
-    """How to load it."""
-    return "\n".join(
-        [
-            "```python",
-            "import disdiff",
-            "",
-            f'model = disdiff.load("{name}")          # this folder',
-            'codes = model.encode("photo.png")',
-            'images = model.decode(codes, model.infer_noise("photo.png", codes))',
-            "```",
-            "",
-            "Every script takes the folder as a run: "
-            f"`python scripts/edit.py {name} photo.png --unit 0 --by 2`.",
-        ]
-    )
-
-
-def describe_data(name: str, num_train: int | None, data: dict[str, Any]) -> Iterator[str]:
-    """Which images, how prepared, whose."""
-    known = {True: "**procedural** ", False: "", None: ""}[data["procedural"]]
-    count = f", {data['num_images']:,} images" if data.get("num_images") else ""
-    yield f"{known}{name}{count}; {f'{num_train:,} of them' if num_train else 'all of them'} to train on."
-    if data["procedural"]:
-        yield PROCEDURAL
-    elif name in ORIGINS and name != "folder":
-        yield f"Source: {ORIGINS[name].page}; licence: {ORIGINS[name].licence}."
-    for key, text in (
-        ("preparation", "Preparation"),
-        ("attribute_names", "Attributes"),
-        ("skipped", "Left out"),
-    ):
-        if data.get(key):
-            value = data[key]
-            yield f"{text}: {value if isinstance(value, str) else ', '.join(value)}."
-
-
-def describe_scores(metrics: dict[str, Any] | None) -> Iterator[str]:
-    """Tables of scores with their protocol, of edits and of reconstructions."""
-    if not (metrics or {}).get("scores"):
-        yield f"None: {(metrics or {}).get('scores_reason') or 'this model was not evaluated'}."
-    for protocol, scores in ((metrics or {}).get("scores") or {}).items():
-        rows = list_scores(scores)
-        if isinstance(scores.get("tad", {}).get("score"), int | float):
-            rows.append(["TAD", scores["tad"]["score"], f"{scores['tad'].get('num_captured')} captured"])
-        yield f"Protocol `{protocol}`:"
-        yield write_table(["score", "value", "estimated by"], rows)
-        yield from (f"{note}." for note in list_notes(scores))
-    if (metrics or {}).get("editing"):
-        yield "Edits: the factor of one unit taken from another image, judged by a probe trained with labels."
-        heads = ["factor", "carried by", "swap succeeds", "worst kept", "unedited", "probe accuracy"]
-        yield write_table(heads, list_edits(metrics["editing"]))
-    if (metrics or {}).get("reconstruction"):
-        yield write_table(["reconstruction from", "PSNR"], list_reconstructions(metrics["reconstruction"]))
-
-
-def describe_units(run: Run) -> Iterator[str]:
+def list_units(run: Run) -> list[str]:
     """What each unit carries, where there are scores."""
     names = run.unit_names()
-    if names.ranked_by == "importance":
-        yield "## Units"
-        yield "\n".join(f"- {names.sentences[unit]}" for unit in names.shown)
+    return [names.sentences[unit] for unit in names.shown] if names.ranked_by == "importance" else []
 
 
-def describe_making(run: Run, facts: Facts, imported: dict | None) -> Iterator[str]:
-    """Stages, seeds, time, machine and versions; where the weights come from when others made them."""
-    config, metrics = run.config, facts.metrics or {}
-    if imported is not None:
-        files = ", ".join(file["name"] for file in imported["files"])
-        yield f"Made by others: imported from {files} ({imported['weights']})."
-        yield "\n".join(f"- assumed: {line}" for line in imported["assumed"]) or "Nothing was assumed."
-    else:
-        yield (
-            f"By `python main.py` with `config.yaml`: system `{config.system}`, preset `{config.preset}`, "
-            f"seed {config.seed}, stage_seed {config.stage_seed}. Without labels"
-            f"{f', but with {run.model.supervision}' if run.model.supervision else ''}."
-        )
-    rows = [
-        [name, record.get("hash", ""), record.get("steps", ""), record.get("images", ""), _duration(record)]
-        for name, record in facts.stages.items()
+def list_stages(stages: dict[str, dict]) -> Rows:
+    """Per stage its hash, steps, images and time."""
+    return [
+        [name, *(record.get(key, "") for key in ("hash", "steps", "images")), _duration(record)]
+        for name, record in stages.items()
     ]
-    yield write_table(["stage", "hash", "steps", "images", "time"], rows)
-    versions = [f"{name} {version}" for name, version in (metrics.get("versions") or {}).items()]
-    known = {"device": metrics.get("device"), "versions": ", ".join(versions), "code": metrics.get("commit")}
-    lines = [f"- {key}: {value}" for key, value in known.items() if value]
-    if lines:
-        yield "\n".join(lines)
+
+
+def list_machine(metrics: dict[str, Any]) -> dict[str, str | None]:
+    """Device, versions and commit, as far as they are known."""
+    versions = ", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items())
+    return {"device": metrics.get("device"), "versions": versions, "code": metrics.get("commit")}
 
 
 def list_caveats(run: Run, facts: Facts, data: dict[str, Any], imported: dict | None) -> Iterator[str]:
@@ -236,13 +185,6 @@ def list_caveats(run: Run, facts: Facts, data: dict[str, Any], imported: dict | 
             else ("Swaps change other factors too.")
         )
     yield "A picture unlike the training images is encoded all the same; its reconstruction shows how badly."
-
-
-def write_table(heads: list[str], rows: Rows) -> str:
-    """A Markdown table; numbers with three decimals."""
-    shown = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    lines = [heads, ["---"] * len(heads), *shown]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _duration(record: dict) -> str:

@@ -7,6 +7,8 @@ sorted once (`disdiff.metrics._presorted`).
 
 Splits, leaves and predictions are scikit-learn's bit for bit. Importances are too on fewer rows than
 `PRESORT_FROM`; from there on they agree to rounding (below 1e-12), as impurities are summed in another order.
+Private parts of scikit-learn are used here and in `_presorted`: fit by `disdiff.metrics._classifiers`, which
+takes the public class where they have changed.
 """
 
 from collections.abc import Callable
@@ -32,10 +34,12 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
         n_estimators: int = 100,
         random_state: int = 0,
         on_round: Callable[[], None] | None = None,
+        presort_from: int | None = None,
     ) -> None:
         super().__init__(n_estimators=n_estimators, random_state=random_state)
         self.executor = executor
         self.on_round = on_round
+        self.presort_from = PRESORT_FROM if presort_from is None else presort_from
 
     def _fit_stage(
         self,
@@ -54,7 +58,7 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
         seeds = [random_state.randint(MAX_SEED) for _ in range(self.n_trees_per_iteration_)]
 
         if i == 0:
-            self._columns = PresortedColumns(X) if len(X) >= PRESORT_FROM else None
+            self._columns = PresortedColumns(X) if len(X) >= self.presort_from else None
 
         def grow(k: int) -> None:
             """Fit the tree of class k and add it to column k of the predictions, which is this thread's."""

@@ -21,7 +21,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 
-from disdiff.metrics._boosting import ParallelGradientBoosting
+from disdiff.metrics._classifiers import find_parallel, fit_boosting
 from disdiff.metrics._inputs import Progress, Result, check_inputs
 from disdiff.metrics._sampling import split_rows
 from ldm.errors import UserError
@@ -131,6 +131,8 @@ def _fit_factors(
     """
     num_factors = factors.shape[1]
     finished = itertools.count(1)
+    if estimator in ROUNDS:
+        find_parallel()  # once, before the threads start
 
     def report() -> None:
         """Count a round of any factor."""
@@ -146,16 +148,22 @@ def _fit_factors(
         def fit(factor: int) -> tuple[np.ndarray, float, float]:
             """Importances (N,) for one factor, and the accuracy on training and test rows."""
             labels = factors[:, factor]
-            model = _build_estimator(estimator, seed, trees, report)
-            model.fit(codes[train], labels[train])
+            model = _fit_estimator(estimator, codes[train], labels[train], seed, trees, report)
             accuracy = [float(np.mean(model.predict(codes[rows]) == labels[rows])) for rows in (train, test)]
             return model.feature_importances_, *accuracy
 
         return list(drivers.map(fit, range(num_factors)))
 
 
-def _build_estimator(name: str, seed: int, trees: Executor, on_round: Callable[[], None]) -> ClassifierMixin:
-    """Make one factor's classifier; `on_round` is called after each round of boosting."""
+def _fit_estimator(
+    name: str,
+    codes: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    trees: Executor,
+    on_round: Callable[[], None],
+) -> ClassifierMixin:
+    """Fit one factor's classifier; `on_round` is called after each round of boosting."""
     if name == "random_forest":
-        return RandomForestClassifier(random_state=seed)
-    return ParallelGradientBoosting(trees, n_estimators=ROUNDS[name], random_state=seed, on_round=on_round)
+        return RandomForestClassifier(random_state=seed).fit(codes, labels)
+    return fit_boosting(codes, labels, num_rounds=ROUNDS[name], seed=seed, executor=trees, on_round=on_round)

@@ -1,20 +1,18 @@
 """A comparison as one HTML file that opens offline: who leads by how much, every seed's values, pictures."""
 
-import base64
 import io
 import os
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from disdiff.report.comparison import SPEED, Column, Comparison, RunRecord
-from disdiff.report.elements import embed_figure
+from disdiff.report.elements import Picture, embed_figure, render, to_address
 from disdiff.report.figures import CURVE, DPI
-from disdiff.report.style import PAGE, STYLE
 from disdiff.report.summary import EDITING, PSNR_ROWS
 from disdiff.report.tables import (
     describe,
@@ -38,11 +36,6 @@ CHARTS = (
 SHARES = {*CHARTS[:5], *EDITING.values()}  # from 0 to 1
 THUMBNAILS = {"swap": "Swaps", "traversal": "Traversals"}
 WIDTH = 560  # of a thumbnail, in pixels
-OWN_STYLE = """
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
-.pair img { width: 100%; height: auto; border-radius: 6px; display: block; background: #fff; }
-td code { font-size: .8rem; overflow-wrap: anywhere; }
-"""
 
 
 def save_comparison(
@@ -78,36 +71,21 @@ def write_page(
 ) -> str:
     """The page; links to reports are relative to `folder`."""
     runs = [run for column in table.columns for run in column.runs]
-    sections = [
-        *write_lead(table, runs[0].procedural),
-        *write_table(table),
-        *write_pictures(folder, table),
-        *write_failures(failures),
-        *write_runs(runs, commands),
-    ]
     systems = sum(bool(column.runs) for column in table.columns)
-    return PAGE.format(
-        title=escape(f"{systems} systems on {table.data}"),
-        run=escape(f"{len(runs)} runs, protocol {table.protocol or 'none'}"),
-        style=STYLE + OWN_STYLE,
-        script="",
-        body="\n".join(sections),
+    return render(
+        "comparison.html",
+        title=f"{systems} systems on {table.data}",
+        run=f"{len(runs)} runs, protocol {table.protocol or 'none'}",
+        procedural=runs[0].procedural,
+        leads=[text for row in RANKED if (text := describe_lead(table, row))],
+        chart=embed_values(table),
+        heads=[(column.title, describe(column)) for column in table.columns],
+        rows=[(row, [format_cell(c, row, " ± ") for c in table.columns]) for row in table.rows],
+        notes=[text.replace("+-", "±") for text in explain(table)],
+        cards=[card for column in table.columns if column.runs and (card := make_card(folder, column))],
+        failures=failures,
+        commands=[(run.folder.name, name_command(run, commands), run.facts) for run in runs],
     )
-
-
-def write_lead(table: Comparison, procedural: bool) -> Iterator[str]:
-    """Who leads, in words, and the main values with every seed's."""
-    if procedural:
-        yield (
-            '<p class="notice">The data are procedural: our own rendering with the factors of the published '
-            "data set. The numbers do not compare with those published on the original images.</p>"
-        )
-    sentences = [text for row in RANKED if (text := describe_lead(table, row))]
-    yield f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in sentences)}</ul>"
-    rows = [row for row in CHARTS if any(row in column.values for column in table.columns)]
-    if rows:
-        says = "A bar is the mean over seeds, a dot one seed, a diamond a published value."
-        yield f"<h2>Values</h2>{embed_figure(plot_values(table, rows), 'values by system', says)}"
 
 
 def describe_lead(table: Comparison, row: str) -> str:
@@ -128,6 +106,13 @@ def describe_lead(table: Comparison, row: str) -> str:
         worth = "more than" if gap > max(spreads) else "within"
         worth += " the larger of their standard deviations over seeds"
     return f"{row}: highest {named[0]}, then {named[1]}. They differ by {gap:.3f}, {worth}."
+
+
+def embed_values(table: Comparison) -> Picture | None:
+    """The main values with every seed's, as a chart; None without any."""
+    rows = [row for row in CHARTS if any(row in column.values for column in table.columns)]
+    says = "A bar is the mean over seeds, a dot one seed, a diamond a published value."
+    return embed_figure(plot_values(table, rows), "Values by system", says) if rows else None
 
 
 def plot_values(table: Comparison, rows: list[str]) -> Figure:
@@ -160,46 +145,14 @@ def plot_values(table: Comparison, rows: list[str]) -> Figure:
     return figure
 
 
-def write_table(table: Comparison) -> Iterator[str]:
-    """All values, mean and standard deviation."""
-    head = "".join(f"<th>{escape(c.title)}<br>{escape(describe(c))}</th>" for c in table.columns)
-    body = "".join(
-        f"<tr><td>{escape(row)}</td>"
-        + "".join(f'<td class="number">{format_cell(c, row, " ± ")}</td>' for c in table.columns)
-        + "</tr>"
-        for row in table.rows
-    )
-    yield (
-        f'<h2>Table</h2><div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-    yield "".join(f"<p>{escape(text.replace('+-', '±'))}</p>" for text in explain(table))
-
-
-def write_pictures(folder: Path, table: Comparison) -> Iterator[str]:
-    """Swaps and traversals of each system's first run, where it has them."""
-    cards = [card for column in table.columns if column.runs and (card := write_card(folder, column))]
-    if cards:
-        says = "Of each system the first run; its report has them in full."
-        yield f"<h2>Pictures</h2><p>{says}</p>{''.join(cards)}"
-
-
-def write_card(folder: Path, column: Column) -> str:
-    """One system's pictures; nothing without any."""
+def make_card(folder: Path, column: Column) -> dict[str, Any] | None:
+    """Swaps and traversals of a system's first run, and where its report is; None without pictures."""
     run = column.runs[0]
-    images = [
-        f'<img alt="{title} of {escape(column.title)}" src="{embed_thumbnail(run.folder / f"{name}.png")}">'
-        for name, title in THUMBNAILS.items()
-        if (run.folder / f"{name}.png").exists()
-    ]
-    if not images:
-        return ""
+    paths = {title: run.folder / f"{name}.png" for name, title in THUMBNAILS.items()}
+    images = [(title, embed_thumbnail(path)) for title, path in paths.items() if path.exists()]
     report = run.folder / "report.html"
-    link = f' · <a href="{escape(os.path.relpath(report, folder))}">report</a>' if report.exists() else ""
-    return (
-        f"<h3>{escape(column.title)}</h3><p class=faint>seed {run.seed}{link}</p>"
-        f'<div class="pair">{"".join(images)}</div>'
-    )
+    link = os.path.relpath(report, folder) if report.exists() else ""
+    return {"title": column.title, "seed": run.seed, "report": link, "images": images} if images else None
 
 
 def embed_thumbnail(path: Path) -> str:
@@ -209,29 +162,7 @@ def embed_thumbnail(path: Path) -> str:
         small = picture.convert("RGB")
         small.thumbnail((WIDTH, small.height))
         small.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def write_failures(failures: Mapping[str, str]) -> Iterator[str]:
-    """Runs that are missing, and why."""
-    if failures:
-        items = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in failures.items())
-        yield f"<h2>Failed</h2><ul>{items}</ul>"
-
-
-def write_runs(runs: list[RunRecord], commands: Mapping[Path, str]) -> Iterator[str]:
-    """What made every run, when, and on what."""
-    head = "".join(f"<th>{name}</th>" for name in ("run", "command", "finished", "device", "commit"))
-    body = "".join(
-        f"<tr><td>{escape(run.folder.name)}</td><td><code>{escape(name_command(run, commands))}</code></td>"
-        + "".join(f"<td>{escape(run.facts[key])}</td>" for key in ("finished", "device", "commit"))
-        + "</tr>"
-        for run in runs
-    )
-    yield (
-        f'<h2>Commands</h2><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
-    )
+    return to_address(buffer.getvalue(), "jpeg")
 
 
 def name_command(run: RunRecord, commands: Mapping[Path, str]) -> str:

@@ -3,12 +3,10 @@
 What there is to show lies in a folder: `discovery.json`, `discovery.png` and a picture per text-guided edit.
 """
 
-from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from disdiff.report.elements import embed_png, write_table
+from disdiff.report.elements import Picture, embed_png
 from ldm.files import load_json
 
 FILE, PICTURE = "discovery.json", "discovery.png"
@@ -123,27 +121,25 @@ def describe_tiny(clip: dict[str, Any]) -> str:
     )
 
 
-def write_discovery(folder: Path) -> Iterator[str]:
-    """The section of the report; nothing where nothing was discovered."""
+def load_discovery(folder: Path) -> dict[str, Any] | None:
+    """What `discovery.html` shows of a folder; None where nothing was discovered."""
     if not (folder / FILE).exists():
-        return
+        return None
     result = load_json(folder / FILE)
-    yield "<h2>Discovered names</h2>"
-    if "tiny CLIP" in result["clip"]["name"]:
-        yield f'<p class="notice">{escape(describe_tiny(result["clip"]))}</p>'
-    edits, general = result.get("edits", {}), describe_result({**result, "edits": {}})
-    yield "".join(f"<p>{escape(line)}</p>" for line in general)
-    yield (
-        "<p>Score: |cosine| between the mean displacement of the image embedding and the best contrast of "
-        "the factor's texts. Consistency: share of images that move the named way. Effect: length of that "
-        "mean displacement in units of the mean distance between two images. A name in brackets is a guess "
-        "that chance explains.</p>"
-    )
-    yield write_table("", HEADS, list_findings(result))
-    if (folder / PICTURE).exists():
-        says = "Per unit, images before and after it moves; the unit's name stands beside."
-        yield embed_png((folder / PICTURE).read_bytes(), "Units before and after", "picture", says)
-    for name, edit in edits.items():
-        yield f"<h2>Edit by name: {escape(name)}</h2><p>{escape(describe_edit(name, edit))}</p>"
-        if (folder / edit["picture"]).exists():
-            yield embed_png((folder / edit["picture"]).read_bytes(), f"Edit of {name}", "picture")
+
+    def embed(name: str, title: str, caption: str = "") -> Picture | None:
+        path = folder / name
+        return embed_png(path.read_bytes(), title, "picture", caption) if path.exists() else None
+
+    says = "Per unit, images before and after it moves; the unit's name stands beside."
+    return {
+        "notice": describe_tiny(result["clip"]) if "tiny CLIP" in result["clip"]["name"] else "",
+        "lines": describe_result({**result, "edits": {}}),
+        "heads": HEADS,
+        "rows": list_findings(result),
+        "picture": embed(PICTURE, "Units before and after", says),
+        "edits": [
+            (name, describe_edit(name, edit), embed(edit["picture"], f"Edit of {name}"))
+            for name, edit in result.get("edits", {}).items()
+        ],
+    }

@@ -1,51 +1,60 @@
-"""The parts that a report's sections are made of: tables, and figures that lie within the page."""
+"""Pages from the templates beside this file, and pictures that lie within the page.
+
+Every text that a template shows is escaped; a value that the template names and nobody gave is an error.
+"""
 
 import base64
 import io
 import re
-from html import escape
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
 from disdiff.report.figures import to_png
-from disdiff.report.summary import Rows
 
 DOT = re.compile(r"(?<=[a-z])\.(?=[A-Z])")  # where a long name may break
 MAX_BYTES = 1_000_000  # of a picture; a page has five
+TEMPLATES = Environment(
+    loader=PackageLoader("disdiff.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters["split_dots"] = DOT.split
 
 
-def write_table(caption: str, heads: list[str], rows: Rows) -> str:
-    """A table; numbers stand to the right with three decimals."""
+class Picture(NamedTuple):
+    """A picture within a page: its address (its own bytes), title, kind (a style) and what it says."""
 
-    def cell(value: str | float) -> str:
-        if isinstance(value, str):
-            return f"<td>{DOT.sub('.<wbr>', escape(value))}</td>"
-        return f'<td class="number">{value:.3f}</td>'
-
-    body = "".join(f"<tr>{''.join(cell(value) for value in row)}</tr>" for row in rows)
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    address: str
+    title: str
+    kind: str
+    caption: str = ""
 
 
-def embed_figure(figure: Figure, title: str, caption: str = "") -> str:
+def render(template: str, **values: Any) -> str:
+    """A page, or a part of one, from a template and the values that it shows."""
+    return TEMPLATES.get_template(template).render(values)
+
+
+def embed_figure(figure: Figure, title: str, caption: str = "") -> Picture:
     """A chart within the page; the dark style inverts it."""
     return embed_png(to_png(figure), title, "chart", caption)
 
 
-def embed_png(data: bytes, title: str, kind: str, caption: str = "") -> str:
+def embed_png(data: bytes, title: str, kind: str, caption: str = "") -> Picture:
     """A PNG within the page and, under it, what it says; a large one becomes a JPEG, which is smaller."""
     large = len(data) > MAX_BYTES
-    data = shrink(data) if large else data
-    encoded, format_ = base64.b64encode(data).decode("ascii"), "jpeg" if large else "png"
-    says = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return (
-        f'<figure><img class="{kind}" alt="{escape(title)}" src="data:image/{format_};base64,{encoded}">'
-        f"{says}</figure>"
-    )
+    address = to_address(shrink(data), "jpeg") if large else to_address(data, "png")
+    return Picture(address, title, kind, caption)
+
+
+def to_address(data: bytes, format_: str) -> str:
+    """A picture's bytes as an address within the page."""
+    return f"data:image/{format_};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def shrink(data: bytes) -> bytes:

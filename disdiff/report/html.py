@@ -5,7 +5,6 @@ of the stages, the pictures and the frames of the sliders. What is missing there
 """
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 
 from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
 from disdiff.evaluation.codes_file import read_run_codes
-from disdiff.report.discovery import FILE, write_discovery
-from disdiff.report.elements import embed_figure, embed_png, write_table
+from disdiff.report.discovery import FILE, load_discovery
+from disdiff.report.elements import Picture, embed_figure, embed_png, render
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
 from disdiff.report.sentences import (
     describe_codebook,
@@ -24,8 +23,7 @@ from disdiff.report.sentences import (
     describe_training,
     describe_votes,
 )
-from disdiff.report.sliders import SCRIPT, Frames, load_frames, style_frames, write_sliders
-from disdiff.report.style import PAGE, STYLE
+from disdiff.report.sliders import load_frames, place_sliders
 from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores, list_tiles
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
@@ -55,6 +53,7 @@ PICTURES = {
     ),
     "samples": ("Samples", "Codes drawn from the data set, decoded from random noise."),
 }
+PICTURES_OF_UNITS = ("swap", "traversal", "fields")
 MATRICES = (
     (
         "dci",
@@ -107,20 +106,23 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     metrics = load_json(folder / "metrics.json")
     data, frames = metrics.get("dataset") or {}, load_frames(folder)
     data_name = name_data(data.get("name", "unnamed data"), bool(data.get("procedural")))
-    sections = [
-        *write_summary(metrics, data_name),
-        *write_findings(folder, metrics),
-        *write_discovery(out.parent if out and (out.parent / FILE).exists() else folder),
-        *write_pictures(folder, metrics, frames),
-        *write_training(folder),
-        *write_environment(folder, metrics),
-    ]
-    page = PAGE.format(
-        title=escape(f"{metrics.get('system', 'run')} on {data_name}"),
-        run=escape(folder.resolve().name),
-        style=STYLE + (style_frames(frames) if frames else ""),
-        script=SCRIPT if frames else "",
-        body="\n".join(sections),
+    names = name_run(folder, metrics)
+    page = render(
+        "report.html",
+        title=f"{metrics.get('system', 'run')} on {data_name}",
+        run=folder.resolve().name,
+        facts=list_facts(metrics, data_name),
+        procedural=data.get("procedural"),
+        **summarise(metrics),
+        findings=list(list_findings(folder, metrics)),
+        discovery=load_discovery(out.parent if out and (out.parent / FILE).exists() else folder),
+        pictures=list(list_pictures(folder, metrics, names)),
+        frames=frames,
+        sliders=place_sliders(frames, names) if frames else [],
+        curves=list(list_curves(folder)),
+        codebook=describe_codes_in_use(folder),
+        environment=list_environment(metrics),
+        config=(folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else "",
     )
     out = out or folder / "report.html"
     with atomic_path(out) as temporary:
@@ -128,84 +130,57 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return out
 
 
-def write_summary(metrics: dict[str, Any], data_name: str) -> Iterator[str]:
-    """What was run on what, and the numbers with their protocol."""
+def list_facts(metrics: dict[str, Any], data_name: str) -> list[str]:
+    """What was run on what, and for how long."""
     facts = [f"preset {metrics.get('preset')}", f"seed {metrics.get('seed')}", f"data {data_name}"]
     if metrics.get("seconds_total"):
-        facts.append(
-            f"{format_duration(metrics['seconds_total'])} on {metrics.get('device', 'unknown device')}"
-        )
-    yield f'<p class="faint">{escape(" · ".join(facts))}</p>'
-    if metrics.get("supervision"):
-        yield (
-            f'<p class="notice">Supervision: {escape(metrics["supervision"])}. The numbers do not compare '
-            "with those of unsupervised systems.</p>"
-        )
-    if (metrics.get("dataset") or {}).get("procedural"):
-        yield (
-            '<p class="notice">The data are procedural: our own rendering with the factors of the published '
-            "data set. The numbers do not compare with those published on the original images.</p>"
-        )
-    tiles = [
-        f"<div class=tile><b>{escape(v)}</b><span>{escape(n)}</span></div>" for v, n in list_tiles(metrics)
-    ]
-    if tiles:
-        yield f'<div class="tiles">{"".join(tiles)}</div>'
-    yield "<h2>Scores</h2>"
-    if not metrics.get("scores"):
-        yield f"<p>No scores: {escape(str(metrics.get('scores_reason', 'the run was not evaluated')))}.</p>"
-    for protocol, scores in (metrics.get("scores") or {}).items():
-        yield "<p>Numbers of different protocols do not compare.</p>" if len(metrics["scores"]) > 1 else ""
-        yield write_table(f"Protocol: {protocol}", ["score", "value", "estimated by"], list_scores(scores))
-        yield from (f"<p>{escape(note)}.</p>" for note in list_notes(scores))
-    if metrics.get("editing"):
-        heads = ["factor", "carried by", "swap succeeds", "worst kept", "unedited", "probe accuracy"]
-        yield write_table(
-            "Edits, judged by a probe trained with labels", heads, list_edits(metrics["editing"])
-        )
-    if metrics.get("reconstruction"):
-        rows = list_reconstructions(metrics["reconstruction"])
-        yield write_table("Reconstruction (PSNR)", ["from", "value"], rows)
+        seconds = format_duration(metrics["seconds_total"])
+        facts.append(f"{seconds} on {metrics.get('device', 'unknown device')}")
+    return facts
 
 
-def write_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
-    """What each unit carries, in words and as matrices."""
+def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The numbers with their protocol; None where something was not measured."""
+    editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
+    return {
+        "supervision": metrics.get("supervision"),
+        "tiles": list_tiles(metrics),
+        "scores": [
+            (protocol, list_scores(scores), list_notes(scores))
+            for protocol, scores in (metrics.get("scores") or {}).items()
+        ],
+        "scores_reason": metrics.get("scores_reason", "the run was not evaluated"),
+        "edits": list_edits(editing) if editing else None,
+        "reconstructions": list_reconstructions(reconstruction) if reconstruction else None,
+    }
+
+
+def list_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[tuple]:
+    """Per protocol what each unit carries: in words, and as matrices with how to read them."""
     codes = load_codes_of(folder)
     factors = [str(name) for name in codes.get("factor_names", [])]
     for protocol, scores in (metrics.get("scores") or {}).items():
         if not factors or "dci" not in scores:
             continue
         names = name_scored_units(codes, scores)
-        yield f"<h2>What the units carry ({escape(protocol)})</h2>"
-        if names.left_out:
-            yield f"<p>{say_shown(names)}</p>"
-        yield f"<ul>{''.join(f'<li>{escape(names.sentences[unit])}</li>' for unit in names.shown)}</ul>"
-        units = sorted(names.shown)
+        units, matrices = sorted(names.shown), []
         for metric, key, plot, describe, title, says in MATRICES:
             if key in scores.get(metric, {}):
                 matrix = np.array(scores[metric][key])
-                figure = embed_figure(plot(matrix, units, factors), title, describe(matrix, factors))
-                yield f"<h2>{title}</h2><p>{says}</p>{figure}"
+                figure = plot(matrix, units, factors)
+                matrices.append((embed_figure(figure, title, describe(matrix, factors)), says))
+        yield protocol, names, matrices
 
 
-def write_pictures(folder: Path, metrics: dict[str, Any], frames: Frames | None) -> Iterator[str]:
-    """The PNG files that are there, each with what it shows, and the sliders after the traversals."""
-    names = name_run(folder, metrics)
-    captions = {name: say_shown(names) for name in ("swap", "traversal", "fields")}
-    captions["reconstruction"] = describe_reconstruction(metrics)
+def list_pictures(
+    folder: Path, metrics: dict[str, Any], names: UnitNames
+) -> Iterator[tuple[str, Picture | None, str]]:
+    """Name, picture (None where the file is missing) and how to read it, in the page's order."""
+    shown = f"Shown are {names.left_out}." if names.left_out else ""
+    captions = {**dict.fromkeys(PICTURES_OF_UNITS, shown), "reconstruction": describe_reconstruction(metrics)}
     for name, (title, says) in PICTURES.items():
-        path = folder / f"{name}.png"
-        if path.exists():
-            figure = embed_png(path.read_bytes(), title, "picture", captions.get(name, ""))
-            yield f"<h2>{title}</h2><p>{says}</p>{figure}"
-        if name == "traversal" and frames is not None:
-            count = f"{frames.num_images} image{'s' * (frames.num_images > 1)}"
-            yield (
-                "<h2>Move a unit</h2><p>Drag a slider, or choose it and press the arrow keys: one unit moves "
-                f"along its principal direction, in {count} at once; the other units "
-                "and the noise stay. Places are in standard deviations of the data from their mean.</p>"
-            )
-            yield from write_sliders(frames, names)
+        path, caption = folder / f"{name}.png", captions.get(name, "")
+        yield name, embed_png(path.read_bytes(), title, "picture", caption) if path.exists() else None, says
 
 
 def name_run(folder: Path, metrics: dict[str, Any]) -> UnitNames:
@@ -215,13 +190,8 @@ def name_run(folder: Path, metrics: dict[str, Any]) -> UnitNames:
     return name_scored_units(codes, best if "factor_names" in codes else None)
 
 
-def say_shown(names: UnitNames) -> str:
-    """Which units are shown, where they are not all."""
-    return f"Shown are {names.left_out}." if names.left_out else ""
-
-
-def write_training(folder: Path) -> Iterator[str]:
-    """Curves of every log, those of the stages or the run's own, and the use of a codebook."""
+def list_curves(folder: Path) -> Iterator[Picture]:
+    """Curves of every log, those of the stages or the run's own."""
     logs = {path.parent.name: path for path in sorted(folder.glob("stages/*/log.csv"))}
     if not logs and (folder / "log.csv").exists():
         logs = {"the last stage": folder / "log.csv"}
@@ -229,30 +199,31 @@ def write_training(folder: Path) -> Iterator[str]:
         rows = read_log(path)
         if rows:
             title = f"Training of {name.replace('_', ' ')}"
-            figure = embed_figure(plot_training(rows), title, describe_training(rows))
-            yield f"<h2>{escape(title)}</h2>{figure}"
+            yield embed_figure(plot_training(rows), title, describe_training(rows))
+
+
+def describe_codes_in_use(folder: Path) -> dict[str, Any] | None:
+    """How much of the first stage's codebook is in use; None where it has none."""
     record = folder / "stages" / "autoencoder" / "stage.json"
     scores = load_json(record).get("scores", {}) if record.exists() else {}
-    if "used" in scores:
-        rows = [["vectors in use", f"{scores['used']:.1%}"], ["perplexity", f"{scores['perplexity']:.0f}"]]
-        table = write_table("", ["codebook", "value"], rows)
-        yield f"<h2>Codebook use</h2>{table}<p>{describe_codebook(scores)}</p>"
+    if "used" not in scores:
+        return None
+    rows = [["vectors in use", f"{scores['used']:.1%}"], ["perplexity", f"{scores['perplexity']:.0f}"]]
+    return {"rows": rows, "says": describe_codebook(scores)}
 
 
-def write_environment(folder: Path, metrics: dict[str, Any]) -> Iterator[str]:
+def list_environment(metrics: dict[str, Any]) -> Rows:
     """Where the run was made, from what, and in how much time."""
     versions = ", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items())
-    rows: Rows = [
+    return [
         ["device", str(metrics.get("device"))],
         ["versions", versions],
         ["commit", str(metrics.get("commit") or "unknown: not run from a checkout")],
+        *(
+            [name, f"{stage.get('steps')} steps, {format_duration(stage.get('seconds', 0.0))}"]
+            for name, stage in (metrics.get("stages") or {}).items()
+        ),
     ]
-    for name, stage in (metrics.get("stages") or {}).items():
-        rows.append([name, f"{stage.get('steps')} steps, {format_duration(stage.get('seconds', 0.0))}"])
-    yield "<h2>Environment</h2>" + write_table("", ["what", "which"], rows)
-    if (folder / "config.yaml").exists():
-        text = escape((folder / "config.yaml").read_text())
-        yield f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
 
 
 def load_codes_of(folder: Path) -> dict[str, np.ndarray]:

@@ -6,9 +6,7 @@ in every cell. The page has the sheet once; a slider shifts the part of it that 
 
 import base64
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -23,17 +21,6 @@ from ldm.files import load_json, save_json
 FRAMES = "frames.json"
 CELL = 96  # pixels a side at most; a multiple of 8, so that JPEG's blocks do not straddle images
 QUALITY = 90
-SCRIPT = """
-for (const unit of document.querySelectorAll(".unit")) {
-  const slider = unit.querySelector("input");
-  slider.addEventListener("input", () => {
-    const amount = slider.dataset.amounts.split("|")[slider.value];
-    unit.querySelector(".frame").style.backgroundPositionX = 100 * slider.value / slider.max + "%";
-    unit.querySelector("output").textContent = amount;
-    slider.setAttribute("aria-valuetext", amount);
-  });
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +38,16 @@ class Frames:
     amounts: list[float]
     num_images: int
     sheet: str
+
+    @property
+    def labels(self) -> list[str]:
+        """What each column is called."""
+        return [label_amount(amount) for amount in self.amounts]
+
+    @property
+    def start(self) -> int:
+        """The column nearest to the mean."""
+        return min(range(len(self.amounts)), key=lambda column: abs(self.amounts[column]))
 
 
 def save_frames(path: str | Path, frames: Tensor, units: list[int], amounts: tuple[float, ...]) -> None:
@@ -97,28 +94,14 @@ def label_amount(amount: float) -> str:
     return f"{amount:+.3g} std" if amount else "mean"
 
 
-def style_frames(frames: Frames) -> str:
-    """CSS of the sheet, for the head of the page."""
-    return (
-        f".frame {{ aspect-ratio: {frames.num_images} / 1; background-size: {100 * len(frames.amounts)}% "
-        f'{100 * len(frames.units)}%; background-image: url("data:image/jpeg;base64,{frames.sheet}"); }}'
-    )
-
-
-def write_sliders(frames: Frames, names: UnitNames) -> Iterator[str]:
-    """A card per unit: its images, a slider, and where the slider stands."""
-    amounts = [label_amount(amount) for amount in frames.amounts]
-    start = min(range(len(amounts)), key=lambda column: abs(frames.amounts[column]))
-    x, last = 100 * start / (len(amounts) - 1), max(1, len(frames.units) - 1)
-    yield '<div class="units">'
-    for row, unit in enumerate(frames.units):
-        name = escape(names.labels[unit] if unit < len(names.labels) else f"unit {unit}")
-        yield (
-            f'<div class="unit"><label for="unit{unit}">{name}</label>'
-            f'<div class="frame" role="img" aria-label="images while {name} moves" '
-            f'style="background-position: {x:.3f}% {100 * row / last:.3f}%"></div>'
-            f'<input type="range" id="unit{unit}" min="0" max="{len(amounts) - 1}" value="{start}" '
-            f'data-amounts="{"|".join(amounts)}" aria-valuetext="{amounts[start]}">'
-            f'<output for="unit{unit}">{amounts[start]}</output></div>'
+def place_sliders(frames: Frames, names: UnitNames) -> list[tuple[int, str, str]]:
+    """Per row of the sheet its unit, the unit's name, and what of the sheet is seen at first (CSS)."""
+    x, last = 100 * frames.start / (len(frames.amounts) - 1), max(1, len(frames.units) - 1)
+    return [
+        (
+            unit,
+            names.labels[unit] if unit < len(names.labels) else f"unit {unit}",
+            f"{x:.3f}% {100 * row / last:.3f}%",
         )
-    yield "</div>"
+        for row, unit in enumerate(frames.units)
+    ]

@@ -1,4 +1,7 @@
-"""A comparison as text for the terminal, as CSV, as LaTeX and as JSON."""
+"""A comparison as text for the terminal, as CSV, as LaTeX and as JSON.
+
+tabulate would not do: it has one row of heads, not two, and does not break a wide table into blocks.
+"""
 
 import csv
 import io

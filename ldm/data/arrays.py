@@ -82,9 +82,9 @@ def unique_rows(index: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
 class NpyWriter:
     """Appends rows to an `.npy` file whose header states the final shape from the start.
 
-    Rows are written, not stored through a map: a full disk then raises an error instead of killing the
-    process. Until the last row is there, the file is shorter than its header says, so that nothing can take
-    it for whole.
+    Rows are written, not stored through a map (`np.lib.format.open_memmap`): a full disk then raises an error
+    instead of killing the process. Until the last row is there, the file is shorter than its header says, so
+    that nothing can take it for whole.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done: int = 0) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
 
 import disdiff
@@ -125,6 +126,7 @@ def test_the_card_says_what_it_is_and_what_not_to_believe(folder, tmp_path):
     head, _, body = text.removeprefix("---\n").partition("---\n")
     header = OmegaConf.to_container(OmegaConf.create(head))
     assert header["license"] == "cc-by-4.0" and {"disdiff", "procedural-shapes3d"} <= set(header["tags"])
+    assert ModelCard(text).data.to_dict() == header and header["library_name"] == "disdiff"
     assert "# disdiff on shapes3d (procedural)" in body and "![Traversals" in body
     assert "64x64x3 a code of 3 units of 2 numbers" in body and 'disdiff.load("mine")' in body
     assert "480,000 images" in body and "Left out: 2 pictures" in body
@@ -143,6 +145,18 @@ def test_a_run_without_scores_says_so(folder, tmp_path):
     assert "None: this model was not evaluated." in text and "license" not in text
     assert "(procedural)" in text and "are procedural" in text  # by the data that the run opens
     assert "## Units" not in text and "Scores are of one run" not in text
+
+
+@pytest.mark.parametrize("name", ["a | b", "<script>", "{{ 7 * 7 }}"])
+def test_names_stay_as_they_are_in_the_card(folder, tmp_path, name):
+    np.savez(folder / "codes.npz", **{**np.load(folder / "codes.npz"), "factor_names": np.array([name, "x"])})
+    metrics = load_json(folder / "metrics.json")
+    metrics["editing"] = {"success": {name: 0.5}, "assigned_unit": {name: 0}, "kept": {name: {name: 0.25}}}
+    save_json(folder / "metrics.json", metrics)
+    text = (export_run(folder, tmp_path / "out") / "README.md").read_text()
+    cell = name.replace("|", "\\|")
+    assert f"| {cell} | unit 0 | 0.500 | 0.25 ({cell}) |  |  |" in text
+    assert f"- Unit 0 carries {name} (importance 0.60)." in text
 
 
 class Evil:

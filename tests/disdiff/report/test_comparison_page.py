@@ -1,6 +1,8 @@
 import base64
 import io
 import re
+from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -86,3 +88,19 @@ def test_every_seed_has_a_dot_and_every_system_a_bar_at_its_mean(build):
     assert list(axes.lines[0].get_xdata()) == [0.2, 0.4] and list(marks["D"]) == [0.7]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "theirs, published"]
     assert axes.get_xlim() == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)<|script>", "\"'><img src=x onerror=alert(1)>", "<b>&lt;"])
+def test_hostile_names_stay_text(build, tmp_path, name):
+    table = build(**{name: [0.5, 0.6]}, theirs=[0.4])
+    table = replace(table, data=f"data {name}", rows=[ROW, name])
+    (tmp_path / f"{name}-s0" / "report.html").touch()
+    Image.new("RGB", (4, 4)).save(tmp_path / f"{name}-s0" / "swap.png")
+    text = save_comparison(tmp_path / "out", table, {}, {name: name}).read_text()
+    parser, tags, links, texts = HTMLParser(), [], [], []
+    parser.handle_starttag = lambda tag, given: (tags.append(tag), links.append(dict(given).get("href")))
+    parser.handle_data = texts.append
+    parser.feed(text)
+    assert f"2 systems on data {name}" in texts and f"{name}: {name}" in texts
+    assert not {"script", "b"} & set(tags) and tags.count("img") == 2
+    assert f"../{name}-s0/report.html" in links

@@ -1,7 +1,8 @@
 import pytest
 from PIL import Image
 
-from disdiff.report.discovery import FILE, PICTURE, describe_edit, format_findings, write_discovery
+from disdiff.report.discovery import FILE, PICTURE, describe_edit, format_findings, load_discovery
+from disdiff.report.elements import render
 from ldm.files import save_json
 
 NAMED = {
@@ -83,16 +84,20 @@ def test_an_edit_is_one_sentence():
     assert "no labels" in describe_edit("mood", {"unit": 3})
 
 
+def show(folder):
+    return render("discovery.html", discovery=load_discovery(folder))
+
+
 def test_the_section_has_table_pictures_and_edits_and_says_where_words_come_from(result, tmp_path):
-    assert "".join(write_discovery(tmp_path)) == ""
+    assert show(tmp_path).strip() == ""
     save_json(tmp_path / FILE, result)
     for name in (PICTURE, EDIT["picture"]):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    page = "".join(write_discovery(tmp_path))
+    page = show(tmp_path)
     assert "learnt its words from captions of this very kind of image" in page
     assert "floor hue 0.99, scale 0.75" in page
     assert page.count("<img") == 2 and "Edit by name: wall colour" in page
     open_world = result | {"clip": {"name": "ViT-B-32 (<tag>)"}}
     save_json(tmp_path / FILE, open_world)
-    page = "".join(write_discovery(tmp_path))
+    page = show(tmp_path)
     assert "captions of this very kind" not in page and "ViT-B-32 (&lt;tag&gt;)" in page

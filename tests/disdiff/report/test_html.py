@@ -1,17 +1,18 @@
 import base64
 import io
 import json
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from disdiff.report.elements import write_table
+from disdiff.report.elements import TEMPLATES
 from disdiff.report.html import write_report
 from ldm.errors import UserError
 
-VOID = {"meta", "img", "br", "input", "link"}
+VOID = {"meta", "img", "br", "input", "link", "wbr"}
 
 
 class Checker(HTMLParser):
@@ -19,11 +20,13 @@ class Checker(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.open, self.texts, self.images = [], [], []
+        self.open, self.texts, self.images, self.tags, self.labels = [], [], [], [], []
         self.feed(page)
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.labels += [value for key, value in attributes if key == "aria-label"]
         if tag == "img":
             self.images.append(dict(attributes))
         if tag not in VOID:
@@ -37,7 +40,8 @@ class Checker(HTMLParser):
 
     @property
     def text(self):
-        return " ".join(self.texts)
+        """As a browser shows it: any white space is one space."""
+        return " ".join(" ".join(self.texts).split())
 
 
 @pytest.fixture
@@ -140,9 +144,36 @@ def test_damaged_frames_are_named(run_folder, content):
         write_report(run_folder)
 
 
-def test_tables_escape_text_and_round_numbers():
-    assert write_table("a<b", ["x"], [["<i>", 0.12345]]).count("&lt;") == 2
-    assert "0.123" in write_table("", ["x"], [[0.12345]])
+def test_tables_escape_text_round_numbers_and_break_long_names():
+    table = TEMPLATES.get_template("elements.html").module.table
+    page = Checker(table(["<x>"], [["<i>", 0.12345, "sklearn.GradientBoosting<b>"]], "a<b"))
+    assert page.text.split() == ["a<b", "<x>", "<i>", "0.123", "sklearn.", "GradientBoosting<b>"]
+    assert "<wbr>" in table([], [["sklearn.Gradient"]]) and "<caption>" not in table([], [])
+
+
+HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "</style></title><b>&lt;"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_text(full_run_folder, edit_metrics, codes, name):
+    tame = Counter(read(write_report(full_run_folder)).tags)
+    edit_metrics(
+        **{key: name for key in ("system", "preset", "device", "commit", "supervision")},
+        dataset={"name": name},
+        versions={name: name},
+        stages={name: {"steps": 1}},
+    )
+    text = (full_run_folder / "metrics.json").read_text().replace("wall <hue>", json.dumps(name)[1:-1])
+    (full_run_folder / "metrics.json").write_text(text)
+    np.savez(full_run_folder / "codes.npz", **{**codes, "factor_names": np.array([name, "scale"])})
+    (full_run_folder / "config.yaml").write_text(name)
+    page = read(write_report(full_run_folder))
+    assert f"{name} on {name}" in page.texts and f"Supervision: {name}. The" in page.text
+    assert f"unit 1 · {name} 1.00, scale 0.90" in page.texts
+    assert page.labels == [
+        f"images while {label} moves" for label in page.texts if label.startswith("unit 1 ·")
+    ] + [page.labels[1]]
+    assert Counter(page.tags) == tame  # one notice goes, that of procedural data; one comes, of supervision
 
 
 @pytest.fixture

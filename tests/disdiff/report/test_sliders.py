@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from disdiff.editing.unit_names import name_units
-from disdiff.report.sliders import FRAMES, load_frames, save_frames, style_frames, write_sliders
+from disdiff.report.html import write_report
+from disdiff.report.sliders import FRAMES, load_frames, save_frames
 
 
 def read_sheet(frames):
@@ -29,12 +29,11 @@ def test_large_images_are_shrunk(tmp_path):
     assert read_sheet(load_frames(tmp_path)).shape == (96, 192, 3)
 
 
-def test_one_unit_makes_one_row(tmp_path):
-    save_frames(tmp_path / FRAMES, torch.zeros(1, 2, 1, 3, 8, 8), [0], (0, 1))
-    frames = load_frames(tmp_path)
-    page = "".join(write_sliders(frames, name_units(1, None, [])))
+def test_one_unit_makes_one_row(run_folder):
+    save_frames(run_folder / FRAMES, torch.zeros(1, 2, 1, 3, 8, 8), [0], (0, 1))
+    page = write_report(run_folder).read_text()
     assert "background-position: 0.000% 0.000%" in page and 'max="1" value="0"' in page
-    assert "background-size: 200% 100%" in style_frames(frames)
+    assert "background-size: 200% 100%" in page
 
 
 def test_a_run_without_frames_has_none(tmp_path):

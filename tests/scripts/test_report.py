@@ -71,7 +71,8 @@ def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder,
     run = SimpleNamespace(
         source=source,
         config=None,
-        codes=dict,
+        require_codes=dict,
+        scores=None,
         metrics=lambda: json.loads((run_folder / "metrics.json").read_text()),
     )
     monkeypatch.setattr(script, "load_run_of", lambda arguments: run)
@@ -90,7 +91,8 @@ def test_only_pictures_that_the_model_can_have_are_drawn(script, run_folder, mon
         config=config,
         model=SimpleNamespace(has_unit_fields=has_unit_fields),
         folder=run_folder,
-        codes=dict,
+        require_codes=dict,
+        scores=None,
         metrics=lambda: None,
     )
     drawn = []

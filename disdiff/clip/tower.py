@@ -20,6 +20,7 @@ from disdiff.clip.options import LOCAL, ClipConfig
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import CONFIG, MODEL, NAME, build_tokenizer, load_record
 from disdiff.clip.weights import find_weights
+from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.nn.layers import freeze
@@ -115,7 +116,7 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
         UserError: it is unknown, or its weights are absent, damaged or of another architecture.
     """
     if config.model.startswith(LOCAL):
-        return load_folder(config, Path(config.model.removeprefix(LOCAL)).expanduser())
+        return load_folder(config, find(config.model.removeprefix(LOCAL)))
     if config.model not in open_clip.list_models():
         raise UserError(
             f"clip.model={config.model} is no architecture of open_clip; name one, such as ViT-B-32, or "

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import download_pretrained
 
 from disdiff.clip.options import RANDOM, ClipConfig
+from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.training.weight_files import count_parameters
 from ldm.weights import FOLDER_VARIABLE
@@ -46,7 +47,7 @@ def find_weights(
             f"clip.model={config.model} needs clip.pretrained: a tag ({list_tags(config.model)}), a file, "
             "or random"
         )
-    given = Path(config.pretrained).expanduser()
+    given = find(config.pretrained)
     if given.is_file():
         return given
     if not tag:

@@ -21,7 +21,7 @@ from disdiff.baselines.prior import PriorConfig
 from disdiff.baselines.vae import VAEConfig
 from disdiff.clip.options import ClipConfig
 from disdiff.config.limits import check_limits
-from disdiff.config.places import CONFIGS
+from disdiff.config.places import CONFIGS, find
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoderConfig
 from disdiff.method.losses import FactorLossConfig
@@ -247,14 +247,15 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     """Merge files and overrides into a complete configuration.
 
     Args:
-        files: `--base` files, left to right.
+        files: `--base` files, left to right; those that ship are found from any working directory.
         overrides: dotted `key=value` texts.
 
     Raises:
         UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong
             type or is out of range.
     """
-    own = [read_yaml(Path(file)) for file in files]
+    files = [find(file) for file in files]
+    own = [read_yaml(file) for file in files]
     bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
     preset, system = (
@@ -269,7 +270,7 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     shared = [read_yaml(CONFIGS / "_shared" / f"{name}.yaml") for name in names]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
-        config.run.name = f"{name_config(Path(files[-1]))}-{config.preset}-s{config.seed}"
+        config.run.name = f"{name_config(files[-1])}-{config.preset}-s{config.seed}"
     check_limits(to_container(config))
     return config
 

@@ -15,6 +15,7 @@ import numpy as np
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
 from disdiff.clip.options import look_inside
 from disdiff.config.limits import check_limits
+from disdiff.config.places import find
 from disdiff.config.schema import Config, merge, read_yaml, to_container
 from disdiff.evaluation.codes_file import read_run_codes
 from disdiff.method.model import ImageModel
@@ -66,7 +67,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     Raises:
         UserError: the folder is none of a finished run, or its files are damaged.
     """
-    folder = Path(folder)
+    folder = find(folder)
     if not (folder / "config.yaml").exists():
         raise UserError(
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"

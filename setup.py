@@ -1,4 +1,4 @@
-"""Build: configurations, prompts and trained models beside the packages are installed too, in `disdiff/_data`."""
+"""Build: configurations, prompts and trained models are installed too, in `disdiff/_data`."""
 
 import shutil
 from pathlib import Path

@@ -13,8 +13,8 @@ __all__ = ["Edit", "Model", "__version__", "load"]
 if getattr(ldm, "PROJECT", None) != "disdiff":
     place = [*getattr(ldm, "__path__", []), ldm.__file__][0]
     raise ImportError(
-        f"disdiff needs its own package `ldm`, but Python finds another one, {place}: work in another folder, take "
-        "that one off PYTHONPATH, or install disdiff in an environment of its own"
+        f"disdiff needs its own package `ldm`, but Python finds another one, {place}: leave that folder, "
+        "take it off PYTHONPATH, or install disdiff in an environment of its own"
     )
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from disdiff.baselines.conditional import mix
-from disdiff.commands.common import load_codes_of, name_units_of, place_advice, resolve_device
+from disdiff.commands.common import load_codes_of, name_units_of, resolve_device
+from disdiff.commands.terminal import place_advice
 from disdiff.editing.attributes import fit_attribute
 from disdiff.editing.edits import Edit, Edited, repeat
 from disdiff.editing.image_input import Images, to_images

@@ -1,3 +1,3 @@
-"""Images, autoencoders and diffusion: what `disdiff` stands on. Other projects have a package of this name."""
+"""Images, autoencoders and diffusion, on which `disdiff` stands; other projects have a package `ldm` too."""
 
 PROJECT = "disdiff"

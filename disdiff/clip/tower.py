@@ -157,7 +157,7 @@ def load_folder(config: ClipConfig, folder: Path) -> Clip:
     if not (folder / CONFIG).exists():
         raise UserError(
             f"clip.model={config.model}: {folder} holds no CLIP (there is no {CONFIG}); for the tiny one run "
-            f"python scripts/train_tiny_clip.py --out {folder} (ten minutes), or name another CLIP"
+            f"disdiff tiny-clip --out {folder} (ten minutes), or name another CLIP"
         )
     content, record = load_json(folder / CONFIG), load_record(folder)
     if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):

@@ -22,7 +22,7 @@ HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of
 CACHE = Path("~/.cache/clip")  # where open_clip puts what it gets by a plain address
 WITHOUT = (
     "without it work the tiny CLIP (clip.model=local-dir:pretrained/tiny_clip, made by "
-    "scripts/train_tiny_clip.py) and every system but the guided one"
+    "disdiff tiny-clip) and every system but the guided one"
 )
 
 

@@ -1,21 +1,19 @@
-"""What the scripts share: common arguments, errors as one sentence, images named on the command line."""
+"""What the commands on a run folder share: options, how a run is opened, images named on the command line."""
 
 import argparse
 import hashlib
-import logging
-import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import PRETRAINED, ROOT, find
 from disdiff.editing.image_input import to_images
 from disdiff.editing.unit_names import UnitNames, name_data, name_units
 from disdiff.report.grids import save_grid
@@ -27,21 +25,11 @@ from ldm.errors import UserError
 from ldm.memory import keep_freed_memory
 from ldm.training.threads import list_counts, set_threads
 
-CONFIG = "config.yaml in the run folder"
-ADVICE = re.compile(r"\b(?:autoencoder|data|weights)\.[a-z_.]+=(?:[A-Z]|always|local-dir|none|skip|true)")
-
-
-def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
-    """A parser without arguments that shows description and examples as they are written."""
-    return argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
 
 def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
     """A parser with what every script on a run folder takes: RUN, --out, --seed, --device."""
     parser = begin_parser(description, examples)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
+    parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("--out", type=Path, metavar="PATH", help="where to write")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
     parser.add_argument(
@@ -56,43 +44,6 @@ def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM step
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
     )
-
-
-def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and run; bad input ends in one sentence and exit status 2, or in its traceback
-    after `--debug`, which every script takes.
-    """
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args()
-    log_to_terminal(sys.stderr)
-    try:
-        main(arguments)
-    except UserError as error:
-        if arguments.debug:
-            raise
-        where = "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
-        sys.stderr.write(f"error: {place_advice(str(error), where)}\n")
-        sys.exit(2)
-
-
-def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:
-    """Print what the library logs, from `level` on, as plain lines."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("ldm", "disdiff"):
-        logger = logging.getLogger(name)
-        logger.setLevel(level)
-        logger.handlers, logger.propagate = [handler], False
-
-
-def place_advice(message: str, where: str = CONFIG) -> str:
-    """An error's message, with `where` the settings that it advises are read from outside main.py, for whose
-    command line the remedies of errors are written.
-    """
-    told = any(place in message for place in ("--set ", "main.py", "main job", "config.yaml"))
-    if told or not ADVICE.search(message):
-        return message
-    return f"{message} (here such settings are read from {where})"
 
 
 def resolve_device(name: str) -> str:
@@ -211,10 +162,12 @@ def choose_path(arguments: argparse.Namespace, name: str) -> Path:
 def label_run(run: Path) -> str:
     """What stands for a run folder in the names of files, of which no two folders have the same.
 
-    The name for a folder in `runs`, the path for another one below the working directory, and the name with a
-    checksum of the path for those elsewhere.
+    The name for a folder in `runs`, the path for another one below the working directory, what `find` finds a
+    shipped one by, and the name with a checksum of the path for those elsewhere.
     """
     here, place = Path.cwd(), run.resolve()
+    if place.is_relative_to(PRETRAINED) and find(name := place.relative_to(ROOT)).resolve() == place:
+        return name.as_posix()
     if place.parent == here / "runs":
         return place.name
     if here in place.parent.parents:

@@ -5,30 +5,32 @@ import signal
 import sys
 from pathlib import Path
 
-from disdiff.commands.common import begin_parser, parse_seeds, run_script
+from disdiff.commands.common import parse_seeds
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
 EXAMPLES = """compare runs:
-  python scripts/compare.py runs/disdiff-shapes3d-small-s0 runs/pdae-shapes3d-small-s0
-  python scripts/compare.py runs/*-shapes3d-small-s*            every system, over its seeds
-  python scripts/compare.py RUN RUN --protocol paper --csv table.csv --latex table.tex
-  python scripts/compare.py RUN RUN --out comparison            all forms of the table, and a page
+  disdiff compare runs/disdiff-shapes3d-small-s0 runs/pdae-shapes3d-small-s0
+  disdiff compare runs/*-shapes3d-small-s*            every system, over its seeds
+  disdiff compare RUN RUN --protocol paper --csv table.csv --latex table.tex
+  disdiff compare RUN RUN --out comparison            all forms of the table, and a page
 
 train, then compare:
-  python scripts/compare.py --train --dry-run --systems disdiff,pdae --seeds 21,22,23
+  disdiff compare --train --dry-run --systems disdiff,pdae --seeds 21,22,23
       say which runs exist and which would be trained; train nothing
-  python scripts/compare.py --train --systems disdiff,pdae,encdiff,diffae,infodiffusion,beta_vae,infovae
+  disdiff compare --train --systems disdiff,pdae,encdiff,diffae,infodiffusion,beta_vae,infovae
       train what is not there; killed or failed: the same command goes on
-  python scripts/compare.py --train --systems disdiff --configs configs/disdiff/ablations/*.yaml --seeds 21
+  disdiff compare --train --systems disdiff --configs configs/disdiff/ablations/*.yaml --seeds 21
       the ablations beside the method; those that are what the preset has anyway are told and left out
-  python scripts/compare.py --train --systems pdae --seeds 21 pretrained/shapes3d        beside a finished run
-  python scripts/compare.py --train --systems disdiff,beta_vae --preset smoke --set run.root=try
+  disdiff compare --train --systems pdae --seeds 21 pretrained/shapes3d        beside a finished run
+  disdiff compare --train --systems disdiff,beta_vae --preset smoke --set run.root=try
       the whole of it in minutes, to see that it works
 
 A RUN is a run folder or a metrics.json. One table has one data set, procedural or real, and one protocol:
 numbers of others do not compare. Runs whose configurations differ in the seed alone share a column. --train
-runs `python main.py --base FILE -t preset=... seed=...` for each configuration and seed, one after the other,
+runs `disdiff train --base FILE preset=... seed=...` for each configuration and seed, one after the other,
 so shared stages are trained once. A run that fails is named at the end, the others go on, and the exit status
 is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
 
@@ -36,7 +38,7 @@ is 1. Into --out go table.txt, .csv, .tex, .json, comparison.html and logs/."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder or metrics.json")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=find, help="run folder or metrics.json")
     parser.add_argument("--protocol", choices=("paper", "fast"), help="(the one that all runs have)")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table there as CSV")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write it there as LaTeX (booktabs)")
@@ -111,7 +113,3 @@ def compare(
                 temporary.write_text(format_table(table), encoding="utf-8")
     if arguments.out:
         print(f"written to {save_comparison(arguments.out, table, commands, failures)}")
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

@@ -12,7 +12,6 @@ from disdiff.commands.common import (
     load_image,
     open_run,
     put_beside,
-    run_script,
     save_picture,
     show_progress,
 )
@@ -25,8 +24,8 @@ from ldm.files import save_json
 
 NAME = "correction_stages.png"
 EXAMPLES = """examples:
-  python scripts/correction_stages.py runs/pdae-shapes3d-small-s0              8 random images
-  python scripts/correction_stages.py pretrained/shapes3d --images 12 70000 --steps 100
+  disdiff correction-stages runs/pdae-shapes3d-small-s0              8 random images
+  disdiff correction-stages pretrained/shapes3d --images 12 70000 --steps 100
 Every row starts from the same noise. Early: SNR below 0.01, late: above 1, critical: between; our bounds.
 writes edits/<run>-correction_stages.png, and the numbers beside it as .json; --out PATH for another place"""
 
@@ -71,7 +70,3 @@ def main(arguments: argparse.Namespace) -> None:
     numbers = put_beside(choose_path(arguments, NAME), ".json")
     save_json(numbers, {**details, "corrected": measured})
     save_picture(arguments, run, NAME, torch.stack(rows), title, labels)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

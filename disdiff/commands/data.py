@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
 from disdiff.config.schema import merge, read_yaml
 from disdiff.runs.context import open_context
 from disdiff.runs.encoding import encode_latents
@@ -17,14 +18,14 @@ from ldm.errors import UserError
 from ldm.training.threads import set_threads
 
 EXAMPLES = """examples:
-  python scripts/prepare_data.py shapes3d                                  what it needs, where it goes
-  python scripts/prepare_data.py dsprites --download                       fetch it; again: go on
-  python scripts/prepare_data.py shapes3d --procedural                     render 480,000 images (5.9 GB)
-  python scripts/prepare_data.py dsprites --procedural --num-images 20000  render a random subset
-  python scripts/prepare_data.py folder --root PHOTOS --convert            decode all once, to read fast
-  python scripts/prepare_data.py shapes3d --encode RUN                     latents of a run's images
-  python scripts/prepare_data.py check                                     read what lies in data/
-  python scripts/prepare_data.py check cars3d --root /data/cars3d"""
+  disdiff data shapes3d                                  what it needs, where it goes
+  disdiff data dsprites --download                       fetch it; again: go on
+  disdiff data shapes3d --procedural                     render 480,000 images (5.9 GB)
+  disdiff data dsprites --procedural --num-images 20000  render a random subset
+  disdiff data folder --root PHOTOS --convert            decode all once, to read fast
+  disdiff data shapes3d --encode RUN                     latents of a run's images
+  disdiff data check                                     read what lies in data/
+  disdiff data check cars3d --root /data/cars3d"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, help="of pictures, as data.image_size")
     parser.add_argument("--crop", help="of pictures, as data.crop")
     parser.add_argument("--corrupt", default="stop", help="as data.corrupt: stop or skip (stop)")
-    parser.add_argument("--encode", metavar="RUN", type=Path, help="encode the training images of this run")
+    parser.add_argument("--encode", metavar="RUN", type=find, help="encode the training images of this run")
     return parser
 
 
@@ -82,7 +83,7 @@ def check_all(checked: str | None, root: Path | None) -> None:
     found = [name for name in names if DATA_SETS[name].find(roots[name]) is not None]
     if not found:
         where = root or Path("data")
-        raise UserError(f"nothing lies in {where}; `python scripts/prepare_data.py NAME` says what is needed")
+        raise UserError(f"nothing lies in {where}; `disdiff data NAME` says what is needed")
     for name in found[:1] if root else found:  # a folder of pictures is what any other folder might be too
         print(check(DataOptions(name, str(roots[name]), "never"), show("reading")))
 
@@ -112,7 +113,3 @@ def show(title: str, unit: str = "image") -> Progress:
         bar.update(done - bar.n)
 
     return update
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

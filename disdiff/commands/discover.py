@@ -9,26 +9,20 @@ from disdiff.clip.control import CONTROLS
 from disdiff.clip.displacement import WAYS
 from disdiff.clip.options import ClipConfig
 from disdiff.clip.tower import load_clip
-from disdiff.commands.common import (
-    build_parser,
-    load_codes_of,
-    load_scores_of,
-    open_run,
-    run_script,
-    show_progress,
-)
+from disdiff.commands.common import build_parser, load_codes_of, load_scores_of, open_run, show_progress
+from disdiff.config.places import results_folder
 from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from disdiff.runs.discovery import Discovery, Options
 from ldm.errors import UserError
 
 EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
-  python scripts/discover_factors.py RUN --prompts P                     names, in RUN and in its report
-  python scripts/discover_factors.py RUN                                 no prompts: units that do the same
-  python scripts/discover_factors.py RUN --prompts P --edit "wall colour"  move that unit, measured
-  python scripts/discover_factors.py RUN --prompts P --control output    a random output layer gets no names
-  python scripts/discover_factors.py RUN --prompts P --clip ViT-B-32 --pretrained laion2b_s34b_b79k
-  python scripts/discover_factors.py pretrained/shapes3d --prompts P --out found    writes into another folder
+  disdiff discover RUN --prompts P                     names, in RUN and in its report
+  disdiff discover RUN                                 no prompts: units that do the same
+  disdiff discover RUN --prompts P --edit "wall colour"  move that unit, measured
+  disdiff discover RUN --prompts P --control output    a random output layer gets no names
+  disdiff discover RUN --prompts P --clip ViT-B-32 --pretrained laion2b_s34b_b79k
+  disdiff discover pretrained/shapes3d --prompts P --out found    writes into another folder
 A guided run is looked at by the CLIP that guided it, any other by the tiny one that ships, unless
 --clip names another. Writes discovery.json and discovery.png, and rewrites report.html."""
 
@@ -79,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     discovery = Discovery(run, clip.to(device), load_codes_of(run), sampler, options)
     with show_progress("moving units") as progress:
         result = discovery.find(arguments.prompts, load_scores_of(run), progress)
-    folder = arguments.out or arguments.run
+    folder = arguments.out or results_folder(arguments.run)
     for name in arguments.edit:
         with show_progress(f"editing {name}") as progress:
             result.setdefault("edits", {})[name] = discovery.edit(name, folder, progress)
@@ -88,7 +82,3 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.control and run.metrics() is not None:
         paths.append(write_report(arguments.run, folder / "report.html"))
     print("\n".join(map(str, paths)))
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

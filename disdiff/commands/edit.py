@@ -22,7 +22,6 @@ from disdiff.commands.common import (
     load_image,
     load_run_of,
     put_beside,
-    run_script,
     save_picture,
 )
 from disdiff.editing.edits import Edit
@@ -31,12 +30,12 @@ from ldm.data.source import to_uint8
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/edit.py RUN photo.png --unit "wall hue" --toward other.png --strength 0.7
-  python scripts/edit.py RUN photo.png --unit 3 --by +2                   two standard deviations along unit 3
-  python scripts/edit.py RUN photo.png --unit "wall hue" --toward a.png --unit scale --by -1
-  python scripts/edit.py RUN 70000 --attribute "shape=0" --reach 0.5      away from a factor's value and to it
-  python scripts/edit.py RUN a.png --walk b.png                           codes on a line, noise on an arc
-  python scripts/edit.py RUN 12 --walk 70000 --trajectory                 one noise, noise predictions mixed
+  disdiff edit RUN photo.png --unit "wall hue" --toward other.png --strength 0.7
+  disdiff edit RUN photo.png --unit 3 --by +2                   two standard deviations along unit 3
+  disdiff edit RUN photo.png --unit "wall hue" --toward a.png --unit scale --by -1
+  disdiff edit RUN 70000 --attribute "shape=0" --reach 0.5      away from a factor's value and to it
+  disdiff edit RUN a.png --walk b.png                           codes on a line, noise on an arc
+  disdiff edit RUN 12 --walk 70000 --trajectory                 one noise, noise predictions mixed
 each --toward, --strength and --by belongs to the --unit before it
 writes edits/<run>-edit.png, and for units the codes before and after beside it (.npz); --out PATH for
 another place"""
@@ -115,7 +114,3 @@ def main(arguments: argparse.Namespace) -> None:
         grid, title = torch.cat([image.to(made), made]), f"Away from and towards {arguments.attribute}"
         columns = ["image", *(f"{strength:+.2f}" for strength in strengths)]
     save_picture(arguments, model.run, "edit.png", grid[None], title, columns=columns)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

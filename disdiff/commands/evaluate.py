@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.commands.common import begin_parser, parse_seeds, run_script
+from disdiff.commands.common import parse_seeds
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
 from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.summary import list_notes, list_scores
@@ -14,10 +16,10 @@ from ldm.errors import UserError
 from ldm.files import save_json
 
 EXAMPLES = """examples:
-  python scripts/evaluate.py pretrained/shapes3d                        the published protocol, seed 0
-  python scripts/evaluate.py runs/disdiff-shapes3d-small-s0 --protocol fast --seeds 0,1,2
-  python scripts/evaluate.py runs/disdiff-shapes3d-small-s*             runs of several seeds, pooled
-  python scripts/evaluate.py --codes codes.npz --out scores.json        codes of another code base
+  disdiff evaluate pretrained/shapes3d                        the published protocol, seed 0
+  disdiff evaluate runs/disdiff-shapes3d-small-s0 --protocol fast --seeds 0,1,2
+  disdiff evaluate runs/disdiff-shapes3d-small-s*             runs of several seeds, pooled
+  disdiff evaluate --codes codes.npz --out scores.json        codes of another code base
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. Units of several numbers are
 reduced to their first principal component, as published; --units all takes every number as a code. Numbers
@@ -27,8 +29,8 @@ of different protocols, or of different --units, do not compare."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", nargs="+", type=Path, help="codes instead of run folders")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=find, help="run folder, for its codes.npz")
+    parser.add_argument("--codes", metavar="FILE", nargs="+", type=find, help="codes instead of run folders")
     parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
     parser.add_argument(
         "--units", choices=("pca1", "all"), default="pca1", help="how vectors become codes (pca1, published)"
@@ -106,7 +108,3 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.out:
         content = {"protocol": arguments.protocol, "units": arguments.units, "runs": results}
         save_json(arguments.out, content)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

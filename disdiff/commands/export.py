@@ -6,21 +6,22 @@ The folder needs nothing outside itself, holds no paths of this machine, and loa
 import argparse
 from pathlib import Path
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
 from disdiff.interop.exporting import export_run
 
 EXAMPLES = """examples:
-  python scripts/export.py pretrained/shapes3d exports/shapes3d
-  python scripts/export.py runs/disdiff-folder-small-s0 exports/mine --license cc-by-4.0
+  disdiff export pretrained/shapes3d exports/shapes3d
+  disdiff export runs/disdiff-folder-small-s0 exports/mine --license cc-by-4.0
 then
-  python scripts/edit.py exports/mine photo.png --unit 0 --by 2
+  disdiff edit exports/mine photo.png --unit 0 --by 2
   hf upload NAME/MODEL exports/mine .        with the hub's own client; read exports/mine/README.md first"""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, such as pretrained/shapes3d")
+    parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("target", metavar="TARGET", type=Path, help="new or empty folder")
     parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
     return parser
@@ -33,7 +34,3 @@ def main(arguments: argparse.Namespace) -> None:
     for path in files:
         print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(target)}")
     print(arguments.target)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

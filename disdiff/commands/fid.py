@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from disdiff.commands.common import add_sampler_options, build_parser, load_run_of, resolve_device, run_script
+from disdiff.commands.common import add_sampler_options, build_parser, load_run_of, resolve_device
+from disdiff.config.places import results_folder
 from disdiff.config.schema import WeightsConfig, merge, parse_overrides, to_container
 from disdiff.evaluation import image_features as features
 from disdiff.evaluation import image_sets as sets
@@ -19,11 +20,11 @@ from ldm.files import save_json
 from ldm.weights import resolve_weight
 
 EXAMPLES = """examples:
-  python scripts/eval_fid.py pretrained/shapes3d                       10,000 samples
-  python scripts/eval_fid.py pretrained/shapes3d --images inferred     reconstructions, from inferred noise
-  python scripts/eval_fid.py pretrained/shapes3d --images other.npy    images of another code base
-  python scripts/eval_fid.py pretrained/shapes3d --set weights.inception=FILE --resize tensorflow1
-  python scripts/eval_fid.py pretrained/shapes3d --features random --num 100   tries it out: not FID
+  disdiff fid pretrained/shapes3d                       10,000 samples
+  disdiff fid pretrained/shapes3d --images inferred     reconstructions, from inferred noise
+  disdiff fid pretrained/shapes3d --images other.npy    images of another code base
+  disdiff fid pretrained/shapes3d --set weights.inception=FILE --resize tensorflow1
+  disdiff fid pretrained/shapes3d --features random --num 100   tries it out: not FID
 The same command again continues where it stopped. Numbers compare for one --num, --reference and --resize.
 writes RUN/fid/<images>.json, for a file <its name>-<its checksum>.json; --out PATH for another place"""
 WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
@@ -92,7 +93,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.lpips:
         path = resolve_weight(features.LPIPS_VGG16, weights.vgg16, take, set_by)
         lpips = features.VGGDistance(path, device)
-    own, cache = run.config.sampler, RowCache(arguments.cache or run.folder / "fid")
+    own, folder = run.config.sampler, results_folder(run.folder) / "fid"
+    cache = RowCache(arguments.cache or folder)
     sampler = replace(own, name=arguments.sampler or own.name, num_steps=arguments.steps or own.num_steps)
     if kind in sets.KINDS:
         images = sets.model_images(run, kind, sampler, arguments.seed, cache)
@@ -111,9 +113,5 @@ def main(arguments: argparse.Namespace) -> None:
     if kind in ("inferred", "random"):
         source = sets.data_images(run, "eval")
         result["reconstruction"] = sets.compute_reconstruction_quality(images, source, num, cache, lpips)
-    save_json(out := arguments.out or run.folder / "fid" / sets.name_result(images, kind), result)
+    save_json(out := arguments.out or folder / sets.name_result(images, kind), result)
     print(describe(result), out, sep="\n")
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

@@ -10,22 +10,22 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser
 from disdiff.interop.denoisers import Heads
 from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
 from disdiff.interop.run_folder import REPORT, write_run
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/import_checkpoint.py dis.ckpt --kind disdiff --data shapes3d --out runs/released
-  python scripts/import_checkpoint.py model.ckpt --kind ldm --data shapes3d --head-channels 32 --out runs/ldm
-  python scripts/import_checkpoint.py vae/ --kind autoencoder --data shapes3d --out runs/vae
+  disdiff import dis.ckpt --kind disdiff --data shapes3d --out runs/released
+  disdiff import model.ckpt --kind ldm --data shapes3d --head-channels 32 --out runs/ldm
+  disdiff import vae/ --kind autoencoder --data shapes3d --out runs/vae
       (vae/ with config.json and diffusion_pytorch_model.safetensors, as diffusers keeps them)
 then, with a DisDiff:
-  python main.py --base runs/released/config.yaml -t                  scores and pictures; trains nothing
-  python scripts/swap.py runs/released
+  disdiff train --base runs/released/config.yaml                  scores and pictures; trains nothing
+  disdiff swap runs/released
 and on a first stage or a latent diffusion:
-  python main.py --base runs/vae/config.yaml -t system=disdiff run.name=mine   trains only what is missing"""
+  disdiff train --base runs/vae/config.yaml system=disdiff run.name=mine   trains only what is missing"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -85,7 +85,3 @@ def print_report(report: dict) -> None:
     if max((value for name, value in errors.items() if name.startswith("noise_error")), default=0) >= 1:
         print("warning: it predicts noise no better than guessing; wrong data set, heads, or weights?")
     print(f"all of it: {REPORT}")
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

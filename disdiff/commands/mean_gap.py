@@ -13,7 +13,6 @@ from disdiff.commands.common import (
     draw_images,
     load_run_of,
     put_beside,
-    run_script,
     show_progress,
 )
 from disdiff.evaluation.mean_gap import FIRST, compute_mean_gap, summarise_gap
@@ -22,8 +21,8 @@ from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
 
 EXAMPLES = """examples:
-  python scripts/mean_gap.py pretrained/shapes3d                    1000 images, every tenth step
-  python scripts/mean_gap.py runs/pdae-shapes3d-small-s0 --every 1  every step
+  disdiff mean-gap pretrained/shapes3d                    1000 images, every tenth step
+  disdiff mean-gap runs/pdae-shapes3d-small-s0 --every 1  every step
 writes edits/<run>-mean_gap.png, and the numbers beside it as .json; --out PATH for another place"""
 
 
@@ -74,7 +73,3 @@ def main(arguments: argparse.Namespace) -> None:
         f"{count} steps, mean ratio {ratio:.3f}"
     )
     print(out)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

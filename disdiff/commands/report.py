@@ -6,13 +6,8 @@ from collections.abc import Collection
 
 from tqdm import tqdm
 
-from disdiff.commands.common import (
-    build_parser,
-    load_codes_of,
-    load_run_of,
-    load_scores_of,
-    run_script,
-)
+from disdiff.commands.common import build_parser, load_codes_of, load_run_of, load_scores_of
+from disdiff.config.places import results_folder
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
 from disdiff.runs.results import list_pictures
@@ -21,9 +16,9 @@ from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS
 
 EXAMPLES = """examples:
-  python scripts/report.py runs/disdiff-shapes3d-small-s0                     writes report.html there
-  python scripts/report.py pretrained/shapes3d --out /tmp/report.html         writes it elsewhere
-  python scripts/report.py runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draws new pictures first
+  disdiff report runs/disdiff-shapes3d-small-s0                     writes report.html there
+  disdiff report pretrained/shapes3d --out /tmp/report.html         writes it elsewhere
+  disdiff report runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draws new pictures first
 
 A run folder of an earlier version, without some of the pictures, gets them first."""
 NEWER = ("traversal", "fields")  # parts that run folders may lack
@@ -77,14 +72,16 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
 def main(arguments: argparse.Namespace) -> None:
     """Write the report, drawing first what is missing or asked for."""
     if arguments.pictures:
+        if results_folder(arguments.run) != arguments.run:
+            raise UserError(
+                f"{arguments.run} is part of the installed package, which stays as it is; copy it by "
+                "`disdiff export pretrained/shapes3d FOLDER` and draw there"
+            )
         draw(arguments, PARTS, arguments.seed)
     elif missing := list_missing(arguments):
         try:
             draw(arguments, missing, None)
         except UserError as error:  # the report is worth having without them
             sys.stderr.write(f"note: no pictures of {' and '.join(missing)}: {error}\n")
-    print(write_report(arguments.run, arguments.out))
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())
+    out = arguments.out or results_folder(arguments.run) / "report.html"
+    print(write_report(arguments.run, out))

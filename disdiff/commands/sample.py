@@ -11,7 +11,6 @@ from disdiff.commands.common import (
     build_parser,
     open_run,
     parse_units,
-    run_script,
     save_picture,
     show_progress,
 )
@@ -22,14 +21,14 @@ from disdiff.report.pictures import draw_samples
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/sample.py pretrained/shapes3d                 32 images
-  python scripts/sample.py pretrained/shapes3d --num 100 --seed 1 --steps 100
-  python scripts/sample.py pretrained/shapes3d --units 0,3     only these units shift the noise prediction
-  python scripts/sample.py RUN --codes latent_dpm              codes of the run's latent DPM
-  python scripts/sample.py RUN --codes latent_dpm --during 300 1000   as published for PDAE: none at low noise
-  python scripts/sample.py RUN --codes prior                   codes of the prior (InfoDiffusion, VAEs)
-  python scripts/sample.py RUN --codes prior --during 0 500    InfoDiffusion's two phases: first the
-                                                               unconditional model, from t = 499 on the code
+  disdiff sample pretrained/shapes3d                 32 images
+  disdiff sample pretrained/shapes3d --num 100 --seed 1 --steps 100
+  disdiff sample pretrained/shapes3d --units 0,3     only these units shift the noise prediction
+  disdiff sample RUN --codes latent_dpm              codes of the run's latent DPM
+  disdiff sample RUN --codes latent_dpm --during 300 1000   as published for PDAE: none at low noise
+  disdiff sample RUN --codes prior                   codes of the prior (InfoDiffusion, VAEs)
+  disdiff sample RUN --codes prior --during 0 500    InfoDiffusion's two phases: first the
+                                               unconditional model, from t = 499 on the code
 writes edits/<run>-samples.png; --out PATH for another place"""
 
 
@@ -78,7 +77,3 @@ def main(arguments: argparse.Namespace) -> None:
     if units is not None:
         title += f"; units {', '.join(map(str, units))} only"
     save_picture(arguments, run, "samples.png", as_grid(images), title)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

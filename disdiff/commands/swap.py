@@ -12,7 +12,6 @@ from disdiff.commands.common import (
     name_units_of,
     open_run,
     parse_units,
-    run_script,
     save_picture,
     show_progress,
 )
@@ -22,11 +21,11 @@ from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/swap.py pretrained/shapes3d                              eight random pairs, every unit
-  python scripts/swap.py pretrained/shapes3d --units 0,3                  these units, and both together
-  python scripts/swap.py pretrained/shapes3d --source 12 --target 70000   two images of the data set
-  python scripts/swap.py pretrained/shapes3d --images a.png b.png         two pictures of your own
-  python scripts/swap.py pretrained/shapes3d --noise random --steps 100   noise without the source
+  disdiff swap pretrained/shapes3d                              eight random pairs, every unit
+  disdiff swap pretrained/shapes3d --units 0,3                  these units, and both together
+  disdiff swap pretrained/shapes3d --source 12 --target 70000   two images of the data set
+  disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
+  disdiff swap pretrained/shapes3d --noise random --steps 100   noise without the source
 writes edits/<run>-swap.png; --out PATH for another place"""
 
 NUM_PAIRS = 8
@@ -78,7 +77,3 @@ def main(arguments: argparse.Namespace) -> None:
         names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
     ]
     save_picture(arguments, run, "swap.png", grid, TITLES["swap"], ["source", "target", *labels])
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from disdiff.commands.common import begin_parser, parse_seeds, run_script
+from disdiff.commands.common import parse_seeds
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
 from disdiff.evaluation.codes_file import NAME, read_labelled_codes
 from disdiff.metrics._undefined import UNDEFINED
 from disdiff.metrics.protocols import compute_attribute_scores, compute_binarised_scores, get_protocol
@@ -20,10 +22,10 @@ from ldm.errors import UserError
 from ldm.files import save_json
 
 EXAMPLES = """examples:
-  python scripts/eval_tad.py pretrained/shapes3d                      the first 10,000 codes, folds of seed 0
-  python scripts/eval_tad.py runs/disdiff-celeba-small-s0 --seeds 0,1,2 --out tad.json
-  python scripts/eval_tad.py --codes codes.npz                        codes of another code base
-  python scripts/eval_tad.py --codes codes.npz --num 4000             of fewer images: not as published
+  disdiff tad pretrained/shapes3d                      the first 10,000 codes, folds of seed 0
+  disdiff tad runs/disdiff-celeba-small-s0 --seeds 0,1,2 --out tad.json
+  disdiff tad --codes codes.npz                        codes of another code base
+  disdiff tad --codes codes.npz --num 4000             of fewer images: not as published
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `attributes` (n, A) in {0, 1} or `factors` (n, F),
 int; their names, if any, in `attribute_names` or `factor_names`."""
@@ -33,8 +35,8 @@ HEADLINES = ("score", "num_captured", "auroc", "accuracy")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", type=Path, help="codes instead of a run folder's")
+    parser.add_argument("run", metavar="RUN", nargs="?", type=find, help="run folder, for its codes.npz")
+    parser.add_argument("--codes", metavar="FILE", type=find, help="codes instead of a run folder's")
     parser.add_argument(
         "--protocol", choices=("paper", "fast"), default="paper", help="how many rows (paper)"
     )
@@ -112,7 +114,3 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.out:
         content = {"codes": str(path), "protocol": protocol, "num_rows": num}
         save_json(arguments.out, {**content, "summary": summary, "seeds": results})
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

@@ -11,16 +11,16 @@ from disdiff.build import build_source
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import NAME, PREPROCESSING, build_tiny_clip, describe_training, save_tiny_clip
 from disdiff.clip.tiny_training import TinyTraining, train_tiny_clip, zero_shot_accuracy
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser
 from disdiff.config.schema import DataConfig
 from ldm.data.source import split_indices
 from ldm.errors import UserError
 from ldm.training.threads import list_counts, set_threads
 
 EXAMPLES = """examples:
-  python scripts/train_tiny_clip.py                       into runs/tiny-clip, as pretrained/tiny_clip
-  python scripts/train_tiny_clip.py --minutes 5           ends in time, with what it has learnt by then
-  python scripts/train_tiny_clip.py --seed 1 --out runs/tiny-clip-1
+  disdiff tiny-clip                       into runs/tiny-clip, as pretrained/tiny_clip
+  disdiff tiny-clip --minutes 5           ends in time, with what it has learnt by then
+  disdiff tiny-clip --seed 1 --out runs/tiny-clip-1
 
 What it guides is weakly supervised: its captions are labels in words. It trains on the first images of the
 project's fixed split and is judged on the last; its folder says which, and discovery looks at others."""
@@ -86,7 +86,3 @@ def main(arguments: argparse.Namespace) -> None:
     for name, value in accuracy.items():
         print(f"  {name:24s} {value:.3f}")
     print(arguments.out)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

@@ -12,7 +12,6 @@ from disdiff.commands.common import (
     name_units_of,
     open_run,
     parse_units,
-    run_script,
     save_picture,
     show_progress,
 )
@@ -21,10 +20,10 @@ from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amoun
 from ldm.errors import UserError
 
 EXAMPLES = """examples:
-  python scripts/traverse.py pretrained/shapes3d                     a random image, every unit
-  python scripts/traverse.py pretrained/shapes3d --units 0,3         these units
-  python scripts/traverse.py pretrained/shapes3d --image 70000       an image of the data set
-  python scripts/traverse.py pretrained/shapes3d --image photo.png --reach 3 --columns 13
+  disdiff traverse pretrained/shapes3d                     a random image, every unit
+  disdiff traverse pretrained/shapes3d --units 0,3         these units
+  disdiff traverse pretrained/shapes3d --image 70000       an image of the data set
+  disdiff traverse pretrained/shapes3d --image photo.png --reach 3 --columns 13
 writes edits/<run>-traversal.png; --out PATH for another place"""
 
 
@@ -59,7 +58,3 @@ def main(arguments: argparse.Namespace) -> None:
     labels = [names.labels[unit] for unit in units]
     title, columns = TITLES["traversal"], label_amounts(amounts)
     save_picture(arguments, run, "traversal.png", grid, title, labels, columns)
-
-
-if __name__ == "__main__":
-    run_script(main, make_parser())

@@ -170,7 +170,7 @@ class WeightsConfig:
 
     Attributes:
         vgg16: file for LPIPS.
-        inception: file for FID and KID, which only scripts/eval_fid.py reads.
+        inception: file for FID and KID, which only disdiff fid reads.
         allow_download: whether a file that is nowhere may be fetched from its publisher.
     """
 

@@ -104,7 +104,7 @@ def find_data(run: Run, metrics: dict | None) -> dict[str, Any]:
 
 
 def read_import(run: Run) -> dict | None:
-    """The report of `scripts/import_checkpoint.py`, where others made the weights."""
+    """The report of `disdiff import`, where others made the weights."""
     path = run.folder / REPORT
     return load_json(path) if path.exists() else None
 
@@ -136,7 +136,7 @@ def describe_use(name: str) -> str:
             "```",
             "",
             "Every script takes the folder as a run: "
-            f"`python scripts/edit.py {name} photo.png --unit 0 --by 2`.",
+            f"`disdiff edit {name} photo.png --unit 0 --by 2`.",
         ]
     )
 
@@ -196,7 +196,7 @@ def describe_making(run: Run, facts: Facts, imported: dict | None) -> Iterator[s
         yield "\n".join(f"- assumed: {line}" for line in imported["assumed"]) or "Nothing was assumed."
     else:
         yield (
-            f"By `python main.py` with `config.yaml`: system `{config.system}`, preset `{config.preset}`, "
+            f"By `disdiff train` with `config.yaml`: system `{config.system}`, preset `{config.preset}`, "
             f"seed {config.seed}, stage_seed {config.stage_seed}. Without labels"
             f"{f', but with {run.model.supervision}' if run.model.supervision else ''}."
         )

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.commands.common import choose_path, label_run, place_advice, put_beside
+from disdiff.commands.common import choose_path, label_run, put_beside
+from disdiff.commands.terminal import place_advice
 from ldm.errors import UserError
 
 

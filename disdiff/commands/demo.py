@@ -9,6 +9,7 @@ import torch
 from disdiff.commands.common import describe_run, draw_images, load_run_of, load_scores_of, name_units_of
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import PRETRAINED
+from disdiff.editing.unit_names import name_data
 from disdiff.editing.units import deterministic, invert
 from disdiff.report.grids import save_grid
 from disdiff.report.pictures import draw_swap
@@ -56,7 +57,8 @@ def main(arguments: argparse.Namespace) -> None:
     title = f"Only {names.labels[unit]} comes from the target"
     save_grid(arguments.out / FRESH, grid, title, describe_run(run), ["source", "target", "swapped"])
     scores = load_scores_of(run)
-    print(f"FactorVAE score {scores['factor_vae']['score']:.3f}, DCI {scores['dci']['disentanglement']:.3f}")
+    factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
+    print(f"{name_data(run.source.name, run.source.procedural)}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f}")
     print("units, named by the factors that the scores say they carry:")
     print(*(f"  {names.labels[k]}" for k in names.order), sep="\n")
     shown = {

@@ -351,5 +351,5 @@ def test_the_script_explains_itself(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert (
-        stop.value.code == 0 and "python scripts/eval_fid.py pretrained/shapes3d" in capsys.readouterr().out
+        stop.value.code == 0 and "disdiff fid pretrained/shapes3d" in capsys.readouterr().out
     )

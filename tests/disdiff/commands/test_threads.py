@@ -1,11 +1,13 @@
 """With how many threads a script computes on the run that it loads."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from disdiff.commands import common as cli
+from disdiff.commands.terminal import log_to_terminal
 from ldm.training import threads
 from ldm.training.threads import use_threads
 
@@ -30,6 +32,7 @@ def open_with(monkeypatch):
 
 
 def test_a_script_says_which_number_of_threads_it_has_chosen(open_with, capsys):
+    log_to_terminal(sys.stderr)  # as every script does
     assert open_with(None, ratio=0.3) == 1
     said, complained = capsys.readouterr()
     assert not said and complained == "threads: 1 of 2 (2 threads are 0.3 times as fast; 1.3 is needed)\n"

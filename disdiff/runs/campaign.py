@@ -27,6 +27,7 @@ from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.log import format_duration
 
+MAIN_JOB = ("-P", "-m", "disdiff", "train")  # -P: nothing in the working directory is imported
 STOP_SECONDS = 60  # that a run has to stop once it is told to
 NARROW = 60  # characters of a run's last line beside the bar
 Tell = Callable[[str], None]
@@ -278,7 +279,7 @@ def run_job(job: Job, log: Path, tell: Tell) -> str | None:
         Why it failed, or None.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-u", "-P", "-m", "disdiff", "train", *job.arguments]
+    command = [sys.executable, "-u", *MAIN_JOB, *job.arguments]
     process = subprocess.Popen(  # in a session of its own, so that an interrupt reaches it once, through here
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True, preexec_fn=heed_interrupts,

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed  ## set up, then find factors in Shapes3D
 	$(BIN)/python main.py --base configs/disdiff/shapes3d.yaml -t
@@ -12,6 +12,10 @@ test: $(VENV)/.installed  ## set up, then run the tests
 
 lint: $(VENV)/.installed  ## style and spelling of the code
 	$(BIN)/ruff check .
+
+docs: $(VENV)/.installed  ## build the pages of docs/ into build/site
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build
 
 clean:  ## remove the environment, keep runs and data
 	rm -rf $(VENV)

@@ -1,10 +1,9 @@
 """Train and evaluate a system: `python main.py --base configs/disdiff/shapes3d.yaml -t`."""
 
 import argparse
-import logging
-import os
-import signal
-import sys
+
+from disdiff.commands import train
+from disdiff.commands.terminal import run_script
 
 EXAMPLES = """
 examples:
@@ -20,64 +19,24 @@ examples:
       any key of the configuration can be set; a misspelt one is refused
 
 presets: small (default; two CPU cores), smoke (a proof that all works), paper (published sizes)
+`disdiff train` is the same, and trains without -t.
 """
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--base", nargs="+", required=True, metavar="FILE", help="configuration files, merged left to right"
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = train.begin_job_parser(__doc__, EXAMPLES)
     parser.add_argument(
         "-t", "--train", action="store_true", help="train; without it nothing is trained or written"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments, overrides = parser.parse_known_args()
-    files = [text for text in arguments.base if not is_override(text)]
-    arguments.overrides = [text for text in arguments.base if is_override(text)] + overrides
-    if not files:
-        parser.error("--base needs a configuration file")
-    arguments.base = files
-    return arguments
+    return parser
 
 
-def is_override(text: str) -> bool:
-    """Whether a word after --base is `key=value`; a file that is there is none, whatever its path."""
-    return "=" in text and not os.path.isfile(os.path.expanduser(text))
-
-
-def main() -> int:
-    """Run; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
-    arguments = parse_arguments()
-    if not arguments.train and hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `main.py --base FILE | head` ends quietly
-    from disdiff.commands.common import log_to_terminal  # after the arguments, so that --help is immediate
-    from disdiff.config.schema import load_config
-    from disdiff.runs.context import open_context
-    from disdiff.runs.overview import log_overview
-    from disdiff.runs.pipeline import run_pipeline
-    from ldm.errors import UserError
-    from ldm.training.ranks import read_ranks
-
-    try:
-        log_to_terminal(sys.stdout, logging.INFO if read_ranks().is_main else logging.ERROR)
-        context = open_context(load_config(arguments.base, arguments.overrides))
-        log_overview(context, full=not arguments.train)
-        if arguments.train:
-            run_pipeline(context)
-    except UserError as error:
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+def main(arguments: argparse.Namespace) -> None:
+    """Train if asked to, else say what would be trained."""
+    arguments.dry_run = not arguments.train
+    train.main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main, make_parser())

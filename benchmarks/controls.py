@@ -18,7 +18,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from disdiff.build import build_disdiff
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.runs.encoding import INITIAL_IMAGES
 from disdiff.runs.results import describe_headlines, encode_codes, score_codes
 from disdiff.runs.run_folder import Run, load_run

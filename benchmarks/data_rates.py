@@ -21,7 +21,7 @@ import torch
 from timing import STAGES, TrainingStep, build_step, describe_machine, procedural_images, time_in_turn
 from torch import Tensor
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser, run_script
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import encode_to_cache
 from ldm.data.shapes3d import Shapes3D, write_shapes3d

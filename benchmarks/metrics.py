@@ -22,7 +22,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.metrics._inputs import check_factors, unit_scalars
 from disdiff.metrics.protocols import PROTOCOLS, build_metrics, get_protocol

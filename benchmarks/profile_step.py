@@ -24,7 +24,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser, run_script
 from ldm.files import save_json
 
 TOP = 15  # operators printed

@@ -41,7 +41,7 @@ from timing import (
     time_in_turn,
 )
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.editing.units import sample_start
 from disdiff.method.model import DisDiff
 from disdiff.report.pictures import draw_swap

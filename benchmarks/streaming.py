@@ -40,7 +40,7 @@ from timing import (
     time_in_turn,
 )
 
-from disdiff.commands.common import begin_parser, run_script
+from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.config.schema import load_config
 from disdiff.runs.context import Context, open_context
 from disdiff.runs.encoding import code_batches, latent_batches

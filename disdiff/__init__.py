@@ -2,14 +2,28 @@
 
 from typing import TYPE_CHECKING, Any
 
+import ldm
+
 if TYPE_CHECKING:
     from disdiff.api import Edit, Model, load
 
-__all__ = ["Edit", "Model", "load"]
+__version__: str
+__all__ = ["Edit", "Model", "__version__", "load"]
+
+if getattr(ldm, "PROJECT", None) != "disdiff":
+    place = [*getattr(ldm, "__path__", []), ldm.__file__][0]
+    raise ImportError(
+        f"disdiff needs its own package `ldm`, but Python finds another one, {place}: leave that folder, "
+        "take it off PYTHONPATH, or install disdiff in an environment of its own"
+    )
 
 
 def __getattr__(name: str) -> Any:
     """Import the interface when it is asked for, so that `import disdiff` takes no time."""
+    if name == "__version__":
+        from disdiff.config.version import find_version
+
+        return find_version()
     if name in __all__:
         from disdiff import api
 

@@ -1,0 +1,3 @@
+"""Images, autoencoders and diffusion, on which `disdiff` stands; other projects have a package `ldm` too."""
+
+PROJECT = "disdiff"

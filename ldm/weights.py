@@ -54,8 +54,8 @@ def resolve_weight(
         weight: what is looked for.
         path: `weights.<name>` of the configuration: the file or the folder it lies in; None if not set.
         allow_download: `weights.allow_download` of the configuration.
-        option: what stands before KEY=VALUE on the caller's command line, such as `--set `; main.py needs
-            nothing.
+        option: what stands before KEY=VALUE on the caller's command line, such as `--set `; `disdiff train`
+            needs nothing.
 
     Returns:
         The path of an existing file. Only a downloaded file's checksum is verified.

@@ -1,76 +1,7 @@
-"""Which stage of sampling needs the code: images corrected in the early, critical or late stage only."""
+"""`disdiff correction-stages` as a script."""
 
-import argparse
-
-import torch
-
-from disdiff.commands.common import (
-    add_sampler_options,
-    build_parser,
-    choose_path,
-    load_image,
-    open_run,
-    put_beside,
-    run_script,
-    save_picture,
-    show_progress,
-)
-from disdiff.editing.unconditional import draw_windowed, split_stages
-from disdiff.editing.units import deterministic, sample_start
-from disdiff.method.model import DisDiff
-from ldm.autoencoder.losses import reconstruction_scores
-from ldm.errors import UserError
-from ldm.files import save_json
-
-NAME = "correction_stages.png"
-EXAMPLES = """examples:
-  python scripts/correction_stages.py runs/pdae-shapes3d-small-s0              8 random images
-  python scripts/correction_stages.py pretrained/shapes3d --images 12 70000 --steps 100
-Every row starts from the same noise. Early: SNR below 0.01, late: above 1, critical: between; our bounds.
-writes edits/<run>-correction_stages.png, and the numbers beside it as .json; --out PATH for another place"""
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=8, help="how many random images (8)")
-    parser.add_argument("--images", nargs="+", metavar="I|FILE", help="these, by index or picture file")
-    add_sampler_options(parser)
-    return parser
-
-
-@torch.inference_mode()
-def main(arguments: argparse.Namespace) -> None:
-    """Sample with the code in one stage of sampling only, and measure what comes back."""
-    if arguments.num < 1:
-        raise UserError(f"cannot show {arguments.num} images; choose --num of 1 or more")
-    run, sampler = open_run(arguments)
-    model, sampler = run.model, deterministic(sampler)
-    if not isinstance(model, DisDiff):
-        raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
-    if arguments.images:
-        image = torch.cat([load_image(name, run.source) for name in arguments.images])
-    else:
-        image = run.draw_images(arguments.num, arguments.seed)
-    image, generator = image.to(model.latent_space.mean.device), torch.Generator().manual_seed(arguments.seed)
-    code, z_T = model.encode(image), sample_start(model, len(image), image.shape[-1], generator)
-    last = model.schedule.num_steps
-    windows = {"never": (0, 0), **split_stages(model.schedule), "always": (0, last)}
-    rows, labels, measured = [image], ["image"], {}
-    with show_progress("sampling") as progress:
-        for k, (name, window) in enumerate(windows.items()):
-            rows.append(draw_windowed(model, model.denoiser, code, z_T, window, sampler, generator))
-            scores = reconstruction_scores(rows[-1], image)
-            measured[name] = {"first": window[0], "last": window[1] - 1, **scores}
-            steps = f" · t {window[1] - 1} to {window[0]}" if 0 < window[1] - window[0] < last else ""
-            labels.append(f"{name}{steps} · {scores['psnr']:.1f} dB")
-            progress((k + 1) / len(windows))
-    title = "When the code corrects the frozen model: in one stage of sampling only"
-    details = {"num_images": len(image), "seed": arguments.seed, "num_steps": sampler.num_steps}
-    numbers = put_beside(choose_path(arguments, NAME), ".json")
-    save_json(numbers, {**details, "corrected": measured})
-    save_picture(arguments, run, NAME, torch.stack(rows), title, labels)
-
+from disdiff.commands.correction_stages import main, make_parser
+from disdiff.commands.terminal import run_script
 
 if __name__ == "__main__":
     run_script(main, make_parser())

@@ -1,41 +1,7 @@
-"""Export a run as a folder to hand on: weights of all stages, configuration, scores, codes, and a model card.
+"""`disdiff export` as a script."""
 
-The folder needs nothing outside itself, holds no paths of this machine, and loads by `disdiff.load(TARGET)`.
-"""
-
-import argparse
-
-from disdiff.commands.common import begin_parser, run_script
-from disdiff.interop.exporting import export_run
-from ldm.files import expand_home
-
-EXAMPLES = """examples:
-  python scripts/export.py pretrained/shapes3d exports/shapes3d
-  python scripts/export.py runs/disdiff-folder-small-s0 exports/mine --license cc-by-4.0
-then
-  python scripts/edit.py exports/mine photo.png --unit 0 --by 2
-  hf upload NAME/MODEL exports/mine .        with the hub's own client; read exports/mine/README.md first"""
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument(
-        "run", metavar="RUN", type=expand_home, help="run folder, such as pretrained/shapes3d"
-    )
-    parser.add_argument("target", metavar="TARGET", type=expand_home, help="new or empty folder")
-    parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
-    return parser
-
-
-def main(arguments: argparse.Namespace) -> None:
-    """Export, and say what there is now."""
-    target = export_run(arguments.run, arguments.target, arguments.license)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    for path in files:
-        print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(target)}")
-    print(arguments.target)
-
+from disdiff.commands.export import main, make_parser
+from disdiff.commands.terminal import run_script
 
 if __name__ == "__main__":
     run_script(main, make_parser())

@@ -1,5 +1,6 @@
 """Tiny builders that several test folders share."""
 
+import logging
 import os
 
 # one thread, which a busy machine slows least; set before PyTorch is imported
@@ -143,3 +144,14 @@ def no_file_larger_than():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+@pytest.fixture(autouse=True)
+def restore_logs():
+    """A command that is called within a test leaves the log to the next test as it was."""
+    loggers = [logging.getLogger(name) for name in ("ldm", "disdiff")]
+    kept = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, kept, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from disdiff.commands import app
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ldm", "disdiff")
 LIBRARY = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -25,8 +27,8 @@ ROOMS = (
         "baselines",
         "editing",
         "evaluation",
-        "clip",
         "config",
+        "clip",
         "report",
     ),
     *("build", "runs", "interop", "api", "commands"),
@@ -80,7 +82,7 @@ def room_of(name):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in LIBRARY if p.parts[-2:] != ("disdiff", "__init__.py")], ids=module_name
+    "path", [p for p in LIBRARY if p.parent.name != "disdiff" or p.name[0] != "_"], ids=module_name
 )
 def test_imports_go_down_the_rooms(path):
     name = module_name(path)
@@ -92,7 +94,7 @@ def test_imports_go_down_the_rooms(path):
 
 def test_there_are_at_most_fourteen_rooms():
     found = {path.name.removesuffix(".py") for path in (ROOT / "disdiff").iterdir()}
-    assert found - {"__init__", "__pycache__"} == set(ROOMS) and len(ROOMS) <= 14
+    assert found - {"__init__", "__main__", "__pycache__", "_data"} == set(ROOMS) and len(ROOMS) <= 14
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -131,6 +133,7 @@ def test_imports_go_one_way(path):
 
 def test_every_module_is_imported_by_another():
     used = set().union(*(list_imports(path) for path in CODE))
+    used |= {f"disdiff.commands.{module}" for module, _ in app.COMMANDS.values()} | {"disdiff.__main__"}
     unused = {module_name(path) for path in LIBRARY if path.name != "__init__.py"} - used
     assert not unused
 
@@ -215,6 +218,12 @@ def test_editing_does_not_wait_for_the_trainer():
     code = f"import {modules}; print({{'torch', 'pytorch_lightning'}} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "{'torch'}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=module_name)
+def test_remedies_are_commands_of_an_installed_package(path):
+    """A wheel has neither scripts/ nor main.py."""
+    assert not re.search(r"python (scripts/|main\.py)|scripts/\w+\.py", path.read_text())
 
 
 def test_nothing_imports_the_entry_point():

@@ -6,22 +6,35 @@ from pathlib import Path
 
 import pytest
 
+from disdiff.commands.app import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("data", "training", "evaluation", "editing", "extending")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 PLACEHOLDER = re.compile(r"(blobs|NAME)\.yaml$")  # of a data set yet to be added
 
 
-def list_options(script):
-    """Every option that a script adds, itself or through `build_parser`."""
-    texts = [(ROOT / path).read_text() for path in (script, "disdiff/commands/common.py")]
+def find_module(name):
+    """The file with the options of a command, such as `swap`, or of a script."""
+    if name in COMMANDS:
+        return f"disdiff/commands/{COMMANDS[name][0]}.py"
+    command = re.search(r"from disdiff\.commands\.(\w+) import main", (ROOT / name).read_text())
+    return f"disdiff/commands/{command[1]}.py" if command else name
+
+
+def list_options(name):
+    """Every option that a command or a script adds, itself or through `build_parser`."""
+    texts = [(ROOT / path).read_text() for path in (find_module(name), "disdiff/commands/common.py")]
     own, shared = (set(re.findall(r"\"(--[\w-]+)\"", text)) for text in texts)
     return own | (shared if "build_parser" in texts[0] else set())
 
 
 def list_commands(page):
-    """(script, options) of every command on a page."""
-    for line in re.findall(r"python ((?:scripts|benchmarks)/[^`\n]*)", page.read_text()):
+    """(command or script, options) of every command on a page."""
+    text, names = page.read_text(), "|".join(COMMANDS)
+    lines = re.findall(r"python ((?:scripts|benchmarks)/[^`\n]*)", text)
+    lines += re.findall(rf"(?:^|`)disdiff ((?:{names})\b[^`\n]*)", text, re.MULTILINE)
+    for line in lines:
         words = shlex.split(re.split(r"  |#|\)", line)[0])
         yield words[0], {word.strip("[]") for word in words if re.match(r"\[?--\w", word)}
 

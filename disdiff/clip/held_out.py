@@ -25,6 +25,6 @@ def keep_held_out(index: Tensor, source: ImageSource, facts: Facts) -> Tensor:
     if not len(kept):
         raise UserError(
             f"the {facts.name} was trained on every evaluation image; train one on fewer: "
-            "python scripts/train_tiny_clip.py --num-train 50000"
+            "disdiff tiny-clip --num-train 50000"
         )
     return kept

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
+from disdiff.config.places import find
 from ldm.errors import UserError
 
 EXAMPLE = "factors: {wall colour: {red: [a red wall], blue: [a blue wall]}}, templates: ['a photo of {}']"
@@ -83,7 +84,7 @@ def read_prompts(path: str | Path) -> Prompts:
         UserError: it cannot be read, or has not the form of `EXAMPLE`.
     """
     try:
-        content = yaml.load(Path(path).read_bytes(), LiteralLoader)  # noqa: S506, it makes texts alone
+        content = yaml.load(find(path).read_bytes(), LiteralLoader)  # noqa: S506, it makes texts alone
     except OSError as error:
         raise UserError(f"cannot read the prompts {path}: {error.strerror}") from error
     except RecursionError as error:

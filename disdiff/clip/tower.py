@@ -16,12 +16,13 @@ from open_clip.factory import load_checkpoint
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from disdiff.clip.options import LOCAL, ClipConfig
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import CONFIG, MODEL, NAME, build_tokenizer, load_record
 from disdiff.clip.weights import find_weights
+from disdiff.config.clip_options import LOCAL, ClipConfig
+from disdiff.config.places import find
 from ldm.errors import UserError
-from ldm.files import expand_home, load_json
+from ldm.files import load_json
 from ldm.nn.layers import freeze
 from ldm.training.weight_files import fingerprint
 
@@ -115,7 +116,7 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
         UserError: it is unknown, or its weights are absent, damaged or of another architecture.
     """
     if config.model.startswith(LOCAL):
-        return load_folder(config, expand_home(config.model.removeprefix(LOCAL)))
+        return load_folder(config, find(config.model.removeprefix(LOCAL)))
     if config.model not in open_clip.list_models():
         raise UserError(
             f"clip.model={config.model} is no architecture of open_clip; name one, such as ViT-B-32, or "
@@ -156,7 +157,7 @@ def load_folder(config: ClipConfig, folder: Path) -> Clip:
     if not (folder / CONFIG).exists():
         raise UserError(
             f"clip.model={config.model}: {folder} holds no CLIP (there is no {CONFIG}); for the tiny one run "
-            f"python scripts/train_tiny_clip.py --out {folder} (ten minutes), or name another CLIP"
+            f"disdiff tiny-clip --out {folder} (ten minutes), or name another CLIP"
         )
     content, record = load_json(folder / CONFIG), load_record(folder)
     if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):

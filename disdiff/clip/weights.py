@@ -12,7 +12,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import download_pretrained
 
-from disdiff.clip.options import RANDOM, ClipConfig
+from disdiff.config.clip_options import RANDOM, ClipConfig
+from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.files import expand_home
 from ldm.training.weight_files import count_parameters
@@ -22,7 +23,7 @@ HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of
 CACHE = Path("~/.cache/clip")  # where open_clip puts what it gets by a plain address
 WITHOUT = (
     "without it work the tiny CLIP (clip.model=local-dir:pretrained/tiny_clip, made by "
-    "scripts/train_tiny_clip.py) and every system but the guided one"
+    "disdiff tiny-clip) and every system but the guided one"
 )
 
 
@@ -47,7 +48,7 @@ def find_weights(
             f"clip.model={config.model} needs clip.pretrained: a tag ({list_tags(config.model)}), a file, "
             "or random"
         )
-    given = expand_home(config.pretrained)
+    given = find(config.pretrained)
     if given.is_file():
         return given
     if not tag:

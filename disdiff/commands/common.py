@@ -1,19 +1,17 @@
-"""What the scripts share: common arguments, errors as one sentence, images named on the command line."""
+"""What the commands on a run folder share: options, how a run is opened, images named on the command line."""
 
 import argparse
 import hashlib
-import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, TextIO
 
 from torch import Tensor
 from tqdm import tqdm
 
-from disdiff.config.advice import CONFIG, place_advice
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import PRETRAINED, ROOT, find
 from disdiff.editing.image_input import load_image
 from disdiff.report.grids import save_grid
 from disdiff.runs.run_folder import Run, load_run
@@ -26,27 +24,10 @@ from ldm.numbers import COUNT, SEED, Range
 from ldm.training.threads import list_counts, set_threads
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that refuses bad arguments as bad input is refused everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with one sentence and exit status 2."""
-        self.exit(2, f"error: {message}\n")
-
-
-def begin_parser(description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
-    """A parser without arguments that shows description and examples as they are written."""
-    return Parser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
 def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
     """A parser with what every script on a run folder takes: RUN, --out, --seed, --device."""
     parser = begin_parser(description, examples)
-    parser.add_argument(
-        "run", metavar="RUN", type=expand_home, help="run folder, such as pretrained/shapes3d"
-    )
+    parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("--out", type=expand_home, metavar="PATH", help="where to write")
     parser.add_argument("--seed", type=number(SEED), default=0, help="of every random choice (0)")
     parser.add_argument(
@@ -61,33 +42,6 @@ def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM step
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
     )
-
-
-def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and run; bad input ends in one sentence and exit status 2, or in its traceback
-    after `--debug`, which every script takes.
-    """
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args()
-    log_to_terminal(sys.stderr)
-    try:
-        main(arguments)
-    except UserError as error:
-        if arguments.debug:
-            raise
-        where = "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
-        sys.stderr.write(f"error: {place_advice(str(error), where)}\n")
-        sys.exit(2)
-
-
-def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:
-    """Print what the library logs, from `level` on, as plain lines."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("ldm", "disdiff"):
-        logger = logging.getLogger(name)
-        logger.setLevel(level)
-        logger.handlers, logger.propagate = [handler], False
 
 
 def load_run_of(arguments: argparse.Namespace) -> Run:
@@ -155,10 +109,12 @@ def choose_path(arguments: argparse.Namespace, name: str) -> Path:
 def label_run(run: Path) -> str:
     """What stands for a run folder in the names of files, of which no two folders have the same.
 
-    The name for a folder in `runs`, the path for another one below the working directory, and the name with a
-    checksum of the path for those elsewhere.
+    The name for a folder in `runs`, the path for another one below the working directory, what `find` finds a
+    shipped one by, and the name with a checksum of the path for those elsewhere.
     """
     here, place = Path.cwd(), run.resolve()
+    if place.is_relative_to(PRETRAINED) and find(name := place.relative_to(ROOT)).resolve() == place:
+        return name.as_posix()
     if place.parent == here / "runs":
         return place.name
     if here in place.parent.parents:

@@ -22,9 +22,9 @@ from disdiff.baselines.encoders import TrunkConfig
 from disdiff.baselines.latent_dpm import LatentDPMConfig
 from disdiff.baselines.prior import PriorConfig
 from disdiff.baselines.vae import VAEConfig
-from disdiff.clip.options import ClipConfig
+from disdiff.config.clip_options import ClipConfig
 from disdiff.config.limits import check_limits
-from disdiff.config.places import CONFIGS
+from disdiff.config.places import CONFIGS, find
 from disdiff.config.trees import check_keys, escape, find_value, refuse_bad_values
 from disdiff.config.yaml_texts import is_text, list_kinds, quote_texts, read_text
 from disdiff.method.factor_encoder import FactorEncoderConfig
@@ -177,7 +177,7 @@ class WeightsConfig:
 
     Attributes:
         vgg16: file for LPIPS.
-        inception: file for FID and KID, which only scripts/eval_fid.py reads.
+        inception: file for FID and KID, which only disdiff fid reads.
         allow_download: whether a file that is nowhere may be fetched from its publisher.
     """
 
@@ -265,15 +265,16 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     """Merge files and overrides into a complete configuration.
 
     Args:
-        files: `--base` files, left to right.
+        files: `--base` files, left to right; those that ship are found from any working directory.
         overrides: dotted `key=value` texts.
 
     Raises:
         UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong
             type or is out of range.
     """
-    files = [expand_home(file) for file in files]
+    files = [find(file) for file in files]
     own = [read_yaml(file) for file in files]
+    bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
     with refuse_bad_values():
         bases = [name for tree in own for name in tree.pop("bases", [])]

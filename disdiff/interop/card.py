@@ -126,7 +126,7 @@ def find_data(run: Run, metrics: dict | None) -> dict[str, Any]:
 
 
 def read_import(run: Run) -> dict | None:
-    """The report of `scripts/import_checkpoint.py`, where others made the weights."""
+    """The report of `disdiff import`, where others made the weights."""
     path = run.folder / REPORT
     return load_json(path) if path.exists() else None
 

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from disdiff.build import list_stage_names
-from disdiff.clip.options import ClipConfig, rebase_paths
+from disdiff.config.clip_options import ClipConfig, rebase_paths
+from disdiff.config.places import find
 from disdiff.config.schema import Config, RunConfig, TrainerConfig, WeightsConfig, to_yaml
 from disdiff.editing.unit_lookup import DISCOVERY
 from disdiff.interop.card import Facts, check_licence, write_card
@@ -133,7 +134,7 @@ def make_portable(config: Config, place: Path) -> Config:
 
     def bring(text: str) -> str:
         """Copy a file or folder that is here and return its path within `place`; a tag of weights stays."""
-        path = expand_home(text)
+        path = find(text)
         if not path.exists():
             return text
         copy = f"clip/{path.name}"

@@ -167,4 +167,4 @@ def embed_thumbnail(path: Path) -> str:
 
 def name_command(run: RunRecord, commands: Mapping[Path, str]) -> str:
     """The command that made a run, or one that repeats it."""
-    return commands.get(run.folder) or f"python main.py --base {run.folder / 'config.yaml'} -t"
+    return commands.get(run.folder) or f"disdiff train --base {run.folder / 'config.yaml'}"

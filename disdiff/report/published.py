@@ -1,4 +1,4 @@
-"""Published values, beside which `scripts/compare.py` sets ours, each with the protocol and data it was
+"""Published values, beside which `disdiff compare` sets ours, each with the protocol and data it was
 measured on.
 
 Only values that were read at their source stand here. A value is shown where system, data and protocol are

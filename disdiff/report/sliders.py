@@ -86,7 +86,7 @@ def load_frames(folder: Path) -> Frames | None:
         units, amounts = [int(unit) for unit in content["units"]], [float(a) for a in content["amounts"]]
         return Frames(units, amounts, int(content["num_images"]), content["sheet"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged; delete it and run scripts/report.py again") from error
+        raise UserError(f"{path} is damaged; delete it and run disdiff report again") from error
 
 
 def label_amount(amount: float) -> str:

@@ -1,12 +1,11 @@
 """A campaign: configurations times seeds, each run trained by the main job, one after the other.
 
-Every run is a process of its own, the command `python main.py --base FILE -t ...` that anyone may repeat: its
+Every run is a process of its own, the command `disdiff train --base FILE ...` that anyone may repeat: its
 memory is freed, a crash or a kill for want of memory ends that run alone, and a stopped campaign leaves what
 a stopped main job leaves, checkpoints from which the same command goes on. The first run that needs a shared
 stage trains it. Runs go seed by seed, so that a campaign that is cut short compares all over fewer seeds.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from statistics import mean
 from tqdm import tqdm
 
 from disdiff.build import build_source, get_system
-from disdiff.config.places import ENTRY
+from disdiff.config.places import find
 from disdiff.config.schema import CONFIGS, Config, load_config
 from disdiff.runs.results import results_are_current, summarise
 from disdiff.runs.stages import OF_ONE_RUN, Stage, list_stages
@@ -28,6 +27,7 @@ from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.log import format_duration
 
+MAIN_JOB = ("-P", "-m", "disdiff", "train")  # -P: nothing in the working directory is imported
 STOP_SECONDS = 60  # that a run has to stop once it is told to
 NARROW = 60  # characters of a run's last line beside the bar
 Tell = Callable[[str], None]
@@ -64,12 +64,12 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """Of the main job."""
-        return ["--base", str(self.file), "-t", *self.overrides]
+        return ["--base", str(self.file), *self.overrides]
 
     @property
     def command(self) -> str:
         """What makes this run alone."""
-        return " ".join(["python main.py", *self.arguments])
+        return " ".join(["disdiff train", *self.arguments])
 
     @property
     def finished(self) -> bool:
@@ -117,8 +117,10 @@ def find_configs(systems: Iterable[str], data: str) -> list[Path]:
     for system in systems:
         if system not in known:
             raise UserError(f"there is no configs/{system}/{data}.yaml; choose among {', '.join(known)}")
-    # as the caller would name them, where that is shorter
-    return [Path(os.path.relpath(CONFIGS / system / f"{data}.yaml")) for system in systems]
+    shipped = [CONFIGS / system / f"{data}.yaml" for system in systems]
+    # as the caller would name them, unless that is another file here
+    named = [path.relative_to(CONFIGS.parent) for path in shipped]
+    return [name if find(name).samefile(path) else path for name, path in zip(named, shipped, strict=True)]
 
 
 def plan_campaign(files: list[Path], seeds: list[int], overrides: list[str]) -> Campaign:
@@ -277,7 +279,7 @@ def run_job(job: Job, log: Path, tell: Tell) -> str | None:
         Why it failed, or None.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-u", str(ENTRY), *job.arguments]
+    command = [sys.executable, "-u", *MAIN_JOB, *job.arguments]
     process = subprocess.Popen(  # in a session of its own, so that an interrupt reaches it once, through here
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True, preexec_fn=heed_interrupts,

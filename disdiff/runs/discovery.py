@@ -1,4 +1,4 @@
-"""A discovery on a run folder, from images to files: what `scripts/discover_factors.py` does."""
+"""A discovery on a run folder, from images to files: what `disdiff discover` does."""
 
 import re
 from collections.abc import Callable, Mapping

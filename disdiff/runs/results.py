@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from disdiff.config.places import ROOT
+from disdiff.config.places import INSTALLED, ROOT
 from disdiff.config.schema import Config, EvaluationConfig, to_container
 from disdiff.evaluation.codes_file import save_codes
 from disdiff.evaluation.edit_success import compute_editing, compute_reconstruction
@@ -277,6 +277,8 @@ def describe_device(device: str) -> str:
 
 def find_commit() -> str | None:
     """Commit of the checkout the code lies in, with `+` when it has changes; None outside a checkout."""
+    if INSTALLED:
+        return None
     try:
         run = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
         return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

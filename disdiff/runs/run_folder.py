@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
-from disdiff.clip.options import look_inside
+from disdiff.config.clip_options import look_inside
+from disdiff.config.places import find
 from disdiff.config.schema import Config, merge, read_yaml
 from disdiff.editing.unit_lookup import DISCOVERY, UnitTable
 from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units, name_units
@@ -24,7 +25,7 @@ from disdiff.method.model import ImageModel
 from disdiff.runs.stages import RECORD
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
-from ldm.files import expand_home, load_json
+from ldm.files import load_json
 from ldm.nn.layers import freeze
 from ldm.numbers import NOT_NEGATIVE
 from ldm.training.weight_files import WEIGHTS, load_weights
@@ -121,7 +122,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     Raises:
         UserError: the folder is none of a finished run, or its files are damaged.
     """
-    folder = expand_home(folder)
+    folder = find(folder)
     if not (folder / "config.yaml").exists():
         raise UserError(
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"

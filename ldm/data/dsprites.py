@@ -1,7 +1,7 @@
 """dSprites (Matthey et al. 2017): 737,280 binary images 64x64 of one sprite, the full grid, the last fastest.
 
 Two forms are read: `.npz` (`imgs` uint8 (n, 64, 64) of 0 and 1, `latents_classes` int64 (n, 6)) and `.hdf5`
-(`imgs`, `latents/classes`). Files with fewer images, as `scripts/prepare_data.py` writes them, need the
+(`imgs`, `latents/classes`). Files with fewer images, as `disdiff data` writes them, need the
 classes. The colour, of which there is one, is no factor. The published `metadata` is a pickle and stays
 unread.
 """

@@ -27,7 +27,7 @@ def require(data: str, root: str | Path, names: Sequence[str]) -> Path:
 def absent(data: str, root: str | Path, what: str) -> UserError:
     """The error for a data set whose files are not there."""
     return UserError(
-        f"{root} has no {what}; `python scripts/prepare_data.py {data}` says how to get the data, and "
+        f"{root} has no {what}; `disdiff data {data}` says how to get the data, and "
         "data.root=FOLDER where they lie"
     )
 

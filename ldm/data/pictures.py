@@ -207,7 +207,7 @@ class Pictures:
         return find_corrupt(self.shelf, self._prepare, progress)
 
     def prepared_path(self) -> Path:
-        """Where all images of this preparation are kept once `scripts/prepare_data.py` has made them."""
+        """Where all images of this preparation are kept once `disdiff data` has made them."""
         return self.shelf.root / f".disdiff-{self.identity}.npy"
 
     def note_prepared(self) -> None:

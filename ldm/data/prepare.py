@@ -1,4 +1,4 @@
-"""Getting a data set ready for `scripts/prepare_data.py`: fetch, unpack, render, convert, verify."""
+"""Getting a data set ready for `disdiff data`: fetch, unpack, render, convert, verify."""
 
 import fnmatch
 import shutil
@@ -38,9 +38,9 @@ def explain(name: str, root: Path) -> str:
         f"  source    {origin.page} ({'--download fetches it' if origin.remotes else 'by hand'})",
         f"  licence   {origin.licence}",
         f"  files     {origin.layout}",
-        f"  put it in {root}, or anywhere with data.root=FOLDER on the command line of main.py",
+        f"  put it in {root}, or anywhere with data.root=FOLDER on the command line of `disdiff train`",
         "  checksum  none known to us; a download is noted with its own, which `check` compares",
-        f"  then      python scripts/prepare_data.py check {name} --root {root}",
+        f"  then      disdiff data check {name} --root {root}",
         origin.note,
     ]
     if data_set.draw is not None:

@@ -1,7 +1,7 @@
 """Shapes3D: 480,000 images 64x64x3 of a room with one object, the full grid of six factors, the last fastest.
 
 Two forms are read: `3dshapes.h5` (`images` uint8 (n, 64, 64, 3), `labels` float64 (n, 6)) and
-`3dshapes.npz` (`images`, optionally `labels`). Files with fewer images, as `scripts/prepare_data.py` writes
+`3dshapes.npz` (`images`, optionally `labels`). Files with fewer images, as `disdiff data` writes
 them, need labels: these say which combination each image shows. In a full file that is the position, and
 labels are only checked against it.
 """
@@ -41,7 +41,7 @@ WRITE_BATCH = 1024
 class Shapes3D:
     """An `ImageSource` over the files; images are read from disk when asked for.
 
-    `procedural` is true for files that `scripts/prepare_data.py` rendered: they carry that attribute.
+    `procedural` is true for files that `disdiff data` rendered: they carry that attribute.
     """
 
     name = "shapes3d"
@@ -63,7 +63,7 @@ class Shapes3D:
         """
         path = find_shapes3d(Path(root))
         if path is None:
-            remedy = "`python scripts/prepare_data.py shapes3d` says how to get one"
+            remedy = "`disdiff data shapes3d` says how to get one"
             raise UserError(f"{root} has neither 3dshapes.h5 nor 3dshapes.npz; {remedy}")
         unpacked = path.with_name("3dshapes.images.npy")
         if path.suffix == ".h5":

@@ -90,8 +90,11 @@ def call(maps, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
         capsys.readouterr()
-        status = entry.main()
-        return status, *capsys.readouterr()
+        try:
+            entry.run_script(entry.main, entry.make_parser())
+        except SystemExit as stop:
+            return stop.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
 
     yield run
     torch.set_num_threads(threads)

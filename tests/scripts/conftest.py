@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from disdiff.build import build_denoiser, build_disdiff, build_latent_space
+from disdiff.commands.terminal import run_script
 from disdiff.config.schema import CodeSamplerConfig, Config, to_yaml
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from ldm.autoencoder.networks import NetworkConfig
@@ -20,13 +21,13 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 @pytest.fixture(scope="session")
 def load_script():
-    """Return a function that gives a script as a module."""
+    """Return a function that gives the module that a script runs: its command's, or its own."""
 
     def load(name):
         spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
         script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
-        return script
+        return sys.modules.get(script.main.__module__, script)
 
     return load
 
@@ -39,7 +40,7 @@ def call_script(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
         capsys.readouterr()
         try:
-            script.run_script(script.main, script.make_parser())
+            run_script(script.main, script.make_parser())
         except SystemExit as error:
             return error.code, *capsys.readouterr()
         return 0, *capsys.readouterr()

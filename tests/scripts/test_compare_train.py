@@ -103,7 +103,7 @@ def test_what_is_missing_is_trained_and_the_rest_goes_on_after_a_failure(call, m
     assert written["columns"][1]["values"]["FactorVAE score"]["mean"] == pytest.approx(0.315)
     command = written["commands"][str(tmp_path / names[0])]
     assert command == (
-        f"python main.py --base configs/disdiff/shapes3d.yaml -t preset=small run.root={tmp_path} seed=1"
+        f"disdiff train --base configs/disdiff/shapes3d.yaml preset=small run.root={tmp_path} seed=1"
     )
 
 

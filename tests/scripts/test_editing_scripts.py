@@ -120,5 +120,5 @@ def test_scripts_explain_themselves_and_stop_at_a_folder_that_is_no_run(name, tm
             runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
         assert stop.value.code == code
     printed = capsys.readouterr()
-    assert f"python scripts/{name}.py pretrained/shapes3d" in printed.out
+    assert f"disdiff {name} pretrained/shapes3d" in printed.out
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1

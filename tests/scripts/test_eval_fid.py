@@ -352,6 +352,4 @@ def test_the_script_explains_itself(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["eval_fid", "--help"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert (
-        stop.value.code == 0 and "python scripts/eval_fid.py pretrained/shapes3d" in capsys.readouterr().out
-    )
+    assert stop.value.code == 0 and "disdiff fid pretrained/shapes3d" in capsys.readouterr().out

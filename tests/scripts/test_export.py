@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 import disdiff
 from disdiff.build import build_denoiser, build_latent_space, build_model
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.tower import load_clip
+from disdiff.config.clip_options import ClipConfig
 from disdiff.config.schema import load_config, merge, to_yaml
 from disdiff.interop.exporting import export_run
 from disdiff.runs.run_folder import load_run

@@ -1,8 +1,8 @@
 import pytest
 
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.tiny import NAME, load_record
 from disdiff.clip.tower import load_clip
+from disdiff.config.clip_options import ClipConfig
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import split_indices
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.prompts import Prompts, embed_prompts
 from disdiff.clip.tower import load_clip
+from disdiff.config.clip_options import ClipConfig
 
 DIM = 12
 

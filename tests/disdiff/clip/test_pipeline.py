@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.tower import load_clip
+from disdiff.config.clip_options import ClipConfig
 from disdiff.config.schema import CONFIGS
 from disdiff.runs.discovery import Discovery, Options
 from disdiff.runs.encoding import example_batch

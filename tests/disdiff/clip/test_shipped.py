@@ -3,10 +3,10 @@
 import pytest
 
 from disdiff.clip.captions import list_words
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.tiny import NAME, build_tokenizer, load_record
 from disdiff.clip.tiny_training import zero_shot_accuracy
 from disdiff.clip.tower import load_clip
+from disdiff.config.clip_options import ClipConfig
 from disdiff.config.schema import CONFIGS, load_config
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import split_indices

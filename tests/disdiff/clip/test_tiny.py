@@ -3,9 +3,9 @@ import pytest
 import torch
 import yaml
 
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.tiny import MODEL, NAME, WordTokenizer, build_tiny_clip, load_record, save_tiny_clip
 from disdiff.clip.tower import load_clip
+from disdiff.config.clip_options import ClipConfig
 from disdiff.config.schema import CONFIGS
 from ldm.errors import UserError
 

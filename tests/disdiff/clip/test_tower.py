@@ -3,10 +3,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from disdiff.clip.options import ClipConfig
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tower import Clip, Facts, load_clip
 from disdiff.clip.weights import list_places
+from disdiff.config.clip_options import ClipConfig
 from ldm.errors import UserError
 
 
@@ -77,7 +77,7 @@ def test_absent_weights_name_tag_file_size_place_and_what_works_without(tmp_path
         "ViT-B-32-laion2b_s34b_b79k.safetensors",
         "$DISDIFF_WEIGHTS",
         "weights.allow_download=true",
-        "train_tiny_clip.py",
+        "disdiff tiny-clip",
     ):
         assert part in said
     assert not (tmp_path / "weights").exists()
@@ -98,7 +98,7 @@ def test_places_where_weights_of_a_tag_may_lie(tmp_path):
         ("ViT-B-32", None, "needs clip.pretrained: a tag .*laion2b_s34b_b79k"),
         ("ViT-B-32", "laion3b", "neither a file nor a tag of ViT-B-32; its tags: openai"),
         ("ViT-B-16-SigLIP", "webli", "files of the Hugging Face hub"),
-        ("local-dir:absent", None, "absent holds no CLIP .*train_tiny_clip.py --out absent"),
+        ("local-dir:absent", None, "absent holds no CLIP .*disdiff tiny-clip --out absent"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_sentence(model, pretrained, says):

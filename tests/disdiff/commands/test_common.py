@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.commands.common import choose_path, label_run, place_advice, put_beside
+from disdiff.commands.common import choose_path, label_run, put_beside
+from disdiff.commands.terminal import place_advice
 from ldm.errors import UserError
 
 
@@ -39,5 +40,6 @@ def test_advice_names_where_its_reader_sets_it(message):
     told = "(here such settings are read from config.yaml in the run folder)"
     assert place_advice(message) == f"{message} {told}"
     assert place_advice(message, "--set").endswith("read from --set)")
-    for clear in ("--set data.root=FOLDER", f"on the command line of main.py: {message}", "no advice"):
+    trained = f"on the command line of `disdiff train`: {message}"
+    for clear in ("--set data.root=FOLDER", trained, "no advice"):
         assert place_advice(clear) == clear

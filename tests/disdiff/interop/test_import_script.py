@@ -1,31 +1,23 @@
-"""scripts/import_checkpoint.py from the command line, and what can be done with what it writes."""
+"""`disdiff import` from the command line, and what can be done with what it writes."""
 
-import importlib.util
 import os
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 
+from disdiff.commands import app
 from disdiff.config.schema import load_config
 from disdiff.runs.context import open_context
 from disdiff.runs.run_folder import load_run
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "import_checkpoint.py"
-
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys, noise_images):
-    """Return a function that calls the script: what it printed; raises SystemExit as it would."""
-    spec = importlib.util.spec_from_file_location("import_checkpoint", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def call(tmp_path, capsys, noise_images):
+    """Return a function that calls the command: what it printed; raises SystemExit as it would."""
 
     def run(*arguments, out="runs/released"):
         words = [*arguments, "--data", "shapes3d", "--out", tmp_path / out]
-        monkeypatch.setattr(sys, "argv", ["import_checkpoint.py", *map(str, words)])
-        script.run_script(script.main, script.make_parser())
+        app.main(["import", *map(str, words)])
         return capsys.readouterr().out
 
     return run

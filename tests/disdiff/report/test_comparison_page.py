@@ -57,7 +57,7 @@ def test_the_page_holds_everything_itself(build, tmp_path):
     sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in thumbnails]
     assert sizes == [(WIDTH, WIDTH * 3 // 4)] * 2  # of the system that has pictures
     assert "python &lt;one&gt;" in text
-    assert f"python main.py --base {tmp_path / 'ours-s0' / 'config.yaml'} -t" in text
+    assert f"disdiff train --base {tmp_path / 'ours-s0' / 'config.yaml'}" in text
     assert text.count("2026-11-22T20:00:00+00:00") == 3
 
 

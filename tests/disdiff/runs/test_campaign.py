@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
     def start(program, *arguments, tell=lambda line: None):
         entry = tmp_path / "entry.py"
         entry.write_text(program)
-        monkeypatch.setattr(campaign, "ENTRY", entry)
+        monkeypatch.setattr(campaign, "MAIN_JOB", (str(entry),))
         return run_job(
             SimpleNamespace(arguments=list(map(str, arguments))), tmp_path / "logs" / "a.log", tell
         )

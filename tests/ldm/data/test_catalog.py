@@ -15,7 +15,7 @@ def test_every_data_set_has_an_origin():
 def test_what_is_not_there_is_one_sentence(tmp_path, name):
     """Also for a folder that does not exist, as on a fresh checkout."""
     for root in (tmp_path / "absent", tmp_path):
-        with pytest.raises(UserError, match=f"prepare_data.py {name}|data.root") as failure:
+        with pytest.raises(UserError, match=f"disdiff data {name}|data.root") as failure:
             open_data(DataOptions(name, str(root), "never"))
         assert str(root) in str(failure.value) and "\n" not in str(failure.value)
 

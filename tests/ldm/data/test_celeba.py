@@ -66,7 +66,7 @@ def test_another_crop_and_size(root):
 
 
 def test_bad_input(root):
-    with pytest.raises(UserError, match="has no img_align_celeba; .*prepare_data.py celeba"):
+    with pytest.raises(UserError, match="has no img_align_celeba; .*disdiff data celeba"):
         open_celeba(root / "img_align_celeba")
     path = root / "list_attr_celeba.txt"
     whole = path.read_text()

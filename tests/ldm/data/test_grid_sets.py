@@ -122,7 +122,7 @@ class TestMPI3D:
         assert open_mpi3d("mpi3d_toy", tmp_path).identity != first
 
     def test_bad_files(self, tmp_path, images):
-        with pytest.raises(UserError, match="has no mpi3d_toy.npz; .*prepare_data.py mpi3d_toy"):
+        with pytest.raises(UserError, match="has no mpi3d_toy.npz; .*`disdiff data mpi3d_toy`"):
             open_mpi3d("mpi3d_toy", tmp_path)
         path = tmp_path / "mpi3d_toy.npz"
         np.savez(path, images=images[:-1])

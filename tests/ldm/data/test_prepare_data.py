@@ -293,7 +293,7 @@ def test_check_finds_empty_images(prepare, tmp_path, shapes3d):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["check"], "prepare_data"),
+        (["check"], "disdiff data NAME"),
         (["shapes3d", "--procedural", "--num-images", "0"], "from 1 to 480000"),
         (["shapes3d", "--procedural", "--num-images", "480001"], "from 1 to 480000"),
         (["shapes3d", "--num-images", "5"], "goes with --procedural"),

@@ -1,0 +1,75 @@
+"""The command `disdiff`: one subcommand per task, of which only the chosen one is imported."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from disdiff.commands.terminal import run_script
+from disdiff.config.version import find_version
+
+# name on the command line: (module in disdiff.commands, what it does)
+COMMANDS = {
+    "demo": ("demo", "see what the shipped model found, in seconds; trains nothing"),
+    "train": ("train", "train and evaluate a system: --base configs/disdiff/shapes3d.yaml"),
+    "show": ("show", "say what a configuration would train; train nothing"),
+    "swap": ("swap", "swap units between images"),
+    "traverse": ("traverse", "move one unit after the other of an image"),
+    "edit": ("edit", "edit a picture of your own by its units or by their names"),
+    "sample": ("sample", "draw new images"),
+    "report": ("report", "write the report of a run, one HTML page"),
+    "evaluate": ("evaluate", "score codes by a named protocol, over seeds and runs"),
+    "compare": ("compare", "set runs side by side; --train trains what is missing"),
+    "discover": ("discover", "name units in words, by a CLIP"),
+    "fid": ("fid", "FID and KID of samples or reconstructions"),
+    "tad": ("tad", "TAD and linear probe of codes"),
+    "mean-gap": ("mean_gap", "how far the posterior mean is missed over t"),
+    "correction-stages": ("correction_stages", "which stage of sampling needs the code"),
+    "data": ("data", "what a data set needs; download, convert, check"),
+    "export": ("export", "a run as a folder to hand on, with a model card"),
+    "import": ("import_checkpoint", "released checkpoints as a run folder"),
+    "tiny-clip": ("tiny_clip", "train the tiny CLIP that ships"),
+    "completion": ("completion", "completion by the Tab key, for a shell"),
+}
+WIDTH = max(map(len, COMMANDS)) + 2
+LISTING = "\n".join(f"  {name:<{WIDTH}}{text}" for name, (_, text) in COMMANDS.items())
+HELP = f"""usage: disdiff COMMAND [options]
+
+Disentangled representation learning with diffusion models.
+
+{LISTING}
+
+`disdiff COMMAND --help` shows the options of a command, with examples; `disdiff --version` the version.
+Begin with `disdiff demo`."""
+
+
+def load_command(name: str) -> ModuleType:
+    """The module of a command, with `make_parser()` and `main(arguments)`."""
+    return import_module(f"disdiff.commands.{COMMANDS[name][0]}")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        words: the command line after `disdiff`; by default the program's own.
+
+    Raises:
+        SystemExit: with status 2 for bad input.
+    """
+    name, *rest = (sys.argv[1:] if words is None else list(words)) or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(HELP)
+    elif name == "--version":
+        print(f"disdiff {find_version()}")
+    elif name in COMMANDS:
+        command = load_command(name)
+        parser = command.make_parser()
+        parser.prog = f"disdiff {name}"
+        run_script(command.main, parser, rest)
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`disdiff --help` lists the commands"
+        sys.stderr.write(f"error: there is no command {name!r}; {hint}\n")
+        sys.exit(2)

@@ -1,0 +1,124 @@
+"""Edit a picture: units towards another picture or along their direction, an attribute, or a walk.
+
+The picture (a file of any size, or an index in the data set; random without one) is encoded and inverted, its
+code is changed, and the result is decoded. Units have numbers, or the names that the evaluation gave them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disdiff.api import Model
+from disdiff.commands.common import (
+    add_sampler_options,
+    build_parser,
+    choose_image,
+    choose_path,
+    load_image,
+    load_run_of,
+    number,
+    put_beside,
+    save_picture,
+)
+from disdiff.editing.edits import Edit
+from disdiff.evaluation.codes_file import save_codes
+from ldm.data.source import to_uint8
+from ldm.errors import UserError
+from ldm.numbers import FINITE, POSITIVE, SHARE
+
+EXAMPLES = """examples:
+  disdiff edit RUN photo.png --unit "wall hue" --toward other.png --strength 0.7
+  disdiff edit RUN photo.png --unit 3 --by +2                   two standard deviations along unit 3
+  disdiff edit RUN photo.png --unit "wall hue" --toward a.png --unit scale --by -1
+  disdiff edit RUN 70000 --attribute "shape=0" --reach 0.5      away from a factor's value and to it
+  disdiff edit RUN a.png --walk b.png                           codes on a line, noise on an arc
+  disdiff edit RUN 12 --walk 70000 --trajectory                 one noise, noise predictions mixed
+each --toward, --strength and --by belongs to the --unit before it
+writes edits/<run>-edit.png, and for units the codes before and after beside it (.npz); --out PATH for
+another place"""
+
+
+class BeginEdit(argparse.Action):
+    """`--unit`: begins an edit."""
+
+    def __call__(self, parser: Any, space: argparse.Namespace, value: str, option: str | None = None) -> None:
+        """Add an edit that says nothing yet."""
+        space.edits = [*(space.edits or []), Edit(value)]
+
+
+class ContinueEdit(argparse.Action):
+    """`--toward`, `--strength`, `--by`: say more of the edit that began last."""
+
+    def __call__(self, parser: Any, space: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        """Fill in one word of the last edit."""
+        if not space.edits:
+            parser.error(f"{option} belongs after the --unit that it edits")
+        space.edits = [*space.edits[:-1], replace(space.edits[-1], **{self.metavar.lower(): value})]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("picture", nargs="?", metavar="PICTURE", help="a file, or an index in the data set")
+    parser.add_argument("--unit", dest="edits", action=BeginEdit, metavar="NAME", help="number or name")
+    more = {"dest": "edits", "action": ContinueEdit}
+    parser.add_argument("--toward", metavar="TOWARD", help="picture to take the unit from", **more)
+    parser.add_argument(
+        "--strength", metavar="STRENGTH", type=number(SHARE), help="0 to 1, how far (1)", **more
+    )
+    parser.add_argument(
+        "--by", metavar="BY", type=number(FINITE), help="or: standard deviations to move it", **more
+    )
+    parser.add_argument("--attribute", metavar="NAME=VALUE", help="a factor's value, by a linear classifier")
+    parser.add_argument(
+        "--reach", type=number(POSITIVE), default=0.3, help="largest strength of the attribute (0.3)"
+    )
+    parser.add_argument("--walk", metavar="PICTURE", help="another picture to walk to")
+    parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
+    parser.add_argument("--columns", type=int, default=7, help="places of an attribute or a walk (7)")
+    add_sampler_options(parser)
+    return parser
+
+
+def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace) -> None:
+    """Save the picture before and after, and the codes."""
+    given = [replace(e, toward=e.toward and to_uint8(load_image(e.toward, model.run.source))) for e in edits]
+    result = model.edit(to_uint8(image), given, arguments.steps)
+    grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
+    names = ", ".join(model.unit_names[unit] for unit in result.units)
+    arrays = {name: getattr(result, name).cpu().numpy() for name in ("codes_before", "codes", "images")}
+    out = put_beside(choose_path(arguments, "edit.png"), ".npz")
+    save_codes(out, {**arrays, "units": np.array(result.units)})
+    save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Edit units, move an attribute or walk to another picture, whichever is asked for."""
+    wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
+    if sum(wanted) != 1 or arguments.columns < 2:
+        raise UserError("give one of --unit, --attribute and --walk, and --columns of 2 or more")
+    model = Model(load_run_of(arguments))
+    image = choose_image(arguments.picture, model.run, arguments.seed)
+    if arguments.edits:
+        return edit_units(model, image, arguments.edits, arguments)
+    if arguments.walk:
+        end = load_image(arguments.walk, model.run.source)
+        ends = to_uint8(image), to_uint8(end)
+        made = model.interpolate(*ends, arguments.columns, arguments.trajectory, arguments.steps)
+        grid, title = torch.cat([image.to(made), made, end.to(made)]), "From one image to another"
+        places = [f"{place:.2f}" for place in torch.linspace(0, 1, arguments.columns).tolist()]
+        columns = ["start", *places, "end"]
+    else:
+        factor, _, value = arguments.attribute.partition("=")
+        if not value.isdecimal():
+            raise UserError(f"--attribute {arguments.attribute} is none; write NAME=NUMBER, as in shape=0")
+        strengths = torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist()
+        made = model.move_attribute(to_uint8(image), factor, int(value), strengths, arguments.steps)
+        grid, title = torch.cat([image.to(made), made]), f"Away from and towards {arguments.attribute}"
+        columns = ["image", *(f"{strength:+.2f}" for strength in strengths)]
+    save_picture(arguments, model.run, "edit.png", grid[None], title, columns=columns)

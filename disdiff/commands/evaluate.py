@@ -1,0 +1,110 @@
+"""Score codes by a named protocol: every disentanglement metric, over seeds of the metrics and over runs."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from disdiff.commands.common import parse_seeds
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
+from disdiff.evaluation.codes_file import read_labelled_codes
+from disdiff.report.comparison import check_same_data, load_metrics
+from disdiff.report.summary import list_notes, list_scores
+from disdiff.runs.results import score_codes
+from ldm.errors import UserError
+from ldm.files import expand_home, save_json
+
+EXAMPLES = """examples:
+  disdiff evaluate pretrained/shapes3d                        the published protocol, seed 0
+  disdiff evaluate runs/disdiff-shapes3d-small-s0 --protocol fast --seeds 0,1,2
+  disdiff evaluate runs/disdiff-shapes3d-small-s*             runs of several seeds, pooled
+  disdiff evaluate --codes codes.npz --out scores.json        codes of another code base
+
+codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. Units of several numbers are
+reduced to their first principal component, as published; --units all takes every number as a code. Numbers
+of different protocols, or of different --units, do not compare."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = begin_parser(__doc__, EXAMPLES)
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=find, help="run folder, for its codes.npz")
+    parser.add_argument("--codes", metavar="FILE", nargs="+", type=find, help="codes instead of run folders")
+    parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
+    parser.add_argument(
+        "--units", choices=("pca1", "all"), default="pca1", help="how vectors become codes (pca1, published)"
+    )
+    parser.add_argument("--seeds", default="0", help="of the metrics, such as 0,1,2 (0)")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results there as JSON")
+    return parser
+
+
+def choose_files(arguments: argparse.Namespace) -> list[Path]:
+    """The `codes.npz` files to score.
+
+    Raises:
+        UserError: runs and --codes are both named or both missing, a file is named twice, or runs are on
+            different data.
+    """
+    if bool(arguments.runs) == bool(arguments.codes):
+        raise UserError("name run folders or --codes FILE, one of them")
+    named = arguments.runs or arguments.codes
+    if len({path.resolve() for path in named}) < len(named):
+        raise UserError("a run is named twice, which would count it twice; name each once")
+    if len(arguments.runs) > 1:
+        check_same_data([(run, load_metrics(run)) for run in arguments.runs])
+    return arguments.codes or [run / "codes.npz" for run in arguments.runs]
+
+
+def describe(values: np.ndarray) -> str:
+    """Mean of values (runs, seeds) and the standard deviations over runs and over seeds, where several."""
+    num_runs, num_seeds = values.shape
+    spread = f" +- {values.mean(axis=1).std():.4f} over {num_runs} runs" if num_runs > 1 else ""
+    if num_seeds > 1:
+        spread += f" +- {values.std(axis=1).mean():.4f} over {num_seeds} metric seeds"
+    return f"{values.mean():.4f}{spread}"
+
+
+def list_means(results: dict[str, dict[int, dict]]) -> list[str]:
+    """A line per score that is defined in every run for every seed; `results` by run and seed."""
+    tables = [
+        [{name: rest for name, *rest in list_scores(scores)} for scores in by_seed.values()]
+        for by_seed in results.values()
+    ]
+    shared = [name for name in tables[0][0] if all(name in table for by in tables for table in by)]
+    values = {name: np.array([[table[name][0] for table in by] for by in tables]) for name in shared}
+    return [f"  {name:<38} {describe(values[name])}   {tables[0][0][name][1]}" for name in shared]
+
+
+def list_all_notes(results: dict[str, dict[int, dict]]) -> list[str]:
+    """What must be said beside the scores, each once, named by run where there are several."""
+    notes = [
+        f"note: {f'{run}: ' if len(results) > 1 else ''}{note}"
+        for run, by_seed in results.items()
+        for scores in by_seed.values()
+        for note in list_notes(scores)
+    ]
+    return list(dict.fromkeys(notes))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Score codes over runs and metric seeds and print the means."""
+    paths, seeds, results = choose_files(arguments), parse_seeds(arguments.seeds), {}
+    for path in paths:
+        arrays, results[str(path)] = read_labelled_codes(path, ["factors"]), {}
+        for seed in seeds:
+            scored = score_codes(arrays, arguments.protocol, seed, arguments.units)
+            results[str(path)][seed], reason = scored
+            if reason is not None:
+                raise UserError(f"{path}: {reason}")
+    units = (
+        ", every number of a unit a code (not the published reduction)" if arguments.units == "all" else ""
+    )
+    print(
+        f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}{units}"
+    )
+    print(*list_means(results), *list_all_notes(results), sep="\n")
+    if arguments.out:
+        content = {"protocol": arguments.protocol, "units": arguments.units, "runs": results}
+        save_json(arguments.out, content)

@@ -1,0 +1,36 @@
+"""Export a run as a folder to hand on: weights of all stages, configuration, scores, codes, and a model card.
+
+The folder needs nothing outside itself, holds no paths of this machine, and loads by `disdiff.load(TARGET)`.
+"""
+
+import argparse
+
+from disdiff.commands.terminal import begin_parser
+from disdiff.config.places import find
+from disdiff.interop.exporting import export_run
+from ldm.files import expand_home
+
+EXAMPLES = """examples:
+  disdiff export pretrained/shapes3d exports/shapes3d
+  disdiff export runs/disdiff-folder-small-s0 exports/mine --license cc-by-4.0
+then
+  disdiff edit exports/mine photo.png --unit 0 --by 2
+  hf upload NAME/MODEL exports/mine .        with the hub's own client; read exports/mine/README.md first"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = begin_parser(__doc__, EXAMPLES)
+    parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
+    parser.add_argument("target", metavar="TARGET", type=expand_home, help="new or empty folder")
+    parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Export, and say what there is now."""
+    target = export_run(arguments.run, arguments.target, arguments.license)
+    files = sorted(path for path in target.rglob("*") if path.is_file())
+    for path in files:
+        print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(target)}")
+    print(arguments.target)

@@ -1,0 +1,91 @@
+"""Turn released checkpoints (latent diffusion, DisDiff, diffusers autoencoders) into a run folder.
+
+Files are read without running anything in them. Every tensor is placed or named: OUT/import.json says where
+each went, what was assumed, and how the networks did on images of the data set. Of several files the last
+counts: its tensors replace those of the same name before it. Moving averages stand for the weights of their
+own file only.
+"""
+
+import argparse
+from collections import Counter
+
+from disdiff.commands.terminal import begin_parser
+from disdiff.interop.denoisers import Heads
+from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
+from disdiff.interop.run_folder import REPORT, write_run
+from ldm.errors import UserError
+from ldm.files import expand_home
+
+EXAMPLES = """examples:
+  disdiff import dis.ckpt --kind disdiff --data shapes3d --out runs/released
+  disdiff import model.ckpt --kind ldm --data shapes3d --head-channels 32 --out runs/ldm
+  disdiff import vae/ --kind autoencoder --data shapes3d --out runs/vae
+      (vae/ with config.json and diffusion_pytorch_model.safetensors, as diffusers keeps them)
+then, with a DisDiff:
+  disdiff train --base runs/released/config.yaml                  scores and pictures; trains nothing
+  disdiff swap runs/released
+and on a first stage or a latent diffusion:
+  disdiff train --base runs/vae/config.yaml system=disdiff run.name=mine   trains only what is missing"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = begin_parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", type=expand_home, help="later ones over earlier ones"
+    )
+    parser.add_argument("--kind", choices=tuple(SYSTEMS), required=True, help="how much of them to import")
+    parser.add_argument("--data", metavar="NAME", required=True, help="data set, such as shapes3d")
+    parser.add_argument(
+        "--root", metavar="FOLDER", type=expand_home, help="of the data set's files (its configuration's)"
+    )
+    parser.add_argument("--out", metavar="RUN", type=expand_home, required=True, help="run folder to write")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="moving averages where there are any (ema)"
+    )
+    heads = parser.add_mutually_exclusive_group()
+    heads.add_argument("--heads", type=int, metavar="N", help="attention heads, which no file tells")
+    heads.add_argument("--head-channels", type=int, metavar="C", help="or the channels of each")
+    parser.add_argument("--units", type=int, metavar="N", help="units of a DisDiff (from its widths)")
+    parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are not known")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Import, write the run folder, say what happened."""
+    for name in ("heads", "head_channels", "units"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    options = ImportOptions(
+        kind=arguments.kind,
+        data=arguments.data,
+        root=arguments.root and str(arguments.root),
+        averaged=arguments.weights == "ema",
+        heads=Heads(arguments.heads, arguments.head_channels),
+        num_units=arguments.units,
+        allow_extra=arguments.allow_extra,
+    )
+    print_report(write_run(import_files(arguments.files, options), arguments.out))
+    print(arguments.out)
+
+
+def print_report(report: dict) -> None:
+    """Say what of the files went where, and how the networks did."""
+    for file in report["files"]:
+        print(", ".join(f"{key} {value}" for key, value in file.items()))
+    placed = (place.split(":")[0] for place in report["placed"].values() if ": replaced by" not in place)
+    for line in report["replaced"]:
+        print(line)
+    for stage, count in sorted(Counter(placed).items()):
+        print(f"{stage}: {count} tensors placed")
+    for reason, count in Counter(report["left_out"].values()).most_common():
+        print(f"left out: {count} ({reason})")
+    for line in report["assumed"]:
+        print(f"assumed: {line}")
+    data = "procedural " * report["checked_on"]["procedural"] + report["checked_on"]["name"]
+    for stage, scores in report["checks"].items():
+        print(f"{stage} on {data}: {', '.join(f'{name} {value}' for name, value in scores.items())}")
+    errors = report["checks"].get("factors") or report["checks"].get("latent_diffusion") or {}
+    if max((value for name, value in errors.items() if name.startswith("noise_error")), default=0) >= 1:
+        print("warning: it predicts noise no better than guessing; wrong data set, heads, or weights?")
+    print(f"all of it: {REPORT}")

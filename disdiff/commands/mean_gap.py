@@ -1,0 +1,67 @@
+"""How far the posterior mean is missed over t: by the frozen model, and as the code corrects it."""
+
+import argparse
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from disdiff.commands.common import build_parser, choose_path, load_run_of, put_beside, show_progress
+from disdiff.evaluation.mean_gap import FIRST, compute_mean_gap, summarise_gap
+from disdiff.method.model import DisDiff
+from ldm.errors import UserError
+from ldm.files import atomic_path, save_json
+
+EXAMPLES = """examples:
+  disdiff mean-gap pretrained/shapes3d                    1000 images, every tenth step
+  disdiff mean-gap runs/pdae-shapes3d-small-s0 --every 1  every step
+writes edits/<run>-mean_gap.png, and the numbers beside it as .json; --out PATH for another place"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--num", type=int, default=1000, help="how many images (1000)")
+    parser.add_argument("--every", type=int, default=10, help="steps between measurements (10)")
+    return parser
+
+
+def draw(summary: dict, title: str) -> Figure:
+    """Both gaps over t."""
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, style in (("frozen", "--"), ("corrected", "-")):
+        axes.semilogy(summary["t"], summary[name], style, label=name)
+    axes.set(xlabel="t", ylabel="gap of the posterior mean", title=title)
+    axes.legend(frameon=False)
+    return figure
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    """Measure the gap over t, draw it and print what the correction is worth."""
+    if arguments.num < 1 or arguments.every < 1:
+        raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
+    out = choose_path(arguments, "mean_gap.png")
+    numbers = put_beside(out, ".json")
+    run = load_run_of(arguments)
+    if not isinstance(run.model, DisDiff):
+        raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
+    steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)
+    if steps[-1] < FIRST:
+        raise UserError(f"no step from t = {FIRST} on would be measured; choose a smaller --every")
+    image = run.draw_images(arguments.num, arguments.seed).to(run.model.latent_space.mean.device)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    with show_progress("measuring") as progress:
+        summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
+    with atomic_path(out) as temporary:
+        draw(summary, run.title).savefig(temporary, format="png")
+    save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})
+    first, last, count = summary["first"], summary["last"], summary["num_steps"]
+    lowered, ratio = summary["lowered_share"], summary["mean_ratio"]
+    print(
+        f"t in {first}..{last}, {arguments.num} images: the correction lowers the gap at {lowered:.1%} of "
+        f"{count} steps, mean ratio {ratio:.3f}"
+    )
+    print(out)

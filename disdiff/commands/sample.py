@@ -1,0 +1,79 @@
+"""Sample images from random noise and codes (of the data set's images, of a prior, of a latent DPM), by all
+units or some of them, at all steps or some of them.
+"""
+
+import argparse
+
+import torch
+
+from disdiff.commands.common import (
+    add_sampler_options,
+    build_parser,
+    open_run,
+    parse_units,
+    save_picture,
+    show_progress,
+)
+from disdiff.editing.unconditional import check_window, draw_windowed
+from disdiff.editing.units import check_units, draw_samples, sample_start
+from disdiff.report.grids import as_grid
+from disdiff.runs.new_codes import ORIGINS, draw_codes, find_unconditional
+from ldm.errors import UserError
+
+EXAMPLES = """examples:
+  disdiff sample pretrained/shapes3d                 32 images
+  disdiff sample pretrained/shapes3d --num 100 --seed 1 --steps 100
+  disdiff sample pretrained/shapes3d --units 0,3     only these units shift the noise prediction
+  disdiff sample RUN --codes latent_dpm              codes of the run's latent DPM
+  disdiff sample RUN --codes latent_dpm --during 300 1000   as published for PDAE: none at low noise
+  disdiff sample RUN --codes prior                   codes of the prior (InfoDiffusion, VAEs)
+  disdiff sample RUN --codes prior --during 0 500    InfoDiffusion's two phases: first the
+                                               unconditional model, from t = 499 on the code
+writes edits/<run>-samples.png; --out PATH for another place"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--num", type=int, default=32, help="how many images (32)")
+    parser.add_argument("--codes", choices=tuple(ORIGINS), default="data", help="where they come from (data)")
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="the subset S of units (all)")
+    parser.add_argument(
+        "--during",
+        type=int,
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        help="the code takes part at FIRST <= t < LAST, an unconditional model elsewhere (all steps)",
+    )
+    add_sampler_options(parser, "sampling steps (the run's own)")
+    return parser
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    """Draw samples."""
+    if arguments.num < 1:
+        raise UserError(f"cannot sample {arguments.num} images; choose --num of 1 or more")
+    if arguments.during and arguments.units is not None:
+        raise UserError("--during and --units do not go together; leave one of them out")
+    run, sampler = open_run(arguments)
+    model = run.model
+    if arguments.units is not None:
+        check_units(arguments.units, model.num_units)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    code = draw_codes(run, arguments.codes, arguments.num, generator)
+    title = f"Samples: {ORIGINS[arguments.codes]}, random noise"
+    size, units = run.source.image_size, arguments.units
+    if arguments.during:
+        elsewhere = find_unconditional(run)
+        first, last = check_window(arguments.during, model.schedule)
+        title += f"; the code from t = {last - 1} to {first} only"
+    with show_progress("sampling") as progress:
+        if arguments.during:
+            z_T = sample_start(model, len(code), size, generator)
+            images = draw_windowed(model, elsewhere, code, z_T, (first, last), sampler, generator, progress)
+        else:
+            images = draw_samples(model, code, size, sampler, generator, units, progress)
+    if units is not None:
+        title += f"; units {', '.join(map(str, units))} only"
+    save_picture(arguments, run, "samples.png", as_grid(images), title)

@@ -1,0 +1,20 @@
+"""Say what a configuration would train: its keys, stages, sizes, what is already trained; train nothing."""
+
+import argparse
+
+from disdiff.commands import train
+
+EXAMPLES = """examples:
+  disdiff show --base configs/disdiff/shapes3d.yaml
+  disdiff show --base configs/disdiff/shapes3d.yaml preset=paper factors.num_units=6"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return train.begin_job_parser(__doc__, EXAMPLES)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Say it."""
+    arguments.dry_run = True
+    train.main(arguments)

@@ -1,0 +1,77 @@
+"""Swap units between images: source, target, and the source with one unit after the other from the target."""
+
+import argparse
+
+import torch
+
+from disdiff.commands.common import (
+    add_sampler_options,
+    build_parser,
+    load_image,
+    open_run,
+    parse_units,
+    save_picture,
+    show_progress,
+)
+from disdiff.editing.units import check_units, deterministic, invert, sample_start
+from disdiff.report.pictures import TITLES, draw_swap
+from disdiff.runs.run_folder import Run
+from ldm.errors import UserError
+
+EXAMPLES = """examples:
+  disdiff swap pretrained/shapes3d                              eight random pairs, every unit
+  disdiff swap pretrained/shapes3d --units 0,3                  these units, and both together
+  disdiff swap pretrained/shapes3d --source 12 --target 70000   two images of the data set
+  disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
+  disdiff swap pretrained/shapes3d --noise random --steps 100   noise without the source
+writes edits/<run>-swap.png; --out PATH for another place"""
+
+NUM_PAIRS = 8
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to swap (all)")
+    parser.add_argument("--source", type=int, metavar="I", help="index of the source image in the data set")
+    parser.add_argument("--target", type=int, metavar="J", help="index of the target image in the data set")
+    parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files instead")
+    parser.add_argument("--noise", choices=("inferred", "random"), default="inferred", help="x_T (inferred)")
+    add_sampler_options(parser)
+    return parser
+
+
+def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source and target images, shape (B, 3, H, W) each."""
+    if (arguments.source is None) != (arguments.target is None):
+        raise UserError("--source and --target go together; give both")
+    if arguments.images and arguments.source is not None:
+        raise UserError("give --images or --source and --target, not both")
+    names = arguments.images or [arguments.source, arguments.target]
+    if names[0] is None:
+        return run.draw_images(2 * NUM_PAIRS, arguments.seed).chunk(2)
+    source, target = (load_image(name, run.source) for name in names)
+    return source, target
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    """Draw the swaps of pairs of images."""
+    run, sampler = open_run(arguments)
+    model, sampler = run.model, deterministic(sampler)
+    names = run.unit_names()
+    units = check_units(arguments.units or names.order, model.num_units)
+    swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
+    device = model.latent_space.mean.device
+    source, target = (image.to(device) for image in choose_pairs(arguments, run))
+    if arguments.noise == "inferred":
+        z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    else:
+        generator = torch.Generator().manual_seed(arguments.seed)
+        z_T = sample_start(model, len(source), source.shape[-1], generator)
+    with show_progress("swapping") as progress:
+        grid = draw_swap(model, source, target, swaps, sampler, z_T, progress)
+    labels = [
+        names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
+    ]
+    save_picture(arguments, run, "swap.png", grid, TITLES["swap"], ["source", "target", *labels])

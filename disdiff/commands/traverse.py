@@ -1,0 +1,61 @@
+"""Move one unit after the other of an image along its principal direction, all else fixed."""
+
+import argparse
+
+import torch
+
+from disdiff.commands.common import (
+    add_sampler_options,
+    build_parser,
+    choose_image,
+    number,
+    open_run,
+    parse_units,
+    save_picture,
+    show_progress,
+)
+from disdiff.editing.units import check_units, deterministic, invert, principal_directions
+from disdiff.evaluation.codes_file import stack_codes
+from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts
+from ldm.errors import UserError
+from ldm.numbers import POSITIVE
+
+EXAMPLES = """examples:
+  disdiff traverse pretrained/shapes3d                     a random image, every unit
+  disdiff traverse pretrained/shapes3d --units 0,3         these units
+  disdiff traverse pretrained/shapes3d --image 70000       an image of the data set
+  disdiff traverse pretrained/shapes3d --image photo.png --reach 3 --columns 13
+writes edits/<run>-traversal.png; --out PATH for another place"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, EXAMPLES)
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to move (all)")
+    parser.add_argument("--image", metavar="I|FILE", help="index in the data set, or a picture file (random)")
+    parser.add_argument(
+        "--reach", type=number(POSITIVE), default=max(AMOUNTS), help="how far, in standard deviations (2)"
+    )
+    parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="places on the way (9)")
+    add_sampler_options(parser)
+    return parser
+
+
+@torch.inference_mode()
+def main(arguments: argparse.Namespace) -> None:
+    """Draw a traversal of each unit."""
+    if arguments.columns < 2:
+        raise UserError("a traversal needs --columns of 2 or more")
+    run, sampler = open_run(arguments)
+    model, sampler = run.model, deterministic(sampler)
+    names = run.unit_names()
+    units = check_units(arguments.units or names.order, model.num_units)
+    directions = principal_directions(stack_codes(run.require_codes()))
+    image = choose_image(arguments.image, run, arguments.seed)
+    amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())
+    z_T = invert(model, image, model.encode(image), sampler.num_steps)
+    with show_progress("traversing") as progress:
+        grid = draw_traversal(model, image, units, directions, amounts, sampler, z_T, progress)
+    labels = [names.labels[unit] for unit in units]
+    title, columns = TITLES["traversal"], label_amounts(amounts)
+    save_picture(arguments, run, "traversal.png", grid, title, labels, columns)

@@ -97,7 +97,7 @@ def find_unconditional(run: Run) -> EpsFunction:
     if not stage.trained:
         raise UserError(
             f"there is no unconditional model of these latents ({stage.folder}); train it: "
-            f"python main.py --base configs/latent_diffusion/shapes3d.yaml -t preset={run.config.preset}"
+            f"disdiff train --base configs/latent_diffusion/shapes3d.yaml preset={run.config.preset}"
         )
     denoiser = build_denoiser(run.config, run.model.latent_space)
     stage.load(denoiser)

@@ -15,7 +15,7 @@ examples:
       the whole pipeline in a minute, to see that it works
   python main.py --base configs/disdiff/shapes3d.yaml -t preset=paper trainer.device=cuda
       the published sizes, for a GPU
-  python main.py --base configs/disdiff/shapes3d.yaml -t seed=1 factors.num_units=6 run.name=six-units
+  python main.py --base configs/disdiff/shapes3d.yaml -t seed=1 code.num_units=6 run.name=six-units
       any key of the configuration can be set; a misspelt one is refused
 
 presets: small (default; two CPU cores), smoke (a proof that all works), paper (published sizes)

@@ -5,7 +5,7 @@ usage:
   python benchmarks/controls.py runs/disdiff-shapes3d-small-s0 --protocol paper
 
 The third control, DisDiff without its disentangling loss, is a run of its own:
-  python main.py --base configs/disdiff/shapes3d.yaml -t factors.loss.weight_disentangle=0
+  python main.py --base configs/disdiff/shapes3d.yaml -t code.loss.weight_disentangle=0
   run.name=without-l-dis
 """
 
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     controls = {
         "PCA of the latents": encode_pca(run, index),
     }
-    for start in STARTS[: STARTS.index(run.config.factors.encoder.start) + 1]:
+    for start in STARTS[: STARTS.index(run.config.code.encoder.start) + 1]:
         name = f"encoder before training, start={start}"
         controls[name] = encode_untrained(run, index, arguments.seed, start)
     rows = {}
@@ -65,13 +65,13 @@ def encode_untrained(run: Run, index: torch.Tensor, seed: int, start: str) -> di
     """Codes of the run's own encoder before any training; its running statistics see ten batches."""
     torch.manual_seed(seed)
     config = copy.deepcopy(run.config)
-    config.factors.encoder.start = start
+    config.code.encoder.start = start
     model = build_disdiff(config, run.model.latent_space, run.model.denoiser, run.source.image_size)
     if start != "random":
         train = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[0]
         images = (to_float(run.source.images(part)) for part in train[:INITIAL_IMAGES].split(256))
         model.eval().fit_start(torch.cat([model.latent_space.encode(image) for image in images]))
-    model.factors.encoder.train()
+    model.networks.encoder.train()
     for part in index[:2560].split(256):
         model.encode(to_float(run.source.images(part)))
     model.eval()
@@ -83,7 +83,7 @@ def encode_pca(run: Run, index: torch.Tensor) -> dict[str, np.ndarray]:
     """The first principal components of the flattened latents, as many as the run has units."""
     space = run.model.latent_space
     latents = [space.encode(to_float(run.source.images(part))).flatten(1) for part in index.split(256)]
-    codes = PCA(run.config.factors.num_units, random_state=0).fit_transform(torch.cat(latents).numpy())
+    codes = PCA(run.config.code.num_units, random_state=0).fit_transform(torch.cat(latents).numpy())
     arrays = {"codes": codes[..., None].astype(np.float32)}
     if run.source.factor_space is not None:
         arrays["factors"] = run.source.factors(index).numpy()

@@ -32,7 +32,7 @@ class LoopTask(DisDiffTask):
         z_0 = sample_latents(model.latent_space, batch["statistics"], generator)
         posterior = self.trained.encoder.posterior(model.encoder_input.from_batch(batch, z_0))
         code = posterior.sample(generator)
-        if step < self.hold_steps:
+        if step < self.freeze_steps:
             code = code.detach()
         t = draw(*self.t_range, z_0, generator)
         eps = sample_noise(z_0, generator)
@@ -45,7 +45,7 @@ class LoopTask(DisDiffTask):
         eps_hat = shift_eps(eps_base, self.training_coefficient, t, sum(fields))
         total = (self.t_weight[t] * denoising_error(eps_hat, eps, loss.norm)).mean()
         self.stats = {"reconstruction": total.detach()}
-        if loss.weight_kl and step >= self.hold_steps:
+        if loss.weight_kl and step >= self.freeze_steps:
             ramp = min(1.0, (step + 1) / loss.kl_warmup_steps) if loss.kl_warmup_steps else 1.0
             total = total + ramp * loss.weight_kl * posterior.kl().mean()
         if loss.weight_disentangle and step % loss.every == 0:

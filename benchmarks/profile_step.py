@@ -2,7 +2,7 @@
 
 usage:
   python benchmarks/profile_step.py                            preset paper, batch 16
-  python benchmarks/profile_step.py --preset small --overrides factors.num_units=20
+  python benchmarks/profile_step.py --preset small --overrides code.num_units=20
   python benchmarks/profile_step.py --loop                     the plain loop over units instead
 
 `achieved` is the step's floating-point operations over its seconds; `of matrix product` divides that by the
@@ -168,7 +168,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     machine = describe_machine()
-    sizes = arguments.preset, "factors", arguments.batch_size, arguments.overrides, arguments.loop
+    sizes = arguments.preset, "code", arguments.batch_size, arguments.overrides, arguments.loop
     result = measure(build_step(*sizes), arguments.rounds)
     report(result, arguments.batch_size)
     facts = {"preset": arguments.preset, "batch_size": arguments.batch_size, "looped": arguments.loop}

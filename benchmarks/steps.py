@@ -67,7 +67,7 @@ SWAP_IMAGES = 8
 QUICK = {
     "autoencoder": ["autoencoder.network.channels=8", "autoencoder.network.num_groups=4"],
     "unet": ["channels=8", "num_groups=4", "num_res_blocks=1", "num_heads=2"],
-    "encoder": ["factors.encoder.channels=8"],
+    "encoder": ["code.encoder.channels=8"],
 }
 
 
@@ -91,7 +91,7 @@ def shrink(preset: str, quick: bool) -> list[str]:
     if not quick:
         return []
     unet = [f"latent_diffusion.unet.{option}" for option in QUICK["unet"][: 4 if preset == "paper" else 2]]
-    width = ["factors.decoder.channels=8"] if preset == "small" else []
+    width = ["code.decoder.channels=8"] if preset == "small" else []
     return [*QUICK["autoencoder"], *unet, *QUICK["encoder"], *width]
 
 
@@ -99,17 +99,17 @@ def measure_steps(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a training step of each stage, and how many times slower the plain loop is."""
     overrides, size = shrink(preset, arguments.quick), arguments.batch_size
     steps: dict[str, TrainingStep] = {name: build_step(preset, name, size, overrides) for name in STAGES}
-    steps["factors, loop over units"] = build_step(preset, "factors", size, overrides, looped=True)
+    steps["code, loop over units"] = build_step(preset, "code", size, overrides, looped=True)
     timings = time_in_turn(steps, arguments.rounds)
     result = {name: timing.summary() for name, timing in timings.items()}
     for summary in result.values():
         summary["images_per_second"] = size / summary["seconds"]
-    faster = compare(timings["factors, loop over units"], timings["factors"])
+    faster = compare(timings["code, loop over units"], timings["code"])
     say(
         f"{preset}: the step of stage 3 is {faster['ratio']:.2f} times as fast as the loop "
         f"({faster['least']:.2f} to {faster['most']:.2f}; by processor time {faster['processor_ratio']:.2f})"
     )
-    num_units = steps["factors"].task.model.num_units
+    num_units = steps["code"].task.model.num_units
     return {"num_units": num_units, "seconds": result, "loop_over_fast": faster}
 
 
@@ -117,9 +117,7 @@ def measure_units(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the last stage's step as N grows, and as a multiple of N = 1."""
     overrides = shrink(preset, arguments.quick)
     steps = {
-        str(count): build_step(
-            preset, "factors", arguments.batch_size, [*overrides, f"factors.num_units={count}"]
-        )
+        str(count): build_step(preset, "code", arguments.batch_size, [*overrides, f"code.num_units={count}"])
         for count in UNITS
     }
     timings = time_in_turn(steps, arguments.rounds)
@@ -132,7 +130,7 @@ def measure_units(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def peak_of(preset: str, batch_size: int, overrides: list[str], looped: bool) -> float | None:
     """Megabytes that two steps need at their peak above what was there before."""
-    step = build_step(preset, "factors", batch_size, overrides, looped)
+    step = build_step(preset, "code", batch_size, overrides, looped)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -161,7 +159,7 @@ def measure_memory(preset: str, arguments: argparse.Namespace) -> dict[str, Any]
 @torch.no_grad()
 def measure_sampling(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of DDIM with all units for many images, and of a grid of swaps, scaled to 50 steps."""
-    step = build_step(preset, "factors", 2, shrink(preset, arguments.quick))
+    step = build_step(preset, "code", 2, shrink(preset, arguments.quick))
     model: DisDiff = step.task.model.eval()
     generator = torch.Generator().manual_seed(0)
     image = to_float(torch.randint(0, 256, (arguments.images, 3, 64, 64), generator=generator))
@@ -192,7 +190,7 @@ def measure_reading(preset: str, arguments: argparse.Namespace) -> dict[str, Any
 
 def measure_busy(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Steps per second of the last stage beside busy processes, by how the number of threads is chosen."""
-    step = build_step(preset, "factors", arguments.batch_size, shrink(preset, arguments.quick))
+    step = build_step(preset, "code", arguments.batch_size, shrink(preset, arguments.quick))
     counts, rows = list_counts(None, "cpu"), {}
     for busy in BUSY:
         with busy_processes(busy):
@@ -255,9 +253,9 @@ def draw(path: Path, content: dict[str, Any]) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     bars, line = figure.subplots(1, 2)
     names = [preset for preset, result in content["results"].items() if "steps" in result]
-    for offset, key in ((-0.2, "factors, loop over units"), (0.2, "factors")):
+    for offset, key in ((-0.2, "code, loop over units"), (0.2, "code")):
         seconds = [content["results"][name]["steps"]["seconds"][key]["seconds"] for name in names]
-        label = "one pass" if key == "factors" else "loop over units"
+        label = "one pass" if key == "code" else "loop over units"
         drawn = bars.bar([i + offset for i in range(len(names))], seconds, 0.4, label=label)
         bars.bar_label(drawn, fmt="%.3g s")
     bars.set_xticks(range(len(names)), names)

@@ -121,7 +121,7 @@ def open_stage(
         batches = code_batches(context)
         fit_start(context)
     task = build_task(context, stage)
-    if stage == "factors":
+    if stage == "code":
         open_fields(task)
     return context, batches, TrainingStep(task.to(context.machine.device), batches[torch.arange(1)])
 

@@ -37,7 +37,7 @@ from ldm.training.optimizer import list_parameters
 from ldm.training.stage_task import StageTask
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "disdiff" / "shapes3d.yaml"
-STAGES = ("autoencoder", "latent_diffusion", "factors")
+STAGES = ("autoencoder", "latent_diffusion", "code")
 # Weights are random: the cost of a step does not depend on them. LPIPS needs weights that may not be here.
 UNTRAINED = ["data.procedural=always", "stages.pretrained=false", "autoencoder.loss.perceptual=none"]
 
@@ -115,7 +115,7 @@ class TrainingStep:
 
     def compute_gradients(self) -> None:
         """Loss and gradients."""
-        step = max(1000, getattr(self.task, "hold_steps", 0))
+        step = max(1000, getattr(self.task, "freeze_steps", 0))
         self.task.compute_loss(self.batch, step, self.task.step_generator(step)).backward()
 
     def update(self) -> None:
@@ -154,11 +154,11 @@ def build_step(
     torch.manual_seed(0)
     context = replace(open_context(config), source=procedural_images())
     batch = example_batch(context, stage, batch_size)
-    if stage == "factors":
+    if stage == "code":
         fit_start(context)
         task = build_disdiff_task(config, context.model, context.machine.device)
         if looped:
-            encoder = config.factors.encoder
+            encoder = config.code.encoder
             task = LoopTask(task.model, task.loss, encoder, task.config, task.budget, task.seed)
         open_fields(task)
     else:

@@ -361,7 +361,7 @@ class Model:
         return chosen
 
     def _check(self, codes: Tensor | np.ndarray) -> Tensor:
-        encoder = self.run.model.factors.encoder
+        encoder = self.run.model.networks.encoder
         shape = (self.num_units, encoder.num_units * encoder.unit_dim // self.num_units)
         return self._check_rows(codes, shape, f"codes are tensors of shape (B, {shape[0]}, {shape[1]})")
 

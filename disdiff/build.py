@@ -24,7 +24,7 @@ from disdiff.method.encoder_input import EncoderInput, FeatureInput, ImageInput,
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
 from disdiff.method.losses import check_whitened
-from disdiff.method.model import PDAE, DisDiff, FactorNetworks, ImageModel
+from disdiff.method.model import PDAE, CodeNetworks, DisDiff, ImageModel
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
@@ -88,22 +88,22 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
     Raises:
         UserError: an option is unknown or sizes do not fit.
     """
-    factors, options = config.factors, config.factors.encoder
+    code, options = config.code, config.code.encoder
     channels, size, _ = latent_space.latent_shape(image_size)
     inputs = {"image": (config.autoencoder.network.in_channels, image_size), "z": (channels, size)}
     if "latent_diffusion" in get_system(config).stages:  # a frozen denoiser has something to tell
         unet = config.latent_diffusion.unet
         inputs["features"] = (unet.channels * unet.channel_mult[-1], size >> (len(unet.channel_mult) - 1))
-    reads = choose("factors.encoder.input", options.input, inputs)
+    reads = choose("code.encoder.input", options.input, inputs)
     if options.posterior == "bernoulli":
-        values = replace(config, factors=replace(factors, encoder=replace(options, posterior="none")))
+        values = replace(config, code=replace(code, encoder=replace(options, posterior="none")))
         return BernoulliEncoder(build_encoder(values, latent_space, image_size))
     if config.trunk.kind == "disdiff":
         if options.start != "random":
-            check_components(reads[0] * reads[1] ** 2, factors.num_units * factors.unit_dim)
-        return FactorEncoder(options, *reads, factors.num_units, factors.unit_dim)
-    gaussian = choose("factors.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
-    return TrunkEncoder(*build_trunk(config.trunk, *reads), factors.num_units, factors.unit_dim, gaussian)
+            check_components(reads[0] * reads[1] ** 2, code.num_units * code.unit_dim)
+        return FactorEncoder(options, *reads, code.num_units, code.unit_dim)
+    gaussian = choose("code.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
+    return TrunkEncoder(*build_trunk(config.trunk, *reads), code.num_units, code.unit_dim, gaussian)
 
 
 def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) -> EncoderInput:
@@ -117,22 +117,22 @@ def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) ->
         "z": lambda: LatentInput(latent_space),
         "features": lambda: FeatureInput(latent_space, denoiser),
     }
-    return choose("factors.encoder.input", kind, kinds)()
+    return choose("code.encoder.input", kind, kinds)()
 
 
-def build_factor_networks(config: Config, latent_space: LatentSpace, image_size: int) -> FactorNetworks:
+def build_code_networks(config: Config, latent_space: LatentSpace, image_size: int) -> CodeNetworks:
     """Untrained factor encoder and gradient decoder.
 
     Raises:
         UserError: an option is unknown or sizes do not fit.
     """
-    factors = config.factors
+    code = config.code
     encoder = build_encoder(config, latent_space, image_size)
     channels = latent_space.latent_channels
     decoder = GradientDecoder(
-        factors.decoder, config.latent_diffusion.unet, factors.num_units, factors.unit_dim, channels
+        code.decoder, config.latent_diffusion.unet, code.num_units, code.unit_dim, channels
     )
-    return FactorNetworks(encoder, decoder)
+    return CodeNetworks(encoder, decoder)
 
 
 def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> DisDiff:
@@ -141,13 +141,13 @@ def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, ima
     Raises:
         UserError: an option is unknown, sizes do not fit, or latents are too large to be whitened.
     """
-    if config.factors.loss.whiten_ridge is not None:
+    if config.code.loss.whiten_ridge is not None:
         check_whitened(math.prod(latent_space.latent_shape(image_size)))
-    factors = build_factor_networks(config, latent_space, image_size)
+    networks = build_code_networks(config, latent_space, image_size)
     schedule = Schedule(config.latent_diffusion.schedule)
     kind = PDAE if config.system == "pdae" else DisDiff
-    encoder_input = build_encoder_input(config.factors.encoder.input, latent_space, denoiser)
-    return kind(latent_space, denoiser, schedule, factors, encoder_input, config.sampler.guidance)
+    encoder_input = build_encoder_input(config.code.encoder.input, latent_space, denoiser)
+    return kind(latent_space, denoiser, schedule, networks, encoder_input, config.sampler.guidance)
 
 
 def build_clip_disdiff(
@@ -163,18 +163,18 @@ def build_clip_disdiff(
     from disdiff.clip.prompts import anchor_axes
     from disdiff.clip.tower import load_clip
 
-    factors, options = config.factors, config.factors.encoder
-    choose("factors.encoder.input", options.input, {ClipInput.array: None})
+    code, options = config.code, config.code.encoder
+    choose("code.encoder.input", options.input, {ClipInput.array: None})
     clip = load_clip(config.clip, config.weights.allow_download)
     text = options.start == "text" and config.clip.prompts is not None
-    anchors = anchor_axes(clip.encode_text, config.clip.prompts, factors.unit_dim) if text else None
-    sizes = (clip.embed_dim, factors.num_units, factors.unit_dim)
+    anchors = anchor_axes(clip.encode_text, config.clip.prompts, code.unit_dim) if text else None
+    sizes = (clip.embed_dim, code.num_units, code.unit_dim)
     heads = ClipHeads(options, *sizes, clip.facts.fingerprint, anchors)
     decoder = GradientDecoder(
-        factors.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
+        code.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
     )
     schedule = Schedule(config.latent_diffusion.schedule)
-    networks = FactorNetworks(heads, decoder)
+    networks = CodeNetworks(heads, decoder)
     clip_input = ClipInput(latent_space, clip)
     return DisDiff(latent_space, denoiser, schedule, networks, clip_input, config.sampler.guidance)
 
@@ -187,14 +187,14 @@ def build_conditional(
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
     """
-    factors = config.factors
-    check_prior(config.prior, factors.encoder.posterior, factors.num_units * factors.unit_dim)
+    code = config.code
+    check_prior(config.prior, code.encoder.posterior, code.num_units * code.unit_dim)
     check_start(config)
     encoder = build_encoder(config, latent_space, image_size)
     unet = config.latent_diffusion.unet
     networks = ConditionalNetworks(encoder, config.conditional, unet, latent_space.latent_channels)
     schedule = Schedule(config.latent_diffusion.schedule)
-    encoder_input = build_encoder_input(factors.encoder.input, latent_space, denoiser)
+    encoder_input = build_encoder_input(code.encoder.input, latent_space, denoiser)
     return ConditionalDiffusion(latent_space, schedule, networks, encoder_input)
 
 
@@ -204,12 +204,12 @@ def check_start(config: Config) -> None:
     Raises:
         UserError: it starts at coordinates, but is no factor encoder, or reads or says something else.
     """
-    options = config.factors.encoder
+    options = config.code.encoder
     if options.start != "random" and (
         config.trunk.kind != "disdiff" or options.input != "z" or options.posterior == "bernoulli"
     ):
         raise UserError(
-            f"factors.encoder.start={options.start} needs trunk.kind=disdiff, factors.encoder.input=z and a "
+            f"code.encoder.start={options.start} needs trunk.kind=disdiff, code.encoder.input=z and a "
             "posterior other than bernoulli; change these, or set start=random"
         )
 
@@ -220,10 +220,10 @@ def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_s
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
     """
-    numbers = config.factors.num_units * config.factors.unit_dim
-    check_prior(config.prior, config.factors.encoder.posterior, numbers)
-    choose("factors.encoder.input", config.factors.encoder.input, {"image": None})
-    choose("factors.encoder.start", config.factors.encoder.start, {"random": None})
+    numbers = config.code.num_units * config.code.unit_dim
+    check_prior(config.prior, config.code.encoder.posterior, numbers)
+    choose("code.encoder.input", config.code.encoder.input, {"image": None})
+    choose("code.encoder.start", config.code.encoder.start, {"random": None})
     bernoulli = choose("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
     channels = config.autoencoder.network.in_channels
     pixels = LatentSpace(IdentityAutoencoder(channels))
@@ -276,7 +276,7 @@ def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTas
     """The task of stage 3 of DisDiff and PDAE."""
     from disdiff.method.tasks import DisDiffTask
 
-    section = config.factors
+    section = config.code
     budget = resolve_budget(section.train, device)
     return DisDiffTask(model, section.loss, section.encoder, section.train, budget, config.seed)
 
@@ -285,7 +285,7 @@ def build_conditional_task(config: Config, model: ConditionalDiffusion, device: 
     """The task of EncDiff, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
 
-    section, norm = config.factors, config.conditional.norm
+    section, norm = config.code, config.conditional.norm
     budget = resolve_budget(section.train, device)
     return ConditionalTask(model, norm, config.prior, section.encoder, section.train, budget, config.seed)
 
@@ -294,19 +294,19 @@ def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
     """The task of beta-VAE and InfoVAE."""
     from disdiff.baselines.tasks import VAETask
 
-    section = config.factors
+    section = config.code
     budget = resolve_budget(section.train, device)
     return VAETask(model, config.prior, section.encoder, section.train, budget, config.seed)
 
 
 def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
     """An untrained diffusion model of a model's codes."""
-    numbers = config.factors.num_units * config.factors.unit_dim
+    numbers = config.code.num_units * config.code.unit_dim
     return LatentDPM(config.latent_dpm, (model.num_units, numbers // model.num_units))
 
 
 def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) -> "StageTask":
-    """The task of the stage after `factors`."""
+    """The task of the stage after `code`."""
     from disdiff.baselines.tasks import LatentDPMTask
 
     section = config.latent_dpm
@@ -322,9 +322,9 @@ class System:
         stages: their names, in order.
         build_model: (configuration, latent space, untrained denoiser, image size) to the untrained model;
             None for a system that is a shared stage.
-        build_task: (configuration, model, device) to the task of the stage `factors`.
-        sections: of the configuration beside `factors` on which that stage depends, dotted.
-        unread: keys of `factors` on which it does not.
+        build_task: (configuration, model, device) to the task of the stage `code`.
+        sections: of the configuration beside `code` on which that stage depends, dotted.
+        unread: keys of `code` on which it does not.
     """
 
     stages: tuple[str, ...]
@@ -334,15 +334,15 @@ class System:
     unread: tuple[str, ...] = ()
 
 
-ON_LATENT_DIFFUSION = ("autoencoder", "latent_diffusion", "factors")
+ON_LATENT_DIFFUSION = ("autoencoder", "latent_diffusion", "code")
 CONDITIONAL = System(
-    ("autoencoder", "factors"),
+    ("autoencoder", "code"),
     build_conditional,
     build_conditional_task,
     ("trunk", "conditional", "prior", "latent_diffusion.unet", "latent_diffusion.schedule"),
     ("decoder", "loss"),
 )
-VARIATIONAL = System(("factors",), build_vae, build_vae_task, ("trunk", "vae", "prior"), ("decoder", "loss"))
+VARIATIONAL = System(("code",), build_vae, build_vae_task, ("trunk", "vae", "prior"), ("decoder", "loss"))
 SYSTEMS = {
     "autoencoder": System(("autoencoder",)),
     "latent_diffusion": System(("autoencoder", "latent_diffusion")),
@@ -367,9 +367,9 @@ def get_system(config: Config) -> System:
 
 
 def list_stage_names(config: Config) -> tuple[str, ...]:
-    """Stages of a configuration, in order: its system's, and after `factors` a latent DPM where wanted."""
+    """Stages of a configuration, in order: its system's, and after `code` a latent DPM where wanted."""
     stages = get_system(config).stages
-    return (*stages, "latent_dpm") if config.latent_dpm.enabled and "factors" in stages else stages
+    return (*stages, "latent_dpm") if config.latent_dpm.enabled and "code" in stages else stages
 
 
 def build_model(

@@ -17,7 +17,7 @@ from disdiff.build import build_denoiser, build_encoder_input, build_latent_spac
 from disdiff.config.schema import CONFIGS, load_config
 from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
-from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.model import CodeNetworks, DisDiff
 from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import LatentSpace
@@ -79,11 +79,11 @@ def build_tiny_disdiff(tiny_unet, randomise):
         decoder = GradientDecoder(
             GradientDecoderConfig(unit_embedding=unit_embedding), tiny_unet, num_units, unit_dim, channels
         )
-        factors = FactorNetworks(FactorEncoder(options, *shape, num_units, unit_dim), decoder)
+        networks = CodeNetworks(FactorEncoder(options, *shape, num_units, unit_dim), decoder)
         if fields == "random":
-            randomise(factors.decoder.decoder)
+            randomise(networks.decoder.decoder)
         encoder_input = build_encoder_input(reads, latent_space, denoiser)
-        return DisDiff(latent_space, denoiser, Schedule(ScheduleConfig()), factors, encoder_input)
+        return DisDiff(latent_space, denoiser, Schedule(ScheduleConfig()), networks, encoder_input)
 
     return build
 
@@ -93,7 +93,7 @@ def tiny_system():
     """Overrides that make every network of a configuration tiny, for latents 8x8."""
     return [
         *("preset=smoke", "data.procedural=always", "trunk.channels=8", "stages.pretrained=false"),
-        "factors.encoder={channels: 8, hidden: 0}",
+        "code.encoder={channels: 8, hidden: 0}",
         "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2, 2, 2], num_groups: 2}",
         "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
     ]
@@ -111,7 +111,7 @@ def build_tiny_system(tiny_system, randomise):
         space = build_latent_space(config)
         denoiser = build_denoiser(config, space)
         model = build_model(config, space, denoiser, 64)
-        randomise(model.factors)
+        randomise(model.networks)
         return config, {"autoencoder": space, "latent_diffusion": denoiser}, model
 
     return build

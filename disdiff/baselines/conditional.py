@@ -123,10 +123,10 @@ class ConditionalDiffusion(DiffusionModel):
     ) -> EpsFunction:
         """The noise prediction under `code` (B, N, D)."""
         refuse_units(units)
-        cond = self.factors.condition(code)
+        cond = self.networks.condition(code)
 
         def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
-            return self.factors.denoiser(z_t, t, cond)
+            return self.networks.denoiser(z_t, t, cond)
 
         return predict_eps
 

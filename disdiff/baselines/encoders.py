@@ -31,7 +31,7 @@ class TrunkConfig:
     """What turns an image into features.
 
     Attributes:
-        kind: `disdiff`, the factor encoder as `factors.encoder` describes it, or `pdae`, `half_unet`, `vae`,
+        kind: `disdiff`, the factor encoder as `code.encoder` describes it, or `pdae`, `half_unet`, `vae`,
             which take from there only `input` and `posterior`.
         channels: of its first convolution.
     """

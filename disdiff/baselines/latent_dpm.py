@@ -32,7 +32,7 @@ SMALLEST_STD = 1e-4  # of a number that hardly moves
 
 @dataclass
 class LatentDPMConfig:
-    """The optional stage after `factors`; the defaults suit small codes on a CPU.
+    """The optional stage after `code`; the defaults suit small codes on a CPU.
 
     Attributes:
         enabled: train it.

@@ -90,7 +90,7 @@ def check_prior(config: PriorConfig, posterior: str, num_numbers: int) -> None:
         )
     if weight_kl and posterior not in ("gaussian", "bernoulli"):
         raise UserError(
-            f"prior.zeta={config.zeta} prices the KL of the code; with factors.encoder.posterior={posterior} "
+            f"prior.zeta={config.zeta} prices the KL of the code; with code.encoder.posterior={posterior} "
             "it has none, choose gaussian"
         )
 

@@ -33,7 +33,7 @@ class ConditionalTask(CodeTask):
         budget: Budget,
         seed: int,
     ) -> None:
-        super().__init__(model.factors, encoder, config, budget, seed)
+        super().__init__(model.networks, encoder, config, budget, seed)
         self.model, self.norm, self.prior = model, norm, prior
         self.keep_frozen(model.latent_space)
 
@@ -84,7 +84,7 @@ class VAETask(CodeTask):
         budget: Budget,
         seed: int,
     ) -> None:
-        super().__init__(model.factors, encoder, config, budget, seed)
+        super().__init__(model.networks, encoder, config, budget, seed)
         self.model, self.prior = model, prior
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:

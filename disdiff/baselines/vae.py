@@ -21,7 +21,7 @@ from ldm.diffusion.grid import Progress
 
 @dataclass
 class VAEConfig:
-    """A VAE's decoder; its encoder is `trunk`, its code `factors`.
+    """A VAE's decoder; its encoder is `trunk`, its code `code`.
 
     Attributes:
         likelihood: `bernoulli` on images in [0, 1], or `gaussian` of variance 1 on images in [-1, 1].
@@ -66,9 +66,9 @@ class VAENetworks(nn.Module):
 class VAE(ImageModel):
     """Encoder and decoder; no noise beside the code, so that every z_T is empty."""
 
-    def __init__(self, latent_space: nn.Module, factors: VAENetworks, bernoulli: bool) -> None:
+    def __init__(self, latent_space: nn.Module, networks: VAENetworks, bernoulli: bool) -> None:
         """Put the parts together; `latent_space` is pixel space."""
-        super().__init__(latent_space, factors, ImageInput(latent_space))
+        super().__init__(latent_space, networks, ImageInput(latent_space))
         self.bernoulli = bernoulli
 
     def to_image(self, output: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class VAE(ImageModel):
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
         """Decode `code` (B, N, D); the sampler means nothing here."""
         refuse_units(how.units)
-        return self.to_image(self.factors.decoder(code))
+        return self.to_image(self.networks.decoder(code))
 
 
 def reconstruction_loss(output: Tensor, image: Tensor, bernoulli: bool) -> Tensor:

@@ -32,7 +32,7 @@ def randomise_fields(model: ImageModel, kind: str, seed: int) -> str:
     says = choose("--control", kind, CONTROLS)
     if not isinstance(model, DisDiff):
         raise UserError("this system has no gradient decoder to randomise; leave out --control")
-    decoder: GradientDecoder = model.factors.decoder
+    decoder: GradientDecoder = model.networks.decoder
     generator = torch.Generator().manual_seed(seed)
     layers = [decoder.decoder.out_conv] if kind == "output" else list(decoder.modules())
     for layer in layers:

@@ -69,13 +69,13 @@ class ClipHeads(nn.Module):
         anchors: Tensor | None = None,
     ) -> None:
         super().__init__()
-        choose("factors.encoder.posterior", options.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
-        choose("factors.encoder.start", options.start, dict.fromkeys(STARTS))
+        choose("code.encoder.posterior", options.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
+        choose("code.encoder.start", options.start, dict.fromkeys(STARTS))
         if options.start == "text" and (anchors is None or len(anchors) > num_units):
             raise UserError(
-                "factors.encoder.start=text needs clip.prompts, and a unit per factor there: "
+                "code.encoder.start=text needs clip.prompts, and a unit per factor there: "
                 f"{'none is set' if anchors is None else f'{len(anchors)} factors'}, "
-                f"factors.num_units={num_units}"
+                f"code.num_units={num_units}"
             )
         self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, options.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(options.code_noise) if options.posterior == "fixed" else None
@@ -84,7 +84,7 @@ class ClipHeads(nn.Module):
         self.lift = UnitLinear(num_units, embed_dim, hidden)
         self.head = UnitLinear(num_units, hidden, unit_dim * (1 + self.gaussian))
         norms = {"none": nn.Identity, "batch": lambda: UnitNorm(num_units, unit_dim)}
-        self.code_norm = choose("factors.encoder.code_norm", options.code_norm, norms)()
+        self.code_norm = choose("code.encoder.code_norm", options.code_norm, norms)()
         if self.gaussian:
             nn.init.constant_(self.head.bias[:, unit_dim:], options.initial_logvar)
         if options.start != "random":
@@ -174,7 +174,7 @@ def fit_directions(u: Tensor, shape: tuple[int, int], anchors: Tensor | None) ->
     if min(rest.shape) < count:
         raise UserError(
             f"the code can start as at most {min(rest.shape)} components here, but {count} are wanted; lower "
-            "factors.num_units or factors.unit_dim"
+            "code.num_units or code.unit_dim"
         )
     components = torch.linalg.svd(rest, full_matrices=False).Vh[:count]
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))

@@ -85,7 +85,7 @@ def print_report(report: dict) -> None:
     data = "procedural " * report["checked_on"]["procedural"] + report["checked_on"]["name"]
     for stage, scores in report["checks"].items():
         print(f"{stage} on {data}: {', '.join(f'{name} {value}' for name, value in scores.items())}")
-    errors = report["checks"].get("factors") or report["checks"].get("latent_diffusion") or {}
+    errors = report["checks"].get("code") or report["checks"].get("latent_diffusion") or {}
     if max((value for name, value in errors.items() if name.startswith("noise_error")), default=0) >= 1:
         print("warning: it predicts noise no better than guessing; wrong data set, heads, or weights?")
     print(f"all of it: {REPORT}")

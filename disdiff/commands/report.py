@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
 def list_missing(arguments: argparse.Namespace) -> list[str]:
     """Parts that the folder lacks and that its weights and codes can draw."""
     folder = arguments.run
-    if not ((folder / "stages" / "factors" / WEIGHTS).exists() and (folder / "codes.npz").exists()):
+    if not ((folder / "stages" / "code" / WEIGHTS).exists() and (folder / "codes.npz").exists()):
         return []
     return [part for part in NEWER if not all((folder / name).exists() for name in PARTS[part])]
 

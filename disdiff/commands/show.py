@@ -6,7 +6,7 @@ from disdiff.commands import train
 
 EXAMPLES = """examples:
   disdiff show --base configs/disdiff/shapes3d.yaml
-  disdiff show --base configs/disdiff/shapes3d.yaml preset=paper factors.num_units=6"""
+  disdiff show --base configs/disdiff/shapes3d.yaml preset=paper code.num_units=6"""
 
 
 def make_parser() -> argparse.ArgumentParser:

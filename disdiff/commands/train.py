@@ -18,7 +18,7 @@ EXAMPLES = """examples:
       the whole pipeline in a minute, to see that it works
   disdiff train --base configs/disdiff/shapes3d.yaml preset=paper trainer.device=cuda
       the published sizes, for a GPU
-  disdiff train --base configs/disdiff/shapes3d.yaml seed=1 factors.num_units=6 run.name=six-units
+  disdiff train --base configs/disdiff/shapes3d.yaml seed=1 code.num_units=6 run.name=six-units
       any key of the configuration can be set; a misspelt one is refused
 
 presets: small (default; two CPU cores), smoke (a proof that all works), paper (published sizes)

@@ -16,7 +16,7 @@ class ClipConfig:
         model: an architecture of open_clip, such as `ViT-B-32`, or `local-dir:FOLDER` with
             `open_clip_config.json` and weights.
         pretrained: weights of an architecture: a tag of open_clip, a file, or `random`; null for a folder.
-        prompts: file with the factors in words, for `factors.encoder.start=text`.
+        prompts: file with the factors in words, for `code.encoder.start=text`.
         mean, std: of the normalisation, for weights whose preprocessing open_clip does not know; null for
             the model's own.
     """
@@ -39,6 +39,6 @@ def rebase_paths(config: ClipConfig, rebase: Callable[[str], str]) -> ClipConfig
     )
 
 
-def look_inside(config: ClipConfig, folder: Path) -> ClipConfig:
+def resolve_inside(config: ClipConfig, folder: Path) -> ClipConfig:
     """The same CLIP with relative paths of what lies in `folder` leading there."""
     return rebase_paths(config, lambda text: str(folder / text) if (folder / text).exists() else text)

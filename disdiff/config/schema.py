@@ -29,7 +29,7 @@ from disdiff.config.trees import check_keys, escape, find_value, refuse_bad_valu
 from disdiff.config.yaml_texts import is_text, list_kinds, quote_texts, read_text
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoderConfig
-from disdiff.method.losses import FactorLossConfig
+from disdiff.method.losses import DisDiffLossConfig
 from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.diffusion.sampler import SamplerConfig
@@ -123,7 +123,7 @@ class LatentDiffusionConfig:
 
 
 @dataclass
-class FactorsConfig:
+class CodeConfig:
     """The last stage: N = `num_units` latent units of D = `unit_dim` numbers.
 
     `decoder` and `loss` are DisDiff's and PDAE's; other systems read sections of their own instead.
@@ -133,7 +133,7 @@ class FactorsConfig:
     unit_dim: int = 32
     encoder: FactorEncoderConfig = field(default_factory=FactorEncoderConfig)
     decoder: GradientDecoderConfig = field(default_factory=GradientDecoderConfig)
-    loss: FactorLossConfig = field(default_factory=FactorLossConfig)
+    loss: DisDiffLossConfig = field(default_factory=DisDiffLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -236,7 +236,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     latent_diffusion: LatentDiffusionConfig = field(default_factory=LatentDiffusionConfig)
-    factors: FactorsConfig = field(default_factory=FactorsConfig)
+    code: CodeConfig = field(default_factory=CodeConfig)
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -351,7 +351,7 @@ def parse_overrides(overrides: list[str]) -> DictConfig:
         key, equals, value = text.partition("=")
         if not equals or text.startswith("-"):
             raise UserError(
-                f"{text!r} is no override; write key=value, for example seed=1 or factors.num_units=6"
+                f"{text!r} is no override; write key=value, for example seed=1 or code.num_units=6"
             )
         kind = kinds.get(key)
         try:

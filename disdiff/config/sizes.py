@@ -81,8 +81,8 @@ def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> 
     if num_train < needed:
         start, fewer = "", "fewer do for system=autoencoder and system=latent_diffusion"
         if needed > LEAST_IMAGES:
-            start = f" for factors.encoder.start={config.factors.encoder.start}"
-            fewer = f"factors.encoder.start=random needs {LEAST_IMAGES}"
+            start = f" for code.encoder.start={config.code.encoder.start}"
+            fewer = f"code.encoder.start=random needs {LEAST_IMAGES}"
         raise UserError(
             f"{config.system} needs at least {needed} images to train on{start}, here are {num_train}; add "
             f"some (data.root, data.num_train), or note that {fewer}"

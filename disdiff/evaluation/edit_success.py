@@ -82,7 +82,7 @@ def compute_editing(
     seed: int,
     probe_steps: int = 600,
     progress: Report | None = None,
-    shelf: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> dict[str, object]:
     """Compute how often swapping the assigned unit does what it should, and nothing else.
 
@@ -96,7 +96,7 @@ def compute_editing(
         seed: of the probe and of the pairs.
         probe_steps: training steps of the probe.
         progress: called with what is at work and the share of it that is done.
-        shelf: folder in which probes are kept for other runs on the same first stage; None keeps none.
+        cache_folder: folder in which probes are kept for other runs on the same first stage; None keeps none.
 
     Returns:
         JSON-ready rates: `success` per edited factor; `kept` per edited factor and other factor;
@@ -107,7 +107,7 @@ def compute_editing(
     report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
     probe = find_probe(
-        shelf, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
+        cache_folder, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
     )
     judge = Judge(model, source, probe, deterministic(sampler))
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
@@ -139,7 +139,7 @@ def compute_editing(
 
 
 def find_probe(
-    shelf: Path | None,
+    cache_folder: Path | None,
     latent_space: LatentSpace,
     source: ImageSource,
     eval_index: Tensor,
@@ -152,10 +152,10 @@ def find_probe(
     """
     index = complement(eval_index, len(source))
     train = partial(train_probe, latent_space, source, index, num_steps, seed, progress)
-    if shelf is None:
+    if cache_folder is None:
         return train()
     facts = [fingerprint(latent_space), source.identity, eval_index.tolist(), num_steps, seed]
-    folder = shelf / f"probe-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
+    folder = cache_folder / f"probe-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     if not (folder / WEIGHTS).exists():
         probe = train()
         save_weights(folder / WEIGHTS, probe)

@@ -36,8 +36,8 @@ def check_components(most: int, wanted: int) -> None:
     """
     if most < wanted:
         raise UserError(
-            f"factors.encoder.start finds at most {most} components here, but there are {wanted} numbers in "
-            "the code; lower num_units or unit_dim of factors, or set factors.encoder.start=random"
+            f"code.encoder.start finds at most {most} components here, but there are {wanted} numbers in "
+            "the code; lower num_units or unit_dim of factors, or set code.encoder.start=random"
         )
 
 
@@ -94,7 +94,7 @@ class CircularCoordinates(PrincipalComponents):
         self.register_buffer("quadrature", torch.zeros(in_features, num_components))  # sines; 0 if no loop
         self.register_buffer("is_loop", torch.zeros(num_components, dtype=torch.bool))
         self.register_buffer("cut", torch.zeros(num_components))
-        self.register_buffer("echo", torch.zeros(2 * HARMONICS * num_components, num_components))
+        self.register_buffer("harmonic_weights", torch.zeros(2 * HARMONICS * num_components, num_components))
 
     def fit_directions(self, x: Tensor) -> None:
         """Fit to standardised inputs (n, F)."""
@@ -118,11 +118,11 @@ class CircularCoordinates(PrincipalComponents):
             angle: of the loops, 0 in the other columns, shape (n, num_components).
         """
         n, count = int(self.is_loop.sum()), len(self.is_loop)
-        rest, weights = without_echo(x, angle[:, :n])
+        rest, weights = remove_harmonics(x, angle[:, :n])
         directions = independent_directions(rest, count - n)
         self.directions[:, n:] = directions
-        echo = self.echo.view(2 * HARMONICS, count, count)
-        echo[:, :n, n:] = (weights @ directions).view(2 * HARMONICS, n, count - n)
+        series_weights = self.harmonic_weights.view(2 * HARMONICS, count, count)
+        series_weights[:, :n, n:] = (weights @ directions).view(2 * HARMONICS, n, count - n)
 
     def angles(self, x: Tensor) -> Tensor:
         """Angles of standardised inputs (B, F), 0 where there is no loop, shape (B, num_components)."""
@@ -131,7 +131,7 @@ class CircularCoordinates(PrincipalComponents):
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
         """The coordinates that are no angles, of standardised `x` (B, F), shape (B, num_components)."""
-        return x @ self.directions - harmonics(angle) @ self.echo
+        return x @ self.directions - harmonics(angle) @ self.harmonic_weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates of `x` (B, ...), shape (B, num_components), loops first, an angle within +-sqrt(3)."""
@@ -154,7 +154,7 @@ class BilinearCoordinates(CircularCoordinates):
         super().__init__(in_features, num_components)
         width, series = min(MODE_FEATURES, in_features), 1 + 2 * MODE_HARMONICS * num_components
         self.register_buffer("basis", torch.zeros(in_features, width))
-        self.register_buffer("echo", torch.zeros(2 * HARMONICS * num_components, width))
+        self.register_buffer("harmonic_weights", torch.zeros(2 * HARMONICS * num_components, width))
         self.register_buffer("offset", torch.zeros(width))
         self.register_buffer("mixing", torch.zeros(num_components, series, width))
         self.register_buffer("mode_mean", torch.zeros(num_components))
@@ -163,12 +163,12 @@ class BilinearCoordinates(CircularCoordinates):
     def fit_rest(self, x: Tensor, angle: Tensor) -> None:
         """As `CircularCoordinates.fit_rest`, by alternating between the modes and their directions."""
         n, count = int(self.is_loop.sum()), len(self.is_loop)
-        rest, weights = without_echo(x, angle[:, :n])
+        rest, weights = remove_harmonics(x, angle[:, :n])
         basis = torch.linalg.svd(rest, full_matrices=False).Vh[: self.basis.shape[1]].T
         self.basis[:, : basis.shape[1]] = basis
-        echo = self.echo.view(2 * HARMONICS, count, -1)
-        echo[:, :n] = (weights @ self.basis.to(weights)).view(2 * HARMONICS, n, self.basis.shape[1])
-        self.offset.copy_(harmonics(angle).mean(dim=0) @ self.echo.to(angle))
+        series_weights = self.harmonic_weights.view(2 * HARMONICS, count, -1)
+        series_weights[:, :n] = (weights @ self.basis.to(weights)).view(2 * HARMONICS, n, self.basis.shape[1])
+        self.offset.copy_(harmonics(angle).mean(dim=0) @ self.harmonic_weights.to(angle))
         r, series = rest @ self.basis.to(rest), mode_series(angle[:, :n])
         modes = r[:, : count - n] / r[:, : count - n].std(dim=0).clamp_min(1e-6)
         for _ in range(MODE_ROUNDS):
@@ -186,7 +186,7 @@ class BilinearCoordinates(CircularCoordinates):
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
         """The modes of standardised `x` (B, F), shape (B, num_components)."""
-        r = x @ self.basis - harmonics(angle) @ self.echo + self.offset
+        r = x @ self.basis - harmonics(angle) @ self.harmonic_weights + self.offset
         modes = solve_modes(r, mode_series(angle), self.mixing)
         return (modes - self.mode_mean) @ self.unmixing
 
@@ -246,7 +246,7 @@ def harmonics(angle: Tensor, highest: int = HARMONICS) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=1).flatten(1)
 
 
-def without_echo(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+def remove_harmonics(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """What a Fourier series in `angle` (n, K) leaves of `x` (n, F), and its weights (2 HARMONICS K, F)."""
     series = harmonics(angle)
     series = series - series.mean(dim=0)

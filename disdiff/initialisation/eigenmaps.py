@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
+from disdiff.initialisation.angle_modes import AngleModes
 from disdiff.initialisation.coordinates import UNIT_VARIANCE, harmonics, ridge_regression
-from disdiff.initialisation.turning_modes import TurningModes
 from ldm.errors import UserError
 
 NUM_MODES = 17  # angles and modes of the data, in which neighbours are sought
@@ -32,7 +32,7 @@ CHUNK = 1024
 class EigenmapCoordinates(nn.Module):
     """Angles of the loops in the data, then slow coordinates of a random walk over the rest; variance 1 each.
 
-    Neighbours are sought among the modes of `TurningModes`, which mean the same at all angles, each with its
+    Neighbours are sought among the modes of `AngleModes`, which mean the same at all angles, each with its
     size in the data: else the walk would follow the loops again. For images that it was not fitted to, a
     coordinate is interpolated from landmarks by kernel ridge regression.
     """
@@ -40,7 +40,7 @@ class EigenmapCoordinates(nn.Module):
     def __init__(self, in_features: int, num_components: int) -> None:
         super().__init__()
         count = max(num_components, min(NUM_MODES, in_features))
-        self.modes = TurningModes(in_features, count)
+        self.modes = AngleModes(in_features, count)
         self.register_buffer("landmarks", torch.zeros(LANDMARKS, count))
         self.register_buffer("bandwidth", torch.ones(()))
         self.register_buffer("weights", torch.zeros(LANDMARKS, num_components))
@@ -64,7 +64,7 @@ class EigenmapCoordinates(nn.Module):
         count, num_components = len(self.modes.is_loop), self.weights.shape[1]
         if num_components < len(x) <= count:
             raise UserError(
-                f"factors.encoder.start=eigenmaps needs more than {count} images, here are {len(x)}; "
+                f"code.encoder.start=eigenmaps needs more than {count} images, here are {len(x)}; "
                 "set start=bilinear, or random"
             )
         self.modes.fit(x)

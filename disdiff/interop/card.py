@@ -82,7 +82,7 @@ def write_card(run: Run, facts: Facts) -> str:
             config.autoencoder.network.in_channels,
         ),
         num_units=model.num_units,
-        numbers=config.factors.num_units * config.factors.unit_dim // model.num_units,
+        numbers=config.code.num_units * config.code.unit_dim // model.num_units,
         parameters=count_parameters(model),
         size_says=SIZES[config.preset],
         has_traversal=(run.folder / "traversal.png").exists(),

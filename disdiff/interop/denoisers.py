@@ -13,7 +13,7 @@ Sizes follow from shapes. The number of attention heads does not, and has to be 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from disdiff.config.schema import FactorsConfig
+from disdiff.config.schema import CodeConfig
 from disdiff.interop.autoencoders import Shapes, count_while, get_shape
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoderConfig
@@ -152,7 +152,7 @@ def swap_head(name: str, words: Mapping[str, str]) -> str:
     return f"{words[head]}.{tail}"
 
 
-def describe_factors(shapes: Shapes, num_units: int | None = None) -> FactorsConfig:
+def describe_code(shapes: Shapes, num_units: int | None = None) -> CodeConfig:
     """The configuration of a DisDiff's last stage.
 
     Args:
@@ -174,7 +174,7 @@ def describe_factors(shapes: Shapes, num_units: int | None = None) -> FactorsCon
         )
     posterior = "none" if outputs == units * unit_dim else "gaussian"
     width = get_shape(shapes, f"{ENCODER}0.weight")[0]
-    return FactorsConfig(
+    return CodeConfig(
         num_units=units,
         unit_dim=unit_dim,
         encoder=FactorEncoderConfig(input="image", channels=width, norm="batch", posterior=posterior),
@@ -201,8 +201,8 @@ def find_head(shapes: Shapes) -> int:
     return places[0]
 
 
-def name_factors(targets: Iterable[str], head: int) -> dict[str, str]:
-    """Their name, prefix included, of each tensor in the state of DisDiff's `FactorNetworks`."""
+def name_code(targets: Iterable[str], head: int) -> dict[str, str]:
+    """Their name, prefix included, of each tensor in the state of DisDiff's `CodeNetworks`."""
     targets = list(targets)
     stem = "decoder.decoder."
     fields = name_decoder([t.removeprefix(stem) for t in targets if t.startswith(stem)], "shift_")

@@ -18,10 +18,10 @@ from disdiff.interop.denoisers import (
     ENCODER,
     UNET,
     Heads,
-    describe_factors,
+    describe_code,
     describe_unet,
     find_head,
-    name_factors,
+    name_code,
     name_unet,
 )
 from disdiff.interop.files import INDEX, WeightsFile, read_weights_file
@@ -98,7 +98,7 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
         UserError: a file cannot be read, is another network, lacks tensors or holds unknown ones.
     """
     files = [read_weights_file(find_weights(path)) for path in paths]
-    pool, config = Pool.pour(files), load_base(options)
+    pool, config = Pool.of_files(files), load_base(options)
     assumed: list[str] = []
     source = build_source(config.data)
     with pool.blame("autoencoder"):
@@ -114,9 +114,9 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
         check_levels(latent_space.latent_shape(source.image_size), config.latent_diffusion.unet)
         modules["latent_diffusion"] = denoiser
     if options.kind == "disdiff":
-        with pool.blame("factors"):
-            model = import_factors(pool, config, latent_space, denoiser, source.image_size, options)
-        modules["factors"] = model.factors
+        with pool.blame("code"):
+            model = import_code(pool, config, latent_space, denoiser, source.image_size, options)
+        modules["code"] = model.networks
     reasons, unknown = pool.explain_rest()
     if unknown and not options.allow_extra:
         raise UserError(
@@ -292,7 +292,7 @@ def import_denoiser(
     return denoiser
 
 
-def import_factors(
+def import_code(
     pool: Pool,
     config: Config,
     latent_space: LatentSpace,
@@ -307,18 +307,18 @@ def import_factors(
     )
     if reads != image_size:
         raise UserError(f"its encoder reads images of {reads} pixels, the data set has {image_size}")
-    found = describe_factors(shapes, options.num_units)
-    config.factors = replace(
-        config.factors,
+    found = describe_code(shapes, options.num_units)
+    config.code = replace(
+        config.code,
         num_units=found.num_units,
         unit_dim=found.unit_dim,
         encoder=found.encoder,
         decoder=found.decoder,
-        loss=replace(config.factors.loss, weight_kl=KL_WEIGHT * (found.encoder.posterior == "gaussian")),
+        loss=replace(config.code.loss, weight_kl=KL_WEIGHT * (found.encoder.posterior == "gaussian")),
     )
     model = build_model(config, latent_space, denoiser, image_size)
-    names = name_factors(model.factors.state_dict(), find_head(shapes))
-    pool.place(model.factors, names, "factors", options.averaged)
+    names = name_code(model.networks.state_dict(), find_head(shapes))
+    pool.place(model.networks, names, "code", options.averaged)
     return model
 
 

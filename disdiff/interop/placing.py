@@ -34,8 +34,8 @@ REASONS = {
 # to which stage of ours the rest belongs, by pattern of how the name begins
 STAGES = {
     rf"{FIRST_STAGE}|model_ema\.first_stage_model": "autoencoder",
-    r"cond_stage_model\.|model_ema\.cond_stage_model": "factors",
-    r"(model\.|model_ema\.)diffusion_model\.?(shift_|part_|repre_embed)": "factors",
+    r"cond_stage_model\.|model_ema\.cond_stage_model": "code",
+    r"(model\.|model_ema\.)diffusion_model\.?(shift_|part_|repre_embed)": "code",
     r"model\.|model_ema\.": "latent_diffusion",
 }
 PLACED, REPLACED = "{}: {}", "{}: replaced by {}"
@@ -65,7 +65,7 @@ class Pool:
     replaced: Counter[tuple[str, int, int]] = field(default_factory=Counter)
 
     @classmethod
-    def pour(cls, files: list[WeightsFile]) -> "Pool":
+    def of_files(cls, files: list[WeightsFile]) -> "Pool":
         """All files in one, later ones over earlier ones.
 
         Raises:
@@ -185,7 +185,7 @@ class Pool:
 
     def explain_replaced(self) -> list[str]:
         """A sentence for every stage of a file of which a later file replaced tensors."""
-        fields = {i for (i, _), where in self.used.items() if re.match("factors: (?!replaced)", where)}
+        fields = {i for (i, _), where in self.used.items() if re.match("code: (?!replaced)", where)}
         lines = []
         for (stage, i, j), count in sorted(self.replaced.items()):
             old, new = self.labels[i], self.labels[j]

@@ -46,7 +46,7 @@ def write_run(imported: Imported, folder: Path) -> dict:
         module.eval()
     if imported.fitted:
         fit_scale(imported)
-    shared = [module for name, module in imported.modules.items() if name != "factors"]
+    shared = [module for name, module in imported.modules.items() if name != "code"]
     config.stage_seed = int(fingerprint(torch.nn.ModuleList(shared)), 16) % 2**31
     config.run.root, config.run.name = str(folder.parent), folder.name
     checks = check(imported)
@@ -104,7 +104,7 @@ def check(imported: Imported) -> dict[str, dict[str, float]]:
     if isinstance(imported.model, DisDiff):
         code = imported.model.encode(image)
         errors = measure_noise(imported.model.eps_fn(code), imported.model.schedule, z_0)
-        checks["factors"] = {"code_std": float(code.std(dim=0).mean()), **errors}
+        checks["code"] = {"code_std": float(code.std(dim=0).mean()), **errors}
     for stage, scores in checks.items():
         if not all(torch.isfinite(torch.tensor(list(scores.values())))):
             raise UserError(f"the imported {stage} gives numbers that are not finite; nothing was written")

@@ -1,5 +1,5 @@
 """What the tasks of all systems share: networks with an encoder, which may learn later and slower than what
-reads its code. An encoder that starts at something (`factors.encoder.start`) unlearns it otherwise, by the
+reads its code. An encoder that starts at something (`code.encoder.start`) unlearns it otherwise, by the
 gradients of networks that do not know yet what the code means.
 """
 
@@ -12,7 +12,7 @@ from ldm.training.stage_task import StageTask
 
 
 class CodeTask(StageTask):
-    """Trains networks with an `encoder`; of its options, `hold_steps` and `rate` are read here."""
+    """Trains networks with an `encoder`, frozen for `freeze_steps`, then at `learning_rate_factor` times the rate."""
 
     def __init__(
         self,
@@ -23,11 +23,11 @@ class CodeTask(StageTask):
         seed: int,
     ) -> None:
         super().__init__(networks, config, budget, seed)
-        self.hold_steps, self.encoder_rate = encoder.hold_steps, encoder.rate
+        self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
 
     def encode(self, seen: Tensor, step: int) -> CodePosterior:
         """What the encoder says of `seen` at a step: without a gradient as long as it is held."""
-        learns = step >= self.hold_steps and torch.is_grad_enabled()
+        learns = step >= self.freeze_steps and torch.is_grad_enabled()
         with torch.set_grad_enabled(learns):
             return self.trained.encoder.posterior(seen)
 

@@ -49,8 +49,8 @@ class FactorEncoderConfig:
             components; `circular`: the angles of the loops, then components of the rest; `bilinear`: the same
             angles, then modes whose effect may depend on them; `eigenmaps`: the same angles, then slow
             coordinates of a random walk over the rest.
-        hold_steps: for so many steps the encoder stays as it is, while what reads its code learns to.
-        rate: its learning rate as a multiple of the other networks'.
+        freeze_steps: the encoder is frozen for this many steps, while the networks that read its code train.
+        learning_rate_factor: its learning rate as a multiple of the other networks'.
     """
 
     input: str = "image"
@@ -62,8 +62,8 @@ class FactorEncoderConfig:
     code_noise: float = 0.1
     initial_logvar: float = INITIAL_LOGVAR
     start: str = "random"
-    hold_steps: int = 0
-    rate: float = 1.0
+    freeze_steps: int = 0
+    learning_rate_factor: float = 1.0
 
 
 class CodePosterior(Protocol):
@@ -133,7 +133,7 @@ class FactorEncoder(nn.Module):
         super().__init__()
         side = min(size, OUTPUT_SIZE)
         depth = count_halvings(size, side, "the factor encoder needs inputs of 1, 2, 4, 8, 16")
-        choose("factors.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
+        choose("code.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
         self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
         self.trunk = nn.Sequential()
@@ -158,7 +158,7 @@ class FactorEncoder(nn.Module):
         if self.gaussian:
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
-        self.code_norm = choose("factors.encoder.code_norm", config.code_norm, norms)()
+        self.code_norm = choose("code.encoder.code_norm", config.code_norm, norms)()
         starts = {
             "random": None,
             "principal": PrincipalComponents,
@@ -166,7 +166,7 @@ class FactorEncoder(nn.Module):
             "bilinear": BilinearCoordinates,
             "eigenmaps": EigenmapCoordinates,
         }
-        start = choose("factors.encoder.start", config.start, starts)
+        start = choose("code.encoder.start", config.start, starts)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
@@ -216,7 +216,7 @@ def count_halvings(size: int, side: int, needs: str, fewest: int = 0) -> int:
     if side & (side - 1) or side << depth != size or depth < fewest:
         raise UserError(
             f"{needs}, ... pixels a side, got {size}; choose another data.image_size or "
-            "factors.encoder.input, or other levels of autoencoder.network.channel_mult and "
+            "code.encoder.input, or other levels of autoencoder.network.channel_mult and "
             "latent_diffusion.unet.channel_mult"
         )
     return depth
@@ -224,4 +224,4 @@ def count_halvings(size: int, side: int, needs: str, fewest: int = 0) -> int:
 
 def _norm(kind: str, channels: int) -> nn.Module:
     kinds = {"batch": nn.BatchNorm2d, "group": lambda channels: build_norm(channels, NORM_GROUPS)}
-    return choose("factors.encoder.norm", kind, kinds)(channels)
+    return choose("code.encoder.norm", kind, kinds)(channels)

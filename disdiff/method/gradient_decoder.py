@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, choose
-from ldm.nn import in_cache
+from ldm.nn import cpu_kernels
 from ldm.nn.layers import ResBlock, repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
 
@@ -156,16 +156,16 @@ class GradientDecoder(nn.Module):
             channels=config.channels or unet.channels,
             num_res_blocks=unet.num_res_blocks if config.num_res_blocks is None else config.num_res_blocks,
         )
-        condition = choose("factors.decoder.condition", config.condition, CONDITIONS)
+        condition = choose("code.decoder.condition", config.condition, CONDITIONS)
         self.condition = condition(num_units, unit_dim, unet.emb_dim, config.harmonics)
         self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
         modulations = {"affine": "scale_shift", "attention": "attention"}
-        affine = choose("factors.decoder.modulation", config.modulation, modulations)
+        affine = choose("code.decoder.modulation", config.modulation, modulations)
         self.num_tokens = TOKENS if affine == "attention" else None
         width = unet.emb_dim // (self.num_tokens or 1)
         self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=width, cond_affine=affine)
         inits = {"zero": False, "default": True}
-        if choose("factors.decoder.residual_init", config.residual_init, inits):
+        if choose("code.decoder.residual_init", config.residual_init, inits):
             for block in self.decoder.modules():
                 if isinstance(block, ResBlock):
                     block.out_conv.reset_parameters()
@@ -190,7 +190,7 @@ class GradientDecoder(nn.Module):
         cond = self.condition(code, units).flatten(0, 1)
         if self.num_tokens is not None:
             cond = cond.unflatten(1, (self.num_tokens, -1))
-        if in_cache.lays_channels_last(features.bottleneck):
+        if cpu_kernels.lays_channels_last(features.bottleneck):
             features = features.channels_last()
         grad = self.decoder(features, emb, cond)
         return grad.unflatten(0, (batch, count))
@@ -206,4 +206,4 @@ def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module |
         UserError: `kind` is unknown.
     """
     kinds = {"orthogonal": OrthogonalEmbedding, "learned": LearnedEmbedding, "none": lambda *sizes: None}
-    return choose("factors.decoder.unit_embedding", kind, kinds)(num_units, emb_dim)
+    return choose("code.decoder.unit_embedding", kind, kinds)(num_units, emb_dim)

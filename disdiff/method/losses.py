@@ -20,7 +20,7 @@ MAX_WHITENED = 4096  # entries of a latent whose covariance is inverted
 
 
 @dataclass
-class FactorLossConfig:
+class DisDiffLossConfig:
     """The loss of stage 3.
 
     Attributes:
@@ -122,7 +122,7 @@ def check_whitened(num_entries: int) -> None:
     """
     if num_entries > MAX_WHITENED:
         raise UserError(
-            f"factors.loss.whiten_ridge is for latents of at most {MAX_WHITENED} entries, these have "
+            f"code.loss.whiten_ridge is for latents of at most {MAX_WHITENED} entries, these have "
             f"{num_entries}; set it to null"
         )
 

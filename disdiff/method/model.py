@@ -61,16 +61,16 @@ class ImageModel(nn.Module, ABC):
 
     Attributes:
         latent_space: where the system works; pixel space for one without a first stage.
-        factors: what the last stage trains; its `encoder` gives codes (B, N, D).
+        networks: what the last stage trains; its `encoder` gives codes (B, N, D).
         encoder_input: what the encoder reads.
         has_unit_fields: whether every unit has a gradient field, so that subsets of units can be sampled.
     """
 
     has_unit_fields = False
 
-    def __init__(self, latent_space: LatentSpace, factors: nn.Module, encoder_input: EncoderInput) -> None:
+    def __init__(self, latent_space: LatentSpace, networks: nn.Module, encoder_input: EncoderInput) -> None:
         super().__init__()
-        self.latent_space, self.factors, self.encoder_input = latent_space, factors, encoder_input
+        self.latent_space, self.networks, self.encoder_input = latent_space, networks, encoder_input
 
     @property
     def supervision(self) -> str | None:
@@ -85,12 +85,12 @@ class ImageModel(nn.Module, ABC):
     @property
     def num_units(self) -> int:
         """N, the number of units that can be swapped and are scored."""
-        return self.factors.encoder.num_units
+        return self.networks.encoder.num_units
 
     @property
     def images_needed(self) -> int:
         """Training images, at least: two, so that codes differ, or more where the code's start is fitted."""
-        return max(2, self.factors.encoder.images_needed)
+        return max(2, self.networks.encoder.images_needed)
 
     def encode(self, image: Tensor) -> Tensor:  # image => code
         """Code of `image` (B, 3, H, W) in [-1, 1], shape (B, N, D)."""
@@ -98,16 +98,16 @@ class ImageModel(nn.Module, ABC):
 
     def encode_input(self, x: Tensor) -> Tensor:  # input => code
         """Code, shape (B, N, D), of the encoder's input."""
-        return self.factors.encoder(x)
+        return self.networks.encoder(x)
 
     @torch.no_grad()
     def fit_start(self, z_0: Tensor) -> None:
         """Fit the initial code to training latents (n, C, h, w), before the first step, where the encoder has
         one that is fitted.
         """
-        if self.factors.encoder.is_fitted:
+        if self.networks.encoder.is_fitted:
             parts = z_0[: self.encoder_input.fit_limit].split(self.encoder_input.fit_batch)
-            self.factors.encoder.fit_start(torch.cat([self.encoder_input.from_latent(x) for x in parts]))
+            self.networks.encoder.fit_start(torch.cat([self.encoder_input.from_latent(x) for x in parts]))
 
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -131,10 +131,10 @@ class DiffusionModel(ImageModel):
         self,
         latent_space: LatentSpace,
         schedule: Schedule,
-        factors: nn.Module,
+        networks: nn.Module,
         encoder_input: EncoderInput,
     ) -> None:
-        super().__init__(latent_space, factors, encoder_input)
+        super().__init__(latent_space, networks, encoder_input)
         self.schedule = schedule
 
     @abstractmethod
@@ -202,7 +202,7 @@ class Prediction:
     grad: Tensor
 
 
-class FactorNetworks(nn.Module):
+class CodeNetworks(nn.Module):
     """What stage 3 trains: the encoder that finds the code and the decoder that turns it into gradient
     fields.
     """
@@ -222,7 +222,7 @@ class DisDiff(DiffusionModel):
         latent_space: LatentSpace,
         denoiser: UNet,
         schedule: Schedule,
-        factors: FactorNetworks,
+        networks: CodeNetworks,
         encoder_input: EncoderInput,
         guidance: float = 1.0,
     ) -> None:
@@ -232,11 +232,11 @@ class DisDiff(DiffusionModel):
             latent_space: where everything happens.
             denoiser: frozen.
             schedule: its noise schedule.
-            factors: encoder and gradient decoder.
+            networks: encoder and gradient decoder.
             encoder_input: what the encoder reads.
             guidance: scale of the gradient fields at sampling and inversion; unused in training.
         """
-        super().__init__(latent_space, schedule, factors, encoder_input)
+        super().__init__(latent_space, schedule, networks, encoder_input)
         self.denoiser, self.guidance = denoiser, guidance
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
@@ -249,7 +249,7 @@ class DisDiff(DiffusionModel):
             units: which units these are, shape (K,) or (B, K); None for all N.
         """
         eps_base, features = self.predict_base(z_t, t)
-        return Prediction(eps_base, self.factors.decoder(features, code, units))
+        return Prediction(eps_base, self.networks.decoder(features, code, units))
 
     def predict_base(self, z_t: Tensor, t: Tensor) -> tuple[Tensor, Features]:
         """Noise predicted by the frozen denoiser, shape (B, C, h, w), and its features."""
@@ -274,7 +274,7 @@ class DisDiff(DiffusionModel):
             eps_base, features = self.predict_base(z_t, t)
             if not chosen:
                 return eps_base
-            grad = self.factors.decoder(features, part, index)  # (B, K, C, h, w)
+            grad = self.networks.decoder(features, part, index)  # (B, K, C, h, w)
             return shift_eps(eps_base, coefficient, t, torch.einsum("bkchw,k->bchw", grad, scale))
 
         return predict_eps
@@ -292,7 +292,7 @@ class PDAE(DisDiff):
     @property
     def num_units(self) -> int:
         """D."""
-        return self.factors.encoder.unit_dim
+        return self.networks.encoder.unit_dim
 
     def encode_input(self, x: Tensor) -> Tensor:  # input => code
         """Code of the encoder's input, shape (B, D, 1)."""

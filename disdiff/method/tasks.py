@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import (
-    FactorLossConfig,
+    DisDiffLossConfig,
     change_weight,
     clean_weight,
     fit_whitener,
@@ -63,13 +63,13 @@ class DisDiffTask(CodeTask):
     def __init__(
         self,
         model: DisDiff,
-        loss: FactorLossConfig,
+        loss: DisDiffLossConfig,
         encoder: FactorEncoderConfig,
         config: TrainConfig,
         budget: Budget,
         seed: int,
     ) -> None:
-        super().__init__(model.factors, encoder, config, budget, seed)
+        super().__init__(model.networks, encoder, config, budget, seed)
         self.model, self.loss = model, loss
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
@@ -78,7 +78,7 @@ class DisDiffTask(CodeTask):
         self.t_range = (loss.t_min, num_steps if loss.t_max is None else loss.t_max)
         if not 0 <= loss.t_min < self.t_range[1] <= num_steps:
             raise UserError(
-                f"factors.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of "
+                f"code.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of "
                 f"0 .. {num_steps - 1}; choose t_min < t_max"
             )
         weightings: dict[str, Callable[[Tensor], Tensor]] = {
@@ -86,14 +86,12 @@ class DisDiffTask(CodeTask):
             "snr": lambda snr: snr_weight(snr, loss.snr_gamma),
             "clean": lambda snr: clean_weight(snr, loss.clean_cap) ** (0.5 if loss.norm == "l1" else 1.0),
         }
-        weight = choose("factors.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
-        choose(
-            "factors.loss.dis_weighting", loss.dis_weighting, dict.fromkeys(("change", "constant", "loss"))
-        )
-        choose("factors.loss.change_space", loss.change_space, {"z": None, "image": None})
+        weight = choose("code.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
+        choose("code.loss.dis_weighting", loss.dis_weighting, dict.fromkeys(("change", "constant", "loss")))
+        choose("code.loss.change_space", loss.change_space, {"z": None, "image": None})
         if loss.whiten_ridge is not None and loss.norm != "l2":
             raise UserError(
-                f"factors.loss.whiten_ridge is for squared errors, but factors.loss.norm={loss.norm}; "
+                f"code.loss.whiten_ridge is for squared errors, but code.loss.norm={loss.norm}; "
                 "set norm=l2, or whiten_ridge=null"
             )
         self.register_buffer("whitener", None, persistent=False)
@@ -135,7 +133,7 @@ class DisDiffTask(CodeTask):
             "code_std": spread(posterior.mean).mean(),
         }
         loss = reconstruction
-        if self.loss.weight_kl and step >= self.hold_steps:
+        if self.loss.weight_kl and step >= self.freeze_steps:
             kl = posterior.kl().mean()
             self.stats["kl"] = kl.detach()
             ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
@@ -220,7 +218,7 @@ class DisDiffTask(CodeTask):
         model = self.current
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
         rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
-        eps_fn = model.eps_fn(model.factors.encoder(model.encoder_input.from_batch(rows, z_0)))
+        eps_fn = model.eps_fn(model.networks.encoder(model.encoder_input.from_batch(rows, z_0)))
         steps = min(PREVIEW_STEPS, model.schedule.num_steps)
         sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), steps)
         return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])

@@ -236,7 +236,7 @@ def describe_supervision(metrics: dict[str, Any]) -> str:
 
 def list_costs(metrics: dict[str, Any]) -> dict[str, float]:
     """How large a run's model is, and what the training of its own stage took, where the run says so."""
-    sizes, stage = metrics.get("parameters") or {}, (metrics.get("stages") or {}).get("factors") or {}
+    sizes, stage = metrics.get("parameters") or {}, (metrics.get("stages") or {}).get("code") or {}
     costs = {f"Parameters, {kind} (M)": sizes[kind] / 1e6 for kind in ("trainable", "total") if kind in sizes}
     if stage.get("seconds"):
         costs[SPEED] = stage.get("images", 0) / stage["seconds"]

@@ -77,7 +77,7 @@ class Context:
         shared = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser}
         if self.model is None:
             return shared
-        return {**shared, "factors": self.model.factors, "latent_dpm": self.latent_dpm}
+        return {**shared, "code": self.model.networks, "latent_dpm": self.latent_dpm}
 
     def has_parameters(self, name: str) -> bool:
         """Whether a stage has anything to train; pixel space has no autoencoder."""

@@ -20,8 +20,8 @@ from disdiff.clip.discovery import (
 )
 from disdiff.clip.displacement import Displacements, Mover, measure_displacements
 from disdiff.clip.held_out import keep_held_out
-from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
 from disdiff.clip.prompts import Prompts, embed_prompts, read_prompts
+from disdiff.clip.text_edit import find_unit, judge_edit, move_unit
 from disdiff.clip.tower import Clip
 from disdiff.editing.unit_names import name_data
 from disdiff.editing.units import in_batches, principal_directions

@@ -53,7 +53,7 @@ def example_batch(context: Context, name: str, size: int) -> dict[str, Tensor]:
         return {"image": image}
     with torch.no_grad():
         batch = {"statistics": context.latent_space.autoencoder.encode_statistics(to_float(image))}
-        if name == "factors" and (array := context.model.encoder_input.array) is not None:
+        if name == "code" and (array := context.model.encoder_input.array) is not None:
             batch[array] = context.model.encoder_input.to_array(image)
     return batch
 

@@ -60,9 +60,9 @@ def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
     config = run.config
     if "prior" not in get_system(config).sections or not any(term_weights(config.prior)):
         raise UserError(f"the code of this run of {config.system} was held to no prior; use another --codes")
-    bits = config.factors.encoder.posterior == "bernoulli"
+    bits = config.code.encoder.posterior == "bernoulli"
     draw = sample_bits if bits else PRIORS[config.prior.kind]
-    return draw((num_codes, config.factors.num_units, config.factors.unit_dim), generator)
+    return draw((num_codes, config.code.num_units, config.code.unit_dim), generator)
 
 
 def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
@@ -79,7 +79,7 @@ def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Ten
     latent_dpm = build_latent_dpm(run.config, run.model)
     load_weights(weights, latent_dpm)
     code = freeze(latent_dpm).sample(num_codes, CODE_STEPS, generator)
-    return (code > 0.5).to(code) if run.config.factors.encoder.posterior == "bernoulli" else code
+    return (code > 0.5).to(code) if run.config.code.encoder.posterior == "bernoulli" else code
 
 
 def find_unconditional(run: Run) -> EpsFunction:

@@ -64,7 +64,7 @@ def check_images(context: Context) -> None:
         UserError: there are fewer, naming how many are needed, and what fewer are good for.
     """
     if context.model is not None:
-        needed = 0 if context.stages["factors"].trained else context.model.images_needed
+        needed = 0 if context.stages["code"].trained else context.model.images_needed
         sizes.check_images(context.config, needed, len(context.train_index), len(context.eval_index))
 
 
@@ -80,10 +80,10 @@ def check_batches(context: Context) -> None:
             budget = resolve_budget(getattr(context.config, name).train, context.machine.device)
             parts = 1 if name == "autoencoder" else context.machine.accumulate
             rows = Share(0, read_ranks().size * parts).rows(budget.batch_size)
-            if rows.stop == 1 and name == "factors" and context.config.factors.encoder.code_norm == "batch":
+            if rows.stop == 1 and name == "code" and context.config.code.encoder.code_norm == "batch":
                 raise UserError(
-                    "factors.encoder.code_norm=batch normalises over two images at least, but a step of "
-                    "stage factors sees one at a time; raise factors.train.batch_size, lower "
+                    "code.encoder.code_norm=batch normalises over two images at least, but a step of "
+                    "stage code sees one at a time; raise code.train.batch_size, lower "
                     "trainer.accumulate, or set code_norm=none"
                 )
 

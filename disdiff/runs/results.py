@@ -65,7 +65,7 @@ def write_results(context: Context, seconds: float) -> None:
     model = context.model.eval().to(context.machine.device)
     codes = encode_codes(model, source, context.eval_index)
     save_codes(folder / "codes.npz", codes)
-    copyfile(context.stages["factors"].folder / "log.csv", folder / "log.csv")
+    copyfile(context.stages["code"].folder / "log.csv", folder / "log.csv")
     scores, reason = score_once(folder, codes, config.evaluation)
     with torch.inference_mode():
         editing, reconstruction = measure_edits(context, model, scores)
@@ -133,13 +133,13 @@ def results_are_current(folder: Path, config: Config, stages: list[Stage], sourc
 
 
 def count_sizes(context: Context) -> dict[str, int]:
-    """Parameters of the model, `total`, and of the part of it that the stage `factors` trains, `trainable`.
+    """Parameters of the model, `total`, and of the part of it that the stage `code` trains, `trainable`.
 
     A latent DPM, which only new images need, does not count.
     """
     model = [name for name in context.stages if name != "latent_dpm"]
     sizes = {name: count_parameters(context.modules[name]) for name in model}
-    return {"total": sum(sizes.values()), "trainable": sizes["factors"]}
+    return {"total": sum(sizes.values()), "trainable": sizes["code"]}
 
 
 def list_pictures(model: ImageModel) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from disdiff.build import build_denoiser, build_latent_space, build_model, build_source, get_system
-from disdiff.config.clip_options import look_inside
+from disdiff.config.clip_options import resolve_inside
 from disdiff.config.places import find
 from disdiff.config.schema import Config, merge, read_yaml
 from disdiff.editing.unit_lookup import DISCOVERY, UnitTable
@@ -128,7 +128,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
             f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
         )
     config = merge([read_yaml(folder / "config.yaml")])
-    config.clip = look_inside(config.clip, folder)  # an exported run brings its CLIP
+    config.clip = resolve_inside(config.clip, folder)  # an exported run brings its CLIP
     if guidance is not None:
         config.sampler.guidance = NOT_NEGATIVE.check("sampler.guidance", guidance)
     stages = get_system(config).stages
@@ -138,7 +138,7 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     model = build_model(config, latent_space, denoiser, image_size)
     if model is None:
         raise UserError(f"{folder} is a run of {config.system} alone, which finds no code; give another run")
-    modules = {"autoencoder": latent_space, "latent_diffusion": denoiser, "factors": model.factors}
+    modules = {"autoencoder": latent_space, "latent_diffusion": denoiser, "code": model.networks}
     for name in stages:
         load_weights(folder / "stages" / name / WEIGHTS, modules[name])
     return Run(folder, config, freeze(model).to(device))

@@ -24,7 +24,7 @@ from ldm.training.optimizer import WITHOUT_EFFECT
 from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 
 RECORD = "stage.json"
-OF_ONE_RUN = ("factors", "latent_dpm")  # stages that lie in the run folder; others are shared
+OF_ONE_RUN = ("code", "latent_dpm")  # stages that lie in the run folder; others are shared
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Stage:
     """A stage of a run.
 
     Attributes:
-        name: `autoencoder`, `latent_diffusion`, `factors` or `latent_dpm`.
+        name: `autoencoder`, `latent_diffusion`, `code` or `latent_dpm`.
         hash: of everything its weights depend on.
         folder: where it is, or will be, trained.
     """
@@ -82,7 +82,7 @@ def list_settings(config: Config, name: str) -> dict[str, Any]:
     A section that stands at its defaults is left out, so that one more section leaves old hashes as they are.
     """
     section = to_container(getattr(config, name))
-    if name != "factors":
+    if name != "code":
         return {key: value for key, value in section.items() if key != "enabled"}
     system = get_system(config)
     own = {key: value for key, value in section.items() if key not in system.unread}

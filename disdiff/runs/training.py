@@ -57,7 +57,7 @@ def train_stage(context: Context, name: str) -> None:
     trainers = {
         "autoencoder": train_autoencoder,
         "latent_diffusion": train_latent_diffusion,
-        "factors": train_code,
+        "code": train_code,
         "latent_dpm": train_latent_dpm,
     }
     trainers[name](context, context.stages[name])

@@ -13,8 +13,8 @@ from ldm.data.cars3d import FILE, list_mat_files, open_cars3d
 from ldm.data.celeba import find_celeba, open_celeba
 from ldm.data.dsprites import find_dsprites, open_dsprites
 from ldm.data.files import absent, find_first
-from ldm.data.image_folder import ATTRIBUTES, FolderShelf, match_attributes, read_attributes
-from ldm.data.lmdb_shelf import LmdbShelf, find_lmdb
+from ldm.data.image_folder import ATTRIBUTES, FolderStore, match_attributes, read_attributes
+from ldm.data.lmdb_store import LmdbStore, find_lmdb
 from ldm.data.mpi3d import VARIANTS, find_mpi3d, open_mpi3d
 from ldm.data.pictures import Pictures, Preparation
 from ldm.data.procedural import ProceduralShapes3D
@@ -69,17 +69,17 @@ def open_pictures(options: DataOptions, progress: Progress | None = None) -> Pic
         if options.attributes:
             raise UserError("data.attributes is for folders of pictures, not for an LMDB; leave it out")
         return Pictures(
-            options.name, LmdbShelf(database, preparation.size), preparation, options.corrupt, None, progress
+            options.name, LmdbStore(database, preparation.size), preparation, options.corrupt, None, progress
         )
     if options.name != "folder" and not root.is_dir():
         raise absent(options.name, root, "pictures nor an LMDB")
     skip = options.corrupt == "skip"
-    shelf, attributes = FolderShelf(root, skip), None
+    store, attributes = FolderStore(root, skip), None
     path = options.attributes or (root / ATTRIBUTES if (root / ATTRIBUTES).is_file() else None)
     if path is not None:
         names, table = read_attributes(path)
-        attributes = names, match_attributes(path, shelf, table, skip)
-    return Pictures(options.name, shelf, preparation, options.corrupt, attributes, progress)
+        attributes = names, match_attributes(path, store, table, skip)
+    return Pictures(options.name, store, preparation, options.corrupt, attributes, progress)
 
 
 def find_pictures(root: Path) -> Path | None:

@@ -14,7 +14,7 @@ import numpy as np
 from ldm.data.arrays import Progress
 from ldm.data.files import absent
 from ldm.data.folder_walk import printable
-from ldm.data.image_folder import FolderShelf, check_attributes, match_attributes
+from ldm.data.image_folder import FolderStore, check_attributes, match_attributes
 from ldm.data.pictures import Pictures, Preparation, name_some
 from ldm.errors import UserError, choose
 
@@ -49,22 +49,22 @@ def open_celeba(
     if folder is None:
         raise absent("celeba", root, "img_align_celeba")
     names, table = read_list(root / ATTRIBUTES)
-    shelf = FolderShelf(folder, skip)
+    store = FolderStore(folder, skip)
     if wanted is not None:
         parts = read_partition(root / PARTITION)
-        bare = [name for name in shelf.names if name not in parts]
+        bare = [name for name in store.names if name not in parts]
         if bare and not skip:
             raise UserError(
                 f"{root / PARTITION} lacks rows for {len(bare)} images ({name_some(bare)}); get it again, or "
                 "leave them out with data.corrupt=skip"
             )
-        shelf.leave_out({name: f"it has no row in {PARTITION}" for name in bare})
-        shelf.keep([position for position, name in enumerate(shelf.names) if parts[name] == wanted])
+        store.leave_out({name: f"it has no row in {PARTITION}" for name in bare})
+        store.keep([position for position, name in enumerate(store.names) if parts[name] == wanted])
         table = {name: values for name, values in table.items() if parts.get(name) == wanted}
-        if not shelf.names:
+        if not store.names:
             raise UserError(f"{root / PARTITION} puts no image of {folder} into {partition}")
-    values = match_attributes(root / ATTRIBUTES, shelf, table, skip)
-    return Pictures("celeba", shelf, preparation, corrupt, (names, values), progress)
+    values = match_attributes(root / ATTRIBUTES, store, table, skip)
+    return Pictures("celeba", store, preparation, corrupt, (names, values), progress)
 
 
 def find_celeba(root: Path) -> Path | None:

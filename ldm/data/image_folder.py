@@ -23,8 +23,8 @@ VALUES = {"0": 0, "1": 1, "-1": -1, "0.0": 0, "1.0": 1, "-1.0": -1}
 SKIP = "leave them out with data.corrupt=skip"
 
 
-class FolderShelf:
-    """A `Shelf` of the picture files in a folder and the folders in it, sorted by path; hidden ones aside.
+class FolderStore:
+    """The picture files in a folder and the folders in it, sorted by path; hidden ones are left out.
 
     Links to folders are followed, each folder once; a picture that links lead to again counts once.
 
@@ -146,13 +146,13 @@ def check_attributes(
 
 
 def match_attributes(
-    path: str | Path, shelf: FolderShelf, table: dict[str, np.ndarray], skip: bool
+    path: str | Path, store: FolderStore, table: dict[str, np.ndarray], skip: bool
 ) -> np.ndarray:
-    """Attributes of every picture of a shelf, in its order, shape (n, A) int64.
+    """Attributes of every picture of a store, in its order, shape (n, A) int64.
 
     Args:
         path: of the attributes, for messages.
-        shelf: with `skip` it leaves out pictures without a row, and notes them and rows without a picture.
+        store: with `skip` it leaves out pictures without a row, and notes them and rows without a picture.
         table: values by picture.
         skip: whether to ignore rows without picture, and pictures without row.
 
@@ -161,31 +161,31 @@ def match_attributes(
             picture no row.
     """
     places = defaultdict(list)
-    for position, name in enumerate(shelf.names):
+    for position, name in enumerate(store.names):
         for key in {name, PurePosixPath(name).name}:
             places[key].append(position)
     rows, missing = {}, []
     for key, values in table.items():
-        found = [i for i in places.get(key, []) if shelf.names[i] == key] or places.get(key, [])
+        found = [i for i in places.get(key, []) if store.names[i] == key] or places.get(key, [])
         if len(found) > 1:
-            several = name_some([shelf.names[position] for position in found])
+            several = name_some([store.names[position] for position in found])
             raise UserError(f"{path}: {key} stands for {len(found)} pictures ({several}); give their folders")
         if found and found[0] in rows:
             raise UserError(
-                f"{path} has the picture {shelf.names[found[0]]} more than once; keep one of each"
+                f"{path} has the picture {store.names[found[0]]} more than once; keep one of each"
             )
         if found:
             rows[found[0]] = values
         else:
             missing.append(key)
-    bare = [name for position, name in enumerate(shelf.names) if position not in rows]
+    bare = [name for position, name in enumerate(store.names) if position not in rows]
     remedy = "mend the file, or leave both out with data.corrupt=skip"
     if missing and not skip:
         raise UserError(f"{path} has {len(missing)} rows without a picture ({name_some(missing)}); {remedy}")
     if bare and not skip:
         raise UserError(f"{path} lacks rows for {len(bare)} pictures ({name_some(bare)}); {remedy}")
     if not rows:
-        raise UserError(f"{path}: none of its rows is of a picture in {shelf.root}; check the names")
+        raise UserError(f"{path}: none of its rows is of a picture in {store.root}; check the names")
     without_picture = {f"{key} (a row without a picture)": f"it is in {path} alone" for key in missing}
-    shelf.leave_out({**{name: f"it has no row in {path}" for name in bare}, **without_picture})
+    store.leave_out({**{name: f"it has no row in {path}" for name in bare}, **without_picture})
     return np.stack([rows[position] for position in sorted(rows)])

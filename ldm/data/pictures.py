@@ -31,7 +31,7 @@ NAMED = 3  # bad pictures that a message names
 SCAN = ".disdiff-scan.json"
 
 
-class Shelf(Protocol):
+class PictureStore(Protocol):
     """Where pictures come from; safe to hand to worker processes.
 
     Attributes:
@@ -121,10 +121,10 @@ def prepare_any(image: Image.Image, crop: str, size: int) -> Image.Image:
 
 
 class Pictures:
-    """An `ImageSource` over a shelf of pictures, each decoded when asked for.
+    """An `ImageSource` over a store of pictures, each decoded when asked for.
 
     Attributes:
-        shelf: where the pictures come from.
+        store: where the pictures come from.
         preparation: what is done to a picture, in words.
         skipped: names of pictures that were left out, as they cannot be read or have no attributes.
         attribute_names: of the columns of `attributes`; empty without attributes.
@@ -139,17 +139,17 @@ class Pictures:
     def __init__(
         self,
         name: str,
-        shelf: Shelf,
+        store: PictureStore,
         preparation: Preparation,
         corrupt: str = "stop",
         attributes: tuple[Sequence[str], np.ndarray] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Serve the pictures of a shelf.
+        """Serve the pictures of a store.
 
         Args:
             name: of the data set.
-            shelf: the pictures.
+            store: the pictures.
             preparation: how they become images.
             corrupt: `stop` when one that cannot be read is asked for, or read all of them once and `skip`
                 those.
@@ -163,16 +163,16 @@ class Pictures:
         self.name, self.image_size, self.preparation = name, preparation.size, str(preparation)
         self.crop = preparation.crop
         self.attribute_names = tuple(attributes[0]) if attributes else ()
-        self.shelf, self._prepare = shelf, preparation
+        self.store, self._prepare = store, preparation
         self._attributes = torch.from_numpy(attributes[1]) if attributes else None
-        self._positions = torch.arange(len(shelf.names))
-        self.skipped = tuple(shelf.left_out)
+        self._positions = torch.arange(len(store.names))
+        self.skipped = tuple(store.left_out)
         if choose("data.corrupt", corrupt, {"stop": False, "skip": True}):
             bad = self.find_corrupt(progress)
             self.skipped += tuple(bad)
-            self._positions = torch.tensor([i for i, each in enumerate(shelf.names) if each not in bad])
+            self._positions = torch.tensor([i for i, each in enumerate(store.names) if each not in bad])
         if not len(self._positions):
-            raise UserError(f"{shelf.root} holds no picture that can be read")
+            raise UserError(f"{store.root} holds no picture that can be read")
         self.identity = self._compute_identity(progress)
         self.attributes_sha256 = self._digest_attributes()
         self._prepared = self._open_prepared()
@@ -204,20 +204,20 @@ class Pictures:
 
     def find_corrupt(self, progress: Progress | None = None) -> dict[str, str]:
         """Why each picture that cannot be read cannot, by name."""
-        return find_corrupt(self.shelf, self._prepare, progress)
+        return find_corrupt(self.store, self._prepare, progress)
 
     def prepared_path(self) -> Path:
         """Where all images of this preparation are kept once `disdiff data` has made them."""
-        return self.shelf.root / f".disdiff-{self.identity}.npy"
+        return self.store.root / f".disdiff-{self.identity}.npy"
 
     def note_prepared(self) -> None:
         """Remember the content of the file at `prepared_path`, which is used for as long as it has it."""
-        path, contents = self.prepared_path(), Contents(self.shelf.root)
+        path, contents = self.prepared_path(), Contents(self.store.root)
         contents.note(f"converted {path.name}", contents.digest_file(path))
         contents.save()
 
     def _open_prepared(self) -> MappedArray | None:
-        path, contents = self.prepared_path(), Contents(self.shelf.root)
+        path, contents = self.prepared_path(), Contents(self.store.root)
         with suppress(OSError, ValueError):  # not there, or not whole
             array = open_npy(path)
             fits = array.shape == (len(self), 3, self.image_size, self.image_size) and array.dtype == np.uint8
@@ -228,12 +228,12 @@ class Pictures:
 
     def _read(self, position: int) -> np.ndarray:
         try:
-            return self._prepare(self.shelf.read(position))
+            return self._prepare(self.store.read(position))
         except UserError:
             raise
         except Exception as error:  # Pillow raises many kinds
             raise UserError(
-                f"{self.shelf.root}: the picture {self.shelf.names[position]} cannot be read "
+                f"{self.store.root}: the picture {self.store.names[position]} cannot be read "
                 f"({describe(error)}); replace it, or leave such pictures out with data.corrupt=skip"
             ) from error
 
@@ -246,32 +246,34 @@ class Pictures:
 
     def _compute_identity(self, progress: Progress | None) -> str:
         positions = self._positions.tolist()
-        names = [self.shelf.names[position] for position in positions]
+        names = [self.store.names[position] for position in positions]
         digest = hashlib.sha256("\0".join([self.preparation, *names]).encode())
-        digest.update(self.shelf.digest(positions, progress).encode())
+        digest.update(self.store.digest(positions, progress).encode())
         return f"{self.name}-{len(self)}-{digest.hexdigest()[:16]}"
 
 
-def find_corrupt(shelf: Shelf, preparation: Preparation, progress: Progress | None = None) -> dict[str, str]:
-    """Read every picture of a shelf once; the result is kept in `<root>/.disdiff-scan.json` where it can be.
+def find_corrupt(
+    store: PictureStore, preparation: Preparation, progress: Progress | None = None
+) -> dict[str, str]:
+    """Read every picture of a store once; the result is kept in `<root>/.disdiff-scan.json` where it can be.
 
     Returns:
         Why each corrupt picture cannot be read, by name.
     """
-    content = f"{preparation}{list(shelf.names)}{shelf.digest(range(len(shelf.names)), progress)}"
-    path, key = shelf.root / SCAN, hashlib.sha256(content.encode()).hexdigest()
+    content = f"{preparation}{list(store.names)}{store.digest(range(len(store.names)), progress)}"
+    path, key = store.root / SCAN, hashlib.sha256(content.encode()).hexdigest()
     with suppress(UserError, TypeError, ValueError, KeyError):
         known = load_json(path)
         if known["key"] == key:
             return dict(known["corrupt"])
     corrupt: dict[str, str] = {}
-    for position, name in enumerate(shelf.names):
+    for position, name in enumerate(store.names):
         try:
-            preparation(shelf.read(position))
+            preparation(store.read(position))
         except Exception as error:  # Pillow raises many kinds
             corrupt[name] = describe(error)
         if progress is not None:
-            progress(position + 1, len(shelf.names))
+            progress(position + 1, len(store.names))
     with suppress(UserError):  # a folder that cannot be written is searched again the next time
         save_json(path, {"key": key, "corrupt": corrupt})
     return corrupt

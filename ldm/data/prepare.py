@@ -255,8 +255,8 @@ def check_pictures(source: Pictures, progress: Progress | None = None) -> str:
     if bad:
         some = name_some([f"{name} ({why})" for name, why in bad.items()])
         raise UserError(
-            f"{source.shelf.root}: {len(bad)} of {len(source.shelf.names)} pictures cannot be read: {some}; "
+            f"{source.store.root}: {len(bad)} of {len(source.store.names)} pictures cannot be read: {some}; "
             "replace them, or leave them out with data.corrupt=skip"
         )
     labels = f", {len(source.attribute_names)} attributes" if source.attribute_names else ""
-    return f"{source.shelf.root}: good; {len(source)} pictures{labels}, {source.identity}"
+    return f"{source.store.root}: good; {len(source)} pictures{labels}, {source.identity}"

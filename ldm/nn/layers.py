@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.nn import in_cache
+from ldm.nn import cpu_kernels
 
 TRANSPOSED_FROM = 4  # pixels a side: on smaller maps the doubled convolution is as fast
 
@@ -96,11 +96,11 @@ def normalise(
     """
     weight, bias = norm.weight[part], norm.bias[part]
     num_groups = norm.num_groups * h.shape[1] // norm.num_channels
-    if in_cache.normalises(h):
+    if cpu_kernels.normalises(h):
         if modulation is not None:
             scale, shift = modulation
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
-        return in_cache.normalise(h, num_groups, weight, bias, norm.eps, activate)
+        return cpu_kernels.normalise(h, num_groups, weight, bias, norm.eps, activate)
     h = F.group_norm(h, num_groups, weight, bias, norm.eps)
     if modulation is not None:
         scale, shift = (x[..., None, None] for x in modulation)
@@ -123,8 +123,8 @@ class SelfAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Attend within each map of `h` (B, C, H, W); heads are contiguous blocks of [q, k, v] channels."""
         qkv = map_tokens(to_tokens(normalise(h, self.norm, activate=False)), self.qkv)
-        if in_cache.attends(qkv, self.num_heads):
-            attended = in_cache.attend(qkv, self.num_heads)
+        if cpu_kernels.attends(qkv, self.num_heads):
+            attended = cpu_kernels.attend(qkv, self.num_heads)
         else:
             # PyTorch's fused attention wants channels side by side; without, it falls back to plain products.
             q, k, v = qkv.unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)

@@ -6,10 +6,10 @@ import torch
 from disdiff.build import build_encoder_input
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
-from disdiff.method.losses import FactorLossConfig
-from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.losses import DisDiffLossConfig
+from disdiff.method.model import CodeNetworks, DisDiff
 from disdiff.method.tasks import DisDiffTask
-from ldm.nn import in_cache
+from ldm.nn import cpu_kernels
 from ldm.nn.unet import UNet, UNetConfig
 from ldm.training.optimizer import TrainConfig, resolve_budget
 
@@ -40,14 +40,14 @@ def build_tasks(build_tiny_disdiff, randomise, load_benchmark, monkeypatch):
         options = GradientDecoderConfig(channels=width, unit_embedding="learned")
         decoder = GradientDecoder(options, unet, num_units, 2, 4)
         randomise(decoder.decoder)
-        factors = FactorNetworks(tiny.factors.encoder, decoder)
+        factors = CodeNetworks(tiny.networks.encoder, decoder)
         denoiser = randomise(UNet(unet, 4))
         encoder_input = build_encoder_input(reads, tiny.latent_space, denoiser)
         model = DisDiff(tiny.latent_space, denoiser, tiny.schedule, factors, encoder_input).to(dtype)
         config = TrainConfig(images=300, batch_size=3, ema_decay=None)
-        encoder = FactorEncoderConfig(hold_steps=5 if loss == "small" else 0)
+        encoder = FactorEncoderConfig(freeze_steps=5 if loss == "small" else 0)
         budget = resolve_budget(config, "cpu")
-        arguments = model, FactorLossConfig(**LOSSES[loss]), encoder, config, budget, 0
+        arguments = model, DisDiffLossConfig(**LOSSES[loss]), encoder, config, budget, 0
         plain = load_benchmark("loop_baseline").LoopTask
         module = "disdiff.method.encoder_input"  # float64 from the images on
         monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)
@@ -81,7 +81,7 @@ def difference(a, b):
 @pytest.mark.parametrize("num_units", [1, 6, 10])
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
 def test_the_fast_step_is_the_plain_one(build_tasks, layout, num_units, width, dtype, monkeypatch):
-    monkeypatch.setattr(in_cache, "CHANNELS", 0 if layout == "channels-last" else 2**10)
+    monkeypatch.setattr(cpu_kernels, "CHANNELS", 0 if layout == "channels-last" else 2**10)
     fast, plain, batch = build_tasks(num_units, width, dtype=dtype)
     (losses, gradients), (plain_losses, plain_gradients) = run(fast, batch, 7), run(plain, batch, 7)
     assert difference(losses, plain_losses) <= TOLERANCE[dtype]
@@ -106,7 +106,7 @@ def test_groups_straddle_in_one_width_and_not_in_the_other(build_tasks):
 
 def test_options_that_the_plain_step_does_not_know_are_refused(build_tasks):
     _, plain, batch = build_tasks(2, 8)
-    plain.loss = FactorLossConfig(detach_condition=True)
+    plain.loss = DisDiffLossConfig(detach_condition=True)
     with pytest.raises(ValueError, match="detach_condition"):
         plain.compute_loss(batch, 0, plain.step_generator(0))
 

@@ -11,9 +11,9 @@ import torch
 TINY = [
     "latent_diffusion.unet.channels=8",
     "latent_diffusion.unet.num_groups=4",
-    "factors.decoder.channels=8",
-    "factors.encoder.channels=16",  # 2 a group: alone in its group, a bias before the norm has no gradient
-    "factors.num_units=3",
+    "code.decoder.channels=8",
+    "code.encoder.channels=16",  # 2 a group: alone in its group, a bias before the norm has no gradient
+    "code.num_units=3",
 ]
 
 
@@ -40,13 +40,13 @@ def test_steps_of_the_small_preset_and_the_data_that_they_read(run_script, load_
     assert out.with_suffix(".png").stat().st_size > 1000
     assert written["weights"] == "random, tiny networks" and written["machine"]["threads"] >= 1
     result = written["results"]["small"]
-    stages = {*load_benchmark("timing").STAGES, "factors, loop over units"}
+    stages = {*load_benchmark("timing").STAGES, "code, loop over units"}
     assert set(result["steps"]["seconds"]) == stages
     ratio = result["steps"]["loop_over_fast"]
     assert ratio["least"] <= ratio["ratio"] <= ratio["most"]
     ways = {"procedural", "h5", "latents", "latents and images"}
     assert set(result["data"]["reading_images_per_second"]) == ways
-    assert set(result["data"]["share"]["factors"]) == {"latents"}
+    assert set(result["data"]["share"]["code"]) == {"latents"}
 
 
 def test_a_step_beside_busy_processes(run_script, load_benchmark, tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_more_operations_with_more_units_and_as_many_more_in_a_loop(load_benchma
     profiling, build = load_benchmark("profile_step"), load_benchmark("timing").build_step
     flops = {
         (units, looped): profiling.count_flops(
-            build("small", "factors", 2, [*TINY, f"factors.num_units={units}"], looped)
+            build("small", "code", 2, [*TINY, f"code.num_units={units}"], looped)
         )["all"]
         for units, looped in ((1, False), (6, False), (6, True))
     }
@@ -129,7 +129,7 @@ def test_more_operations_with_more_units_and_as_many_more_in_a_loop(load_benchma
 
 def test_a_profile_leaves_the_model_as_it_was(load_benchmark):
     profiling, build = load_benchmark("profile_step"), load_benchmark("timing").build_step
-    step = build("small", "factors", 2, TINY)
+    step = build("small", "code", 2, TINY)
     profiling.count_flops(step)
     assert not any(method in vars(module) for module, method in profiling.list_parts(step).values())
 
@@ -145,7 +145,7 @@ def test_what_is_compared_is_timed_in_turn_and_in_both_orders(load_benchmark):
 
 
 def test_a_step_moves_all_that_learns_and_nothing_else(load_benchmark):
-    step = load_benchmark("timing").build_step("small", "factors", 2, TINY)
+    step = load_benchmark("timing").build_step("small", "code", 2, TINY)
     before = {name: tensor.clone() for name, tensor in step.task.state_dict().items()}
     step()
     after = step.task.state_dict()

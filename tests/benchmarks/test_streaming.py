@@ -33,13 +33,13 @@ def test_copies_in_memory_hold_the_same(streaming):
 def test_a_verdict_is_of_memory_and_of_the_median_pair(streaming):
     speed = {"ratio": 0.94, "least": 0.9, "most": 1.0}
     result = {
-        "megabytes_above_imports": {"autoencoder": 300, "factors": 2500},
+        "megabytes_above_imports": {"autoencoder": 300, "code": 2500},
         "autoencoder": {"speed": speed},
     }
     memory, stage = streaming.judge(result)
     assert "2500 MB (factors)" in memory and memory.endswith("MISSED")
     assert "0.940 (0.900 to 1.000)" in stage and stage.endswith("MISSED")
-    speed["ratio"] = result["megabytes_above_imports"]["factors"] = 0.96
+    speed["ratio"] = result["megabytes_above_imports"]["code"] = 0.96
     assert all(line.endswith("kept") for line in streaming.judge(result))
 
 
@@ -51,7 +51,7 @@ def test_a_small_trial_runs_and_leaves_nothing(streaming, tmp_path, monkeypatch,
     said = capsys.readouterr().out
     result = json.loads(said[: said.rindex("}") + 1])
     assert result["num_images"] == 600 and result["procedural"]
-    for stage in ("autoencoder", "latent_diffusion", "factors"):
+    for stage in ("autoencoder", "latent_diffusion", "code"):
         assert 0 < result["megabytes_above_imports"][stage] < 2000
         for kind in ("speed", "reading"):
             assert result[stage][kind]["ratio"] > 0

@@ -71,7 +71,7 @@ TINY = [
     "evaluation.num_images=24",
     "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2], num_groups: 2}",
     "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
-    *(f"{stage}.train.batch_size=8" for stage in ("autoencoder", "latent_diffusion", "factors")),
+    *(f"{stage}.train.batch_size=8" for stage in ("autoencoder", "latent_diffusion", "code")),
 ]
 
 
@@ -101,9 +101,7 @@ def build_on_noise(tmp_path, monkeypatch, caplog):
 
     def build(file, *overrides, images=32, source=None):
         monkeypatch.setattr(context_module, "build_source", lambda config: source or Noise())
-        lengths = [
-            f"{stage}.train.images={images}" for stage in ("autoencoder", "latent_diffusion", "factors")
-        ]
+        lengths = [f"{stage}.train.images={images}" for stage in ("autoencoder", "latent_diffusion", "code")]
         caplog.clear()
         return open_context(load_config([file], [*TINY, *lengths, f"run.root={tmp_path}", *overrides]))
 
@@ -115,7 +113,7 @@ def model(build_tiny_disdiff):
     """3 units of 2 numbers in pixel space, 40 diffusion steps, gradient fields that are not zero."""
     model = build_tiny_disdiff("pixel", reads="image", fields="random")
     model.schedule = Schedule(ScheduleConfig(num_steps=40, beta_start=0.01, beta_end=0.2))
-    for decoder in (model.denoiser.decoder, model.factors.decoder.decoder):
+    for decoder in (model.denoiser.decoder, model.networks.decoder.decoder):
         decoder.out_conv.weight.data *= 0.1
     return model.eval().requires_grad_(False)
 

@@ -23,7 +23,7 @@ SIZE = 64
 TINY = [
     *(f"latent_diffusion.unet.{option}" for option in ("channels=8", "num_groups=4", "num_heads=1")),
     *("autoencoder.network.channels=8", "autoencoder.network.num_groups=4"),
-    *("factors.encoder.channels=8", "trunk.channels=8", "vae.channels=8"),
+    *("code.encoder.channels=8", "trunk.channels=8", "vae.channels=8"),
 ]
 
 
@@ -36,8 +36,8 @@ def write_run(folder, system, randomise, *overrides):
     denoiser = build_denoiser(config, space)
     torch.manual_seed(0)
     model = build_model(config, space, denoiser, SIZE).eval()
-    randomise(model.factors)
-    parts = {"autoencoder": space, "latent_diffusion": randomise(denoiser), "factors": model.factors}
+    randomise(model.networks)
+    parts = {"autoencoder": space, "latent_diffusion": randomise(denoiser), "code": model.networks}
     for name, module in parts.items():
         save_weights(folder / "stages" / name / "model.safetensors", module)
         save_json(folder / "stages" / name / "stage.json", {"image_size": SIZE})
@@ -49,7 +49,7 @@ def write_run(folder, system, randomise, *overrides):
     rng = np.random.default_rng(0)
     arrays = {
         "codes": rng.normal(size=(60, *shape)).astype(np.float32),
-        "factors": rng.integers(0, 2, (60, 2)),
+        "code": rng.integers(0, 2, (60, 2)),
     }
     np.savez(folder / "codes.npz", **arrays, factor_names=np.array(["wall hue", "scale"]))
     save_json(folder / "metrics.json", {"system": system, "scores": {}})
@@ -187,12 +187,12 @@ def test_own_pictures_are_read_as_those_of_the_run(tmp_path, randomise, crop):
     options = ("data.name=folder", f"data.root={data}", "data.procedural=auto")
     run = write_run(tmp_path / "run", "disdiff", randomise, *options, f"data.crop={crop}")
     model = disdiff.load(run, "cpu")
-    for position, name in enumerate(source.shelf.names):
+    for position, name in enumerate(source.store.names):
         wanted = source.images(torch.tensor([position])) / 127.5 - 1
         for got in (load_image(str(data / name), source), model._read(data / name)):
             assert torch.equal(got, wanted)
         assert torch.equal(model._read([Image.open(data / name)]), wanted)
-    assert load_image("1", source).equal(model._read(data / source.shelf.names[1]))
+    assert load_image("1", source).equal(model._read(data / source.store.names[1]))
 
 
 def test_crops_of_celeba_are_for_aligned_pictures(randomise):

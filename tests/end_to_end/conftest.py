@@ -17,7 +17,7 @@ SHRUNK = [
     *("preset=smoke", "stages.pretrained=false", "trainer.device=cpu", "trainer.threads=1"),
     *("data.num_train=1500", "autoencoder.train.images=320", "autoencoder.train.batch_size=16"),
     *("latent_diffusion.train.images=640", "latent_diffusion.train.batch_size=16"),
-    *("factors.train.images=320", "factors.train.batch_size=16"),
+    *("code.train.images=320", "code.train.batch_size=16"),
     *(
         "sampler.num_steps=2",
         "evaluation.num_images=2000",

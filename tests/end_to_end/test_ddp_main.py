@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ldm.training.log import read_log
 
 NAME = "disdiff-shapes3d-smoke-s0"
-STAGES = ("autoencoder", "latent_diffusion", "factors")
+STAGES = ("autoencoder", "latent_diffusion", "code")
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py")
 # what a job finds under SLURM, where one task per machine starts torchrun
 SLURM = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "disdiff", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
@@ -77,7 +77,7 @@ def check_training(folder, expected):
 def test_two_processes_train_what_one_does(shared, finished):
     check_training(shared[0] / NAME, finished[0] / NAME)
     steps = {name: stage["steps"] for name, stage in load_metrics(shared[0])["stages"].items()}
-    assert steps == {"autoencoder": 20, "latent_diffusion": 40, "factors": 20}
+    assert steps == {"autoencoder": 20, "latent_diffusion": 40, "code": 20}
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ class TestFinishedRun:
         folder = finished[0] / NAME
         assert {path.name for path in folder.iterdir()} >= CONTRACT
         assert not list(finished[0].rglob(".*.part*"))
-        for name in ("autoencoder", "latent_diffusion", "factors"):
+        for name in ("autoencoder", "latent_diffusion", "code"):
             assert {p.name for p in (folder / "stages" / name).iterdir()} >= {
                 "model.safetensors",
                 "stage.json",
@@ -37,13 +37,13 @@ class TestFinishedRun:
         assert 0 <= scores["mig"]["score"] <= 1
         assert metrics["reconstruction"]["psnr"] > 0
         steps = {name: stage["steps"] for name, stage in metrics["stages"].items()}
-        assert steps == {"autoencoder": 20, "latent_diffusion": 40, "factors": 20}
+        assert steps == {"autoencoder": 20, "latent_diffusion": 40, "code": 20}
         assert metrics["seconds_total"] > sum(stage["seconds"] for stage in metrics["stages"].values())
         assert {"device", "versions", "commit", "editing"} <= metrics.keys()
 
     def test_the_codes_are_those_of_the_contract(self, finished):
         with np.load(finished[0] / NAME / "codes.npz", allow_pickle=False) as file:
-            assert file["codes"].shape == (2000, 6, 1) and file["factors"].shape == (2000, 6)
+            assert file["codes"].shape == (2000, 6, 1) and file["code"].shape == (2000, 6)
             assert file["factor_names"].tolist()[:2] == ["floor hue", "wall hue"]
 
     def test_the_first_lines_say_what_and_how_large_and_how_long(self, finished):
@@ -62,7 +62,7 @@ class TestFinishedRun:
 
         path = finished[0] / NAME / "config.yaml"
         assert yaml.safe_load(path.read_text()) == to_container(merge([read_yaml(path)]))
-        assert load_config([path]).factors == merge([read_yaml(path)]).factors
+        assert load_config([path]).code == merge([read_yaml(path)]).code
 
     def test_the_same_command_again_loads_everything(self, finished, call, command, read_weights):
         before = read_weights(finished[0] / NAME)
@@ -74,9 +74,9 @@ class TestFinishedRun:
         assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("model.safetensors")} == times
 
     def test_a_run_folder_of_another_configuration_is_refused(self, finished, call, command):
-        status, _, errors = call(*command(finished[0], f"run.name={NAME}", "factors.num_units=5"))
+        status, _, errors = call(*command(finished[0], f"run.name={NAME}", "code.num_units=5"))
         assert status == 2 and errors.count("\n") == 1
-        assert "belongs to another configuration (factors.num_units differs)" in errors
+        assert "belongs to another configuration (code.num_units differs)" in errors
 
     def test_without_t_it_says_what_is_trained_already(self, finished, call, command):
         status, said, _ = call(*command(finished[0], train=False))
@@ -86,11 +86,11 @@ class TestFinishedRun:
 def test_without_t_nothing_is_written(call, command, tmp_path):
     status, said, _ = call(*command(tmp_path / "runs", train=False))
     assert status == 0 and not list(tmp_path.iterdir())
-    assert yaml.safe_load(said.split("\nsystem disdiff, preset")[0])["factors"]["num_units"] == 6
+    assert yaml.safe_load(said.split("\nsystem disdiff, preset")[0])["code"]["num_units"] == 6
     for text in (
         "autoencoder",
         "latent_diffusion",
-        "factors",
+        "code",
         "M parameters, to train: 20 steps of 16",
         "about",
     ):
@@ -107,11 +107,11 @@ KILLS = {
     "autoencoder": "_stages/autoencoder-*/resume.ckpt",
     "encoding": "_stages/latents-*/cache.json",
     "latent_diffusion": "_stages/latent_diffusion-*/resume.ckpt",
-    "factors": f"{NAME}/stages/factors/resume.ckpt",
+    "code": f"{NAME}/stages/code/resume.ckpt",
     "results": f"{NAME}/codes.npz",
     "scores": f"{NAME}/scores.json",
 }
-FREQUENT = [f"{stage}.train.checkpoint_seconds=0" for stage in ("autoencoder", "latent_diffusion", "factors")]
+FREQUENT = [f"{stage}.train.checkpoint_seconds=0" for stage in ("autoencoder", "latent_diffusion", "code")]
 
 
 def kill_when(process, root, pattern):
@@ -130,7 +130,7 @@ def kill_when(process, root, pattern):
     [
         pytest.param(["latent_diffusion"], id="once"),
         pytest.param(list(KILLS), id="everywhere", marks=pytest.mark.slow),
-        pytest.param(["autoencoder"] * 2 + ["factors"] * 2, id="again", marks=pytest.mark.slow),
+        pytest.param(["autoencoder"] * 2 + ["code"] * 2, id="again", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
@@ -152,8 +152,7 @@ class TestBadInput:
         status, said, errors = call(*command(tmp_path / "runs", "factors.num_unit=3"))
         assert status == 2 and not said
         assert (
-            errors
-            == "error: unknown configuration key 'factors.num_unit'; did you mean 'factors.num_units'?\n"
+            errors == "error: unknown configuration key 'factors.num_unit'; did you mean 'code.num_units'?\n"
         )
         assert not list(tmp_path.iterdir())
 

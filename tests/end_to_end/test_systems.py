@@ -17,7 +17,7 @@ def test_another_system_leaves_what_the_contract_says_and_comes_back(call, comma
     assert names >= {"swap.png", "traversal.png", "reconstruction.png", "samples.png"}
     assert not (tmp_path / "_stages").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["system"] == "beta_vae" and list(metrics["stages"]) == ["factors"]
+    assert metrics["system"] == "beta_vae" and list(metrics["stages"]) == ["code"]
     run = load_run(folder)
     assert run.codes()["codes"].shape == (2000, 6, 1) and run.model.num_units == 6
     status, said, _ = call(*arguments)

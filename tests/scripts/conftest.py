@@ -62,14 +62,14 @@ def write_tiny_run(tiny_unet, randomise):
             num_groups=2,
         )  # fmt: skip
         config.latent_diffusion.unet = tiny_unet
-        config.factors.num_units, config.factors.unit_dim = 3, 2
-        config.factors.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
+        config.code.num_units, config.code.unit_dim = 3, 2
+        config.code.encoder = FactorEncoderConfig(input="z", channels=8, norm="group")
         config.sampler, config.evaluation.num_images = CodeSamplerConfig("ddim", 2, 0.0), 100
         space = build_latent_space(config)
         denoiser = build_denoiser(config, space)
         model = build_disdiff(config, space, denoiser, 64)
-        randomise(model.factors.decoder)
-        parts = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model.factors}
+        randomise(model.networks.decoder)
+        parts = {"autoencoder": space, "latent_diffusion": denoiser, "code": model.networks}
         for name, module in parts.items():
             save_weights(folder / "stages" / name / "model.safetensors", module)
             save_json(folder / "stages" / name / "stage.json", {"image_size": 64})

@@ -79,8 +79,8 @@ def test_runs_of_one_method_are_pooled_wherever_they_lie(write):
     runs = [write(name, seed=seed) for name, seed in zip(names, (21, 22, 23, 21), strict=True)]
     for run, seed in zip(runs, (21, 22, 23, 21), strict=True):
         config = load_config([CONFIGS / "disdiff" / "shapes3d.yaml"], [f"seed={seed}", f"run.root={run}"])
-        config.trainer.threads, config.factors.train.preview_steps = seed, seed
-        config.factors.num_units = 6 if run is runs[3] else 10
+        config.trainer.threads, config.code.train.preview_steps = seed, seed
+        config.code.num_units = 6 if run is runs[3] else 10
         (run / "config.yaml").write_text(to_yaml(config))
     table = compare_runs(runs)
     assert [(column.title, column.seeds) for column in table.columns] == [
@@ -114,7 +114,7 @@ def test_what_does_not_compare_is_refused(write, call, others, says):
 
 
 def test_the_same_run_under_two_names_counts_once(write, call):
-    stages = {"stages": {"factors": {"hash": "abc"}}}
+    stages = {"stages": {"code": {"hash": "abc"}}}
     status, _, error = call(write("disdiff-shapes3d-small-s0", **stages), write("shapes3d", **stages))
     assert status == 2 and "the same run" in error
 
@@ -155,7 +155,7 @@ def test_latex_is_escaped():
 
 
 def test_costs_are_rows_where_a_run_knows_them(write):
-    stages = {"factors": {"hash": "abc", "images": 64_000, "seconds": 640.0}, "autoencoder": {"hash": "d"}}
+    stages = {"code": {"hash": "abc", "images": 64_000, "seconds": 640.0}, "autoencoder": {"hash": "d"}}
     run = write("a", parameters={"total": 3_500_000, "trainable": 1_250_000}, stages=stages)
     (column,) = compare_runs([run]).columns
     values = {row: value.mean for row, value in column.values.items()}
@@ -167,7 +167,7 @@ def test_costs_are_rows_where_a_run_knows_them(write):
 
 def test_a_system_without_first_stage_has_no_values_of_first_stage_and_noise(write):
     made = {"autoencoder_psnr": 99.0, "inferred_psnr": 20.0, "random_psnr": 20.0}
-    stages = {"factors": {"hash": "abc"}}
+    stages = {"code": {"hash": "abc"}}
     table = compare_runs([write("a", system="beta_vae", stages=stages, reconstruction=made)])
     assert [row for row in table.rows if "PSNR" in row] == ["PSNR (dB): code and inferred noise"]
     assert "beta_vae decodes codes without noise" in table.columns[0].note

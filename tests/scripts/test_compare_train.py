@@ -170,7 +170,7 @@ def test_configurations_whose_numbers_would_not_compare_are_refused(call, made, 
 
 SHRUNK = [
     *("stages.pretrained=false", "trainer.device=cpu", "trainer.threads=1", "data.num_train=1500"),
-    *("autoencoder.train.images=64", "latent_diffusion.train.images=128", "factors.train.images=96"),
+    *("autoencoder.train.images=64", "latent_diffusion.train.images=128", "code.train.images=96"),
     *("sampler.num_steps=2", "evaluation.num_images=2000", "evaluation.num_pairs=0"),
 ]
 

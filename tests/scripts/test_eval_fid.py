@@ -22,7 +22,7 @@ TINY = [
     *("preset=smoke", "data.procedural=always", "sampler.num_steps=2", "evaluation.num_images=100"),
     "autoencoder.network={patch: 4, channels: 4, channel_mult: [1, 2], num_groups: 2}",
     "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
-    *("factors.encoder={channels: 8, hidden: 0}", "trunk.channels=8", "vae.channels=8"),
+    *("code.encoder={channels: 8, hidden: 0}", "trunk.channels=8", "vae.channels=8"),
 ]
 CONFIGURED = [name for name in SYSTEMS if (CONFIGS / name / "shapes3d.yaml").exists()]
 NOT_FID = "random features (not FID)"
@@ -91,7 +91,7 @@ def write_system(run_folder):
         space = build_latent_space(config)
         denoiser = build_denoiser(config, space)
         model = build_model(config, space, denoiser, 64)
-        modules = {"autoencoder": space, "latent_diffusion": denoiser, "factors": model and model.factors}
+        modules = {"autoencoder": space, "latent_diffusion": denoiser, "code": model and model.networks}
         for name in get_system(config).stages:
             save_weights(run_folder / "stages" / name / "model.safetensors", modules[name])
             save_json(run_folder / "stages" / name / "stage.json", {"image_size": 64})

@@ -25,7 +25,7 @@ from ldm.training.weight_files import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-STAGES = ("autoencoder", "latent_diffusion", "factors")
+STAGES = ("autoencoder", "latent_diffusion", "code")
 FILES = {"README.md", "config.yaml", "metrics.json", "codes.npz", "traversal.png"} | {
     f"stages/{name}/{file}" for name in STAGES for file in ("model.safetensors", "stage.json")
 }
@@ -169,12 +169,12 @@ def spoil_codes(folder):
 
 
 def spoil_weights(folder):
-    path = folder / "stages" / "factors" / "model.safetensors"
+    path = folder / "stages" / "code" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
 def retrain(folder):
-    save_json(folder / "stages" / "factors" / "stage.json", {"hash": "another", "image_size": 64})
+    save_json(folder / "stages" / "code" / "stage.json", {"hash": "another", "image_size": 64})
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def retrain(folder):
         (retrain, "metrics.json is of another factors"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json is not valid JSON"),
         (lambda folder: (folder / "config.yaml").unlink(), "is no run folder"),
-        (lambda folder: shutil.rmtree(folder / "stages" / "factors"), "cannot read .*stage.json"),
+        (lambda folder: shutil.rmtree(folder / "stages" / "code"), "cannot read .*stage.json"),
     ],
 )
 def test_a_run_that_is_not_whole_leaves_nothing(folder, tmp_path, monkeypatch, spoil, says):
@@ -226,14 +226,14 @@ def test_a_guided_run_brings_its_clip_along(tmp_path, randomise, monkeypatch):
     tiny = ["latent_diffusion.unet.channels=8", "latent_diffusion.unet.num_groups=4", "sampler.num_steps=2"]
     tiny += ["latent_diffusion.unet.num_heads=1", "autoencoder.network.channels=8", "clip.model=tiny_clip"]
     tiny += ["autoencoder.network.num_groups=4", f"clip.pretrained={home / 'clip.safetensors'}"]
-    tiny += [f"clip.prompts={home / 'words.yaml'}", "factors.encoder.start=text", "factors.num_units=8"]
+    tiny += [f"clip.prompts={home / 'words.yaml'}", "code.encoder.start=text", "code.num_units=8"]
     path = ROOT / "configs" / "disdiff" / "shapes3d_clip.yaml"
     config = load_config([path], ["preset=smoke", "clip.mean=[0,0,0]", "clip.std=[1,1,1]", *tiny])
     space = build_latent_space(config)
     denoiser = build_denoiser(config, space)
     model = build_model(config, space, denoiser, 64)
-    randomise(model.factors)
-    for name, module in zip(STAGES, (space, denoiser, model.factors), strict=True):
+    randomise(model.networks)
+    for name, module in zip(STAGES, (space, denoiser, model.networks), strict=True):
         save_weights(home / "run" / "stages" / name / "model.safetensors", module)
         save_json(home / "run" / "stages" / name / "stage.json", {"image_size": 64})
     (home / "run" / "config.yaml").write_text(to_yaml(config))

@@ -17,7 +17,7 @@ def run_folder(tmp_path):
     """Of an earlier version: metrics, weights and codes, but no pictures."""
     metrics = {"system": "disdiff", "dataset": {"name": "shapes3d", "procedural": False}, "scores": None}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    for name in ("stages/factors/model.safetensors", "codes.npz"):
+    for name in ("stages/code/model.safetensors", "codes.npz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -50,7 +50,7 @@ def test_what_an_earlier_version_did_not_draw_is_drawn_with_the_run_s_seed(call,
     assert call("--pictures", "--seed", 3)[0] == [(list(PARTS), 3)]
 
 
-@pytest.mark.parametrize("name", ["stages/factors/model.safetensors", "codes.npz"])
+@pytest.mark.parametrize("name", ["stages/code/model.safetensors", "codes.npz"])
 def test_without_weights_or_codes_the_folder_is_enough(call, run_folder, name):
     (run_folder / name).unlink()
     drawn, said, _ = call()

@@ -24,7 +24,7 @@ def make_run(tmp_path, build_tiny_system, noise_images, monkeypatch):
 
     def make(system):
         config, parts, model = build_tiny_system(system, *SHORT)
-        parts |= {"factors": model.factors, "latent_dpm": build_latent_dpm(config, model)}
+        parts |= {"code": model.networks, "latent_dpm": build_latent_dpm(config, model)}
         for name, module in parts.items():
             save_weights(Path("runs") / system / "stages" / name / "model.safetensors", module)
             save_json(Path("runs") / system / "stages" / name / "stage.json", {"image_size": 64})
@@ -102,9 +102,9 @@ def test_interpolations_along_lines_and_by_trajectories(make_run, call, system):
 
 def test_controls_leave_the_run_as_it_was(make_run, load_script):
     run = load_run(make_run("disdiff"))
-    before = to_yaml(run.config), [p.clone() for p in run.model.factors.parameters()]
+    before = to_yaml(run.config), [p.clone() for p in run.model.networks.parameters()]
     controls = load_script("../benchmarks/controls")
     arrays = controls.encode_untrained(run, torch.arange(6), 0, "principal")
     assert arrays["codes"].shape == (6, 6, 1)
-    assert to_yaml(run.config) == before[0] and run.config.factors.encoder.start == "random"
-    assert all(map(torch.equal, before[1], run.model.factors.parameters()))
+    assert to_yaml(run.config) == before[0] and run.config.code.encoder.start == "random"
+    assert all(map(torch.equal, before[1], run.model.networks.parameters()))

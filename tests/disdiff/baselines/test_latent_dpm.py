@@ -84,10 +84,10 @@ def hashes(*overrides):
 
 def test_its_stage_depends_on_itself_and_the_code_and_nothing_below_on_it():
     plain, deeper, off = hashes(), hashes("latent_dpm.num_layers=7"), hashes("latent_dpm.enabled=false")
-    assert list(plain) == ["autoencoder", "latent_diffusion", "factors", "latent_dpm"]
+    assert list(plain) == ["autoencoder", "latent_diffusion", "code", "latent_dpm"]
     assert [name for name in plain if plain[name] != deeper[name]] == ["latent_dpm"]
     assert off == {name: plain[name] for name in list(plain)[:-1]}
-    assert hashes("factors.unit_dim=5")["latent_dpm"] != plain["latent_dpm"] != hashes("seed=1")["latent_dpm"]
+    assert hashes("code.unit_dim=5")["latent_dpm"] != plain["latent_dpm"] != hashes("seed=1")["latent_dpm"]
 
 
 def test_any_system_with_a_code_may_have_one_and_only_three_do():

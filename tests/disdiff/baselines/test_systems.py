@@ -39,7 +39,7 @@ TINY = [
     "preset=smoke",
     "autoencoder.network={patch: 1, channels: 4, channel_mult: [1, 2], num_groups: 2}",
     "latent_diffusion.unet={channels: 8, channel_mult: [1, 2], num_groups: 4}",
-    "factors.encoder={channels: 8, hidden: 0}",
+    "code.encoder={channels: 8, hidden: 0}",
     "trunk.channels=8",
 ]
 SIZE, BATCH = 16, 4
@@ -108,7 +108,7 @@ def test_every_system_has_a_configuration():
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_system_encodes_decodes_inverts_and_swaps(path, randomise):
     model, _ = build(path)
-    randomise(model.factors)
+    randomise(model.networks)
     model.eval()
     image = torch.rand(2, 3, SIZE, SIZE) * 2 - 1
     sampler, generator = SamplerConfig("ddim", 2), torch.Generator().manual_seed(0)
@@ -127,8 +127,8 @@ def test_every_system_encodes_decodes_inverts_and_swaps(path, randomise):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_training_moves_every_weight_and_nothing_frozen(path):
-    encoder = "factors.encoder={code_norm: none, hold_steps: 0}"
-    task = build_task(path, "factors.train.learning_rate=0.01", encoder)
+    encoder = "code.encoder={code_norm: none, freeze_steps: 0}"
+    task = build_task(path, "code.train.learning_rate=0.01", encoder)
     frozen = [p.clone() for p in task.model.latent_space.parameters()]
     before = {name: p.clone() for name, p in task.trained.named_parameters()}
     optimizer = task.configure_optimizers()["optimizer"]
@@ -144,7 +144,7 @@ def test_training_moves_every_weight_and_nothing_frozen(path):
 
 class TestPDAE:
     path = CONFIGS / "pdae" / "shapes3d.yaml"
-    same = ("trunk.kind=disdiff", "factors.encoder.input=z")
+    same = ("trunk.kind=disdiff", "code.encoder.input=z")
 
     def test_its_loss_is_the_weighted_posterior_mean_shift(self, randomise):
         task = build_task(self.path)
@@ -152,12 +152,12 @@ class TestPDAE:
         model, batch, generator = task.model, build_batch(task.model), task.step_generator(3)
         schedule = model.schedule
         z_0 = sample_latents(model.latent_space, batch["statistics"], generator)
-        code = model.factors.encoder(to_float(batch["image"]))
+        code = model.networks.encoder(to_float(batch["image"]))
         t = torch.randint(0, 1000, (BATCH,), generator=generator)
         eps = sample_noise(z_0, generator)
         z_t = q_sample(schedule, z_0, t, eps)
         features = model.denoiser.features(z_t, t)
-        grad = model.factors.decoder(features, code)[:, 0]
+        grad = model.networks.decoder(features, code)[:, 0]
         k_t = gather(training_coefficient(schedule), t, z_t)
         error = (model.denoiser.decode(features) + k_t * grad - eps).square().flatten(1).mean(dim=1)
         assert torch.equal(loss_at(task), (snr_weight(schedule.snr, 0.1)[t] * error).mean())
@@ -174,9 +174,9 @@ class TestPDAE:
         )
         disdiff = build_task(
             CONFIGS / "disdiff" / "shapes3d.yaml",
-            *("factors.num_units=1", "factors.unit_dim=6", "factors.decoder.unit_embedding=learned"),
-            *("factors.encoder.input=z", "factors.decoder.condition=shared"),
-            f"factors.loss={{{', '.join(loss)}}}",
+            *("code.num_units=1", "code.unit_dim=6", "code.decoder.unit_embedding=learned"),
+            *("code.encoder.input=z", "code.decoder.condition=shared"),
+            f"code.loss={{{', '.join(loss)}}}",
         )
         pdae = build_task(self.path, *self.same)
         randomise(pdae.trained)
@@ -192,7 +192,7 @@ class TestPDAE:
     def test_with_a_new_decoder_it_samples_as_its_latent_diffusion(self, system, name):
         model, config = build(CONFIGS / system / "shapes3d.yaml", "latent_diffusion.schedule.num_steps=6")
         sampler, z_T = SamplerConfig(name, 3, 0.0), torch.randn(2, 4, 8, 8)
-        code = torch.randn(2, model.num_units, config.factors.unit_dim if system == "disdiff" else 1)
+        code = torch.randn(2, model.num_units, config.code.unit_dim if system == "disdiff" else 1)
         made, base = (
             sample(sampler, eps_fn, model.schedule, z_T, torch.Generator().manual_seed(0))
             for eps_fn in (model.eps_fn(code), model.denoiser)
@@ -216,7 +216,7 @@ class TestDiffAE:
     def test_the_code_scales_every_block_and_shifts_none(self):
         """(1 + s_c) (h (1 + s_t) + b_t): a scale of -1 leaves nothing, which no shift could undo."""
         model, _ = build(self.path)
-        blocks = [module for module in model.factors.denoiser.modules() if isinstance(module, ResBlock)]
+        blocks = [module for module in model.networks.denoiser.modules() if isinstance(module, ResBlock)]
         assert blocks and all(
             block.cond_affine.out_features == block.out_conv.in_channels for block in blocks
         )
@@ -224,12 +224,12 @@ class TestDiffAE:
     def test_stochastic_encoding_gives_the_image_back(self, randomise):
         """DDIM backwards under the code, then forwards: nearer with more steps; random noise is far off."""
         model, _ = build(self.path, "autoencoder.kind=identity", "latent_diffusion.schedule.beta_end=0.01")
-        randomise(model.factors.encoder)
+        randomise(model.networks.encoder)
         model.eval()
-        for block in model.factors.denoiser.modules():
+        for block in model.networks.denoiser.modules():
             if isinstance(block, ResBlock):
                 torch.nn.init.normal_(block.out_conv.weight, std=0.02)
-        torch.nn.init.normal_(model.factors.denoiser.decoder.out_conv.weight, std=0.02)
+        torch.nn.init.normal_(model.networks.denoiser.decoder.out_conv.weight, std=0.02)
         image = torch.rand(2, 3, SIZE, SIZE) * 2 - 1
         with torch.no_grad():
             code, errors = model.encode(image), []
@@ -258,11 +258,11 @@ class TestDiffAE:
 
 def test_encdiff_conditions_by_tokens_of_single_units(randomise):
     model, _ = build(CONFIGS / "encdiff" / "shapes3d.yaml")
-    randomise(model.factors)
+    randomise(model.networks)
     code = torch.randn(2, model.num_units, 1)
     moved = code.clone()
     moved[:, 2] += 1
-    changed = (model.factors.condition(moved) != model.factors.condition(code)).any(dim=2)
+    changed = (model.networks.condition(moved) != model.networks.condition(code)).any(dim=2)
     assert changed[:, 2].all() and not changed[:, [0, 1, 3, 4, 5]].any()
 
 
@@ -288,9 +288,9 @@ class TestTokenBlock:
 
     def test_encdiff_has_one_after_every_block_and_disdiff_none(self):
         model, _ = build(CONFIGS / "encdiff" / "shapes3d.yaml")
-        levels = [module for module in model.factors.denoiser.modules() if isinstance(module, Level)]
+        levels = [module for module in model.networks.denoiser.modules() if isinstance(module, Level)]
         assert levels and all(isinstance(level.cross, TokenBlock) for level in levels)
-        assert isinstance(model.factors.denoiser.decoder.middle_cross, TokenBlock)
+        assert isinstance(model.networks.denoiser.decoder.middle_cross, TokenBlock)
         path = CONFIGS / "disdiff" / "ablations" / "attention_condition.yaml"
         assert not [m for m in build(path)[0].modules() if isinstance(m, TokenBlock)]
 
@@ -298,10 +298,10 @@ class TestTokenBlock:
 def test_a_stage_depends_on_what_its_system_reads():
     path = CONFIGS / "infodiffusion" / "shapes3d.yaml"
     plain, *others = (
-        list_settings(load_config([path], [*TINY, *overrides]), "factors")
+        list_settings(load_config([path], [*TINY, *overrides]), "code")
         for overrides in (
             [],
-            ["factors.loss.norm=l1"],
+            ["code.loss.norm=l1"],
             ["vae.channels=8"],
             ["prior.weight=0.2"],
             ["latent_diffusion.unet.num_heads=4"],
@@ -309,7 +309,7 @@ def test_a_stage_depends_on_what_its_system_reads():
     )
     assert [plain == other for other in others] == [True, True, False, False]
     disdiff = load_config([CONFIGS / "disdiff" / "shapes3d.yaml"])
-    assert list_settings(disdiff, "factors").keys() == vars(disdiff.factors).keys()
+    assert list_settings(disdiff, "code").keys() == vars(disdiff.code).keys()
 
 
 @pytest.mark.parametrize(
@@ -322,12 +322,12 @@ def test_a_stage_depends_on_what_its_system_reads():
         ("infodiffusion", "conditional.condition=shift", "conditional.condition"),
         ("diffae", "trunk.kind=unet", "trunk.kind"),
         ("beta_vae", "vae.likelihood=laplace", "vae.likelihood"),
-        ("beta_vae", "factors.encoder.input=z", "factors.encoder.input"),
+        ("beta_vae", "code.encoder.input=z", "code.encoder.input"),
         ("beta_vae", "prior.weight=1", "MMD"),
-        ("beta_vae", "factors.encoder.start=principal", "factors.encoder.start"),
-        ("encdiff", "factors.encoder={start: bilinear, input: image}", "factors.encoder.start=bilinear"),
-        ("encdiff", "factors.encoder={start: bilinear, posterior: bernoulli}", "other than bernoulli"),
-        ("diffae", "factors.encoder.start=bilinear", "trunk.kind=disdiff"),
+        ("beta_vae", "code.encoder.start=principal", "code.encoder.start"),
+        ("encdiff", "code.encoder={start: bilinear, input: image}", "code.encoder.start=bilinear"),
+        ("encdiff", "code.encoder={start: bilinear, posterior: bernoulli}", "other than bernoulli"),
+        ("diffae", "code.encoder.start=bilinear", "trunk.kind=disdiff"),
         ("encdiff", "sampler.guidance=2", "encdiff has none"),
     ],
 )

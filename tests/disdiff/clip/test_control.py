@@ -11,7 +11,7 @@ from ldm.errors import UserError
 
 
 def weights(model):
-    return {name: tensor.clone() for name, tensor in model.factors.decoder.named_parameters()}
+    return {name: tensor.clone() for name, tensor in model.networks.decoder.named_parameters()}
 
 
 def test_a_random_output_layer_is_random_and_the_rest_stays(model):

@@ -4,8 +4,8 @@ import torch
 from disdiff.clip.guided import ClipInput
 from disdiff.clip.heads import ClipHeads
 from disdiff.method.factor_encoder import FactorEncoderConfig
-from disdiff.method.losses import FactorLossConfig
-from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.losses import DisDiffLossConfig
+from disdiff.method.model import CodeNetworks, DisDiff
 from disdiff.method.tasks import DisDiffTask
 from ldm.diffusion.sampler import SAMPLERS, SamplerConfig, sample
 from ldm.training.optimizer import Budget, TrainConfig
@@ -18,7 +18,7 @@ def model(build_tiny_disdiff, random_clip):
     plain = build_tiny_disdiff("latent", reads="z", num_units=3, unit_dim=2, fields="random")
     options = FactorEncoderConfig(input="clip", hidden=8, code_norm="batch", start="principal")
     heads = ClipHeads(options, random_clip.embed_dim, 3, 2, random_clip.facts.fingerprint)
-    factors = FactorNetworks(heads, plain.factors.decoder)
+    factors = CodeNetworks(heads, plain.networks.decoder)
     clip_input = ClipInput(plain.latent_space, random_clip)
     return DisDiff(plain.latent_space, plain.denoiser, plain.schedule, factors, clip_input)
 
@@ -36,13 +36,13 @@ def batch(model):
 
 def build_task(model, **loss):
     encoder, budget = FactorEncoderConfig(), Budget(6, 20, 1e-2)
-    return DisDiffTask(model, FactorLossConfig(**loss), encoder, TRAIN, budget, seed=0).train()
+    return DisDiffTask(model, DisDiffLossConfig(**loss), encoder, TRAIN, budget, seed=0).train()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_with_a_zero_decoder_it_samples_as_its_latent_diffusion(model, name):
     model.eval()
-    last = model.factors.decoder.decoder.out_conv
+    last = model.networks.decoder.decoder.out_conv
     torch.nn.init.zeros_(last.weight), torch.nn.init.zeros_(last.bias)
     code, z_T = torch.randn(2, 3, 2), torch.randn(2, *model.noise_shape(16))
     made, base = (
@@ -92,13 +92,13 @@ def test_images_are_seen_without_the_first_stage(model, batch):
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     code = model.eval().encode(image)
     assert code.shape == (2, 3, 2)
-    torch.testing.assert_close(code, model.factors.encoder(model.encoder_input.clip(image)))
+    torch.testing.assert_close(code, model.networks.encoder(model.encoder_input.clip(image)))
 
 
 def test_it_says_by_what_it_is_guided(model):
     assert model.supervision == "weak: guided by tiny CLIP with random weights (means nothing)"
     task = build_task(model)
-    assert task.current.supervision == model.supervision and task.current.factors is task.result
+    assert task.current.supervision == model.supervision and task.current.networks is task.result
 
 
 def test_the_preview_has_reconstructions_and_samples(model, batch):

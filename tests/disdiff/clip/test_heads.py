@@ -97,7 +97,7 @@ def test_heads_of_another_clip_are_refused(embeddings):
 def test_what_does_not_fit_is_refused(anchors, embeddings):
     with pytest.raises(UserError, match="none is set"):
         build(start="text")
-    with pytest.raises(UserError, match="3 factors, factors.num_units=2"):
+    with pytest.raises(UserError, match="3 factors, code.num_units=2"):
         build(num_units=2, start="text", anchors=anchors)
     with pytest.raises(UserError, match="start=nowhere is unknown"):
         build(start="nowhere")

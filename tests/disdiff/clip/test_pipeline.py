@@ -38,20 +38,20 @@ def test_a_guided_run_trains_from_cached_embeddings_and_comes_back(build, make_n
     code, expected = run.model.encode(image[:4]), context.model.eval().encode(image[:4])
     torch.testing.assert_close(code, expected)
     assert code.shape == (4, 6, 1) and run.model.supervision.startswith("weak: guided by tiny CLIP")
-    names = {path.name for path in (context.folder / "stages" / "factors").iterdir()}
-    assert (context.folder / "stages" / "factors" / "model.safetensors").stat().st_size < 1e6, names
+    names = {path.name for path in (context.folder / "stages" / "code").iterdir()}
+    assert (context.folder / "stages" / "code" / "model.safetensors").stat().st_size < 1e6, names
 
 
 def test_the_clip_is_part_of_what_the_stage_is(build):
     plain, other = build(), build("clip.mean=[0.3,0.3,0.3]", "clip.std=[0.2,0.2,0.2]")
-    assert plain.stages["factors"].hash != other.stages["factors"].hash
+    assert plain.stages["code"].hash != other.stages["code"].hash
     assert plain.stages["latent_diffusion"].hash == other.stages["latent_diffusion"].hash
-    assert set(example_batch(plain, "factors", 4)) == {"statistics", "clip"}
+    assert set(example_batch(plain, "code", 4)) == {"statistics", "clip"}
 
 
 def test_what_a_guided_run_needs_is_said(build):
     with pytest.raises(UserError, match="input=z is unknown; choose one of clip"):
-        build("factors.encoder.input=z")
+        build("code.encoder.input=z")
     with pytest.raises(UserError, match="runs/no-clip holds no CLIP"):
         build("clip.model=local-dir:runs/no-clip")
 
@@ -60,8 +60,8 @@ def test_what_a_guided_run_needs_is_said(build):
 def test_a_real_architecture_trains_a_step_and_names_units(build, make_noise, tmp_path):
     """ViT-B/32 with random weights, marked so: what a user with weights gets by setting a path."""
     context = build(
-        *("clip.model=ViT-B-32", "clip.pretrained=random", "data.num_train=8", "factors.num_units=3"),
-        *("factors.train.images=8", "evaluation.num_images=8"),
+        *("clip.model=ViT-B-32", "clip.pretrained=random", "data.num_train=8", "code.num_units=3"),
+        *("code.train.images=8", "evaluation.num_images=8"),
     )
     assert context.model.encoder_input.clip.preprocess.size == 224
     run_pipeline(context)

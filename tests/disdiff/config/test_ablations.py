@@ -10,35 +10,35 @@ DISDIFF = CONFIGS / "disdiff" / "shapes3d.yaml"
 ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
 DIFFERENCES = {
     "attached_condition": {},  # as released, so `small` and `paper` have it anyway
-    "attention_condition": {"factors.decoder.modulation": "attention"},
+    "attention_condition": {"code.decoder.modulation": "attention"},
     # found in the denoiser's map
-    "bilinear_start": {"factors.encoder.start": "bilinear", "factors.encoder.input": "features"},
-    "constant_weighting": {"factors.loss.dis_weighting": "constant"},
-    "detached_condition": {"factors.loss.detach_condition": True},
+    "bilinear_start": {"code.encoder.start": "bilinear", "code.encoder.input": "features"},
+    "constant_weighting": {"code.loss.dis_weighting": "constant"},
+    "detached_condition": {"code.loss.detach_condition": True},
     # pixels are too many to be whitened
-    "image_space": {"autoencoder.kind": "identity", "factors.loss.whiten_ridge": None},
+    "image_space": {"autoencoder.kind": "identity", "code.loss.whiten_ridge": None},
     "kl": {},  # `small` has it anyway
     # the cap is of the weight by change, and of another size than noise errors
-    "loss_weighting": {"factors.loss.dis_weighting": "loss", "factors.loss.change_cap": None},
-    "plain_error": {"factors.loss.whiten_ridge": None},
+    "loss_weighting": {"code.loss.dis_weighting": "loss", "code.loss.change_cap": None},
+    "plain_error": {"code.loss.whiten_ridge": None},
     "random_start": {
-        "factors.encoder.start": "random",
-        "factors.encoder.hold_steps": 0,
-        "factors.encoder.rate": 1.0,
+        "code.encoder.start": "random",
+        "code.encoder.freeze_steps": 0,
+        "code.encoder.learning_rate_factor": 1.0,
     },
-    "six_units": {"factors.num_units": 6},
-    "sixteen_units": {"factors.num_units": 16},
+    "six_units": {"code.num_units": 6},
+    "sixteen_units": {"code.num_units": 16},
     # the weight is of the codebook loss then, no longer of the KL
     "vq": {"autoencoder.kind": "vq", "autoencoder.loss.weight_regulariser": 1.0},
-    "without_detach": {"factors.loss.train_evaluator": True},
-    "without_l_dis": {"factors.loss.weight_disentangle": 0.0},
-    "without_l_in": {"factors.loss.weight_invariant": 0.0},
-    "without_l_va": {"factors.loss.weight_variant": 0.0},
-    "without_orthogonality": {"factors.decoder.unit_embedding": "learned"},
+    "without_detach": {"code.loss.train_evaluator": True},
+    "without_l_dis": {"code.loss.weight_disentangle": 0.0},
+    "without_l_in": {"code.loss.weight_invariant": 0.0},
+    "without_l_va": {"code.loss.weight_variant": 0.0},
+    "without_orthogonality": {"code.decoder.unit_embedding": "learned"},
     # condition networks of each unit's own would still tell the units apart
     "without_unit_embedding": {
-        "factors.decoder.unit_embedding": "none",
-        "factors.decoder.condition": "shared",
+        "code.decoder.unit_embedding": "none",
+        "code.decoder.condition": "shared",
     },
 }
 

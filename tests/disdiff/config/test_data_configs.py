@@ -76,8 +76,8 @@ def test_builds(system, stem, preset, monkeypatch):
     with torch.device("meta"):  # nothing is computed: sizes fit, or a module refuses
         latent_space = build_latent_space(config)
         model = build_model(config, latent_space, build_denoiser(config, latent_space), size_of(stem))
-    assert get_system(config).stages[-1] == "factors"
-    assert model.factors.encoder.num_units == config.factors.num_units
+    assert get_system(config).stages[-1] == "code"
+    assert model.networks.encoder.num_units == config.code.num_units
     assert config.data.name == stem.split("_")[0]
 
 

@@ -19,16 +19,16 @@ SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
         ("trainer.accumulate=0", "at least 1"),
         ("data.num_train=0", "at least 1"),
         ("evaluation.num_images=0", "at least 1"),
-        ("factors.num_units=0", "at least 1"),
-        ("factors.unit_dim=0", "at least 1"),
-        ("factors.loss.every=0", "at least 1"),
-        ("factors.loss.weight_disentangle=-0.1", "at least 0"),
-        ("factors.loss.weight_kl=.nan", "at least 0"),
-        ("factors.train.batch_size=0", "at least 1"),
-        ("factors.train.preview_steps=0", "at least 1"),
-        ("factors.train.learning_rate=0", "more than 0"),
-        ("factors.train.ema_decay=1.5", "less than 1"),
-        ("factors.train.betas=[0.9,1.0]", "less than 1"),
+        ("code.num_units=0", "at least 1"),
+        ("code.unit_dim=0", "at least 1"),
+        ("code.loss.every=0", "at least 1"),
+        ("code.loss.weight_disentangle=-0.1", "at least 0"),
+        ("code.loss.weight_kl=.nan", "at least 0"),
+        ("code.train.batch_size=0", "at least 1"),
+        ("code.train.preview_steps=0", "at least 1"),
+        ("code.train.learning_rate=0", "more than 0"),
+        ("code.train.ema_decay=1.5", "less than 1"),
+        ("code.train.betas=[0.9,1.0]", "less than 1"),
         ("latent_diffusion.unet.channel_mult=[1,0]", "at least 1"),
     ],
 )
@@ -41,7 +41,7 @@ def test_numbers_that_may_be_zero():
     for override in (
         "seed=0",
         "evaluation.num_pairs=0",
-        "factors.decoder.num_res_blocks=0",
+        "code.decoder.num_res_blocks=0",
         "data.num_workers=0",
     ):
         load_config([SHAPES3D], [override])
@@ -66,7 +66,7 @@ def test_seeds_are_what_numpy_and_torch_take(key):
 @pytest.mark.parametrize(
     "override",
     [
-        *("factors.train.learning_rate=.inf", "factors.train.learning_rate=.nan", "sampler.guidance=.inf"),
+        *("code.train.learning_rate=.inf", "code.train.learning_rate=.nan", "sampler.guidance=.inf"),
         *(
             "sampler.eta=1.5",
             "sampler.eta=.nan",
@@ -74,8 +74,8 @@ def test_seeds_are_what_numpy_and_torch_take(key):
             "prior.weight=1e999",
             "trainer.accumulate=-2",
         ),
-        *("factors.encoder.rate=.inf", "clip.std=[1,0,1]", "latent_diffusion.unet.num_heads=0"),
-        "factors.encoder.initial_logvar=.nan",
+        *("code.encoder.learning_rate_factor=.inf", "clip.std=[1,0,1]", "latent_diffusion.unet.num_heads=0"),
+        "code.encoder.initial_logvar=.nan",
         f"data.num_train={10**13}",
     ],
 )
@@ -87,7 +87,7 @@ def test_numbers_are_finite_and_in_range(override):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("factors.train.betas=[0.9]", "2 numbers"),
+        ("code.train.betas=[0.9]", "2 numbers"),
         ("clip.mean=[0.5,0.5]", "3 numbers"),
         ("latent_diffusion.unet.channel_mult=[]", "at least one"),
     ],

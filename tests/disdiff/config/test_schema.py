@@ -59,7 +59,7 @@ class TestEveryFile:
         assert merge([read_yaml(write("saved.yaml", to_yaml(config)))]) == config
 
     def test_refuses_a_misspelt_key_and_names_the_nearest(self, path, preset):
-        with pytest.raises(UserError, match="'factors.num_unit'; did you mean 'factors.num_units'"):
+        with pytest.raises(UserError, match="'factors.num_unit'; did you mean 'code.num_units'"):
             load_config([path], [f"preset={preset}", "factors.num_unit=3"])
 
 
@@ -68,11 +68,11 @@ def test_every_file_builds_a_model(path):
     config = load_config([path], ["preset=smoke"])
     latent_space = build_latent_space(config)
     model = build_model(config, latent_space, build_denoiser(config, latent_space), image_size=64)
-    if "factors" not in get_system(config).stages:
+    if "code" not in get_system(config).stages:
         assert model is None
     else:
-        factors = config.factors
-        assert model.num_units == (factors.unit_dim if config.system == "pdae" else factors.num_units)
+        code = config.code
+        assert model.num_units == (code.unit_dim if config.system == "pdae" else code.num_units)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -141,11 +141,11 @@ def test_a_preset_may_stand_in_a_file_and_an_override_beats_it(write):
 
 def test_lists_are_replaced_and_numbers_read_as_yaml():
     config = load_config(
-        [SHAPES3D], ["latent_diffusion.unet.channel_mult=[1,3]", "factors.train.learning_rate=1e-3"]
+        [SHAPES3D], ["latent_diffusion.unet.channel_mult=[1,3]", "code.train.learning_rate=1e-3"]
     )
     assert config.latent_diffusion.unet.channel_mult == [1, 3]
-    assert config.factors.train.learning_rate == 1e-3
-    assert load_config([SHAPES3D], ["factors.train.grad_clip=null"]).factors.train.grad_clip is None
+    assert config.code.train.learning_rate == 1e-3
+    assert load_config([SHAPES3D], ["code.train.grad_clip=null"]).code.train.grad_clip is None
 
 
 def test_the_run_is_named_after_file_preset_and_seed(write):
@@ -157,10 +157,10 @@ def test_the_run_is_named_after_file_preset_and_seed(write):
 @pytest.mark.parametrize(
     ("override", "nearest"),
     [
-        ("factors.num_unit=3", "factors.num_units"),
+        ("factors.num_unit=3", "code.num_units"),
         ("sead=3", "seed"),
-        ("factor.num_units=3", "factors"),
-        ("weight_disentangle=0.1", "factors.loss.weight_disentangle"),
+        ("factor.num_units=3", "code"),
+        ("weight_disentangle=0.1", "code.loss.weight_disentangle"),
         ("autoencoder.trian.images=100", "autoencoder.train"),
     ],
 )
@@ -174,13 +174,13 @@ def test_a_misspelt_key_names_the_nearest(override, nearest):
     [
         "seed=many",
         "seed=1.5",
-        "factors.train.learning_rate=fast",
-        "factors.num_units=null",
-        "factors=3",
-        "factors.encoder=image",
+        "code.train.learning_rate=fast",
+        "code.num_units=null",
+        "code=3",
+        "code.encoder=image",
         "latent_diffusion.unet.channel_mult=4",
         "latent_diffusion.unet.channel_mult=[1,two]",
-        "factors.loss.detach_condition=maybe",
+        "code.loss.detach_condition=maybe",
         "autoencoder.train=null",
     ],
 )

@@ -55,7 +55,7 @@ def test_small_pictures_go_through_every_network(system, preset, image_size):
 @pytest.mark.parametrize("image_size", [128, 256])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_large_pictures_fit(preset, image_size):
-    build("disdiff", image_size, f"preset={preset}", "factors.loss.whiten_ridge=null")
+    build("disdiff", image_size, f"preset={preset}", "code.loss.whiten_ridge=null")
 
 
 def test_what_the_file_of_a_size_says_can_be_overridden():
@@ -114,7 +114,7 @@ def test_what_the_file_of_a_size_says_can_be_overridden():
         (
             "disdiff",
             64,
-            ["factors.encoder.start=principal", "factors.num_units=300"],
+            ["code.encoder.start=principal", "code.num_units=300"],
             "at most 256 components",
         ),
     ],

@@ -58,9 +58,9 @@ def test_shifts_of_subsets_add_up(model, batch):
 def test_only_the_units_asked_for_are_computed(model, batch, monkeypatch):
     code, z_t, t = batch
     seen = []
-    forward = model.factors.decoder.forward
+    forward = model.networks.decoder.forward
     monkeypatch.setattr(
-        model.factors.decoder, "forward", lambda f, c, units: seen.append(c.shape[1]) or forward(f, c, units)
+        model.networks.decoder, "forward", lambda f, c, units: seen.append(c.shape[1]) or forward(f, c, units)
     )
     model.eps_fn(code, [1])(z_t, t)
     assert seen == [1]

@@ -32,9 +32,9 @@ def test_an_import_is_told_and_can_be_worked_with(call, released, save_checkpoin
     assert load_run(folder).model.num_units == 3
     again = open_context(load_config([folder / "config.yaml"]))
     assert all(stage.trained for stage in again.stages.values())
-    mine = open_context(load_config([folder / "config.yaml"], ["run.name=mine", "factors.num_units=4"]))
+    mine = open_context(load_config([folder / "config.yaml"], ["run.name=mine", "code.num_units=4"]))
     trained = {name: stage.trained for name, stage in mine.stages.items()}
-    assert trained == {"autoencoder": True, "latent_diffusion": True, "factors": False}
+    assert trained == {"autoencoder": True, "latent_diffusion": True, "code": False}
     with pytest.raises(SystemExit) as stop:
         call(path, "--kind", "disdiff")
     assert stop.value.code == 2 and "not empty" in capsys.readouterr().err

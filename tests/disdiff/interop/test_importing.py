@@ -103,14 +103,14 @@ def test_an_unconditional_unet_is_the_original(released, save_checkpoint, noise_
 
 @torch.no_grad()
 def test_the_encoder_of_256_pixels(released):
-    from disdiff.interop.denoisers import ENCODER, find_head, name_factors
+    from disdiff.interop.denoisers import ENCODER, find_head, name_code
     from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 
     original = released.fill(released.encoder(8, 6, size=256), 0)
     state = {f"cond_stage_model.{name}": tensor for name, tensor in original.state_dict().items()}
     ours = FactorEncoder(FactorEncoderConfig(channels=8), 3, 256, 3, 2).eval()
     head = find_head({name: tuple(tensor.shape) for name, tensor in state.items()})
-    names = name_factors([f"encoder.{name}" for name in ours.state_dict()], head)
+    names = name_code([f"encoder.{name}" for name in ours.state_dict()], head)
     ours.load_state_dict({name.removeprefix("encoder."): state[their] for name, their in names.items()})
     assert {f"{ENCODER}{head}.weight", f"{ENCODER}{head}.bias"} <= set(names.values()) == set(state)
     image = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
@@ -154,8 +154,8 @@ def test_less_can_be_asked_for_than_a_file_holds(released, save_checkpoint, nois
         got = imported(path, kind)
         assert list(got.modules) == stages
         left = got.report["left_out"]
-        assert "factors" in left["model.diffusion_model.shift_out.0.weight"]
-        assert "factors" in left["model_ema.diffusion_modelpart_embweight"]
+        assert "code" in left["model.diffusion_model.shift_out.0.weight"]
+        assert "code" in left["model_ema.diffusion_modelpart_embweight"]
         assert ("model.diffusion_model.out.0.weight" in left) == (kind == "autoencoder")
 
 
@@ -194,7 +194,7 @@ def test_the_run_folder_gives_the_same_model_and_says_what_happened(
     assert json.loads((run.folder / "import.json").read_text()) == report
     assert report["checked_on"] == {"name": "shapes3d", "procedural": True}
     assert report["files"][0]["global_step"] == 240_000
-    assert set(report["checks"]["factors"]) == {
+    assert set(report["checks"]["code"]) == {
         "code_std",
         "noise_error_100",
         "noise_error_400",
@@ -443,7 +443,7 @@ def test_the_configuration_suits_what_was_imported(
     loss = config.autoencoder.loss
     assert (loss.weight_regulariser, loss.weight_gan, loss.gan_start) == (weight, *gan)
     check_regulariser(config.autoencoder.kind, loss.weight_regulariser)
-    assert config.factors.loss.weight_kl == (5e-4 if kind == "kl" else 0.0)
+    assert config.code.loss.weight_kl == (5e-4 if kind == "kl" else 0.0)
     check_limits(to_container(config))
 
 

@@ -78,7 +78,7 @@ def test_a_normed_code_has_mean_zero_and_variance_one_in_training(posterior):
 @pytest.mark.parametrize("option", [{"norm": "layer"}, {"posterior": "beta"}, {"code_norm": "layer"}])
 def test_unknown_options_are_refused(option):
     (key, value) = next(iter(option.items()))
-    with pytest.raises(UserError, match=f"factors.encoder.{key}={value} is unknown"):
+    with pytest.raises(UserError, match=f"code.encoder.{key}={value} is unknown"):
         build(**option)
 
 

@@ -212,5 +212,5 @@ def test_one_pass_by_attention_equals_the_loop_over_units(build):
 
 
 def test_an_unknown_modulation_is_named(tiny_unet):
-    with pytest.raises(UserError, match="factors.decoder.modulation=film is unknown"):
+    with pytest.raises(UserError, match="code.decoder.modulation=film is unknown"):
         GradientDecoder(GradientDecoderConfig(modulation="film"), tiny_unet, 4, 3, 3)

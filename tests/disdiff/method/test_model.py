@@ -79,7 +79,7 @@ def test_the_denoiser_gets_no_gradient_and_the_factor_networks_do(build_tiny_dis
     z_t, t, code = inputs(model)
     model.predict(z_t, t, code.requires_grad_()).grad.square().sum().backward()
     assert all(parameter.grad is None for parameter in model.denoiser.parameters())
-    assert all(parameter.grad is not None for parameter in model.factors.decoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.networks.decoder.parameters())
     assert code.grad.any()
 
 
@@ -98,7 +98,7 @@ def test_encoding_reads_what_is_configured(build_tiny_disdiff, space, reads):
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     seen = image if reads == "image" else model.latent_space.encode(image)
     code = model.encode(image)
-    assert code.shape == (2, 3, 2) and torch.equal(code, model.factors.encoder(seen))
+    assert code.shape == (2, 3, 2) and torch.equal(code, model.networks.encoder(seen))
     assert model.encoder_input.from_latent(model.latent_space.encode(image)).shape == seen.shape
 
 

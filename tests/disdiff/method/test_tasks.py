@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from disdiff.method.factor_encoder import FactorEncoderConfig
-from disdiff.method.losses import FactorLossConfig, change_weight, fit_whitener, snr_weight, whitened_error
+from disdiff.method.losses import DisDiffLossConfig, change_weight, fit_whitener, snr_weight, whitened_error
 from disdiff.method.tasks import DisDiffTask, encode_frozen
 from ldm.errors import UserError
 from ldm.training.optimizer import Budget, TrainConfig
@@ -16,7 +16,7 @@ BATCH = 6
 
 def build_task(model, train=TRAIN, encoder=LEARNS, **loss):
     budget = Budget(BATCH, 20, train.learning_rate)
-    return DisDiffTask(model, FactorLossConfig(**loss), encoder, train, budget, seed=0).train()
+    return DisDiffTask(model, DisDiffLossConfig(**loss), encoder, train, budget, seed=0).train()
 
 
 def build_batch(model):
@@ -79,7 +79,7 @@ def test_frozen_parts_stay_in_evaluation_mode_through_train(build_tiny_disdiff):
 
 def test_the_average_covers_encoder_and_decoder(build_tiny_disdiff):
     task = build_task(build_tiny_disdiff())
-    assert task.result is task.ema.average is task.current.factors
+    assert task.result is task.ema.average is task.current.networks
     names = [name for name, _ in task.result.named_parameters()]
     assert names == [name for name, _ in task.trained.named_parameters()]
     assert {name.split(".")[0] for name in names} == {"encoder", "decoder"}
@@ -111,7 +111,7 @@ def test_detaching_the_condition_does_not_change_the_loss(build_tiny_disdiff):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_frozen_encoder_leaves_its_statistics_and_weights_alone(build_tiny_disdiff, training):
-    encoder = build_tiny_disdiff(norm="batch").factors.encoder
+    encoder = build_tiny_disdiff(norm="batch").code.encoder
     x = torch.randn(4, 4, 8, 8)
     encoder.train()(3 * x + 1)  # running statistics that differ from the batch's
     expected = encoder.eval()(x)
@@ -199,7 +199,7 @@ def test_the_kl_term_of_a_gaussian_encoder(build_tiny_disdiff):
     model = build_tiny_disdiff(posterior="gaussian")
     without, with_kl = build_task(model), build_task(model, weight_kl=0.3)
     base, priced = loss_at(without), loss_at(with_kl)
-    posterior = model.factors.encoder.posterior(build_batch_z(with_kl))
+    posterior = model.networks.encoder.posterior(build_batch_z(with_kl))
     variance = posterior.logvar.exp()
     kl = 0.5 * (posterior.mean**2 + variance - 1 - variance.log()).sum(dim=(1, 2)).mean()
     torch.testing.assert_close(with_kl.stats["kl"], kl)
@@ -255,7 +255,7 @@ def test_the_decoder_reads_a_draw_and_the_loss_aims_at_the_mean(build_tiny_disdi
     monkeypatch.setattr(task, "disentangling_loss", lambda *parts: seen.append(parts) or compute(*parts))
     loss_at(task)
     parts, _, target, _ = seen[0]
-    torch.testing.assert_close(target, model.factors.encoder(parts.z_0))
+    torch.testing.assert_close(target, model.networks.encoder(parts.z_0))
     assert not target.requires_grad
     assert 0.3 < (parts.code - target).std() < 0.7
 
@@ -369,12 +369,12 @@ def test_the_noise_error_is_whitened_once_the_data_are_seen(build_tiny_disdiff):
 
 
 def test_only_a_squared_error_is_whitened(build_tiny_disdiff):
-    with pytest.raises(UserError, match="factors.loss.norm"):
+    with pytest.raises(UserError, match="code.loss.norm"):
         build_task(build_tiny_disdiff(), norm="l1", whiten_ridge=1.0)
 
 
 def test_a_held_encoder_gets_no_gradient_and_then_learns_at_its_own_rate(build_tiny_disdiff):
-    held = FactorEncoderConfig(hold_steps=2, rate=0.25)
+    held = FactorEncoderConfig(freeze_steps=2, learning_rate_factor=0.25)
     task = build_task(build_tiny_disdiff(fields="random", posterior="gaussian"), encoder=held, weight_kl=1.0)
     encoder, rest = task.configure_optimizers()["optimizer"].param_groups
     assert encoder["initial_lr"] == pytest.approx(0.25 * rest["initial_lr"])

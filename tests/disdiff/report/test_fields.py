@@ -16,7 +16,7 @@ def test_fields_scale_with_the_gradient_and_vanish_with_it(model, image):
 
     fields = compute()
     assert fields.shape == (3, 3, 16, 16) and (fields > 0).all()
-    out = model.factors.decoder.decoder.out_conv
+    out = model.networks.decoder.decoder.out_conv
     out.weight.data *= 2
     out.bias.data *= 2
     torch.testing.assert_close(compute(), 2 * fields)

@@ -42,8 +42,8 @@ def test_a_code_at_all_steps_or_at_none(load, generator):
 
     always, never, some = draw(0, 1000), draw(0, 0), draw(300, 1000)
     assert torch.equal(always, decode_code(run.model, code, z_T, DDIM))
-    run.model.factors.decoder.decoder.out_conv.weight.data.zero_()
-    run.model.factors.decoder.decoder.out_conv.bias.data.zero_()
+    run.model.networks.decoder.decoder.out_conv.weight.data.zero_()
+    run.model.networks.decoder.decoder.out_conv.bias.data.zero_()
     assert torch.equal(never, decode_code(run.model, code, z_T, DDIM))
     assert not torch.equal(some, always) and not torch.equal(some, never)
 
@@ -68,7 +68,7 @@ def test_two_phases_begin_with_the_shared_stage_and_end_with_the_code(
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
     elsewhere, seen = find_unconditional(run), {"elsewhere": [], "code": []}
     assert torch.equal(elsewhere(z_t, t), denoiser(z_t, t))
-    for name, network in (("elsewhere", elsewhere), ("code", run.model.factors.denoiser)):
+    for name, network in (("elsewhere", elsewhere), ("code", run.model.networks.denoiser)):
         network.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(int(args[1][0])))
     z_T = sample_start(run.model, 2, 64, generator)
     image = draw_windowed(run.model, elsewhere, code, z_T, (0, 500), DDIM, generator)
@@ -91,7 +91,7 @@ def test_codes_of_the_prior(load, generator):
     radius = ring.view(500, 3, 2).norm(dim=2)
     assert radius.std() < 0.2 and radius.mean().item() == pytest.approx(2**0.5, abs=0.05)
     assert draw_codes(load("beta_vae"), "prior", 4, generator).shape == (4, 6, 1)
-    bits = draw_codes(load("infodiffusion", "factors.encoder.posterior=bernoulli"), "prior", 9, generator)
+    bits = draw_codes(load("infodiffusion", "code.encoder.posterior=bernoulli"), "prior", 9, generator)
     assert set(bits.unique().tolist()) == {0.0, 1.0}
 
 

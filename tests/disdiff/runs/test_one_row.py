@@ -13,7 +13,7 @@ from ldm.training.stage_task import spread
 
 SYSTEMS = ("disdiff", "pdae", "encdiff", "diffae", "infodiffusion", "beta_vae", "infovae")
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
-STAGES = ("autoencoder", "latent_diffusion", "factors")
+STAGES = ("autoencoder", "latent_diffusion", "code")
 ONE_BY_ONE = [
     pytest.param([f"{stage}.train.batch_size=1" for stage in STAGES], id="batch"),
     pytest.param(["trainer.accumulate=8"], id="accumulate"),
@@ -44,24 +44,22 @@ def test_all_that_a_step_reports_of_one_image_is_finite(build_on_noise, system, 
             loss = task.training_step(batch, 0)
         assert loss.isfinite() and task.stats
         assert all(value.isfinite().all() for value in task.stats.values()), (name, task.stats)
-        assert name != "factors" or task.stats["code_std"] == 0
+        assert name != "code" or task.stats["code_std"] == 0
 
 
 @pytest.mark.parametrize("options", ONE_BY_ONE)
 def test_a_run_of_one_image_at_a_time_comes_to_its_end(build_on_noise, options):
     context = build_on_noise(SHAPES3D, *options, images=8)
     run_pipeline(context)
-    rows = read_log(context.stages["factors"].folder / "log.csv")
+    rows = read_log(context.stages["code"].folder / "log.csv")
     assert [float(row["code_std"]) for row in rows] == [0.0] * len(rows)
     assert all(float(row["loss"]) > 0 for row in rows)
 
 
-@pytest.mark.parametrize("rows", ["trainer.accumulate=8", "factors.train.batch_size=1"])
+@pytest.mark.parametrize("rows", ["trainer.accumulate=8", "code.train.batch_size=1"])
 def test_a_code_that_is_normalised_over_one_image_is_refused(build_on_noise, rows, tmp_path):
-    with pytest.raises(
-        UserError, match="factors.encoder.code_norm=batch normalises over two images at least"
-    ):
-        run_pipeline(build_on_noise(SHAPES3D, rows, "factors.encoder.code_norm=batch"))
+    with pytest.raises(UserError, match="code.encoder.code_norm=batch normalises over two images at least"):
+        run_pipeline(build_on_noise(SHAPES3D, rows, "code.encoder.code_norm=batch"))
     assert not list(tmp_path.iterdir())
-    two = "factors.train.batch_size=2"
-    check_batches(build_on_noise(SHAPES3D, two, "factors.encoder.code_norm=batch"))
+    two = "code.train.batch_size=2"
+    check_batches(build_on_noise(SHAPES3D, two, "code.encoder.code_norm=batch"))

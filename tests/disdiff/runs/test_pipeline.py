@@ -25,7 +25,7 @@ def build(build_on_noise):
     """Return a function that builds a tiny DisDiff's context, or another one's."""
 
     def make(*overrides, source=None, file=SHAPES3D):
-        encoder = "factors.encoder={channels: 8, hidden: 0}"
+        encoder = "code.encoder={channels: 8, hidden: 0}"
         return build_on_noise(file, encoder, *overrides, source=source)
 
     return make
@@ -39,7 +39,7 @@ def weights(context):
 def test_three_stages_are_trained_once_and_then_loaded(build, said):
     first = build()
     run_pipeline(first)
-    assert set(weights(first)) == {"autoencoder", "latent_diffusion", "factors"}
+    assert set(weights(first)) == {"autoencoder", "latent_diffusion", "code"}
     assert sum("trained in" in line for line in said()) == 3
     again = build()
     run_pipeline(again)
@@ -171,7 +171,7 @@ def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, mon
     monkeypatch.setattr("disdiff.runs.training.fit", fit)
     two_threads_are(1.0)
     context = build()
-    context.step_seconds["factors"] = 0.25
+    context.step_seconds["code"] = 0.25
     run_pipeline(context)
     assert [(watch.counts, watch.usual) for (watch,) in given.values()] == [
         ([1, 2], None), ([1, 2], None), ([1, 2], 0.25)
@@ -180,13 +180,13 @@ def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, mon
         given.clear()
         monkeypatch.setattr(nn.Module, "compile", lambda self, mode: None)
         run_pipeline(build(alone, f"run.name=alone-{number}", f"stage_seed={1 + number}"))
-        assert given == {"autoencoder": [], "latent_diffusion": [], "factors": []}
+        assert given == {"autoencoder": [], "latent_diffusion": [], "code": []}
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(["autoencoder.kind=identity", "factors.encoder.input=image"], id="pixel-space"),
+        pytest.param(["autoencoder.kind=identity", "code.encoder.input=image"], id="pixel-space"),
         pytest.param(
             [
                 "autoencoder={kind: vq, codebook_size: 16}",
@@ -198,10 +198,10 @@ def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, mon
             [
                 "autoencoder.loss={weight_gan: 0.5, gan_start: 2}",
                 "autoencoder.loss={discriminator_channels: 4, discriminator_layers: 1}",
-                "factors.encoder={input: image, norm: batch}",
-                "factors.loss={every: 2, change_cap: null, detach_condition: true, change_space: image}",
+                "code.encoder={input: image, norm: batch}",
+                "code.loss={every: 2, change_cap: null, detach_condition: true, change_space: image}",
                 "latent_diffusion.train.ema_decay=null",
-                "factors.train.grad_clip=1.0",
+                "code.train.grad_clip=1.0",
             ],
             id="adversarial-image-batchnorm",
         ),
@@ -216,7 +216,7 @@ def test_variants_run_and_come_back(build, overrides):
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     expected = context.model.eval().encode(image)
     assert torch.equal(load_run(context.folder).model.encode(image), expected)
-    assert build(*overrides).stages["factors"].trained
+    assert build(*overrides).stages["code"].trained
 
 
 @pytest.mark.parametrize("system", ["disdiff", "encdiff"])
@@ -224,7 +224,7 @@ def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(b
     seen = []
     monkeypatch.setattr(CodeTask, "fit_data", lambda task, z_0: seen.append(z_0))
     monkeypatch.setattr(DisDiffTask, "fit_data", CodeTask.fit_data)
-    start = "factors.encoder={start: principal, input: z, rate: 0.0}"  # a rate of 0 keeps what is fitted
+    start = "code.encoder={start: principal, input: z, learning_rate_factor: 0.0}"  # a rate of 0 keeps what is fitted
     context = build(start, file=CONFIGS / system / "shapes3d.yaml")
     run_pipeline(context)
     (z_0,) = seen
@@ -238,22 +238,20 @@ def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(b
 def test_the_paper_losses_run(build):
     """Its 200 million parameters aside: options of the preset that no other preset sets."""
     paper = load_config([SHAPES3D], ["preset=paper"])
-    loss = [
-        f"factors.loss.{key}={value}" for key, value in vars(paper.factors.loss).items() if value is not None
-    ]
+    loss = [f"code.loss.{key}={value}" for key, value in vars(paper.code.loss).items() if value is not None]
     run_pipeline(
         build(
             *loss,
-            *(f"factors.loss.{key}=null" for key in ("change_cap", "t_max", "whiten_ridge")),
-            "factors.encoder.norm=batch",
+            *(f"code.loss.{key}=null" for key in ("change_cap", "t_max", "whiten_ridge")),
+            "code.encoder.norm=batch",
         )
     )
 
 
 def test_a_run_folder_of_another_configuration_is_refused(build):
     run_pipeline(build("run.name=mine"))
-    with pytest.raises(UserError, match="mine belongs to another configuration .factors.num_units differs"):
-        run_pipeline(build("run.name=mine", "factors.num_units=3"))
+    with pytest.raises(UserError, match="mine belongs to another configuration .code.num_units differs"):
+        run_pipeline(build("run.name=mine", "code.num_units=3"))
     with pytest.raises(UserError, match="another configuration .seed differs"):
         run_pipeline(build("run.name=mine", "seed=3"))
     run_pipeline(build("run.name=mine", "evaluation.seed=3"))
@@ -312,11 +310,11 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "latent_diffusion.unet.resample=convolution",
         "latent_diffusion.unet.num_heads=3",
         "latent_diffusion.schedule.kind=cosine",
-        "factors.encoder.input=images",
-        "factors.encoder.norm=layer",
-        "factors.decoder.unit_embedding=learnt",
-        "factors.decoder.num_res_blocks=2",
-        "factors.num_units=17",
+        "code.encoder.input=images",
+        "code.encoder.norm=layer",
+        "code.decoder.unit_embedding=learnt",
+        "code.decoder.num_res_blocks=2",
+        "code.num_units=17",
         "evaluation.protocol=papers",
         "sampler.name=ddimm",
         "sampler.num_steps=2000",
@@ -367,9 +365,9 @@ def test_the_options_of_the_machine_leave_hashes_and_losses_as_they_are(build, t
 
 
 def test_the_first_difference_is_named_by_its_key():
-    a = {"run": {"name": "x"}, "factors": {"loss": {"norm": "l1", "every": 1}}, "seed": 0}
-    b = {"run": {"name": "y"}, "factors": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
-    assert first_difference(a, b) == "factors.loss.every"
+    a = {"run": {"name": "x"}, "code": {"loss": {"norm": "l1", "every": 1}}, "seed": 0}
+    b = {"run": {"name": "y"}, "code": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
+    assert first_difference(a, b) == "code.loss.every"
     assert first_difference(a, {**a, "run": {"name": "y"}}) is None
 
 
@@ -382,13 +380,13 @@ def test_the_first_difference_is_named_by_its_key():
         (
             "disdiff",
             17,
-            ["factors.encoder.start=eigenmaps"],
-            "at least 18 images to train on for factors.encoder.start=eigenmaps, here are 17; .*start=random",
+            ["code.encoder.start=eigenmaps"],
+            "at least 18 images to train on for code.encoder.start=eigenmaps, here are 17; .*start=random",
         ),
         (
             "disdiff",
             5,
-            ["factors.encoder.start=principal"],
+            ["code.encoder.start=principal"],
             "at least 6 images .*start=principal, here are 5",
         ),
         ("disdiff", 48, ["evaluation.num_images=1"], "at least 2 images to evaluate on, here are 1"),
@@ -418,4 +416,4 @@ def test_two_images_do_for_a_code(build, make_noise, system, monkeypatch):
     monkeypatch.setattr(make_noise, "__len__", lambda self: 2)
     context = build(file=CONFIGS / system / "shapes3d.yaml")
     run_pipeline(context)
-    assert context.stages["factors"].trained
+    assert context.stages["code"].trained

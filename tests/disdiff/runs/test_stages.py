@@ -13,7 +13,7 @@ from ldm.files import load_json, save_json
 from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
-NAMES = ["autoencoder", "latent_diffusion", "factors"]
+NAMES = ["autoencoder", "latent_diffusion", "code"]
 
 
 def hashes(tmp_path, *overrides, identity="images-1", file=SHAPES3D):
@@ -47,10 +47,10 @@ def stage(tmp_path):
         ("latent_diffusion.schedule.beta_end=0.02", 1),
         ("latent_diffusion.unet.channels=24", 1),
         ("latent_diffusion.train.ema_decay=0.9", 1),
-        ("factors.num_units=5", 2),
-        ("factors.loss.weight_disentangle=0.1", 2),
-        ("factors.encoder.channels=24", 2),
-        ("factors.decoder.unit_embedding=learned", 2),
+        ("code.num_units=5", 2),
+        ("code.loss.weight_disentangle=0.1", 2),
+        ("code.encoder.channels=24", 2),
+        ("code.decoder.unit_embedding=learned", 2),
         ("seed=1", 2),
     ],
 )
@@ -71,8 +71,8 @@ def test_a_hash_changes_with_all_that_its_weights_depend_on(tmp_path, override, 
         "evaluation.num_images=5000",
         "sampler.num_steps=7",
         "weights.allow_download=true",
-        "factors.train.checkpoint_seconds=1",
-        "factors.train.preview_steps=7",
+        "code.train.checkpoint_seconds=1",
+        "code.train.preview_steps=7",
         "autoencoder.train.checkpoint_seconds=1",
     ],
 )
@@ -83,7 +83,7 @@ def test_a_hash_does_not_change_with_anything_else(tmp_path, override):
 def test_a_hash_is_of_the_configuration_not_of_how_it_was_given(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("bases: [shapes3d]\nsystem: disdiff\nfactors: {num_units: 5}\n")
-    assert hashes(tmp_path, file=file) == hashes(tmp_path, "factors.num_units=5")
+    assert hashes(tmp_path, file=file) == hashes(tmp_path, "code.num_units=5")
 
 
 def test_other_data_are_other_stages(tmp_path):
@@ -103,7 +103,7 @@ def test_shared_stages_lie_under_the_root_and_the_last_in_the_run_folder(tmp_pat
     assert [stage.folder for stage in stages] == [
         tmp_path / "_stages" / f"autoencoder-{stages[0].hash}",
         tmp_path / "_stages" / f"latent_diffusion-{stages[1].hash}",
-        tmp_path / "run" / "stages" / "factors",
+        tmp_path / "run" / "stages" / "code",
     ]
     assert not any(stage.trained for stage in stages)
 
@@ -132,7 +132,7 @@ def test_a_saved_stage_is_trained_and_loads(stage):
 
 
 def test_the_record_is_written_last(tmp_path, monkeypatch):
-    stage = Stage("factors", "0" * 12, tmp_path)
+    stage = Stage("code", "0" * 12, tmp_path)
     monkeypatch.setattr(
         "disdiff.runs.stages.save_weights", lambda path, module: path.write_text(str(stage.trained))
     )

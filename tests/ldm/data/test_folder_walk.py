@@ -9,7 +9,7 @@ from PIL import Image
 from ldm.data import folder_walk
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.folder_walk import list_pictures, printable
-from ldm.data.image_folder import FolderShelf
+from ldm.data.image_folder import FolderStore
 from ldm.errors import UserError
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
@@ -31,14 +31,14 @@ class TestLinks:
         (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "root" / "c.png").symlink_to(tmp_path / "root" / "b.png")
         (tmp_path / "root" / "d.png").symlink_to(draw(tmp_path / "one.png"))
-        shelf = FolderShelf(tmp_path / "root")
-        assert shelf.names == ["b.png", "d.png", "link/deep/a.png"] and not shelf.left_out
-        assert shelf.read(2) == (tmp_path / "elsewhere" / "deep" / "a.png").read_bytes()
+        store = FolderStore(tmp_path / "root")
+        assert store.names == ["b.png", "d.png", "link/deep/a.png"] and not store.left_out
+        assert store.read(2) == (tmp_path / "elsewhere" / "deep" / "a.png").read_bytes()
 
     def test_the_root_is_a_link(self, tmp_path):
         draw(tmp_path / "a" / "x.png")
         (tmp_path / "b").symlink_to("a")
-        assert FolderShelf(tmp_path / "b").names == ["x.png"]
+        assert FolderStore(tmp_path / "b").names == ["x.png"]
 
     def test_loops_end_and_what_is_reached_twice_counts_once(self, tmp_path):
         draw(tmp_path / "z" / "deep" / "x.png")
@@ -46,18 +46,18 @@ class TestLinks:
         (tmp_path / "b").symlink_to(".")
         (tmp_path / "z" / "deep" / "up").symlink_to("../..")
         (tmp_path / "inner").symlink_to("z/deep")
-        assert FolderShelf(tmp_path).names == ["z/deep/x.png"]
+        assert FolderStore(tmp_path).names == ["z/deep/x.png"]
 
     def test_two_links_to_one_place(self, tmp_path):
         draw(tmp_path / "elsewhere" / "x.png"), draw(tmp_path / "root" / "own.png")
         for name in ("b", "a"):
             (tmp_path / "root" / name).symlink_to("../elsewhere")
             (tmp_path / "root" / f"{name}.png").symlink_to("../elsewhere/x.png")
-        assert FolderShelf(tmp_path / "root").names == ["a/x.png", "own.png"]
+        assert FolderStore(tmp_path / "root").names == ["a/x.png", "own.png"]
 
     def test_hard_links_are_pictures_of_their_own_as_copies_are(self, tmp_path):
         os.link(draw(tmp_path / "a.png"), tmp_path / "b.png")
-        assert FolderShelf(tmp_path).names == ["a.png", "b.png"]
+        assert FolderStore(tmp_path).names == ["a.png", "b.png"]
 
     @pytest.mark.parametrize("target", ["nowhere", "link"])  # the second leads to itself
     def test_broken_links_stop_or_are_named(self, tmp_path, target):
@@ -103,7 +103,7 @@ class TestWhatIsNoPicture:
         for name in (".DS_Store", "._A.JPEG", "Thumbs.db", "notes.txt", ".hidden.png"):
             (tmp_path / name).write_bytes(b"x")
         (tmp_path / "empty").mkdir()
-        assert FolderShelf(tmp_path).names == ["A.JPEG", "folder.png/b.Tiff"]
+        assert FolderStore(tmp_path).names == ["A.JPEG", "folder.png/b.Tiff"]
 
     def test_pictures_of_kinds_that_cannot_be_decoded_are_named(self, tmp_path):
         draw(tmp_path / "a.jfif")
@@ -119,7 +119,7 @@ class TestNames:
             rows = ["file,hat", "a.png,0", f"{other},1"]
             (root / "attributes.csv").write_text("\n".join(rows), encoding="utf-8")
             source = open_folder(root)
-            assert source.shelf.names == ["a.png", COMPOSED]
+            assert source.store.names == ["a.png", COMPOSED]
             assert source.attributes(source._positions).tolist() == [[0], [1]]
         assert open_folder(tmp_path / "True").identity == source.identity
 
@@ -132,7 +132,7 @@ class TestNames:
     def test_two_files_of_one_name_are_refused(self, tmp_path):
         draw(tmp_path / COMPOSED, 1), draw(tmp_path / DECOMPOSED, 2)
         with pytest.raises(UserError, match="different pictures under one name, in two Unicode forms .é.png"):
-            FolderShelf(tmp_path)
+            FolderStore(tmp_path)
 
     def test_two_rows_of_one_name_are_refused(self, tmp_path):
         draw(tmp_path / COMPOSED)
@@ -144,8 +144,8 @@ class TestNames:
     def test_names_that_are_no_text(self, tmp_path):
         draw(tmp_path / "a\nb.png"), draw(tmp_path / "x.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
         source = open_folder(tmp_path)
-        assert source.shelf.names == [r"a\nb.png", r"caf\xe9.png"] and source._read(1).shape == (8, 8, 3)
-        "".join(source.shelf.names).encode()  # can be printed
+        assert source.store.names == [r"a\nb.png", r"caf\xe9.png"] and source._read(1).shape == (8, 8, 3)
+        "".join(source.store.names).encode()  # can be printed
 
     def test_printable(self):
         assert printable("a b/é ü.png") == "a b/é ü.png" and printable("a\tb") == r"a\tb"

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from ldm.data.catalog import DataOptions, open_data
-from ldm.data.image_folder import FolderShelf, match_attributes, read_attributes
+from ldm.data.image_folder import FolderStore, match_attributes, read_attributes
 from ldm.data.source import describe_source
 from ldm.errors import UserError
 
@@ -26,28 +26,28 @@ def write(folder, *rows):
 
 
 def match(path, folder, skip=False):
-    shelf = FolderShelf(folder)
-    return match_attributes(path, shelf, read_attributes(path)[1], skip), shelf.names
+    store = FolderStore(folder)
+    return match_attributes(path, store, read_attributes(path)[1], skip), store.names
 
 
 ROWS = ("a/x.png,1,0", "b/x.png,0,1", "y.JPG,0,0", "z.webp,1,1")
 
 
 def test_lists_nested_pictures_by_path(folder):
-    shelf = FolderShelf(folder)
-    assert shelf.names == ["a/deep/y.JPG", "a/x.png", "b/x.png", "z.webp"]
-    assert shelf.read(3) == (folder / "z.webp").read_bytes()
-    assert not shelf.left_out
+    store = FolderStore(folder)
+    assert store.names == ["a/deep/y.JPG", "a/x.png", "b/x.png", "z.webp"]
+    assert store.read(3) == (folder / "z.webp").read_bytes()
+    assert not store.left_out
 
 
 def test_folders_without_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(UserError, match=r"holds no pictures \(.*\.png.*\); name another"):
-        FolderShelf(tmp_path)
+        FolderStore(tmp_path)
     with pytest.raises(UserError, match="is no folder"):
-        FolderShelf(tmp_path / "absent")
+        FolderStore(tmp_path / "absent")
     with pytest.raises(UserError, match="is no folder"):
-        FolderShelf(tmp_path / "notes.txt")
+        FolderStore(tmp_path / "notes.txt")
 
 
 class TestAttributes:

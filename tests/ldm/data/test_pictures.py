@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ldm.data.batches import ImageBatches, StepSampler, build_loader
-from ldm.data.image_folder import FolderShelf
+from ldm.data.image_folder import FolderStore
 from ldm.data.pictures import CROPS, SCAN, Pictures, Preparation, find_corrupt, to_rgb
 from ldm.data.prepare import convert
 from ldm.errors import UserError
@@ -31,7 +31,7 @@ def fill(root, count=12, size=(20, 16)):
 
 
 def open_folder(root, size=8, crop="center", **options):
-    return Pictures("folder", FolderShelf(root), Preparation(crop, size), **options)
+    return Pictures("folder", FolderStore(root), Preparation(crop, size), **options)
 
 
 class TestModes:
@@ -208,7 +208,7 @@ class TestCorruptPictures:
         assert (skipping.images(torch.arange(1000, 1100))[:, 0] == 9).all()
 
     def test_the_search_is_kept_until_the_folder_changes(self, folder):
-        shelf, told, calls = FolderShelf(folder), [], []
+        store, told, calls = FolderStore(folder), [], []
 
         class Counting(Preparation):
             def __call__(self, data):
@@ -216,11 +216,11 @@ class TestCorruptPictures:
                 return super().__call__(data)
 
         counting = Counting("center", 8)
-        first = find_corrupt(shelf, counting, lambda *progress: told.append(progress))
+        first = find_corrupt(store, counting, lambda *progress: told.append(progress))
         assert (folder / SCAN).exists() and told[-1] == (41, 41) and len(calls) == 41
-        assert find_corrupt(shelf, counting) == first and len(calls) == 41
+        assert find_corrupt(store, counting) == first and len(calls) == 41
         Image.new("RGB", (20, 16)).save(folder / "b" / "0007.png")
-        assert set(first) - set(find_corrupt(FolderShelf(folder), SMALL)) == {"b/0007.png"}
+        assert set(first) - set(find_corrupt(FolderStore(folder), SMALL)) == {"b/0007.png"}
 
     def test_all_are_corrupt(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"no")

@@ -8,8 +8,8 @@ import torch
 import ldm.training.fit
 from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder, GradientDecoderConfig
-from disdiff.method.losses import FactorLossConfig
-from disdiff.method.model import DisDiff, FactorNetworks
+from disdiff.method.losses import DisDiffLossConfig
+from disdiff.method.model import CodeNetworks, DisDiff
 from disdiff.method.tasks import DisDiffTask
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import LatentSpace
@@ -38,12 +38,14 @@ def build_stages():
     )
     space, denoiser = LatentSpace(KLAutoencoder(network)), UNet(unet, 4)
     held = 2  # steps with parameters without gradients
-    options = FactorEncoderConfig(input="z", channels=8, norm="group", posterior="gaussian", hold_steps=held)
-    factors = FactorNetworks(
+    options = FactorEncoderConfig(
+        input="z", channels=8, norm="group", posterior="gaussian", freeze_steps=held
+    )
+    networks = CodeNetworks(
         FactorEncoder(options, 4, 8, 3, 2), GradientDecoder(GradientDecoderConfig(), unet, 3, 2, 4)
     )
     schedule = Schedule(ScheduleConfig())
-    torch.nn.init.normal_(factors.decoder.decoder.out_conv.weight, std=0.1)  # else L_dis weighs nothing
+    torch.nn.init.normal_(networks.decoder.decoder.out_conv.weight, std=0.1)  # else L_dis weighs nothing
     config = TrainConfig(
         images=NUM_STEPS * BATCH, batch_size=BATCH, learning_rate=1e-3, ema_decay=0.9, checkpoint_seconds=0.0
     )
@@ -51,15 +53,15 @@ def build_stages():
     gan = AutoencoderLossConfig(
         perceptual="none", weight_gan=0.5, gan_start=2, discriminator_channels=4, discriminator_layers=1
     )
-    loss = FactorLossConfig(weight_kl=1e-3, every=2)
-    model = DisDiff(space, denoiser, schedule, factors, "z")
+    loss = DisDiffLossConfig(weight_kl=1e-3, every=2)
+    model = DisDiff(space, denoiser, schedule, networks, "z")
     image = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8)
     statistics = torch.randn(10, 8, 8, 8)
     latents = {"statistics": statistics}
     autoencoder = KLAutoencoder(network)
     yield "adversarial", AutoencoderTask(autoencoder, gan, None, config, budget, 0), {"image": image}
     yield "latent_diffusion", LatentDiffusionTask(denoiser, space, schedule, "l1", config, budget, 0), latents
-    yield "factors", DisDiffTask(model, loss, options, config, budget, 0), latents  # freezes the denoiser
+    yield "code", DisDiffTask(model, loss, options, config, budget, 0), latents  # freezes the denoiser
 
 
 def train(folder):

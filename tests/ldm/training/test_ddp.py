@@ -14,7 +14,7 @@ from ldm.training.log import read_log
 from ldm.training.ranks import Ranks, Share, SharedDraws, main_first, read_ranks, share_loader
 
 SCRIPT = Path(__file__).with_name("ddp_stages.py")
-EXACT = ("latent_diffusion", "factors")  # the discriminator's BatchNorm sees each process's own images
+EXACT = ("latent_diffusion", "code")  # the discriminator's BatchNorm sees each process's own images
 
 
 def run_script(folder, *launcher):
@@ -47,7 +47,7 @@ def test_two_processes_log_the_losses_of_one(trained, name):
     assert len(alone) == len(shared) == 8
     terms = {
         "latent_diffusion": {"loss"},
-        "factors": {"loss", "reconstruction", "kl", "invariant", "variant"},
+        "code": {"loss", "reconstruction", "kl", "invariant", "variant"},
     }
     for a, b in zip(alone, shared, strict=True):
         assert terms[name] <= a.keys()

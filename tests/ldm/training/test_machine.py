@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from disdiff.method.factor_encoder import FactorEncoderConfig
-from disdiff.method.losses import FactorLossConfig
+from disdiff.method.losses import DisDiffLossConfig
 from disdiff.method.tasks import DisDiffTask
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
@@ -32,7 +32,7 @@ def build_task(build_tiny_disdiff):
         config = TrainConfig(
             images=24, batch_size=8, learning_rate=1e-3, grad_clip=0.5, ema_decay=0.9, checkpoint_seconds=1e9
         )
-        loss = FactorLossConfig(weight_kl=1e-3)
+        loss = DisDiffLossConfig(weight_kl=1e-3)
         budget = resolve_budget(config, "cpu")
         return DisDiffTask(model, loss, FactorEncoderConfig(), config, budget, 0).to(dtype)
 

@@ -22,8 +22,8 @@ OPENED: dict[Path, tuple[tuple[int, ...], Any]] = {}  # what this process has op
 NUMBERED = re.compile(rb"(\d+|None)-(\d{7})")
 
 
-class LmdbShelf:
-    """A `Shelf` of the pictures in an LMDB, in the order of their keys."""
+class LmdbStore:
+    """A `PictureStore` of the pictures in an LMDB, in the order of their keys."""
 
     left_out: Mapping[str, str] = {}
 

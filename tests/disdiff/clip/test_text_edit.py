@@ -3,7 +3,7 @@ import torch
 
 from disdiff.clip.discovery import Finding
 from disdiff.clip.displacement import Mover
-from disdiff.clip.named_edit import find_unit, judge_edit, move_unit
+from disdiff.clip.text_edit import find_unit, judge_edit, move_unit
 from disdiff.editing.units import Directions
 from disdiff.evaluation.probe import Probe
 from disdiff.runs.discovery import slug

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ldm.data.batches import ImageBatches, StepSampler, build_loader
 from ldm.data.catalog import DataOptions, open_data
-from ldm.data.lmdb_shelf import LmdbShelf, find_lmdb, import_lmdb
+from ldm.data.lmdb_store import LmdbStore, find_lmdb, import_lmdb
 from ldm.errors import UserError
 
 
@@ -62,9 +62,9 @@ def test_lsun_in_the_order_of_its_keys(tmp_path, write):
 def test_numbered_keys_in_the_smallest_size_that_is_enough(tmp_path, write):
     path = write(tmp_path / "ffhq.lmdb", numbered())
     for wanted, found in ((8, 8), (9, 16), (32, 32), (64, 32)):
-        shelf = LmdbShelf(path, wanted)
-        assert len(shelf.names) == 30 and shelf.names[29] == f"{found}-0000029"
-        assert shelf.read(29) == encode(29 * 8, found)
+        store = LmdbStore(path, wanted)
+        assert len(store.names) == 30 and store.names[29] == f"{found}-0000029"
+        assert store.read(29) == encode(29 * 8, found)
     source = open_data(
         DataOptions("ffhq", str(tmp_path), image_size=16)
     )  # the database is found in its folder
@@ -74,7 +74,7 @@ def test_numbered_keys_in_the_smallest_size_that_is_enough(tmp_path, write):
 
 def test_keys_without_a_size(tmp_path, write):
     entries = {f"None-{i:07}".encode(): encode(i) for i in range(5)}
-    assert LmdbShelf(write(tmp_path, {**entries, b"length": b"5"}), 64).read(4) == encode(4)
+    assert LmdbStore(write(tmp_path, {**entries, b"length": b"5"}), 64).read(4) == encode(4)
 
 
 def test_workers_open_the_database_for_themselves(tmp_path, write):
@@ -92,20 +92,20 @@ class TestBadInput:
         path = write(tmp_path, numbered(count=200)) / "data.mdb"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(UserError, match=r"data.mdb is truncated: it needs \d+ bytes"):
-            LmdbShelf(tmp_path, 16)
+            LmdbStore(tmp_path, 16)
 
     def test_no_database(self, tmp_path, write):
         (tmp_path / "data.mdb").write_bytes(bytes(10_000))
         with pytest.raises(UserError, match="data.mdb is no LMDB"):
-            LmdbShelf(tmp_path, 16)
+            LmdbStore(tmp_path, 16)
 
     def test_fewer_pictures_than_it_says(self, tmp_path, write):
         with pytest.raises(UserError, match="has 30 pictures of size 16, but says 31"):
-            LmdbShelf(write(tmp_path, {**numbered(), b"length": b"31"}), 16)
+            LmdbStore(write(tmp_path, {**numbered(), b"length": b"31"}), 16)
 
     def test_empty(self, tmp_path, write):
         with pytest.raises(UserError, match="holds no pictures"):
-            LmdbShelf(write(tmp_path, {}), 16)
+            LmdbStore(write(tmp_path, {}), 16)
 
     def test_a_corrupt_picture_is_named_by_its_key(self, tmp_path, write):
         source = open_data(

@@ -27,7 +27,7 @@ SERIES_RIDGE = 1e-4
 MODE_RIDGE = 0.05  # in mean squares of a direction
 
 
-class TurningModes(CircularCoordinates):
+class AngleModes(CircularCoordinates):
     """Angles of the loops in the data (variance 1), then modes of the rest, each with the size it has there.
 
     Modes are found one after the other, each as what explains most of what those before it have left, by
@@ -42,7 +42,7 @@ class TurningModes(CircularCoordinates):
         no_angles = torch.zeros(1, self.max_loops)
         num_joint, num_turning = joint_series(no_angles).shape[1], turning_series(no_angles).shape[1]
         self.register_buffer("basis", torch.zeros(in_features, width))
-        self.register_buffer("echo", torch.zeros(num_joint, width))
+        self.register_buffer("harmonic_weights", torch.zeros(num_joint, width))
         self.register_buffer("mixing", torch.zeros(num_components, num_turning, width))
         self.register_buffer("mode_mean", torch.zeros(num_components))
         self.register_buffer("mode_size", torch.ones(num_components))
@@ -56,7 +56,7 @@ class TurningModes(CircularCoordinates):
         basis = torch.linalg.eigh(rest.T @ rest).eigenvectors.flip(1)[:, : self.basis.shape[1]]
         basis = basis * basis.sum(dim=0).sign()
         self.basis.copy_(basis)
-        self.echo.copy_(weights @ basis)
+        self.harmonic_weights.copy_(weights @ basis)
         r, series = rest @ basis, turning_series(angle)
         for k in range(int(self.is_loop.sum()), len(self.is_loop)):
             u, mixing = fit_mode(r, series)
@@ -68,7 +68,7 @@ class TurningModes(CircularCoordinates):
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
         """The modes of standardised `x` (B, F), shape (B, num_components)."""
         angle = angle[:, : self.max_loops]
-        r = x @ self.basis - joint_series(angle) @ self.echo
+        r = x @ self.basis - joint_series(angle) @ self.harmonic_weights
         series, modes = turning_series(angle), []
         for mixing, size in zip(self.mixing, self.mode_size, strict=True):
             direction = series @ mixing

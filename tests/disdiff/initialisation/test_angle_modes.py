@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from disdiff.initialisation.angle_modes import AngleModes, joint_series, turning_series
 from disdiff.initialisation.coordinates import PrincipalComponents
-from disdiff.initialisation.turning_modes import TurningModes, joint_series, turning_series
 
 COUNT = 4000
 
@@ -39,7 +39,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_a_mode_means_the_same_at_every_angle(world: dict[str, torch.Tensor]) -> None:
-    modes = fitted(TurningModes, world, 4)
+    modes = fitted(AngleModes, world, 4)
     assert modes.is_loop.tolist() == [True, True, False, False]
     code = modes(world["x"])[3000:]
     for k, name in ((2, "wide"), (3, "narrow")):
@@ -51,31 +51,31 @@ def test_a_mode_means_the_same_at_every_angle(world: dict[str, torch.Tensor]) ->
 
 
 def test_more_modes_than_contents_leave_the_first_alone(world: dict[str, torch.Tensor]) -> None:
-    code = fitted(TurningModes, world, 8)(world["x"])[3000:]
+    code = fitted(AngleModes, world, 8)(world["x"])[3000:]
     assert correlation(code[:, 2], world["wide"][3000:]) > 0.95
     assert code[:, 4:].std(dim=0).max() < 0.7 * code[:, 3].std()  # and have little to say
 
 
 def test_modes_come_in_order_and_with_their_size(world: dict[str, torch.Tensor]) -> None:
-    modes = fitted(TurningModes, world, 4)
+    modes = fitted(AngleModes, world, 4)
     code = modes(world["x"])
     assert code[:, 2].std() > code[:, 3].std() > 0.1
     assert code[:, 2:].mean(dim=0).abs().max() < 0.1
 
 
 def test_they_survive_saving_and_repeat(world: dict[str, torch.Tensor]) -> None:
-    modes = fitted(TurningModes, world, 5)
-    again = TurningModes(60, 5)
+    modes = fitted(AngleModes, world, 5)
+    again = AngleModes(60, 5)
     again.load_state_dict(modes.state_dict())
     assert torch.equal(again(world["x"]), modes(world["x"]))
-    assert torch.equal(fitted(TurningModes, world, 5)(world["x"]), modes(world["x"]))
+    assert torch.equal(fitted(AngleModes, world, 5)(world["x"]), modes(world["x"]))
 
 
 def test_without_loops_the_modes_are_principal_components() -> None:
     scale = torch.linspace(3, 1, 12)
     x = torch.randn(2000, 12, generator=torch.Generator().manual_seed(1)) * scale
     x = x @ torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(2))).Q
-    modes, plain = TurningModes(12, 3), PrincipalComponents(12, 3)
+    modes, plain = AngleModes(12, 3), PrincipalComponents(12, 3)
     modes.fit(x)
     plain.fit(x)
     assert not modes.is_loop.any()

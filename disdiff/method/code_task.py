@@ -12,7 +12,7 @@ from ldm.training.stage_task import StageTask
 
 
 class CodeTask(StageTask):
-    """Trains networks with an `encoder`, frozen for `freeze_steps`, then at `learning_rate_factor` times the rate."""
+    """Trains networks with an `encoder`, which is frozen for `freeze_steps` and has a learning rate of its own."""
 
     def __init__(
         self,

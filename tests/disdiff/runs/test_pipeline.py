@@ -224,7 +224,8 @@ def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(b
     seen = []
     monkeypatch.setattr(CodeTask, "fit_data", lambda task, z_0: seen.append(z_0))
     monkeypatch.setattr(DisDiffTask, "fit_data", CodeTask.fit_data)
-    start = "code.encoder={start: principal, input: z, learning_rate_factor: 0.0}"  # a rate of 0 keeps what is fitted
+    # a learning rate of 0 keeps what is fitted
+    start = "code.encoder={start: principal, input: z, learning_rate_factor: 0.0}"
     context = build(start, file=CONFIGS / system / "shapes3d.yaml")
     run_pipeline(context)
     (z_0,) = seen

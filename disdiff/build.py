@@ -26,6 +26,7 @@ from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
 from ldm.autoencoder.losses import check_regulariser
+from ldm.autoencoder.noise import NoiseAutoencoder
 from ldm.autoencoder.vq import VQAutoencoder
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.source import ImageSource
@@ -64,6 +65,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     kinds: dict[str, Callable[[], Autoencoder]] = {
         "vq": lambda: VQAutoencoder(config.network, config.codebook_size, legacy=config.legacy_codebook),
         "kl": lambda: KLAutoencoder(config.network),
+        "noise": lambda: NoiseAutoencoder(config.network, config.noise_share),
         "identity": lambda: IdentityAutoencoder(config.network.in_channels),
     }
     return choose("autoencoder.kind", config.kind, kinds)()

@@ -16,7 +16,7 @@ MAY_BE_ZERO = {
 }
 MAY_NOT_BE_ZERO = {"learning_rate", "grad_clip", "clean_cap", "change_cap", "temperature", "code_noise"}
 MAY_BE_NEGATIVE = {"zeta", "num_heads", "initial_logvar"}
-BELOW_ONE = {"ema_decay", "betas", "dropout"}
+BELOW_ONE = {"ema_decay", "betas", "dropout", "noise_share"}
 
 
 def check_limits(tree: dict[str, Any], prefix: str = "") -> None:

@@ -35,7 +35,7 @@ from disdiff.stages import (
     list_stages,
     shared_folder,
 )
-from ldm.autoencoder.latent_space import fit_standardisation
+from ldm.autoencoder.latent_space import fit_standardisation, measure_latents
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.latents import LatentCache, encode_to_cache
@@ -46,7 +46,7 @@ from ldm.errors import UserError, choose
 from ldm.files import atomic_path, load_json, remove_partial
 from ldm.tasks import sample_latents
 from ldm.training.fit import fit
-from ldm.training.log import format_duration
+from ldm.training.log import format_duration, format_scores
 from ldm.training.machine import Machine, configure_process, resolve_machine
 from ldm.training.optimizer import resolve_budget
 from ldm.training.ranks import Share, main_first, read_ranks
@@ -211,9 +211,12 @@ class Pipeline:
         self.latent_space.autoencoder.load_state_dict(task.result.state_dict())
         cache = self.encode_latents(stage)
         chunks = (torch.tensor(cache.latents[i : i + 4096]) for i in range(0, len(cache), 4096))
-        raw = (self.latent_space.autoencoder.sample_raw(chunk) for chunk in chunks)
-        self.latent_space.set_standardisation(*fit_standardisation(raw, per_channel=self.per_channel))
-        self.save_stage(stage, self.latent_space, task, seconds, self.measure_reconstruction())
+        moments = measure_latents(self.latent_space.autoencoder, chunks)
+        self.latent_space.set_standardisation(*fit_standardisation(moments, per_channel=self.per_channel))
+        scores = {**self.measure_reconstruction(), "noisy_channels": len(moments.noisy_channels)}
+        self.save_stage(stage, self.latent_space, task, seconds, scores)
+        if moments.noisy_channels:
+            self.say(moments.describe_noise())
 
     def train_latent_diffusion(self, stage: Stage) -> None:
         """Stage 2."""
@@ -377,11 +380,6 @@ class Pipeline:
         reconstruction = autoencoder.reconstruct(image)
         scores = reconstruction_scores(autoencoder.decode(autoencoder.encode(image)), image)
         return {**scores, **{name: float(value) for name, value in reconstruction.stats.items()}}
-
-
-def format_scores(scores: dict[str, float]) -> str:
-    """Scores on one line, in parentheses; nothing for none."""
-    return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""
 
 
 def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:

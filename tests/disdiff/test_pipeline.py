@@ -68,6 +68,22 @@ def test_a_latent_dpm_may_be_added_to_a_finished_run(build, system, make_noise):
         build("latent_dpm.enabled=true", more, "latent_dpm.hidden=9", file=file).run()
 
 
+@pytest.mark.parametrize(("kind", "noisy"), [("kl", True), ("noise", False)])
+def test_channels_lost_in_noise_are_said_and_recorded(build, kind, noisy):
+    """After a few steps a posterior is still as wide as N(0, 1), and its means hardly differ."""
+    pipeline = build(f"autoencoder.kind={kind}")
+    pipeline.run()
+    channels = pipeline.latent_space.latent_channels
+    scores = pipeline.stages["autoencoder"].record["scores"]
+    assert scores["noisy_channels"] == (channels if noisy else 0)
+    lines = [line for line in pipeline.said if "noise than signal" in line]
+    assert len(lines) == noisy and all(f"{channels} of {channels} latent channels" in line for line in lines)
+    statistics = torch.tensor(pipeline.latent_batches(with_images=False).arrays["statistics"][:])
+    raw = pipeline.latent_space.autoencoder.sample_raw(statistics, torch.Generator().manual_seed(0))
+    z = pipeline.latent_space.standardise(raw)
+    torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(channels), atol=0.1, rtol=0)
+
+
 def test_seeds_share_the_first_stages(build):
     build().run()
     other = build("seed=1")
@@ -96,6 +112,7 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
     "overrides",
     [
         pytest.param(["autoencoder.kind=identity", "factors.encoder.input=image"], id="pixel-space"),
+        pytest.param(["autoencoder={kind: noise, noise_share: 0.2}"], id="noise"),
         pytest.param(
             [
                 "autoencoder={kind: vq, codebook_size: 16}",

@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from disdiff.config import CONFIGS, load_config
-from disdiff.stages import RECORD, WEIGHTS, Stage, copy_stage, list_stages, load_weights, save_weights
+from disdiff.config import CONFIGS, load_config, read_yaml
+from disdiff.stages import (
+    PRETRAINED,
+    RECORD,
+    WEIGHTS,
+    Stage,
+    copy_stage,
+    drop_added,
+    list_stages,
+    load_weights,
+    save_weights,
+)
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
 
@@ -41,6 +51,7 @@ def stage(tmp_path):
         ("autoencoder.train.images=3200", 0),
         ("autoencoder.train.learning_rate=1e-4", 0),
         ("autoencoder.standardise=scalar", 0),
+        ("autoencoder.noise_share=0.05", 0),
         ("data.num_train=1000", 0),
         ("stage_seed=1", 0),
         ("latent_diffusion.schedule.beta_end=0.02", 1),
@@ -77,6 +88,30 @@ def test_a_hash_changes_with_all_that_its_weights_depend_on(tmp_path, override, 
 )
 def test_a_hash_does_not_change_with_anything_else(tmp_path, override):
     assert hashes(tmp_path, override) == hashes(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_stages_keep_their_hashes(name):
+    """A key that is younger than they are does not count where it stands at its default."""
+    seed = read_yaml(PRETRAINED / "shapes3d" / "config.yaml").seed
+    config = load_config([SHAPES3D], ["preset=small", f"seed={seed}"])
+    source = SimpleNamespace(identity="shapes3d-procedural-1")
+    stages = {stage.name: stage for stage in list_stages(config, source, PRETRAINED / "shapes3d")}
+    folder = PRETRAINED / "shapes3d" / "stages" / name
+    assert stages[name].hash == load_json(folder / RECORD)["hash"] and stages[name].folder == folder
+
+
+def test_a_younger_key_counts_off_its_default(tmp_path):
+    assert hashes(tmp_path, "autoencoder.noise_share=0.1") == hashes(tmp_path)
+    assert not set(hashes(tmp_path, "autoencoder.noise_share=0.2")) & set(hashes(tmp_path))
+
+
+def test_younger_keys_are_left_out_at_any_depth(monkeypatch):
+    monkeypatch.setattr("disdiff.stages.ADDED_KEYS", {"stage.train.pace", "stage.list"})
+    defaults = {"old": 1, "list": [1], "train": {"pace": 2, "images": 3}}
+    assert drop_added(defaults, defaults, "stage.") == {"old": 1, "train": {"images": 3}}
+    changed = {"old": 1, "list": [1, 2], "train": {"pace": 4, "images": 3}}
+    assert drop_added(changed, defaults, "stage.") == changed
 
 
 def test_a_hash_is_of_the_configuration_not_of_how_it_was_given(tmp_path):

@@ -60,12 +60,17 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """An untrained first stage.
 
     Raises:
-        UserError: its kind is unknown.
+        UserError: its kind is unknown, or an option is of another kind.
     """
+    if config.start != "random" and config.kind != "noise":
+        raise UserError(
+            f"autoencoder.start={config.start} needs autoencoder.kind=noise, and the kind is {config.kind}; "
+            "choose that kind, or autoencoder.start=random"
+        )
     kinds: dict[str, Callable[[], Autoencoder]] = {
         "vq": lambda: VQAutoencoder(config.network, config.codebook_size, legacy=config.legacy_codebook),
         "kl": lambda: KLAutoencoder(config.network),
-        "noise": lambda: NoiseAutoencoder(config.network, config.noise_share),
+        "noise": lambda: NoiseAutoencoder(config.network, config.noise_share, config.start),
         "identity": lambda: IdentityAutoencoder(config.network.in_channels),
     }
     return choose("autoencoder.kind", config.kind, kinds)()

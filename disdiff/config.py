@@ -93,6 +93,8 @@ class AutoencoderConfig:
         codebook_size: codes of `vq`.
         noise_share: of `noise`: deviation of the noise that the decoder learns to read through, over that of
             the channel.
+        start: of `noise`: `random`, or `principal`: linear maps between blocks of pixels and their principal
+            components, beside which encoder and decoder learn.
         legacy_codebook: `vq` weighs the codebook term instead of the commitment term, as the released models
             do.
         standardise: latents by one standard deviation over the data set (`scalar`) or by mean and deviation
@@ -104,6 +106,7 @@ class AutoencoderConfig:
     codebook_size: int = 2048
     noise_share: float = 0.1
     legacy_codebook: bool = False
+    start: str = "random"
     standardise: str = "scalar"
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

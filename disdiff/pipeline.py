@@ -32,6 +32,7 @@ from disdiff.stages import (
     copy_stage,
     count_parameters,
     fingerprint,
+    first_difference,
     list_stages,
     shared_folder,
 )
@@ -53,6 +54,7 @@ from ldm.training.ranks import Share, main_first, read_ranks
 from ldm.training.stage_task import StageTask
 
 ENCODE_BATCH = 256
+FIRST_IMAGES = 2048  # to which the first stage's start is fitted
 START_IMAGES = 16384  # to which the start of the code is fitted, at most,
 START_NUMBERS = 2**26  # of their latents
 Say = Callable[[str], None]
@@ -205,6 +207,9 @@ class Pipeline:
 
     def train_autoencoder(self, stage: Stage) -> None:
         """Stage 1, then the standardisation of its latents over the training images."""
+        if self.latent_space.autoencoder.starts_at_data:
+            first = self.source.images(self.train_index[:FIRST_IMAGES])
+            self.latent_space.autoencoder.fit_start(to_float(first))
         task = self.build_task(stage.name)
         batches = ImageBatches(self.source, self.train_index)
         seconds = self.fit(stage, task, batches) if self.learns(stage.name) else 0.0
@@ -380,19 +385,3 @@ class Pipeline:
         reconstruction = autoencoder.reconstruct(image)
         scores = reconstruction_scores(autoencoder.decode(autoencoder.encode(image)), image)
         return {**scores, **{name: float(value) for name, value in reconstruction.stats.items()}}
-
-
-def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
-    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
-    left out.
-    """
-    for key in a:
-        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
-            continue
-        if isinstance(a[key], dict):
-            found = first_difference(a[key], b[key], f"{prefix}{key}.")
-            if found:
-                return found
-        elif a[key] != b[key]:
-            return prefix + key
-    return None

@@ -27,7 +27,7 @@ WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # on the weights
 WEIGHTS, RECORD = "model.safetensors", "stage.json"
 OF_ONE_RUN = ("factors", "latent_dpm")  # stages that lie in the run folder; others are shared
 # keys younger than stages that people keep: at its default, such a key does not count for the hash
-ADDED_KEYS = {"autoencoder.noise_share"}
+ADDED_KEYS = {"autoencoder.noise_share", "autoencoder.start"}
 
 
 @dataclass
@@ -102,6 +102,22 @@ def drop_added(section: dict[str, Any], defaults: dict[str, Any], prefix: str) -
         for key, value in section.items()
         if f"{prefix}{key}" not in ADDED_KEYS or value != defaults[key]
     }
+
+
+def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
+    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
+    left out.
+    """
+    for key in a:
+        if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
+            continue
+        if isinstance(a[key], dict):
+            found = first_difference(a[key], b[key], f"{prefix}{key}.")
+            if found:
+                return found
+        elif a[key] != b[key]:
+            return prefix + key
+    return None
 
 
 def find_folder(config: Config, name: str, digest: str) -> Path:

@@ -34,6 +34,7 @@ class Autoencoder(nn.Module, ABC):
 
     latent_channels: int
     downsampling_factor: int
+    starts_at_data: bool = False
 
     @abstractmethod
     def encode_statistics(self, image: Tensor) -> Tensor:  # image => statistics of z_raw
@@ -42,6 +43,10 @@ class Autoencoder(nn.Module, ABC):
     def sample_raw(self, statistics: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, latent_channels, h, w) of statistics; without a generator the most likely ones."""
         return statistics
+
+    def fit_start(self, image: Tensor) -> None:
+        """Fit what the weights start at to training images (n, C, H, W), where `starts_at_data`."""
+        raise NotImplementedError
 
     def sample_variance(self, statistics: Tensor) -> Tensor:
         """Variance of what `sample_raw` draws, entry by entry, shape (B, latent_channels, h, w)."""

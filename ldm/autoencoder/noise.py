@@ -13,8 +13,11 @@ over channels. The latents themselves are deterministic.
 import torch
 from torch import Tensor, nn
 
+from ldm.autoencoder.blocks import LinearBlocks
 from ldm.autoencoder.latent_space import Autoencoder, Reconstruction
 from ldm.autoencoder.networks import Decoder, Encoder, NetworkConfig
+from ldm.errors import choose
+from ldm.nn.layers import zero_init
 
 LEAST_VARIANCE = 1e-8  # of a channel, where its logarithm is taken
 
@@ -44,23 +47,40 @@ class NoiseAutoencoder(Autoencoder):
     Args:
         network: the sizes of encoder and decoder.
         share: standard deviation of the noise over that of the channel, in [0, 1).
+        start: `random`, or `principal`: encoder and decoder start at zero, beside linear maps of blocks.
+
+    Raises:
+        UserError: the start is unknown, or blocks are too small for it.
     """
 
-    def __init__(self, network: NetworkConfig, share: float) -> None:
+    def __init__(self, network: NetworkConfig, share: float, start: str = "random") -> None:
         super().__init__()
         self.share = share
         self.latent_channels = network.z_channels
         self.downsampling_factor = network.downsampling_factor
         self.encoder = Encoder(network)
         self.decoder = Decoder(network)
+        self.blocks = None
+        self.starts_at_data = choose("autoencoder.start", start, {"random": False, "principal": True})
+        if self.starts_at_data:
+            sizes = network.in_channels, network.downsampling_factor, network.z_channels
+            self.blocks = LinearBlocks(*sizes)
+            zero_init(self.encoder.conv_out)
+            zero_init(self.decoder.conv_out)
+
+    def fit_start(self, image: Tensor) -> None:
+        """Fit the linear maps of the start `principal` to images (n, C, H, W)."""
+        self.blocks.fit(image)
 
     def encode_statistics(self, image: Tensor) -> Tensor:  # image => z_raw
         """Latents, shape (B, latent_channels, h, w)."""
-        return self.encoder(image)
+        z_raw = self.encoder(image)
+        return z_raw if self.blocks is None else z_raw + self.blocks.encode(image)
 
     def decode(self, z_raw: Tensor, quantize: bool = True) -> Tensor:  # z_raw => image
         """Images (B, C, H, W) of latents (B, latent_channels, h, w); `quantize` is ignored."""
-        return self.decoder(z_raw)
+        image = self.decoder(z_raw)
+        return image if self.blocks is None else image + self.blocks.decode(z_raw)
 
     def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
         """Decode noisy latents (without a generator clean ones); the regulariser is the scale penalty."""

@@ -8,7 +8,6 @@ from torch import nn
 
 from disdiff.code_task import CodeTask
 from disdiff.config import CONFIGS, load_config
-from disdiff.pipeline import first_difference
 from disdiff.run import load_run
 from disdiff.tasks import DisDiffTask
 from ldm.errors import UserError
@@ -113,6 +112,9 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
     [
         pytest.param(["autoencoder.kind=identity", "factors.encoder.input=image"], id="pixel-space"),
         pytest.param(["autoencoder={kind: noise, noise_share: 0.2}"], id="noise"),
+        pytest.param(
+            ["autoencoder={kind: noise, start: principal}", "autoencoder.train.ema_decay=0.9"], id="principal"
+        ),
         pytest.param(
             [
                 "autoencoder={kind: vq, codebook_size: 16}",
@@ -232,6 +234,9 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "system=disdif",
         "autoencoder.kind=vqq",
         "autoencoder.standardise=channels",
+        "autoencoder.start=principal",  # which is of another kind
+        "autoencoder={kind: noise, start: linear}",
+        "autoencoder={kind: noise, start: principal, network: {z_channels: 193}}",
         "latent_diffusion.loss=l3",
         "latent_diffusion.unet.resample=convolution",
         "latent_diffusion.unet.num_heads=3",
@@ -287,10 +292,3 @@ def test_the_options_of_the_machine_leave_hashes_and_losses_as_they_are(build, t
         expected, found = (float(read_log(of.folder / "log.csv")[-1]["loss"]) for of in (stage, other))
         assert found == pytest.approx(expected, rel=1e-3), name
     assert compiled and all(part._compiled_call_impl is None for part in compiled)  # for training only
-
-
-def test_the_first_difference_is_named_by_its_key():
-    a = {"run": {"name": "x"}, "factors": {"loss": {"norm": "l1", "every": 1}}, "seed": 0}
-    b = {"run": {"name": "y"}, "factors": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
-    assert first_difference(a, b) == "factors.loss.every"
-    assert first_difference(a, {**a, "run": {"name": "y"}}) is None

@@ -14,6 +14,7 @@ from disdiff.stages import (
     Stage,
     copy_stage,
     drop_added,
+    first_difference,
     list_stages,
     load_weights,
     save_weights,
@@ -237,3 +238,10 @@ def test_a_damaged_record_is_named(stage):
     (stage.folder / RECORD).write_text('{"hash": ')
     with pytest.raises(UserError, match="stage.json is not valid JSON"):
         _ = stage.record
+
+
+def test_the_first_difference_is_named_by_its_key():
+    a = {"run": {"name": "x"}, "factors": {"loss": {"norm": "l1", "every": 1}}, "seed": 0}
+    b = {"run": {"name": "y"}, "factors": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
+    assert first_difference(a, b) == "factors.loss.every"
+    assert first_difference(a, {**a, "run": {"name": "y"}}) is None

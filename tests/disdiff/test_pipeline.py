@@ -113,7 +113,11 @@ def test_a_trial_run_before_training_leaves_no_trace(build, tmp_path, capsys):
         pytest.param(["autoencoder.kind=identity", "factors.encoder.input=image"], id="pixel-space"),
         pytest.param(["autoencoder={kind: noise, noise_share: 0.2}"], id="noise"),
         pytest.param(
-            ["autoencoder={kind: noise, start: principal}", "autoencoder.train.ema_decay=0.9"], id="principal"
+            [
+                "autoencoder={kind: noise, start: principal}",
+                "autoencoder.train={optimizer: muon, ema_decay: 0.9}",
+            ],
+            id="principal-muon",
         ),
         pytest.param(
             [

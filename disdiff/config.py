@@ -88,11 +88,11 @@ class AutoencoderConfig:
     """Stage 1.
 
     Attributes:
-        kind: bottleneck: `vq`, `kl`, `noise` (of a fixed share of each channel's spread) or `identity` (pixel
+        kind: bottleneck: `vq`, `kl`, `noise` (of a share of each channel's spread) or `identity` (pixel
             space).
         codebook_size: codes of `vq`.
-        noise_share: of `noise`: deviation of the noise that the decoder learns to read through, over that of
-            the channel.
+        noise_share: of `noise`: largest deviation of the noise that the decoder learns to read through, over
+            that of the channel.
         start: of `noise`: `random`, or `principal`: linear maps between blocks of pixels and their principal
             components, beside which encoder and decoder learn.
         legacy_codebook: `vq` weighs the codebook term instead of the commitment term, as the released models

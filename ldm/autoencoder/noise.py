@@ -1,13 +1,14 @@
-"""Autoencoder whose decoder learns to read latents with noise of a fixed share of each channel's spread.
+"""Autoencoder whose decoder learns to read latents with noise of a share of each channel's spread.
 
-    z_noisy = z_raw + share * s_c * eps,   eps ~ N(0, 1)
+    z_noisy = z_raw + a s_c eps,   eps ~ N(0, 1),   a ~ U(0, share) for each image
 
-s_c is the standard deviation of channel c over batch and positions, with its gradient, so that a larger
-scale buys no better signal. A KL term prices what a channel says, and one that says less than it costs
-collapses to noise; here nothing is priced, and no channel can carry more noise than signal, however small the
-pixel errors of a data set are. What a KL gives a diffusion model stays: latents of known scale and a decoder
-that is smooth at the scale of the noise. The regulariser holds the scale: KL(N(m_c, s_c^2) || N(0, 1)), mean
-over channels. The latents themselves are deterministic.
+Images with little noise teach detail, those with much teach to be smooth; were all as noisy, the error by the
+noise would hide the detail. s_c is the standard deviation of channel c over batch and positions, with its
+gradient, so that a larger scale buys no better signal. A KL term prices what a channel says, and one that says
+less than it costs collapses to noise; here nothing is priced, and no channel can carry more noise than signal,
+however small the pixel errors of a data set are. What a KL gives a diffusion model stays: latents of known
+scale and a decoder that is smooth at the scale of the noise. The regulariser holds the scale:
+KL(N(m_c, s_c^2) || N(0, 1)), mean over channels. The latents themselves are deterministic.
 """
 
 import torch
@@ -29,10 +30,14 @@ def channel_moments(z_raw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_noise(z_raw: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """`z_raw` (B, C, h, w) with noise of `share` times each channel's standard deviation."""
+    """`z_raw` (B, C, h, w) with noise of up to `share` times each channel's standard deviation, uniform over
+    images.
+    """
     _, variance = channel_moments(z_raw)
-    noise = torch.randn(z_raw.shape, generator=generator, device=generator.device).to(z_raw)
-    return z_raw + share * variance.clamp(min=LEAST_VARIANCE).sqrt()[:, None, None] * noise
+    device = generator.device
+    amount = share * torch.rand(len(z_raw), 1, 1, 1, generator=generator, device=device)
+    noise = amount * torch.randn(z_raw.shape, generator=generator, device=device)
+    return z_raw + variance.clamp(min=LEAST_VARIANCE).sqrt()[:, None, None] * noise.to(z_raw)
 
 
 def scale_penalty(z_raw: Tensor) -> Tensor:
@@ -46,7 +51,7 @@ class NoiseAutoencoder(Autoencoder):
 
     Args:
         network: the sizes of encoder and decoder.
-        share: standard deviation of the noise over that of the channel, in [0, 1).
+        share: largest standard deviation of the noise over that of the channel, in [0, 1).
         start: `random`, or `principal`: encoder and decoder start at zero, beside linear maps of blocks.
 
     Raises:

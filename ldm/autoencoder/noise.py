@@ -2,12 +2,12 @@
 
     z_noisy = z_raw + a s_c eps,   eps ~ N(0, 1),   a ~ U(0, share) for each image
 
-Images with little noise teach detail, those with much teach to be smooth; were all as noisy, the error by the
-noise would hide the detail. s_c is the standard deviation of channel c over batch and positions, with its
-gradient, so that a larger scale buys no better signal. A KL term prices what a channel says, and one that says
-less than it costs collapses to noise; here nothing is priced, and no channel can carry more noise than signal,
-however small the pixel errors of a data set are. What a KL gives a diffusion model stays: latents of known
-scale and a decoder that is smooth at the scale of the noise. The regulariser holds the scale:
+Images with little noise teach detail, those with much teach to be smooth; were all as noisy, the error by
+the noise would hide the detail. s_c is the standard deviation of channel c over batch and positions, with its
+gradient, so that a larger scale buys no better signal. A KL term prices what a channel says, and one that
+says less than it costs collapses to noise; here nothing is priced, and no channel can hold more noise than
+signal, however small the pixel errors of a data set are. What a KL gives a diffusion model stays: latents of
+known scale and a decoder that is smooth at the scale of the noise. The regulariser holds the scale:
 KL(N(m_c, s_c^2) || N(0, 1)), mean over channels. The latents themselves are deterministic.
 """
 

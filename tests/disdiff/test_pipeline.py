@@ -241,6 +241,8 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "autoencoder.start=principal",  # which is of another kind
         "autoencoder={kind: noise, start: linear}",
         "autoencoder={kind: noise, start: principal, network: {z_channels: 193}}",
+        "autoencoder.network.num_res_blocks=0",
+        "latent_diffusion.unet.num_res_blocks=0",
         "latent_diffusion.loss=l3",
         "latent_diffusion.unet.resample=convolution",
         "latent_diffusion.unet.num_heads=3",

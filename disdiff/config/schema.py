@@ -1,10 +1,11 @@
 """The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
 
-Merge order: the bases a file names (from `configs/_shared`), the preset, what the preset says of the system
-(`presets/<system>/<preset>.yaml`), what holds for the system with every preset (`systems/<system>.yaml`),
-what the preset leaves no room for in images of a size (`sizes/<data.image_size>/<preset>.yaml`), the `--base`
-files from left to right, then dotted `key=value` overrides. What comes out is complete: it is
-printed, saved beside the run, and every key in it is read.
+Merge order, in `configs/_shared` unless said otherwise: the bases that a file names, the preset, the preset's
+values for the system (`presets/<system>/<preset>.yaml`) and for the system on the data set
+(`presets/<system>/<preset>/<base>.yaml`), the system's values for every preset (`systems/<system>.yaml`),
+the preset's values for small images (`sizes/<data.image_size>/<preset>.yaml`), the `--base` files from left
+to right, then dotted `key=value` overrides. The result is complete: it is printed, saved beside the run, and
+every key in it is read.
 
 Files and values are YAML, but a text is taken as it is written (`disdiff.config.yaml_texts`): `run.name=007`
 is the text 007. In a text, `${oc.env:NAME}` stands for a variable of the environment; `~` at the beginning
@@ -281,7 +282,6 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     """
     files = [find(file) for file in files]
     own = [read_yaml(file) for file in files]
-    bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
     with refuse_bad_values():
         bases = [name for tree in own for name in tree.pop("bases", [])]
@@ -293,7 +293,9 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
         size = find_value("data.image_size", [command_line, *reversed(own), *reversed(shared)], None)
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    optional = [f"presets/{system}/{preset}", f"systems/{system}", f"sizes/{size}/{preset}"]
+    of_preset = f"presets/{system}/{preset}"
+    of_data = [f"{of_preset}/{base}" for base in bases]
+    optional = [of_preset, *of_data, f"systems/{system}", f"sizes/{size}/{preset}"]
     optional = [name for name in optional if (CONFIGS / "_shared" / f"{name}.yaml").exists()]
     shared += [read_shared(name) for name in [f"presets/{preset}", *optional]]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])

@@ -85,3 +85,17 @@ def test_builds(system, stem, preset, monkeypatch):
 def test_every_file_loads(system):
     for stem in DATA:
         assert load_config([path_of(system, stem)]).system == system
+
+
+@pytest.mark.parametrize("stem", ["mpi3d_toy", "mpi3d_real", "mpi3d_realistic", "mpi3d_real_complex"])
+def test_the_published_weight_of_mpi3d_is_set(stem):
+    """Released: 0.01 for MPI3D-toy where the other data sets have 0.05."""
+    weights = [
+        load_config([path_of("disdiff", name)], ["preset=paper"]).code.loss.weight_disentangle
+        for name in (stem, "shapes3d")
+    ]
+    assert weights == [0.01, 0.05]
+    assert (
+        load_config([path_of("disdiff", stem)]).code.loss
+        == load_config([path_of("disdiff", "shapes3d")]).code.loss
+    )

@@ -59,8 +59,8 @@ class TestEveryFile:
         assert merge([read_yaml(write("saved.yaml", to_yaml(config)))]) == config
 
     def test_refuses_a_misspelt_key_and_names_the_nearest(self, path, preset):
-        with pytest.raises(UserError, match="'factors.num_unit'; did you mean 'code.num_units'"):
-            load_config([path], [f"preset={preset}", "factors.num_unit=3"])
+        with pytest.raises(UserError, match="'code.num_unit'; did you mean 'code.num_units'"):
+            load_config([path], [f"preset={preset}", "code.num_unit=3"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -157,9 +157,9 @@ def test_the_run_is_named_after_file_preset_and_seed(write):
 @pytest.mark.parametrize(
     ("override", "nearest"),
     [
-        ("factors.num_unit=3", "code.num_units"),
+        ("code.num_unit=3", "code.num_units"),
         ("sead=3", "seed"),
-        ("factor.num_units=3", "code"),
+        ("codes.num_units=3", "code.num_units"),
         ("weight_disentangle=0.1", "code.loss.weight_disentangle"),
         ("autoencoder.trian.images=100", "autoencoder.train"),
     ],

@@ -2,16 +2,23 @@
 
 import re
 import shlex
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
 from disdiff.commands.app import COMMANDS
+from disdiff.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("data", "training", "evaluation", "editing", "extending")
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
+OTHERS = ("CONTRIBUTING", "benchmarks/RECIPE", "benchmarks/COMPARISON", "pretrained/README", "data/README")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{name}.md" for name in OTHERS)]
 PLACEHOLDER = re.compile(r"(blobs|NAME)\.yaml$")  # of a data set yet to be added
+
+
+def name_page(path):
+    """A page's path within the repository."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def find_module(name):
@@ -31,7 +38,7 @@ def list_options(name):
 
 def list_commands(page):
     """(command or script, options) of every command on a page."""
-    text, names = page.read_text(), "|".join(COMMANDS)
+    text, names = page.read_text().replace("\\\n", " "), "|".join(COMMANDS)
     lines = re.findall(r"python ((?:scripts|benchmarks)/[^`\n]*)", text)
     lines += re.findall(rf"(?:^|`)disdiff ((?:{names})\b[^`\n]*)", text, re.MULTILINE)
     for line in lines:
@@ -39,19 +46,28 @@ def list_commands(page):
         yield words[0], {word.strip("[]") for word in words if re.match(r"\[?--\w", word)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_every_option_of_every_command_exists(page):
     for script, options in list_commands(page):
         unknown = options - list_options(script)
         assert not unknown, f"{script} has no {unknown}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_every_file_that_is_named_exists(page):
     text = page.read_text()
     folders = "scripts|configs|benchmarks|docs|tests|ldm|disdiff"
-    named = {name for name, _ in re.findall(rf"((?:{folders})/[\w/]+\.(py|yaml|md))", text)}
-    links = set(re.findall(r"\]\((?!http)([\w./]+)\)", text))
+    named = {name for name, _ in re.findall(rf"((?<![\w/-])(?:{folders})/[\w/]+\.(py|yaml|md))", text)}
+    links = set(re.findall(r"\]\((?!http)([\w./-]+)[)#]", text))
     missing = [name for name in named if not (ROOT / name).exists() and not PLACEHOLDER.search(name)]
     assert not missing + [link for link in links if not (page.parent / link).exists()]
-    assert named
+    assert named | links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
+def test_every_key_of_the_configuration_exists(page):
+    """As `section.key` in a page's code, where the section is one of the configuration's."""
+    sections = {field.name: field.default_factory for field in fields(Config) if field.default_factory is not MISSING}
+    for section, key in re.findall(rf"(?<![\w./-])({'|'.join(sections)})\.(\w+)(?![\w/]*\()", page.read_text()):
+        if key not in ("py", "yaml", "md", "npz"):
+            assert key in {field.name for field in fields(sections[section])}, f"{section}.{key}"

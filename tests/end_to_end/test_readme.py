@@ -18,7 +18,12 @@ README = (ROOT / "README.md").read_text()
 SHIPPED = ROOT / "pretrained" / "shapes3d"
 SHELL = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
 COMMANDS = re.findall(r"^disdiff (.*?)(?:  |$)", SHELL, re.MULTILINE)
-QUICK = {"swap": ["--steps", "2"], "edit": ["--steps", "2"], "traverse": ["--steps", "2"], "train": ["--dry-run"]}
+QUICK = {
+    "swap": ["--steps", "2"],
+    "edit": ["--steps", "2"],
+    "traverse": ["--steps", "2"],
+    "train": ["--dry-run"],
+}
 
 
 @pytest.fixture
@@ -39,7 +44,12 @@ def test_every_command_runs(command, place):
     """With few steps; training as far as its plan, since tests of the whole pipeline train."""
     words = shlex.split(command)
     main([*words, *QUICK.get(words[0], [])])
-    made = {"swap": "*-swap.png", "edit": "*-edit.png", "traverse": "*-traversal.png", "demo": "traversal.png"}
+    made = {
+        "swap": "*-swap.png",
+        "edit": "*-edit.png",
+        "traverse": "*-traversal.png",
+        "demo": "traversal.png",
+    }
     assert words[0] in ("train", "show") or list(place.rglob(made[words[0]]))
 
 

@@ -100,7 +100,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.run.model.latent_space.mean.device
+        return self.run.model.device
 
     @cached_property
     def unit_names(self) -> list[str]:

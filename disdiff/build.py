@@ -29,6 +29,7 @@ from ldm.autoencoder.identity import IdentityAutoencoder
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
 from ldm.autoencoder.losses import check_regulariser
+from ldm.autoencoder.noise import NoiseAutoencoder
 from ldm.autoencoder.vq import VQAutoencoder
 from ldm.data.catalog import DataOptions, open_data
 from ldm.data.source import ImageSource
@@ -62,11 +63,17 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """An untrained first stage.
 
     Raises:
-        UserError: its kind is unknown.
+        UserError: its kind is unknown, or an option is of another kind.
     """
+    if config.start != "random" and config.kind != "noise":
+        raise UserError(
+            f"autoencoder.start={config.start} needs autoencoder.kind=noise, and the kind is {config.kind}; "
+            "choose that kind, or autoencoder.start=random"
+        )
     kinds: dict[str, Callable[[], Autoencoder]] = {
         "vq": lambda: VQAutoencoder(config.network, config.codebook_size, legacy=config.legacy_codebook),
         "kl": lambda: KLAutoencoder(config.network),
+        "noise": lambda: NoiseAutoencoder(config.network, config.noise_share, config.start),
         "identity": lambda: IdentityAutoencoder(config.network.in_channels),
     }
     return choose("autoencoder.kind", config.kind, kinds)()

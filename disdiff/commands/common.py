@@ -98,7 +98,7 @@ def parse_seeds(text: str) -> list[int]:
 def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
     """The image of an `--image` on the model's device, a random one without it, shape (1, 3, H, W)."""
     image = run.draw_images(1, seed) if name is None else load_image(name, run.source)
-    return image.to(run.model.latent_space.mean.device)
+    return image.to(run.model.device)
 
 
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:

@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
         image = torch.cat([load_image(name, run.source) for name in arguments.images])
     else:
         image = run.draw_images(arguments.num, arguments.seed)
-    image, generator = image.to(model.latent_space.mean.device), torch.Generator().manual_seed(arguments.seed)
+    image, generator = image.to(model.device), torch.Generator().manual_seed(arguments.seed)
     code, z_T = model.encode(image), sample_start(model, len(image), image.shape[-1], generator)
     last = model.schedule.num_steps
     windows = {"never": (0, 0), **split_stages(model.schedule), "always": (0, last)}

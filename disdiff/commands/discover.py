@@ -73,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     run, sampler = open_run(arguments)
     config = run.config
     clip = load_clip(choose_clip(arguments, config.system, config.clip), config.weights.allow_download)
-    device = run.model.latent_space.mean.device
+    device = run.model.device
     options = Options(arguments.by, arguments.amount, arguments.images, arguments.seed, arguments.control)
     discovery = Discovery(run, clip.to(device), run.require_codes(), sampler, options)
     with show_progress("moving units") as progress:

@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
     steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)
     if steps[-1] < FIRST:
         raise UserError(f"no step from t = {FIRST} on would be measured; choose a smaller --every")
-    image = run.draw_images(arguments.num, arguments.seed).to(run.model.latent_space.mean.device)
+    image = run.draw_images(arguments.num, arguments.seed).to(run.model.device)
     generator = torch.Generator().manual_seed(arguments.seed)
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))

@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
     names = run.unit_names()
     units = check_units(arguments.units or names.order, model.num_units)
     swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
-    device = model.latent_space.mean.device
+    device = model.device
     source, target = (image.to(device) for image in choose_pairs(arguments, run))
     if arguments.noise == "inferred":
         z_T = invert(model, source, model.encode(source), sampler.num_steps)

@@ -36,7 +36,7 @@ MAY_NOT_BE_ZERO = {
     "std",
 }
 MAY_BE_NEGATIVE = {"zeta", "num_heads", "initial_logvar"}
-BELOW_ONE = {"ema_decay", "betas", "dropout"}
+BELOW_ONE = {"ema_decay", "betas", "dropout", "noise_share"}
 LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # of lists
 
 

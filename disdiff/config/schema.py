@@ -95,8 +95,13 @@ class AutoencoderConfig:
     """Stage 1.
 
     Attributes:
-        kind: bottleneck: `vq`, `kl` or `identity` (pixel space).
+        kind: bottleneck: `vq`, `kl`, `noise` (of a share of each channel's spread) or `identity` (pixel
+            space).
         codebook_size: codes of `vq`.
+        noise_share: of `noise`: largest deviation of the noise that the decoder learns to read through, over
+            that of the channel.
+        start: of `noise`: `random`, or `principal`: linear maps between blocks of pixels and their principal
+            components, beside which encoder and decoder learn.
         legacy_codebook: `vq` weighs the codebook term instead of the commitment term, as the released models
             do.
         standardise: latents by one standard deviation over the data set (`scalar`) or by mean and deviation
@@ -106,7 +111,9 @@ class AutoencoderConfig:
     kind: str = "kl"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     codebook_size: int = 2048
+    noise_share: float = 0.1
     legacy_codebook: bool = False
+    start: str = "random"
     standardise: str = "scalar"
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -27,7 +27,7 @@ BATCH = 32  # images that `in_batches` works on at once
 def sample_start(model: ImageModel, num_images: int, image_size: int, generator: torch.Generator) -> Tensor:
     """Random z_T for images of `image_size` pixels, shape (num_images, C, h, w), on the model's device."""
     shape = (num_images, *model.noise_shape(image_size))
-    return sample_noise_shape(shape, generator, model.latent_space.mean.device)
+    return sample_noise_shape(shape, generator, model.device)
 
 
 def decode_code(

@@ -37,7 +37,7 @@ class Judge:
 
     def __init__(self, model: ImageModel, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
         self.model, self.source, self.probe, self.sampler = model, source, probe, sampler
-        self.device = model.latent_space.mean.device
+        self.device = model.device
 
     def images(self, index: Tensor) -> Tensor:
         """Images at `index` (n,), shape (n, 3, H, W) in [-1, 1]."""

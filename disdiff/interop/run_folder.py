@@ -14,7 +14,7 @@ from disdiff.config.schema import to_yaml
 from disdiff.interop.importing import Imported
 from disdiff.method.model import DisDiff
 from disdiff.runs.stages import copy_stage, list_stages
-from ldm.autoencoder.latent_space import fit_standardisation
+from ldm.autoencoder.latent_space import fit_standardisation, measure_latents
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.source import split_indices, to_float
 from ldm.diffusion.process import q_sample
@@ -75,9 +75,9 @@ def fit_scale(imported: Imported) -> None:
     latent_space = imported.modules["autoencoder"]
     index = split_indices(imported.source, imported.config.data.num_train, 0)[0][:SCALE_IMAGES]
     images = (to_float(imported.source.images(part)) for part in index.split(BATCH))
-    latent_space.set_standardisation(
-        *fit_standardisation(latent_space.autoencoder.encode(image) for image in images)
-    )
+    autoencoder = latent_space.autoencoder
+    moments = measure_latents(autoencoder, (autoencoder.encode_statistics(image) for image in images))
+    latent_space.set_standardisation(*fit_standardisation(moments))
 
 
 def check(imported: Imported) -> dict[str, dict[str, float]]:

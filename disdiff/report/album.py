@@ -71,7 +71,7 @@ def make_pictures(
     """
     folder, generator = Path(folder), torch.Generator().manual_seed(seed)
     chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
-    image = to_float(source.images(chosen)).to(model.latent_space.mean.device)
+    image = to_float(source.images(chosen)).to(model.device)
     start = image[0::2][: len(image) // 2]
     names = name_scored_units(codes, scores)
     facts = [name_data(source.name, source.procedural), run_name or folder.name]

@@ -95,7 +95,7 @@ class Discovery:
 
     def load(self, index: torch.Tensor) -> torch.Tensor:
         """Images `index` (n,), shape (n, 3, H, W), on the model's device."""
-        return to_float(self.run.source.images(index)).to(self.run.model.latent_space.mean.device)
+        return to_float(self.run.source.images(index)).to(self.run.model.device)
 
     def find(
         self, prompts: Path | None, scores: Mapping[str, Any] | None, progress: Share | None = None

@@ -57,7 +57,7 @@ def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: 
         "weights_sha256": {path.parent.name: digest_file(path) for path in weights},
         "sampler": None if settled is None else asdict(settled),
         "seed": seed,
-        "device": run.model.latent_space.mean.device.type,
+        "device": run.model.device.type,
         "part": PART,
     }
     sampler = settled or sampler
@@ -97,7 +97,7 @@ def _settle(sampler: SamplerConfig, kind: str, model: ImageModel) -> SamplerConf
 
 def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int], Tensor]:
     """Random codes of the run's `codes.npz`, decoded from random noise."""
-    codes = stack_codes(run.codes()).to(run.model.latent_space.mean.device)
+    codes = stack_codes(run.codes()).to(run.model.device)
 
     def make(start: int, stop: int) -> Tensor:
         """Samples [start, stop), shape (stop - start, 3, H, W); they depend on both ends of the range."""
@@ -126,7 +126,7 @@ def _reconstructions(
             z_T = invert(model, image, model.encode(image), sampler.num_steps)
             return reconstruct(model, image, sampler, z_T)
 
-        return in_batches(remake, to_float(data.make(start, stop)).to(model.latent_space.mean.device))
+        return in_batches(remake, to_float(data.make(start, stop)).to(model.device))
 
     return make
 

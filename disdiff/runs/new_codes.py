@@ -42,7 +42,7 @@ def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator
         UserError: the run has no such codes.
     """
     draw = choose("--codes", origin, {"data": draw_data, "prior": draw_prior, "latent_dpm": draw_latent_dpm})
-    return draw(run, num_codes, generator).to(run.model.latent_space.mean.device)
+    return draw(run, num_codes, generator).to(run.model.device)
 
 
 def draw_data(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
@@ -101,4 +101,4 @@ def find_unconditional(run: Run) -> EpsFunction:
         )
     denoiser = build_denoiser(run.config, run.model.latent_space)
     stage.load(denoiser)
-    return freeze(denoiser).to(run.model.latent_space.mean.device)
+    return freeze(denoiser).to(run.model.device)

@@ -207,7 +207,7 @@ def encode_codes(
     model: ImageModel, source: ImageSource, index: torch.Tensor, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
     """Codes of the images `index` (n,) and their factors, as `codes.npz` holds them."""
-    device = model.latent_space.mean.device
+    device = model.device
     batches = tqdm(index.split(batch_size), desc="codes", unit="batch", dynamic_ncols=True, mininterval=1.0)
     codes = torch.cat([model.encode(to_float(source.images(part).to(device))).cpu() for part in batches])
     arrays = {"codes": codes.numpy()}

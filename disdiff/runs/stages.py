@@ -25,6 +25,8 @@ from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 
 RECORD = "stage.json"
 OF_ONE_RUN = ("code", "latent_dpm")  # stages that lie in the run folder; others are shared
+# keys younger than stages that people keep: at its default, such a key does not count for the hash
+ADDED_KEYS = {"autoencoder.noise_share", "autoencoder.start"}
 
 
 @dataclass
@@ -79,15 +81,26 @@ def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[S
 def list_settings(config: Config, name: str) -> dict[str, Any]:
     """The part of the configuration that a stage's weights depend on.
 
-    A section that stands at its defaults is left out, so that one more section leaves old hashes as they are.
+    A section that stands at its defaults is left out, and so is each of `ADDED_KEYS`, so that one more
+    section or key leaves old hashes as they are.
     """
-    section = to_container(getattr(config, name))
+    defaults = to_container(getattr(Config(), name))
+    section = drop_added(to_container(getattr(config, name)), defaults, f"{name}.")
     if name != "code":
         return {key: value for key, value in section.items() if key != "enabled"}
     system = get_system(config)
     own = {key: value for key, value in section.items() if key not in system.unread}
     extra = {key: select(config, key) for key in system.sections}
     return {**own, **{key: value for key, value in extra.items() if value != select(Config(), key)}}
+
+
+def drop_added(section: dict[str, Any], defaults: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """`section` without those of `ADDED_KEYS` that stand at their defaults; `prefix` is its dotted key."""
+    return {
+        key: drop_added(value, defaults[key], f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in section.items()
+        if f"{prefix}{key}" not in ADDED_KEYS or value != defaults[key]
+    }
 
 
 def find_folder(config: Config, name: str, digest: str) -> Path:

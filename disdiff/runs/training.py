@@ -21,19 +21,20 @@ from disdiff.runs.encoding import (
     latent_batches,
 )
 from disdiff.runs.stages import Stage
-from ldm.autoencoder.latent_space import fit_standardisation
+from ldm.autoencoder.latent_space import fit_standardisation, measure_latents
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.batches import ImageBatches, StepSampler, TensorBatches, build_loader
 from ldm.data.source import to_float
 from ldm.files import remove_partial
 from ldm.training.fit import fit
-from ldm.training.log import format_duration
+from ldm.training.log import format_duration, format_scores
 from ldm.training.ranks import main_first, read_ranks
 from ldm.training.stage_task import StageTask
 from ldm.training.thread_watch import ThreadWatch
 from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
+FIRST_IMAGES = 2048  # to which the first stage is fitted before training
 
 
 def build_task(context: Context, name: str) -> StageTask:
@@ -65,16 +66,23 @@ def train_stage(context: Context, name: str) -> None:
 
 def train_autoencoder(context: Context, stage: Stage) -> None:
     """Stage 1, then the standardisation of its latents over the training images."""
-    task, latent_space = build_task(context, stage.name), context.latent_space
+    latent_space = context.latent_space
+    if latent_space.autoencoder.starts_at_data:
+        first = context.source.images(context.train_index[:FIRST_IMAGES])
+        latent_space.autoencoder.fit_start(to_float(first))
+    task = build_task(context, stage.name)
     batches = ImageBatches(context.source, context.train_index)
     seconds = fit_stage(context, stage, task, batches) if context.has_parameters(stage.name) else 0.0
     latent_space.autoencoder.load_state_dict(task.result.state_dict())
     cache = encode_latents(context)
     chunks = (torch.tensor(cache.latents[i : i + 4096]) for i in range(0, len(cache), 4096))
-    raw = (latent_space.autoencoder.sample_raw(chunk) for chunk in chunks)
+    moments = measure_latents(latent_space.autoencoder, chunks)
     per_channel = context.config.autoencoder.standardise == "channel"
-    latent_space.set_standardisation(*fit_standardisation(raw, per_channel=per_channel))
-    save_stage(context, stage, latent_space, task, seconds, measure_reconstruction(context))
+    latent_space.set_standardisation(*fit_standardisation(moments, per_channel=per_channel))
+    scores = {**measure_reconstruction(context), "noisy_channels": len(moments.noisy_channels)}
+    save_stage(context, stage, latent_space, task, seconds, scores)
+    if moments.noisy_channels:
+        log.info(moments.describe_noise())
 
 
 def train_latent_diffusion(context: Context, stage: Stage) -> None:
@@ -163,8 +171,3 @@ def measure_reconstruction(context: Context) -> dict[str, float]:
     reconstruction = autoencoder.reconstruct(image)
     scores = reconstruction_scores(autoencoder.decode(autoencoder.encode(image)), image)
     return {**scores, **{name: float(value) for name, value in reconstruction.stats.items()}}
-
-
-def format_scores(scores: dict[str, float]) -> str:
-    """Scores on one line, in parentheses; nothing for none."""
-    return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""

@@ -68,6 +68,10 @@ class KLAutoencoder(Autoencoder):
         posterior = DiagonalGaussian.from_moments(statistics)
         return posterior.mean if generator is None else posterior.sample(generator)
 
+    def sample_variance(self, statistics: Tensor) -> Tensor:
+        """Variance of the posterior, shape (B, latent_channels, h, w)."""
+        return DiagonalGaussian.from_moments(statistics).logvar.exp()
+
     def decode(self, z_raw: Tensor, quantize: bool = True) -> Tensor:  # z_raw => image
         """Images (B, C, H, W) of latents (B, latent_channels, h, w); `quantize` is ignored."""
         return self.decoder(self.post_quant_conv(z_raw))

@@ -34,6 +34,7 @@ class Autoencoder(nn.Module, ABC):
 
     latent_channels: int
     downsampling_factor: int
+    starts_at_data: bool = False
 
     @abstractmethod
     def encode_statistics(self, image: Tensor) -> Tensor:  # image => statistics of z_raw
@@ -42,6 +43,14 @@ class Autoencoder(nn.Module, ABC):
     def sample_raw(self, statistics: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, latent_channels, h, w) of statistics; without a generator the most likely ones."""
         return statistics
+
+    def fit_start(self, image: Tensor) -> None:
+        """Fit what the weights start at to training images (n, C, H, W), where `starts_at_data`."""
+        raise NotImplementedError
+
+    def sample_variance(self, statistics: Tensor) -> Tensor:
+        """Variance of what `sample_raw` draws, entry by entry, shape (B, latent_channels, h, w)."""
+        return torch.zeros_like(self.sample_raw(statistics))
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z_raw
         """Latents of images: for VQ unquantised, for KL a posterior draw (without a generator the mean).
@@ -136,36 +145,84 @@ class LatentSpace(nn.Module):
         return self.autoencoder.decode(self.to_raw(z), quantize=quantize)
 
 
-def fit_standardisation(
-    chunks: Iterable[Tensor | np.ndarray], per_channel: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a data set's latents, in one pass, float64 inside.
+@dataclass
+class LatentMoments:
+    """First and second moments of each latent channel over a data set and all positions, (C,) float64.
+
+    Attributes:
+        mean: of the latents.
+        signal: variance of the most likely latents.
+        noise: mean variance of what is drawn around them; 0 where nothing is drawn.
+    """
+
+    mean: np.ndarray
+    signal: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def noisy_channels(self) -> list[int]:
+        """Channels of which a draw says less about the image than about the noise: noise > signal."""
+        return np.flatnonzero(self.noise > self.signal).tolist()
+
+    def describe_noise(self) -> str:
+        """What `noisy_channels` mean for later stages and what helps, in one line."""
+        channels, count = self.noisy_channels, len(self.signal)
+        return (
+            f"note: {len(channels)} of {count} latent channels ({', '.join(map(str, channels))}) hold more "
+            "noise than signal, and later stages would learn the noise; lower "
+            "autoencoder.loss.weight_regulariser, or take autoencoder.kind=noise, where noise follows signal"
+        )
+
+
+def measure_latents(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> LatentMoments:
+    """Moments of a data set's latents as later stages draw them, in one pass, float64 inside.
 
     Args:
-        chunks: batches of z_raw, each of shape (B, C, h, w).
+        autoencoder: whose latents they are.
+        chunks: batches of its statistics, each of shape (B, S, h, w).
+
+    Raises:
+        UserError: there are no latents.
+    """
+    count, mean, spread, noise = 0, np.zeros(1), np.zeros(1), np.zeros(1)  # spread: sum of squared deviations
+    for chunk in chunks:
+        values = _channels_first(autoencoder.sample_raw(chunk))
+        added, total = values.shape[1], count + values.shape[1]
+        delta = values.mean(axis=1) - mean
+        spread = spread + values.var(axis=1) * added + delta**2 * (count * added / total)
+        noise = noise + _channels_first(autoencoder.sample_variance(chunk)).sum(axis=1)
+        mean, count = mean + delta * (added / total), total
+    if count == 0:
+        raise UserError("there are no latents to standardise; check that the data set is not empty")
+    return LatentMoments(mean, spread / count, noise / count)
+
+
+def _channels_first(latents: Tensor) -> np.ndarray:
+    """(B, C, h, w) => (C, B h w), float64."""
+    return latents.detach().cpu().double().movedim(1, 0).flatten(1).numpy()
+
+
+def fit_standardisation(moments: LatentMoments, per_channel: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents that later stages are trained on: of draws, noise included.
+
+    Args:
+        moments: of the data set's latents.
         per_channel: one mean and one std per channel; otherwise mean 0 and the std of all entries together.
 
     Returns:
         mean and std, float32, both of shape (C,) or both of shape ().
 
     Raises:
-        UserError: there are no latents, or they are constant or not finite.
+        UserError: the latents are constant or not finite.
     """
-    count, mean, spread = 0, np.zeros(1), np.zeros(1)  # per channel; spread is the sum of squared deviations
-    for chunk in chunks:
-        values = np.moveaxis(np.asarray(chunk, dtype=np.float64), 1, 0)
-        values = values.reshape(len(values), -1)  # (C, n)
-        total = count + values.shape[1]
-        delta = values.mean(axis=1) - mean
-        spread = spread + values.var(axis=1) * values.shape[1] + delta**2 * (count * values.shape[1] / total)
-        mean, count = mean + delta * (values.shape[1] / total), total
-    if count == 0:
-        raise UserError("there are no latents to standardise; check that the data set is not empty")
-    variance = spread / count if per_channel else np.mean(spread / count) + np.var(mean)
-    if not np.all(np.isfinite(variance)) or np.any(variance < 1e-12):
+    signal, noise = moments.signal, moments.noise
+    if not per_channel:
+        signal, noise = np.mean(signal) + np.var(moments.mean), np.mean(noise)
+    variance = signal + noise
+    if not np.all(np.isfinite(variance)) or np.any(signal < 1e-12):
         raise UserError(
-            f"the latents cannot be standardised (variance {np.round(variance, 6)}): the autoencoder has "
+            f"the latents cannot be standardised (variance {np.round(signal, 6)}): the autoencoder has "
             "collapsed; train it longer or with a smaller learning rate"
         )
-    center = mean if per_channel else np.zeros(())
+    center = moments.mean if per_channel else np.zeros(())
     return torch.tensor(center, dtype=torch.float32), torch.tensor(np.sqrt(variance), dtype=torch.float32)

@@ -173,6 +173,9 @@ class Encoder(nn.Module):
     Args:
         config: the sizes.
         double_z: give 2 * z_channels (mean and log variance of a KL bottleneck) instead of z_channels.
+
+    Raises:
+        UserError: levels of different widths have no residual block to change from one to the next.
     """
 
     def __init__(self, config: NetworkConfig, double_z: bool = False) -> None:
@@ -180,6 +183,11 @@ class Encoder(nn.Module):
         self.in_channels, self.factor = config.in_channels, config.downsampling_factor
         self.patch = config.patch
         widths = [config.channels, *config.widths]
+        if config.num_res_blocks == 0 and set(config.channel_mult) != {1}:
+            raise UserError(
+                f"network.num_res_blocks=0 needs levels of one width, and channel_mult is "
+                f"{config.channel_mult}; choose 1 or more"
+            )
         self.conv_in = build_conv(config.in_channels * config.patch**2, config.channels)
         self.levels = nn.ModuleList()
         for i, width in enumerate(config.widths):

@@ -245,7 +245,11 @@ class UNetDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts the noise in z_t; conditional on `cond` when built with `cond_dim`."""
+    """Predicts the noise in z_t; conditional on `cond` when built with `cond_dim`.
+
+    Raises:
+        UserError: levels of different widths have no residual block to change from one to the next.
+    """
 
     def __init__(
         self,
@@ -255,6 +259,11 @@ class UNet(nn.Module):
         cond_affine: str = "scale_shift",
     ) -> None:
         super().__init__()
+        if config.num_res_blocks == 0 and set(config.channel_mult) != {1}:
+            raise UserError(
+                f"unet.num_res_blocks=0 needs levels of one width, and channel_mult is "
+                f"{config.channel_mult}; choose 1 or more"
+            )
         self.config = config
         blocks = BlockFactory(config, config.emb_dim, cond_dim, cond_affine)
         self.time_mlp = nn.Sequential(

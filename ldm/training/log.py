@@ -1,4 +1,4 @@
-"""The CSV log of a stage, and durations as people say them."""
+"""The CSV log of a stage, and durations and scores as people read them."""
 
 import csv
 import math
@@ -31,3 +31,8 @@ def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def format_scores(scores: dict[str, float]) -> str:
+    """Scores on one line, in parentheses; nothing for none."""
+    return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from ldm.errors import UserError
+from ldm.training.muon import Muon
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 DECAYS = ("constant", "cosine")
 WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # keys of `TrainConfig` that change no weight
 
@@ -23,7 +24,7 @@ class TrainConfig:
         batch_size: images per step on the CPU.
         cuda_batch_factor: on CUDA the batch is this many times larger, steps as many times fewer, and the
             learning rate grows by the factor's square root.
-        optimizer: `adam` or `adamw`.
+        optimizer: `adam`, `adamw`, or `muon`: orthogonal steps for the weights of layers, AdamW for the rest.
         learning_rate: at its highest.
         betas: of the optimiser.
         weight_decay: of the optimiser.

@@ -43,7 +43,7 @@ class TestFinishedRun:
 
     def test_the_codes_are_those_of_the_contract(self, finished):
         with np.load(finished[0] / NAME / "codes.npz", allow_pickle=False) as file:
-            assert file["codes"].shape == (2000, 6, 1) and file["code"].shape == (2000, 6)
+            assert file["codes"].shape == (2000, 6, 1) and file["factors"].shape == (2000, 6)
             assert file["factor_names"].tolist()[:2] == ["floor hue", "wall hue"]
 
     def test_the_first_lines_say_what_and_how_large_and_how_long(self, finished):

@@ -70,6 +70,22 @@ def test_a_latent_dpm_may_be_added_to_a_finished_run(build, said, system, make_n
         run_pipeline(build("latent_dpm.enabled=true", more, "latent_dpm.hidden=9", file=file))
 
 
+@pytest.mark.parametrize(("kind", "noisy"), [("kl", True), ("noise", False)])
+def test_channels_lost_in_noise_are_said_and_recorded(build, said, kind, noisy):
+    """After a few steps a posterior is still as wide as N(0, 1), and its means hardly differ."""
+    context = build(f"autoencoder.kind={kind}")
+    run_pipeline(context)
+    channels = context.latent_space.latent_channels
+    scores = context.stages["autoencoder"].record["scores"]
+    assert scores["noisy_channels"] == (channels if noisy else 0)
+    lines = [line for line in said() if "noise than signal" in line]
+    assert len(lines) == noisy and all(f"{channels} of {channels} latent channels" in line for line in lines)
+    statistics = torch.tensor(latent_batches(context).arrays["statistics"][:])
+    raw = context.latent_space.autoencoder.sample_raw(statistics, torch.Generator().manual_seed(0))
+    z = context.latent_space.standardise(raw)
+    torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(channels), atol=0.1, rtol=0)
+
+
 def test_seeds_share_the_first_stages(build, said):
     run_pipeline(build())
     other = build("seed=1")
@@ -187,6 +203,14 @@ def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, mon
     "overrides",
     [
         pytest.param(["autoencoder.kind=identity", "code.encoder.input=image"], id="pixel-space"),
+        pytest.param(["autoencoder={kind: noise, noise_share: 0.2}"], id="noise"),
+        pytest.param(
+            [
+                "autoencoder={kind: noise, start: principal}",
+                "autoencoder.train={optimizer: muon, ema_decay: 0.9}",
+            ],
+            id="principal-muon",
+        ),
         pytest.param(
             [
                 "autoencoder={kind: vq, codebook_size: 16}",
@@ -307,6 +331,11 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "system=disdif",
         "autoencoder.kind=vqq",
         "autoencoder.standardise=channels",
+        "autoencoder.start=principal",  # which is of another kind
+        "autoencoder={kind: noise, start: linear}",
+        "autoencoder={kind: noise, start: principal, network: {z_channels: 193}}",
+        "autoencoder.network.num_res_blocks=0",
+        "latent_diffusion.unet.num_res_blocks=0",
         "latent_diffusion.loss=l3",
         "latent_diffusion.unet.resample=convolution",
         "latent_diffusion.unet.num_heads=3",

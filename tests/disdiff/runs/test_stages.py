@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from disdiff.config.schema import CONFIGS, load_config
-from disdiff.runs.stages import RECORD, Stage, copy_stage, list_stages
+from disdiff.config.places import PRETRAINED
+from disdiff.config.schema import CONFIGS, load_config, read_yaml
+from disdiff.config.trees import first_difference
+from disdiff.runs.stages import RECORD, Stage, copy_stage, drop_added, list_stages
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
 from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
@@ -42,6 +44,7 @@ def stage(tmp_path):
         ("autoencoder.train.images=3200", 0),
         ("autoencoder.train.learning_rate=1e-4", 0),
         ("autoencoder.standardise=scalar", 0),
+        ("autoencoder.noise_share=0.05", 0),
         ("data.num_train=1000", 0),
         ("stage_seed=1", 0),
         ("latent_diffusion.schedule.beta_end=0.02", 1),
@@ -78,6 +81,30 @@ def test_a_hash_changes_with_all_that_its_weights_depend_on(tmp_path, override, 
 )
 def test_a_hash_does_not_change_with_anything_else(tmp_path, override):
     assert hashes(tmp_path, override) == hashes(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_stages_keep_their_hashes(name):
+    """A key that is younger than they are does not count where it stands at its default."""
+    seed = read_yaml(PRETRAINED / "shapes3d" / "config.yaml").seed
+    config = load_config([SHAPES3D], ["preset=small", f"seed={seed}"])
+    source = SimpleNamespace(identity="shapes3d-procedural-1")
+    stages = {stage.name: stage for stage in list_stages(config, source, PRETRAINED / "shapes3d")}
+    folder = PRETRAINED / "shapes3d" / "stages" / name
+    assert stages[name].hash == load_json(folder / RECORD)["hash"] and stages[name].folder == folder
+
+
+def test_a_younger_key_counts_off_its_default(tmp_path):
+    assert hashes(tmp_path, "autoencoder.noise_share=0.1") == hashes(tmp_path)
+    assert not set(hashes(tmp_path, "autoencoder.noise_share=0.2")) & set(hashes(tmp_path))
+
+
+def test_younger_keys_are_left_out_at_any_depth(monkeypatch):
+    monkeypatch.setattr("disdiff.stages.ADDED_KEYS", {"stage.train.pace", "stage.list"})
+    defaults = {"old": 1, "list": [1], "train": {"pace": 2, "images": 3}}
+    assert drop_added(defaults, defaults, "stage.") == {"old": 1, "train": {"images": 3}}
+    changed = {"old": 1, "list": [1, 2], "train": {"pace": 4, "images": 3}}
+    assert drop_added(changed, defaults, "stage.") == changed
 
 
 def test_a_hash_is_of_the_configuration_not_of_how_it_was_given(tmp_path):
@@ -203,3 +230,10 @@ def test_a_damaged_record_is_named(stage):
     (stage.folder / RECORD).write_text('{"hash": ')
     with pytest.raises(UserError, match="stage.json is not valid JSON"):
         _ = stage.record
+
+
+def test_the_first_difference_is_named_by_its_key():
+    a = {"run": {"name": "x"}, "code": {"loss": {"norm": "l1", "every": 1}}, "seed": 0}
+    b = {"run": {"name": "y"}, "code": {"loss": {"norm": "l1", "every": 2}}, "seed": 1}
+    assert first_difference(a, b) == "code.loss.every"
+    assert first_difference(a, {**a, "run": {"name": "y"}}) is None

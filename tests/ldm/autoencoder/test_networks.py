@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,3 +125,10 @@ def test_groups_that_do_not_divide_are_the_users_error():
 def test_images_of_a_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(B, 3, H, W\) with H and W divisible by 2, got"):
         Encoder(SMALL)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("mult", [[1, 2], [2, 2], [1, 1, 2]])
+def test_no_blocks_need_levels_of_one_width(mult):
+    with pytest.raises(UserError, match="num_res_blocks=0 .* choose 1 or more"):
+        Encoder(replace(SMALL, num_res_blocks=0, channel_mult=mult))
+    Encoder(replace(SMALL, num_res_blocks=0, channel_mult=[1, 1]))(torch.zeros(1, 3, 8, 8))

@@ -26,7 +26,7 @@ def test_index_out_of_range(index):
         SPACE.factors(torch.tensor(index))
 
 
-@pytest.mark.parametrize("code", [[[3, 0, 0]], [[0, 1, 0]], [[0, 0, -1]]])
+@pytest.mark.parametrize("factors", [[[3, 0, 0]], [[0, 1, 0]], [[0, 0, -1]]])
 def test_factors_out_of_range(factors):
     with pytest.raises(ValueError, match=r"below \[3, 1, 4\]"):
         SPACE.index(torch.tensor(factors))

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ldm.errors import UserError
 from ldm.nn.unet import Features, UNet, UNetConfig, UNetDecoder, list_skip_channels
 
 RELEASED = UNetConfig()
@@ -121,3 +122,11 @@ def test_a_shallow_decoder_reads_the_skips_nearest_the_bottleneck(tiny_unet, ran
         skips[i] = skip + 1.5 * torch.randn_like(skip)
         changed = decoder(replace(features, skips=tuple(skips)))
         assert torch.equal(changed, out) == (i not in (2, 5))
+
+
+@pytest.mark.parametrize("mult", [[1, 2], [2, 2], [1, 1, 2]])
+def test_no_blocks_need_levels_of_one_width(tiny_unet, mult):
+    with pytest.raises(UserError, match="num_res_blocks=0 .* choose 1 or more"):
+        UNet(replace(tiny_unet, num_res_blocks=0, channel_mult=mult), in_channels=3)
+    unet = UNet(replace(tiny_unet, num_res_blocks=0, channel_mult=[1, 1], attention_levels=[]), in_channels=3)
+    assert unet(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long)).shape == (1, 3, 8, 8)

@@ -78,7 +78,9 @@ def run():
 @pytest.fixture
 def tiny_task(train_config):
     """Return a function that builds a `TinyTask`."""
-    return lambda seed=0, **options: TinyTask(train_config(), seed, **options)
+    return lambda seed=0, optimizer="adamw", **faults: TinyTask(
+        train_config(optimizer=optimizer), seed, **faults
+    )
 
 
 class KilledAutoencoderTask(AutoencoderTask):

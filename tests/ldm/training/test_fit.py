@@ -31,16 +31,18 @@ def every_step_logged(monkeypatch):
     monkeypatch.setattr("ldm.training.fit.LOG_EVERY", 1)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_killed_run_resumes_to_the_very_bits_of_an_uninterrupted_one(
-    tmp_path, run, tiny_task, every_step_logged
+    tmp_path, run, tiny_task, every_step_logged, monkeypatch, optimizer
 ):
-    whole = tiny_task()
+    monkeypatch.setattr("ldm.training.muon.LEAST_CHANNELS", 5)
+    whole = tiny_task(optimizer=optimizer)
     run(whole, tmp_path / "whole")
     with pytest.raises(SystemExit):
-        run(tiny_task(kill_at=13), tmp_path / "killed")
+        run(tiny_task(optimizer=optimizer, kill_at=13), tmp_path / "killed")
     with pytest.raises(SystemExit):
-        run(tiny_task(kill_at=21), tmp_path / "killed")
-    resumed = tiny_task()
+        run(tiny_task(optimizer=optimizer, kill_at=21), tmp_path / "killed")
+    resumed = tiny_task(optimizer=optimizer)
     run(resumed, tmp_path / "killed")
     assert_same(state(whole), state(resumed))
     assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")

@@ -43,7 +43,7 @@ def test_a_budget_below_one_batch_is_refused():
         resolve_budget(TrainConfig(images=100), "cpu")
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_the_optimiser_takes_its_options(name):
     config = TrainConfig(optimizer=name, betas=[0.5, 0.9], weight_decay=0.3)
     optimizer = build_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], 0.1)
@@ -52,7 +52,7 @@ def test_the_optimiser_takes_its_options(name):
     assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.1, (0.5, 0.9), 0.3)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_the_fused_optimiser_is_the_plain_one_to_rounding(name):
     generator, learned = torch.Generator().manual_seed(0), []
     start, gradients = torch.randn(2, 5, 7, generator=generator), torch.randn(4, 7, generator=generator)

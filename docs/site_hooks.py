@@ -1,4 +1,4 @@
-"""Pages of the site that lie outside `docs`: they are added, and links to them lead there."""
+"""Pages and pictures of the site outside `docs`: they are added, and links to them lead there."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,21 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("benchmarks/RECIPE.md", "benchmarks/COMPARISON.md", "data/README.md", "CHANGELOG.md")
+OUTSIDE = (
+    "benchmarks/RECIPE.md",
+    "benchmarks/COMPARISON.md",
+    "benchmarks/history/recipe-log.md",
+    "benchmarks/history/comparison-log.md",
+    "benchmarks/steps.png",
+    "data/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie elsewhere."""
+    """Add the files that are elsewhere."""
     for name in OUTSIDE:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files

@@ -2,56 +2,78 @@
 
 import re
 import shlex
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
-from disdiff.commands.app import COMMANDS
+from disdiff.commands.app import COMMANDS, load_command
+from disdiff.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("data", "training", "evaluation", "editing", "extending")
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
-PLACEHOLDER = re.compile(r"(blobs|NAME)\.yaml$")  # of a data set yet to be added
+OTHERS = (
+    "README",
+    "CONTRIBUTING",
+    "benchmarks/RECIPE",
+    "benchmarks/COMPARISON",
+    "pretrained/README",
+    "data/README",
+)
+PAGES = [*(ROOT / f"{name}.md" for name in OTHERS), *sorted((ROOT / "docs").glob("*.md"))]
+PLACEHOLDER = re.compile(r"(blobs|NAME)\.(yaml|py)$")  # of what is yet to be added or chosen
+SUFFIX = re.compile(r"\.(md|py|yaml|npz)$")
+CONFIG = Config()
 
 
-def find_module(name):
-    """The file with the options of a command, such as `swap`, or of a script."""
-    if name in COMMANDS:
-        return f"disdiff/commands/{COMMANDS[name][0]}.py"
-    command = re.search(r"from disdiff\.commands\.(\w+) import main", (ROOT / name).read_text())
-    return f"disdiff/commands/{command[1]}.py" if command else name
+def name_page(path):
+    """A page's path within the repository."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def list_options(name):
-    """Every option that a command or a script adds, itself or through `build_parser`."""
-    texts = [(ROOT / path).read_text() for path in (find_module(name), "disdiff/commands/common.py")]
-    own, shared = (set(re.findall(r"\"(--[\w-]+)\"", text)) for text in texts)
-    return own | (shared if "build_parser" in texts[0] else set())
+    """Every option of a command, such as `swap`, or of a script or a benchmark."""
+    if name not in COMMANDS:
+        text = (ROOT / name).read_text()
+        modules = re.findall(r"from disdiff\.commands\.(\w+) import main", text)
+        if not modules:  # a benchmark
+            return set(re.findall(r"\"(--[\w-]+)\"", text))
+        (name,) = (command for command, (module, _) in COMMANDS.items() if module == modules[0])
+    return {*load_command(name).make_parser()._option_string_actions, "--debug"}
 
 
 def list_commands(page):
     """(command or script, options) of every command on a page."""
-    text, names = page.read_text(), "|".join(COMMANDS)
+    text, names = page.read_text().replace("\\\n", " "), "|".join(COMMANDS)
     lines = re.findall(r"python ((?:scripts|benchmarks)/[^`\n]*)", text)
     lines += re.findall(rf"(?:^|`)disdiff ((?:{names})\b[^`\n]*)", text, re.MULTILINE)
-    for line in lines:
+    for line in (line for line in lines if not line.startswith("scripts/NAME.py")):
         words = shlex.split(re.split(r"  |#|\)", line)[0])
         yield words[0], {word.strip("[]") for word in words if re.match(r"\[?--\w", word)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_every_option_of_every_command_exists(page):
     for script, options in list_commands(page):
         unknown = options - list_options(script)
         assert not unknown, f"{script} has no {unknown}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_every_file_that_is_named_exists(page):
     text = page.read_text()
     folders = "scripts|configs|benchmarks|docs|tests|ldm|disdiff"
-    named = {name for name, _ in re.findall(rf"((?:{folders})/[\w/]+\.(py|yaml|md))", text)}
-    links = set(re.findall(r"\]\((?!http)([\w./]+)\)", text))
+    named = {name for name, _ in re.findall(rf"((?<![\w/-])(?:{folders})/[\w/]+\.(py|yaml|md))", text)}
+    links = set(re.findall(r"\]\((?!http)([\w./-]+)[)#]", text))
     missing = [name for name in named if not (ROOT / name).exists() and not PLACEHOLDER.search(name)]
     assert not missing + [link for link in links if not (page.parent / link).exists()]
-    assert named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
+def test_every_key_of_the_configuration_exists(page):
+    """Dotted, such as `code.encoder.freeze_steps`, with one of the configuration's sections at the front."""
+    sections = "|".join(field.name for field in fields(Config) if is_dataclass(getattr(CONFIG, field.name)))
+    for key in re.findall(rf"(?<![\w./-])(?:{sections})(?:\.[a-z]\w*)+(?![\w/(])", page.read_text()):
+        section = CONFIG
+        for name in key.split(".") if not SUFFIX.search(key) else ():
+            assert hasattr(section, name), f"there is no {key}"
+            section = getattr(section, name)

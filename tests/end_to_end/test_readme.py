@@ -1,11 +1,14 @@
-"""What the README says works: the Python example, the commands' names, the shipped model."""
+"""What the README says works: every command, the Python example, the files it names, the shipped model."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from disdiff.commands.app import main
 from disdiff.config.schema import load_config
 from disdiff.runs.context import open_context
 from disdiff.runs.run_folder import load_run
@@ -13,23 +16,66 @@ from disdiff.runs.run_folder import load_run
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 SHIPPED = ROOT / "pretrained" / "shapes3d"
+SHELL = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+COMMANDS = re.findall(r"^disdiff (.*?)(?:  |$)", SHELL, re.MULTILINE)
+QUICK = {
+    "swap": ["--steps", "2"],
+    "edit": ["--steps", "2"],
+    "traverse": ["--steps", "2"],
+    "train": ["--dry-run"],
+}
 
 
-def test_the_python_example_runs(monkeypatch):
-    monkeypatch.chdir(ROOT)
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the pictures that the README's commands name, where they run."""
+    monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    (tmp_path / "PHOTOS").mkdir()
+    for k in range(20):
+        Image.new("RGB", (80, 64), (10 * k, 100, 200)).save(tmp_path / "PHOTOS" / f"{k}.png")
+    for name in ("photo.png", "other.png"):
+        Image.new("RGB", (80, 64), (200, 100, 50)).save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs(command, place):
+    """With few steps; training as far as its plan, since tests of the whole pipeline train."""
+    words = shlex.split(command)
+    main([*words, *QUICK.get(words[0], [])])
+    made = {
+        "swap": "*-swap.png",
+        "edit": "*-edit.png",
+        "traverse": "*-traversal.png",
+        "demo": "traversal.png",
+    }
+    assert words[0] in ("train", "show") or list(place.rglob(made[words[0]]))
+
+
+def test_no_command_is_overlooked():
+    assert len(COMMANDS) == SHELL.count("disdiff ") - SHELL.count("./disdiff ") >= 9
+    assert set(line.split()[0] for line in SHELL.splitlines() if line) <= {"pip", "disdiff"}
+
+
+def test_the_python_example_runs(place):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(compile(example, "README.md", "exec"), names)  # our own text
-    assert names["edited"].shape == (2, 3, 64, 64)
-    assert not torch.equal(names["code"], names["swapped"])
+    assert names["swapped"].shape == (1, 3, 64, 64)
+    assert not torch.equal(names["swapped"], names["source"])
+    assert Image.open(place / "swapped.png").size == (192, 64)
 
 
 def test_every_file_the_readme_names_exists():
-    commands = set(re.findall(r"(?:scripts|configs|benchmarks)/[\w/]+\.\w+", README))
-    modules = {path.split(":")[0] for path in re.findall(r"`((?:ldm|disdiff)/[\w/]+\.py)", README)}
-    missing = [path for path in sorted(commands | modules) if not (ROOT / path).exists()]
-    assert commands and modules and not missing
+    named = set(re.findall(r"(?:scripts|configs|benchmarks|docs)/[\w/]+\.\w+", README))
+    links = set(re.findall(r"\]\((?!http)([\w./]+)\)", README))
+    assert named and links and not [path for path in named | links if not (ROOT / path).exists()]
+
+
+def test_the_readme_is_a_landing_page():
+    assert len(README.splitlines()) <= 130
+    assert (ROOT / "docs" / "traversal.gif").stat().st_size <= 2**20
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "latent_diffusion"])

@@ -159,7 +159,7 @@ def test_the_run_is_named_after_file_preset_and_seed(write):
     [
         ("code.num_unit=3", "code.num_units"),
         ("sead=3", "seed"),
-        ("codes.num_units=3", "code.num_units"),
+        ("codes.num_units=3", "code"),
         ("weight_disentangle=0.1", "code.loss.weight_disentangle"),
         ("autoencoder.trian.images=100", "autoencoder.train"),
     ],

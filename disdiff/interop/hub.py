@@ -83,14 +83,14 @@ def check_run(folder: Path, name: str) -> Path:
     lacks = [pattern for pattern in ("config.yaml", *STAGES) if not list(folder.glob(pattern))]
     if lacks:
         raise UserError(
-            f"{name} of the hub is no exported run, since it lacks {lacks[0]}; choose another model, or upload "
-            "a run with `disdiff export RUN --to-hub OWNER/NAME`"
+            f"{name} of the hub is no exported run, since it lacks {lacks[0]}; choose another model, or "
+            "upload a run with `disdiff export RUN --to-hub OWNER/NAME`"
         )
     section = read_yaml(folder / "config.yaml").get("weights") or {}
     if section.get("allow_download"):
         raise UserError(
-            f"config.yaml of {name} asks for further downloads (weights.allow_download=true), which a model of "
-            "the hub must not; copy the model with `hf download`, and look at the file"
+            f"config.yaml of {name} asks for further downloads (weights.allow_download=true), which a model "
+            "of the hub must not; copy the model with `hf download`, and look at the file"
         )
     for path in folder.glob(STAGES[0]):
         check_sum(path, name)
@@ -109,8 +109,8 @@ def check_sum(path: Path, name: str) -> None:
     with blob.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
             raise UserError(
-                f"{path.parent.name}/{path.name} of {name} is damaged; delete {blob}, and load the model with "
-                "download=True"
+                f"{path.parent.name}/{path.name} of {name} is damaged; delete {blob}, and load the model "
+                "with download=True"
             )
 
 
@@ -172,8 +172,8 @@ def explain(error: Exception, name: str, online: bool, revision: str | None = No
         return f"the hub cannot serve {what} (status {status}); try again later"
     if isinstance(error, errors.LocalEntryNotFoundError) and not online:
         return (
-            f"{what} is no run folder here, and not complete in the hub's cache; correct the path, or fetch the "
-            f"model with disdiff.load({name!r}, download=True)"
+            f"{what} is no run folder here, and not complete in the hub's cache; correct the path, or fetch "
+            f"the model with disdiff.load({name!r}, download=True)"
         )
     if isinstance(error, errors.LocalEntryNotFoundError) or not isinstance(error, OSError):
         return f"the hub cannot be reached for {what}; check the network, HF_HUB_OFFLINE and HF_ENDPOINT"

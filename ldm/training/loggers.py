@@ -130,6 +130,6 @@ def naming(name: str) -> Iterator[None]:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
-            f"trainer.logger={name} fails ({reason}); mend that or use trainer.logger=csv, and the same command "
-            "goes on where it stopped"
+            f"trainer.logger={name} fails ({reason}); mend that or use trainer.logger=csv, and the same "
+            "command goes on where it stopped"
         ) from error

@@ -5,6 +5,7 @@ preview pictures, and in the end scores and pictures of the run.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,11 +19,12 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from ldm.errors import UserError, choose
 
 PROJECT = "disdiff"  # of Weights & Biases; the experiment of MLflow
+TRACKING = ("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")  # where `mlflow ui` looks, too
 BUILDERS = {  # by package, which is also the name of the extra that brings it
     "csv": None,
     "tensorboard": lambda folder, title: TensorBoardLogger(folder, name="", version="tensorboard"),
     "wandb": lambda folder, title: WandbLogger(title, folder, project=PROJECT),
-    "mlflow": lambda folder, title: MLFlowLogger(PROJECT, title, save_dir=str(folder / "mlflow")),
+    "mlflow": lambda folder, title: MLFlowLogger(PROJECT, title, os.environ.get(*TRACKING)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Models of the hub: from the cache of its client, by the network when asked, and to it; the hub is a fake one."""
+"""Models of the hub: from the cache of its client, by the network when asked, and to it. The hub is a fake."""
 
 import importlib.util
 import shutil

@@ -323,6 +323,7 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "trainer.precision=fp8",
         "trainer.compile=fast",
         "trainer.resident=gpu",
+        "trainer.logger=tb",
     ],
 )
 def test_values_that_cannot_be_are_refused_before_anything_is_trained(build, override, tmp_path):

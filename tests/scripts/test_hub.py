@@ -1,4 +1,4 @@
-"""Models of the hub: from the cache of its client, by the network when asked, and to it. The hub is a fake."""
+"""Models of the hub, a fake one: from the cache of its client, by the network when asked, and to it."""
 
 import importlib.util
 import shutil

@@ -39,6 +39,8 @@ from disdiff.editing.units import (
     traverse_code,
 )
 from disdiff.evaluation.codes_file import stack_codes
+from disdiff.interop.exporting import export_run
+from disdiff.interop.hub import find_run, push_run
 from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
@@ -53,24 +55,29 @@ from ldm.numbers import as_numbers, as_whole, seeded, show
 Unit = int | str
 
 
-def load(path: str | Path, device: str | torch.device = "auto", guidance: float | None = None) -> "Model":
+def load(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    guidance: float | None = None,
+    *,
+    download: bool = False,
+    revision: str | None = None,
+) -> "Model":
     """Load a run folder (of any system with a code), for instance `pretrained/shapes3d`.
 
     Args:
-        path: of the folder.
-        device: `auto`, `cpu` or `cuda`, or the `torch.device`.
+        path: of the folder, or a model of the hub, `owner/name`, where no folder has that name.
+        device: `auto`, `cpu`, `cuda` or `mps`, or the `torch.device`.
         guidance: by what gradient fields are multiplied; None for the run's own.
+        download: fetch a model of the hub; without it only the hub's cache on this machine is read.
+        revision: branch, tag or commit of a model of the hub; None for its main branch.
 
     Raises:
-        UserError: it is no run folder, its files are damaged, or there is no such device.
+        UserError: it is no run folder, its files are damaged, or there is no such device; see `find_run`.
     """
-    device = str(device) if isinstance(device, torch.device) else device
-    if not isinstance(path, str | Path):
-        raise UserError(f"{path!r} is no path of a run folder; give one, such as 'pretrained/shapes3d'")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={device!r} is unknown; choose one of auto, cpu, cuda")
     try:
-        return Model(load_run(path, resolve_device(device), guidance))
+        folder = find_run(path, download, revision)
+        return Model(load_run(folder, resolve_device(str(device)), guidance))
     except UserError as error:
         raise UserError(place_advice(str(error))) from error
 
@@ -91,6 +98,14 @@ class Model:
         self.image_size = int(load_json(last)["image_size"])
         self.channels = run.config.autoencoder.network.in_channels
         self.crop = choose_crop(run.config.data.name, run.config.data.crop)
+
+    def save_pretrained(self, path: str | Path, licence: str | None = None) -> Path:
+        """Write the run into a new folder, with a model card; see `export_run`."""
+        return export_run(self.run.folder, path, licence)
+
+    def push_to_hub(self, name: str, licence: str | None = None, private: bool | None = None) -> str:
+        """Upload the run to the hub as `owner/name`; returns its address; see `push_run`."""
+        return push_run(self.run.folder, name, licence, private)
 
     @property
     def num_units(self) -> int:

@@ -2,15 +2,26 @@
 
 import torch
 
-from ldm.errors import UserError
+from ldm.errors import UserError, choose
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def resolve_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`.
+def resolve_device(name: str, key: str = "device") -> str:
+    """`cpu`, `cuda` or `mps`; `auto` is CUDA where PyTorch sees it, else the CPU.
+
+    Args:
+        name: one of `DEVICES`.
+        key: what it is the value of, for messages.
 
     Raises:
-        UserError: CUDA is asked for and there is none.
+        UserError: there is no such device, or not here.
     """
+    choose(key, name, dict.fromkeys(DEVICES))
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch sees no CUDA device; use the device cpu, or auto")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+        raise UserError(f"{key}=cuda, but PyTorch sees no CUDA device; use {key}=cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"{key}=mps, but PyTorch sees no GPU of an Apple computer (MPS); use {key}=cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name

@@ -15,7 +15,7 @@ from disdiff.config.places import PRETRAINED, ROOT, find
 from disdiff.editing.image_input import load_image
 from disdiff.report.grids import save_grid
 from disdiff.runs.run_folder import Run, load_run
-from ldm.device import resolve_device
+from ldm.device import DEVICES, resolve_device
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.files import expand_home
@@ -30,9 +30,7 @@ def build_parser(description: str | None, examples: str) -> argparse.ArgumentPar
     parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("--out", type=expand_home, metavar="PATH", help="where to write")
     parser.add_argument("--seed", type=number(SEED), default=0, help="of every random choice (0)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)"
-    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (auto)")
     return parser
 
 

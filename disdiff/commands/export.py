@@ -1,6 +1,7 @@
 """Export a run as a folder to hand on: weights of all stages, configuration, scores, codes, and a model card.
 
 The folder needs nothing outside itself, holds no paths of this machine, and loads by `disdiff.load(TARGET)`.
+With --to-hub it is uploaded instead, and loads by `disdiff.load("OWNER/NAME", download=True)`.
 """
 
 import argparse
@@ -8,6 +9,8 @@ import argparse
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import find
 from disdiff.interop.exporting import export_run
+from disdiff.interop.hub import push_run
+from ldm.errors import UserError
 from ldm.files import expand_home
 
 EXAMPLES = """examples:
@@ -15,20 +18,32 @@ EXAMPLES = """examples:
   disdiff export runs/disdiff-folder-small-s0 exports/mine --license cc-by-4.0
 then
   disdiff edit exports/mine photo.png --unit 0 --by 2
-  hf upload NAME/MODEL exports/mine .        with the hub's own client; read exports/mine/README.md first"""
+  disdiff export runs/disdiff-folder-small-s0 --to-hub NAME/MODEL --private
+      upload it under your account (`hf auth login`); read exports/mine/README.md first"""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
-    parser.add_argument("target", metavar="TARGET", type=expand_home, help="new or empty folder")
+    parser.add_argument("target", metavar="TARGET", nargs="?", type=expand_home, help="new or empty folder")
+    parser.add_argument("--to-hub", metavar="OWNER/NAME", help="upload it to the hub instead")
+    parser.add_argument("--private", action="store_true", help="if --to-hub makes a model, only you see it")
     parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Export, and say what there is now."""
+    """Export, and say what there is now.
+
+    Raises:
+        UserError: there is neither TARGET nor --to-hub, or both.
+    """
+    if (arguments.target is None) == (arguments.to_hub is None):
+        raise UserError("give one place for the export: a folder TARGET, or --to-hub OWNER/NAME")
+    if arguments.to_hub is not None:
+        print(push_run(arguments.run, arguments.to_hub, arguments.license, arguments.private or None))
+        return
     target = export_run(arguments.run, arguments.target, arguments.license)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     for path in files:

@@ -208,7 +208,7 @@ class TrainerConfig:
     """The machine: nothing here changes what is computed beyond rounding, but for `accumulate` where it says.
 
     Attributes:
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto` (CUDA, else the CPU), `cpu`, `cuda` or `mps`.
         precision: `auto` (bf16 on CUDA), `float32`, `tf32` (float32 whose products are rounded on CUDA) or
             `bf16`.
         threads: of the CPU; null for the number that a trial finds best here (`ldm.training.threads`).
@@ -217,6 +217,8 @@ class TrainerConfig:
         resident: whether latents lie on the device: `auto` (on CUDA, where they fit), `always` or `never`.
         accumulate: parts in which stages after the first take a batch, for less memory; their gradients are
             added. BatchNorm, dropout and losses that are no means over images see a part.
+        logger: where training is shown: `csv` (`log.csv`, which is always there), `tensorboard`, `wandb` or
+            `mlflow`.
     """
 
     device: str = "auto"
@@ -226,6 +228,7 @@ class TrainerConfig:
     compile: str = "none"
     resident: str = "auto"
     accumulate: int = 1
+    logger: str = "csv"
 
 
 @dataclass

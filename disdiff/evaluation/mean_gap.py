@@ -62,7 +62,7 @@ def compute_mean_gap(
     gaps = []
     for i, step in enumerate(steps.tolist()):
         errors = in_batches(lambda z, c, step=step: measure(z, c, step), z_0, code)
-        gaps.append((factor[step] * errors.mean(dim=0)).double().cpu())
+        gaps.append((factor[step] * errors.mean(dim=0)).cpu().double())
         if progress is not None:
             progress((i + 1) / len(steps))
     return torch.stack(gaps, dim=1)

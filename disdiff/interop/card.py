@@ -49,12 +49,14 @@ class Facts:
         stages: record of each stage by name.
         metrics: content of `metrics.json`; None for a run that was not evaluated.
         licence: of the weights; None leaves it open.
+        hub: name of the model on a hub; None for a folder.
     """
 
     name: str
     stages: dict[str, dict]
     metrics: dict[str, Any] | None
     licence: str | None = None
+    hub: str | None = None
 
 
 def check_licence(licence: str | None) -> None:
@@ -75,6 +77,7 @@ def write_card(run: Run, facts: Facts) -> str:
     text = CARDS.get_template("card.md").render(
         header=make_header(config.system, config.data.name, data, facts.licence).to_yaml(),
         name=facts.name,
+        hub=facts.hub,
         config=config,
         data_name=name_data(config.data.name, bool(data["procedural"])),
         shape=(

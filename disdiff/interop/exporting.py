@@ -34,13 +34,16 @@ EXTRAS = ("codes.npz", DISCOVERY, REPORT)
 PICTURES = ("traversal.png", "swap.png", "reconstruction.png", "samples.png", "fields.png")
 
 
-def export_run(folder: str | Path, target: str | Path, licence: str | None = None) -> Path:
+def export_run(
+    folder: str | Path, target: str | Path, licence: str | None = None, hub: str | None = None
+) -> Path:
     """Write a finished run into a new folder, and load it back.
 
     Args:
         folder: of the run.
         target: new, or empty; it appears when it is complete, or not at all.
         licence: of the weights, as hubs name it, such as `mit`; None leaves it open.
+        hub: name under which a hub will have it; the card says how to load it from there.
 
     Returns:
         `target`.
@@ -62,7 +65,7 @@ def export_run(folder: str | Path, target: str | Path, licence: str | None = Non
         if metrics is not None:
             save_json(place / METRICS, metrics)
         (place / "config.yaml").write_text(to_yaml(make_portable(run.config, place)))
-        (place / CARD).write_text(write_card(run, Facts(target.name, stages, metrics, licence)))
+        (place / CARD).write_text(write_card(run, Facts(target.name, stages, metrics, licence, hub)))
         if fingerprint(load_run(place).model) != fingerprint(run.model):
             raise UserError(f"{target} does not give back what was written to it; check the disk")
     return target

@@ -116,8 +116,8 @@ def try_steps(context: Context, name: str, task: StageTask, screen: dict[int, fl
         """One forward and backward pass on `size` images."""
         small = {key: value[:size] for key, value in batch.items()}
         trial.compute_loss(small, 0, trial.step_generator(0)).backward()
-        if trial.device.type == "cuda":
-            torch.cuda.synchronize()
+        if trial.device.type != "cpu":
+            torch.accelerator.synchronize()
 
     few, many = (min(size, task.budget.batch_size) for size in TRIAL_BATCHES)
     with torch.random.fork_rng():

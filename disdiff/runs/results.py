@@ -31,6 +31,7 @@ from disdiff.runs.stages import Stage, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
+from ldm.training.loggers import log_results
 from ldm.training.threads import set_threads
 from ldm.training.weight_files import count_parameters
 
@@ -108,6 +109,9 @@ def write_results(context: Context, seconds: float) -> None:
     save_json(folder / "metrics.json", metrics)
     (folder / SCORES).unlink(missing_ok=True)
     write_report(folder)
+    told = {key: metrics[key] for key in ("scores", "editing", "reconstruction")}
+    pictures = [folder / PARTS[part][0] for part in list_pictures(model)]
+    log_results(context.machine.logger, folder, told, pictures, records["code"]["steps"])
     log.info(summarise(metrics))
 
 
@@ -272,7 +276,8 @@ def describe_device(device: str) -> str:
     """The processor that computed, by name."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads" if device == "cpu" else f"{processor}, {device}"
 
 
 def find_commit() -> str | None:

@@ -143,6 +143,6 @@ def reconstruction_scores(image_hat: Tensor, image: Tensor) -> dict[str, float]:
     Returns:
         `mse`: mean over all entries; `psnr`: of that mean (not the mean of the images' own), in dB.
     """
-    error = image_hat.clamp(-1.0, 1.0).double() - image.double()
+    error = image_hat.clamp(-1.0, 1.0).cpu().double() - image.cpu().double()  # MPS has no float64
     mse = error.div(2.0).square().mean().item()
     return {"mse": mse, "psnr": psnr(mse)}

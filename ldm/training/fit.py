@@ -1,6 +1,5 @@
 """Run one stage's task with Lightning's Trainer: resume, log, checkpoint, picture."""
 
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from torchvision.utils import save_image
 
 from ldm.files import atomic_path
 from ldm.training.checkpoint import StageCheckpoint, count_steps, read_checkpoint
+from ldm.training.loggers import log_picture, open_logger
 from ldm.training.machine import GraphSteps, Machine, make_resident, prepare, release
 from ldm.training.monitor import Monitor
 from ldm.training.ranks import AverageStats, read_ranks, share_loader, wait_for_all
@@ -23,7 +23,9 @@ LOG_EVERY = 50
 
 
 class Preview(pl.Callback):
-    """Writes `preview.png`, a picture of the state of training, every so many steps and at the end."""
+    """Writes `preview.png`, a picture of the state of training, every so many steps and at the end, and tells
+    the logger of it.
+    """
 
     def __init__(self, path: Path, every: int, num_steps: int) -> None:
         self.path, self.every, self.num_steps = path, every, num_steps
@@ -41,6 +43,8 @@ class Preview(pl.Callback):
         with atomic_path(self.path) as temporary:
             images = rows.flatten(0, 1).float().cpu()
             save_image((images + 1) / 2, temporary, nrow=rows.shape[1], normalize=False)
+        for logger in trainer.loggers:
+            log_picture(logger, self.path.stem, self.path, step + 1)
 
 
 def fit(
@@ -80,14 +84,15 @@ def fit(
         monitor = Monitor(folder / "log.csv", name, num_steps, task.budget.batch_size, first_step, LOG_EVERY)
         preview = Preview(folder / "preview.png", task.config.preview_steps, num_steps)
         callbacks += [monitor, preview, StageCheckpoint(checkpoint, task.config.checkpoint_seconds)]
-    with quiet_lightning():
+    kind = machine.logger if ranks.is_main else "csv"
+    with quiet_lightning(), open_logger(kind, folder) as logger:
         trainer = pl.Trainer(
             accelerator="gpu" if machine.device == "cuda" else machine.device,
             **ranks.trainer_options(machine.device),
             precision=machine.precision,
             max_epochs=1,
             callbacks=callbacks,
-            logger=build_logger(folder) if ranks.is_main else False,
+            logger=logger or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -119,13 +124,6 @@ def run_loop(trainer: pl.Trainer, task: StageTask, loader: DataLoader, checkpoin
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
-
-
-def build_logger(folder: Path) -> pl.loggers.Logger | bool:
-    """TensorBoard where it is installed; the CSV log is written in any case."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return False
-    return pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard")
 
 
 class quiet_lightning:

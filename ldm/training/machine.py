@@ -14,8 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ldm.data.batches import TensorBatches, build_loader
+from ldm.device import resolve_device
 from ldm.errors import UserError, choose
 from ldm.memory import keep_freed_memory
+from ldm.training.loggers import check_logger
+from ldm.training.ranks import read_ranks
 
 RESIDENT_SHARE = 0.25  # of the device's free memory, at most, for latents that stay there
 COMPILATIONS = {"none": None, "default": "default", "cuda_graphs": "reduce-overhead"}
@@ -28,13 +31,14 @@ class Machine:
     """How to compute.
 
     Attributes:
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `mps`.
         precision: Lightning's name of it, such as `32-true`.
         tf32: whether products of float32 matrices on CUDA round their factors to TF32.
         channels_last: whether the weights of convolutions, and so all maps, lie channels last.
         compile: `none`, `default`, or `cuda_graphs`; what cannot be compiled runs as it is.
         resident: whether latents lie on the device: `auto` (on CUDA, where they fit), `always` or `never`.
         accumulate: parts in which a process takes its rows of a batch.
+        logger: where training is shown beside `log.csv`, see `ldm.training.loggers`.
     """
 
     device: str
@@ -44,24 +48,26 @@ class Machine:
     compile: str = "none"
     resident: str = "auto"
     accumulate: int = 1
+    logger: str = "csv"
 
 
 def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
     """Turn `auto` into what this machine offers; `options` are further attributes of `Machine`.
 
     Raises:
-        UserError: an unknown name, or CUDA where there is none.
+        UserError: an unknown name, a device that is not here, or what a device cannot do.
     """
-    choose("trainer.device", device, dict.fromkeys(("auto", "cpu", "cuda")))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("trainer.device=cuda, but PyTorch sees no CUDA device; use trainer.device=cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(device, "trainer.device")
     names = {"auto": PRECISIONS["bf16" if device == "cuda" else "float32"], **PRECISIONS}
     name = choose("trainer.precision", precision, names)
+    if device == "mps" and precision not in ("auto", "float32"):
+        raise UserError(f"trainer.precision={precision} is not for mps; use trainer.precision=float32 there")
+    if device == "mps" and read_ranks().size > 1:
+        raise UserError("several processes cannot share trainer.device=mps; start one, without torchrun")
     machine = Machine(device, name, tf32=precision == "tf32", **options)
     choose("trainer.compile", machine.compile, COMPILATIONS)
     choose("trainer.resident", machine.resident, dict.fromkeys(("auto", "always", "never")))
+    check_logger(machine.logger)
     return machine
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.training.log import read_log, save_log
+from ldm.training.loggers import log_values
 
 
 class Monitor(pl.Callback):
@@ -114,7 +115,7 @@ class Monitor(pl.Callback):
         shown = {name: f"{value:.3g}" for name, value in values.items()}
         self._bar.set_postfix({**shown, "img/s": f"{rate:.0f}"}, refresh=False)
         for logger in trainer.loggers:
-            logger.log_metrics(values, self.step)
+            log_values(logger, values, self.step)
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Lightning's hook."""

@@ -51,9 +51,8 @@ def load_metrics(root):
 
 
 def list_files(folder):
-    """Files of a run folder, without TensorBoard's, whose names tell the time."""
-    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    return {path for path in files if "tensorboard" not in path.parts}
+    """Files of a run folder."""
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
 def check_training(folder, expected):

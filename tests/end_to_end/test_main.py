@@ -188,6 +188,7 @@ class TestBadInput:
                 "nowhere",
             ),
             (["--base", "configs/disdiff/shapes3d.yaml", "trainer.device=tpu"], "tpu"),
+            (["--base", "configs/disdiff/shapes3d.yaml", "-t", "trainer.logger=tb"], "tensorboard, wandb"),
             (
                 ["--base", "configs/disdiff/shapes3d.yaml", "data.root=/absent/2024_06_01"],
                 "/absent/2024_06_01",

@@ -11,8 +11,11 @@ from disdiff.method.code_task import CodeTask
 from disdiff.method.tasks import DisDiffTask
 from disdiff.runs.encoding import encode_training_codes, latent_batches
 from disdiff.runs.pipeline import first_difference, run_pipeline
+from disdiff.runs.results import write_results
 from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
+from ldm.files import load_json
+from ldm.training import loggers
 from ldm.training.log import read_log
 from ldm.training.machine import Machine
 from ldm.training.threads import use_threads
@@ -352,6 +355,7 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "trainer.precision=fp8",
         "trainer.compile=fast",
         "trainer.resident=gpu",
+        "trainer.logger=tb",
     ],
 )
 def test_values_that_cannot_be_are_refused_before_anything_is_trained(build, override, tmp_path):
@@ -392,6 +396,30 @@ def test_the_options_of_the_machine_leave_hashes_and_losses_as_they_are(build, t
         expected, found = (float(read_log(of.folder / "log.csv")[-1]["loss"]) for of in (stage, other))
         assert found == pytest.approx(expected, rel=1e-3), name
     assert compiled and all(part._compiled_call_impl is None for part in compiled)  # for training only
+
+
+@pytest.mark.parametrize("name", ["mlflow", "csv"])
+def test_the_logger_changes_no_hash_and_gets_the_results(build, monkeypatch, name):
+    told, numbers = [], (None, {"psnr": 20.0})
+    monkeypatch.setattr(loggers, "find_spec", lambda package: object())
+    monkeypatch.setitem(loggers.BUILDERS, "mlflow", None)
+    results = "disdiff.runs.results"
+    monkeypatch.setattr(f"{results}.log_results", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr(f"{results}.measure_edits", lambda *_: numbers)
+    monkeypatch.setattr(f"{results}.make_pictures", lambda *_, **options: None)
+    monkeypatch.setattr(f"{results}.write_report", lambda folder: None)
+    plain, context = build(), build(f"trainer.logger={name}")
+    assert context.machine == Machine("cpu", "32-true", logger=name)
+    assert [stage.hash for stage in context.stages.values()] == [part.hash for part in plain.stages.values()]
+    run_pipeline(context)
+    write_results(context, 0.0)
+    ((kind, folder, tree, pictures, step),) = told
+    assert (kind, folder, step) == (name, context.folder, context.stages["code"].record["steps"])
+    assert tree == {"scores": load_json(folder / "metrics.json")["scores"], **tree} and step == 4
+    assert (tree["editing"], tree["reconstruction"]) == numbers
+    assert [path.name for path in pictures] == [
+        f"{part}.png" for part in ("swap", "traversal", "fields", "reconstruction", "samples")
+    ]
 
 
 def test_the_first_difference_is_named_by_its_key():

@@ -1,4 +1,4 @@
-"""The device that a name stands for."""
+"""Resolve a device name (`auto`, `cpu` or `cuda`)."""
 
 import torch
 
@@ -6,10 +6,10 @@ from ldm.errors import UserError
 
 
 def resolve_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`.
+    """Return `cpu` or `cuda`; `auto` is `cuda` if PyTorch sees a CUDA device.
 
     Raises:
-        UserError: CUDA is asked for and there is none.
+        UserError: `name` is `cuda` and PyTorch sees no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch sees no CUDA device; use the device cpu, or auto")

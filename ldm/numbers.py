@@ -49,7 +49,7 @@ class Range:
         return _plain(value, self.whole)
 
     def explain(self, value: Any) -> str:
-        """The limits in words, such as `at least 1 and at most 8`; a limit that `value` breaks comes first."""
+        """The limits in words, such as `at least 1 and at most 8`; one that `value` breaks comes first."""
         number = _plain(value, self.whole)
         if number is None:
             return "a whole number" if self.whole else "a number"

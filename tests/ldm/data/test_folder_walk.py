@@ -73,7 +73,7 @@ class TestLinks:
         draw(tmp_path / "a.png")
         (tmp_path / "b.PNG").symlink_to("nowhere.png")
         source = open_folder(tmp_path)
-        with pytest.raises(UserError, match="picture b.PNG cannot be read .it is a broken link or not a file"):
+        with pytest.raises(UserError, match="b.PNG cannot be read .it is a broken link or not a file"):
             source._read(1)
         assert open_folder(tmp_path, corrupt="skip").skipped == ("b.PNG",)
 

@@ -298,7 +298,7 @@ def test_check_finds_empty_images(prepare, tmp_path, shapes3d):
         (["shapes3d", "--procedural", "--num-images", "480001"], "from 1 to 480000"),
         (["shapes3d", "--num-images", "5"], "goes with --procedural"),
         (["shapes4d"], "invalid choice"),
-        (["cars3d", "--procedural"], "there is no procedural cars3d; --procedural works with shapes3d, dsprites"),
+        (["cars3d", "--procedural"], "no procedural cars3d; --procedural works with shapes3d, dsprites"),
         (["shapes3d", "cars3d"], "name one data set"),
         (["shapes3d", "--procedural", "--convert", "--num-images", "2"], "--convert is for pictures"),
         (["shapes3d", "--encode", "nowhere"], "nowhere"),

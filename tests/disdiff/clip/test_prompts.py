@@ -66,7 +66,7 @@ def test_principal_axes_span_the_differences_and_no_more(directions):
         ({"factors": WALL, "labels": []}, "labels must be names of factors"),
         ({"factors": WALL, "labels": "wall hue"}, "labels must be names of factors"),
         ({"factors": WALL, "labels": {"wall": ["hue"]}}, "the label of 'wall' must be one text"),
-        ({"factors": WALL, "labels": {"floor": "hue"}}, "labels has 'floor', which is no factor"),
+        ({"factors": WALL, "labels": {"floor": "hue"}}, "labels has 'floor', which is not a factor"),
     ],
 )
 def test_bad_files_are_named_with_an_example(tmp_path, content, says):
@@ -155,8 +155,8 @@ def test_a_tokenizer_that_reads_two_values_as_one(random_clip, texts, says):
     [
         ("factors:\n\twall: {red: [a], blue: [b]}", "line 2: .*indent with spaces"),
         ("factors:\n  wall:\n  \t red: [a]", "line 3: .*indent with spaces"),
-        ("factors:\n  wall: {red: [a], blue: [b], red: [c]}", "line 2: 'red' stands there twice"),
-        ("factors:\n  a: {b: [c], d: [e]}\n  a: {f: [g], h: [i]}", "line 3: 'a' stands there twice"),
+        ("factors:\n  wall: {red: [a], blue: [b], red: [c]}", "line 2: 'red' occurs twice"),
+        ("factors:\n  a: {b: [c], d: [e]}\n  a: {f: [g], h: [i]}", "line 3: 'a' occurs twice"),
         ("factors: {wall: {red: [a], [b]: [b]}}", "line 1: .*found unhashable key"),
         ("factors: &a {wall: *a}", "recursive"),
         ("a: 1\n---\nb: 2", "single document"),

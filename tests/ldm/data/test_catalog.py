@@ -37,7 +37,7 @@ def test_a_file_is_preferred_to_its_stand_in(tmp_path, shapes3d):
     [
         ({"name": "shapes4d"}, "data.name=shapes4d is unknown; choose one of shapes3d"),
         ({"name": "shapes3d", "procedural": "maybe"}, "data.procedural=maybe is unknown"),
-        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* for shapes3d, dsprites"),
+        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* with shapes3d, dsprites"),
         ({"name": "shapes3d", "image_size": 32}, "data.image_size only applies to picture files"),
         ({"name": "mpi3d_toy", "crop": "pad"}, "data.crop only applies to picture files"),
         ({"name": "folder", "partition": "train"}, "data.partition is only for celeba"),

@@ -130,5 +130,5 @@ class TestBadInput:
             return real(name, *rest)
 
         monkeypatch.setattr(builtins, "__import__", refuse)
-        with pytest.raises(UserError, match=r"need the package lmdb; .*pip install -e '\.\[lmdb\]'"):
+        with pytest.raises(UserError, match=r"needs the package lmdb; .*pip install -e '\.\[lmdb\]'"):
             import_lmdb()

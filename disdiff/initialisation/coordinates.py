@@ -36,8 +36,8 @@ def check_components(most: int, wanted: int) -> None:
     """
     if most < wanted:
         raise UserError(
-            f"code.encoder.start finds at most {most} components here, but there are {wanted} numbers in "
-            "the code; lower num_units or unit_dim of factors, or set code.encoder.start=random"
+            f"code.encoder.start finds at most {most} components here, but the code has {wanted} numbers; "
+            "lower code.num_units or code.unit_dim, or set code.encoder.start=random"
         )
 
 

@@ -103,7 +103,7 @@ def load_features(features: nn.Sequential, path: Path) -> None:
     """Load torchvision's weights into the layers of VGG16 up to relu5_3, which may be on the meta device.
 
     Raises:
-        UserError: the file is damaged or holds something else.
+        UserError: the file is damaged or is not a VGG16.
     """
     prefix = "features."
     try:

@@ -109,7 +109,7 @@ def _open_matrix(path: Path) -> Iterator[tuple[BinaryIO, np.dtype, tuple[int, ..
                 raise ValueError("its magic number is wrong")
             sizes = np.frombuffer(_read(stream, 4 * max(num_dims, 3)), "<i4")[:num_dims].tolist()
             if min(sizes) < 1:
-                raise ValueError(f"its header says a shape of {tuple(sizes)}")
+                raise ValueError(f"its header has the shape {tuple(sizes)}")
             yield stream, MAGIC[magic], tuple(sizes)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} is not a complete SmallNORB file ({error}); get it again") from error

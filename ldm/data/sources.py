@@ -49,7 +49,7 @@ def _mpi3d(kind: str, num_images: str, gigabytes: float, remotes: tuple[Remote, 
 
 
 def _pictures(content: str, page: str, remotes: tuple[Remote, ...] = (), note: str = "") -> Origin:
-    layout = "a folder of pictures, nested as it is, or an LMDB (pip install -e '.[lmdb]')"
+    layout = "a folder of pictures, nested or not, or an LMDB (pip install -e '.[lmdb]')"
     return Origin(content, layout, page, SEE, remotes, note)
 
 
@@ -63,7 +63,7 @@ ORIGINS = {
         "A compressed file is unpacked once to 3dshapes.images.npy beside it, which takes another 5.9 GB.",
     ),
     "cars3d": Origin(
-        "Cars3D: 17,568 images with elevation 4, azimuth 24 and car 183, brought from 128x128 to 64x64",
+        "Cars3D: 17,568 images with elevation 4, azimuth 24 and car 183, resized from 128x128 to 64x64",
         "cars/*.mat (183 files; im uint8 (128, 128, 3, 24, 4)), or cars3d.npz (images, in factor order)",
         "http://www.scottreed.info",
         SEE,
@@ -97,7 +97,7 @@ ORIGINS = {
         ),
     ),
     "smallnorb": Origin(
-        "SmallNORB: 48,600 grey photographs of 96x96 with four factors, brought to 64x64",
+        "SmallNORB: 48,600 grey photographs of 96x96 with four factors, resized to 64x64",
         "smallnorb-5x46789x9x18x6x2x96x96-training-{dat,cat,info}.mat and "
         "smallnorb-5x01235x9x18x6x2x96x96-testing-{dat,cat,info}.mat, also as .gz",
         NORB,

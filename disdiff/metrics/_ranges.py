@@ -21,12 +21,12 @@ def check_range(low: float, high: float, name: str) -> None:
     """
     if not (low >= -1 - SLACK and high <= 1 + SLACK):  # NaN fails too
         raise UserError(
-            f"{name} has floats outside [-1, 1], up to {max(-low, high):.4g}: map 0..255 by x / 127.5 - 1, or"
+            f"{name} holds floats outside [-1, 1], up to {max(-low, high):.4g}: map 0..255 by x / 127.5 - 1, or"
             " use uint8"
         )
     if low >= -SLACK:
         raise UserError(
-            f"{name} has floats from {low:.4g} to {high:.4g}, which look like images in [0, 1], but floats"
+            f"{name} holds floats from {low:.4g} to {high:.4g}, which look like images in [0, 1], but floats"
             " must be in [-1, 1]: convert them by 2 * x - 1, or, if they are in [-1, 1] and really so bright,"
             " give uint8 by ((x + 1) * 127.5).round()"
         )

@@ -188,7 +188,7 @@ def test_images_of_a_file_in_either_layout_and_range(call, tmp_path):
     assert first["distances"] == second["distances"]
     np.save(tmp_path / "wrong.npy", floats * 127.5)
     status, error = call("--images", tmp_path / "wrong.npy", "--num", 66)
-    assert status == 2 and "wrong.npy has floats outside [-1, 1], up to 127.5: map 0..255 by" in error
+    assert status == 2 and "wrong.npy holds floats outside [-1, 1], up to 127.5: map 0..255 by" in error
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ">f4"])

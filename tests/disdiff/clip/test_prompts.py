@@ -52,7 +52,7 @@ def test_principal_axes_span_the_differences_and_no_more(directions):
         ({"code": {"wall": {"red": ["a"], "blue": [["b"]]}}}, "'blue' of 'wall' needs a list"),
         ({"code": ["wall"]}, "factors must be names"),
         ({"code": {"wall": ["red", "blue"]}}, "'wall' needs two values"),
-        ({"code": {"": {"red": ["a"], "blue": ["b"]}}}, "'' is no name"),
+        ({"code": {"": {"red": ["a"], "blue": ["b"]}}}, "'' is not a name"),
         ({"code": WALL, "template": ["a {}"]}, "'template' is unknown"),
         ({"code": WALL, "templates": "a {}"}, "templates must be a list"),
         ({"code": WALL, "templates": []}, "templates must be a list"),
@@ -139,8 +139,8 @@ def test_factors_that_are_the_same_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        ((["a red wall"], ["a red, wall!"]), "'red' and 'blue' of 'wall' as the same"),
-        ((["a red wall", "red."], ["a red 1 wall", "red?"]), "'red' and 'blue' of 'wall' as the same"),
+        ((["a red wall"], ["a red, wall!"]), "'red' and 'blue' of 'wall' have the same CLIP embedding"),
+        ((["a red wall", "red."], ["a red 1 wall", "red?"]), "'red' and 'blue' of 'wall' have the same CLIP embedding"),
         ((["a red wall"], ["a red" + " wall" * 30]), "'a photo of a red wall wall.*' is too long"),
     ],
 )

@@ -111,7 +111,7 @@ def test_damaged_weights_and_folders(tmp_path):
     with pytest.raises(UserError, match="bad.safetensors has no weights of tiny_clip"):
         load_clip(tiny(str(tmp_path / "bad.safetensors")))
     (tmp_path / "open_clip_config.json").write_text('{"preprocess_cfg": {}}')
-    with pytest.raises(UserError, match="no CLIP that open_clip reads"):
+    with pytest.raises(UserError, match="open_clip cannot read"):
         load_clip(ClipConfig(model=f"local-dir:{tmp_path}"))
     (tmp_path / "bad.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights"):

@@ -1,3 +1,6 @@
-"""Images, autoencoders and diffusion, on which `disdiff` stands; other projects have a package `ldm` too."""
+"""Latent diffusion: data, autoencoders, denoiser, samplers and training; `disdiff` is built on this package.
+
+Other projects install a package named `ldm` too, so the two cannot share an environment.
+"""
 
 PROJECT = "disdiff"

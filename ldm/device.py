@@ -1,4 +1,4 @@
-"""The device that a name stands for."""
+"""Resolve a device name (`auto`, `cpu` or `cuda`)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend; entry points print it as one line and exit with status 2."""
+"""The exception for bad user input; entry points print it as one line and exit with status 2."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,14 +7,14 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Bad input, named in one sentence that ends in its remedy."""
+    """Bad input from the user; the message is one sentence that names the input and the remedy."""
 
 
 def choose(key: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry `name` of the choices that the configuration key `key` has.
+    """Look up `name` in the `table` of values that the configuration key `key` may take.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: `name` is not in the table.
     """
     if name not in table:
         raise UserError(f"{key}={name} is unknown; choose one of {', '.join(table)}")

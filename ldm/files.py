@@ -1,4 +1,4 @@
-"""Writing files so that a killed run or a full disk never leaves a half-written one under its final name."""
+"""Atomic file writing: a killed run or a full disk never leaves a half-written file under its final name."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from ldm.errors import UserError
 
 
 def expand_home(path: str | Path) -> Path:
-    """The path with `~` or `~NAME` at its beginning replaced by that home folder, where there is one."""
+    """Replace a leading `~` or `~NAME` by that home folder, if the folder is known."""
     return Path(os.path.expanduser(path))
 
 
@@ -19,7 +19,7 @@ def expand_home(path: str | Path) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary name keeps the suffix, so that writers which look at it (numpy, matplotlib) agree.
+    The temporary name keeps the suffix, because numpy and matplotlib choose the file format by it.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -39,13 +39,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Delete what killed writers left in `folder`; nobody else may be writing there."""
+    """Delete the temporary files of killed writers in `folder`; no other process may be writing there."""
     for path in Path(folder).glob(".*.part*"):
         path.unlink(missing_ok=True)
 
 
 def save_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
+    """Write `content` as indented JSON, atomically; NaN and infinity raise ValueError (they are not JSON)."""
     text = json.dumps(content, indent=2, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""How the process keeps memory, where the C library is glibc (Linux); elsewhere nothing happens."""
+"""Options of the C library's memory allocator; they apply to glibc (Linux) and do nothing elsewhere."""
 
 import ctypes
 import platform
@@ -7,10 +7,11 @@ MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that it frees for what it allocates next.
+    """Keep freed memory in this process for later allocations.
 
-    Else maps above 32 MB, and the top of the heap, go back to the system at once, which clears every page of
-    them anew. Memory stays at its peak until the process ends, or `return_freed_memory`.
+    By default glibc returns blocks above 32 MB, and the top of the heap, to the system at once. The system
+    then has to clear every page again at the next allocation. With this option the process stays at its peak
+    memory until it ends or calls `return_freed_memory`.
     """
     if platform.libc_ver()[0] == "glibc":
         for option, value in MALLOC_OPTIONS.items():
@@ -18,6 +19,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give memory that lies free in this process back to the system."""
+    """Return this process's free memory to the system."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Numbers as people hand them over: as plain Python numbers, and within their limits."""
+"""Conversion and range checks of numbers that a user gives (Python, numpy or PyTorch scalars, or text)."""
 
 import math
 import operator
@@ -11,18 +11,18 @@ import torch
 
 from ldm.errors import UserError
 
-SHOWN = 60  # characters
-LARGEST = 10**12  # of whole numbers: far beyond any size or budget, and within 64 bits
+SHOWN = 60  # characters of a value that an error message shows
+LARGEST = 10**12  # largest whole number accepted: far above any size or budget, and within 64 bits
 
 
 @dataclass(frozen=True)
 class Range:
-    """Which finite numbers may be given.
+    """An interval of finite numbers.
 
     Attributes:
-        whole: only whole numbers.
-        least, most: the smallest and the largest of them.
-        open_least, open_most: these two themselves are none.
+        whole: whether only whole numbers are in it.
+        least, most: the lower and the upper limit.
+        open_least, open_most: whether the lower (upper) limit itself is excluded.
     """
 
     whole: bool = False
@@ -32,24 +32,24 @@ class Range:
     open_most: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether a value of any type is such a number."""
+        """Whether `value`, of any type, is a number in the interval."""
         number = _plain(value, self.whole)
         if number is None or not math.isfinite(number):
             return False
         return self._is_above(number) and self._is_below(number)
 
     def check(self, name: str, value: Any) -> int | float:
-        """The number, as Python's own.
+        """Return `value` as an int or a float.
 
         Raises:
-            UserError: the value is none of these numbers; names what it was given for.
+            UserError: the value is not in the interval; the message contains `name`.
         """
         if not self.holds(value):
             raise UserError(f"{name}={show(value)} is out of range; it must be {self.explain(value)}")
         return _plain(value, self.whole)
 
     def explain(self, value: Any) -> str:
-        """What is wanted instead of a value, the limit that it breaks first, such as `at least 1`."""
+        """The limits in words, such as `at least 1 and at most 8`; one that `value` breaks comes first."""
         number = _plain(value, self.whole)
         if number is None:
             return "a whole number" if self.whole else "a number"
@@ -67,15 +67,15 @@ class Range:
         return " and ".join(words if words and not math.isinf(number) else ["finite", *words])
 
     def read(self, text: str) -> int | float:
-        """The number that a text stands for.
+        """Parse a number from text.
 
         Raises:
-            UserError: it stands for none, or for one out of range.
+            UserError: the text is not a number, or the number is out of range.
         """
         try:
             number = int(text) if self.whole else float(text)
         except ValueError:
-            raise UserError(f"{text!r} is no {'whole number' if self.whole else 'number'}") from None
+            raise UserError(f"{text!r} is not a {'whole number' if self.whole else 'number'}") from None
         if not self.holds(number):
             raise UserError(f"{text} is out of range; it must be {self.explain(number)}")
         return number
@@ -96,17 +96,17 @@ WHOLE = Range(whole=True, least=-LARGEST, most=LARGEST)
 COUNT_OR_NONE = Range(whole=True, least=0, most=LARGEST)
 COUNT = Range(whole=True, least=1, most=LARGEST)
 SEVERAL = Range(whole=True, least=2, most=LARGEST)
-SEED = Range(whole=True, least=0, most=2**32 - 1)  # what numpy takes; PyTorch takes more
+SEED = Range(whole=True, least=0, most=2**32 - 1)  # numpy's limits; PyTorch accepts larger seeds
 
 
 def show(value: Any) -> str:
-    """A value as errors show it, on one short line."""
+    """The value as one short line for an error message."""
     text = " ".join(repr(value).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def is_whole(value: Any) -> bool:
-    """Whether `value` is a whole number of any type; True and False are none."""
+    """Whether `value` is a whole number of any type; True and False are not."""
     try:
         operator.index(value)
     except TypeError:
@@ -115,28 +115,28 @@ def is_whole(value: Any) -> bool:
 
 
 def as_whole(value: Any, name: str, least: float = -math.inf) -> int:
-    """A whole number of any type as int.
+    """Convert a whole number of any type to int.
 
     Raises:
-        UserError: it is none, or less than `least`.
+        UserError: the value is not a whole number, or is less than `least`.
     """
     return Range(whole=True, least=least).check(name, value)
 
 
 def as_number(value: Any, name: str) -> float:
-    """A finite number of any type as float.
+    """Convert a finite number of any type to float.
 
     Raises:
-        UserError: it is none.
+        UserError: the value is not a finite number.
     """
     return FINITE.check(name, value)
 
 
 def as_numbers(values: Any, name: str) -> list[float]:
-    """One number or several, as a list of floats.
+    """Convert one number or several to a list of floats.
 
     Raises:
-        UserError: there are none, or one of them is no finite number.
+        UserError: `values` is empty, or one of the values is not a finite number.
     """
     one = not isinstance(values, Iterable) or isinstance(values, str) or getattr(values, "ndim", 1) == 0
     numbers = [as_number(value, name) for value in ([values] if one else values)]
@@ -146,16 +146,16 @@ def as_numbers(values: Any, name: str) -> list[float]:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU.
+    """Return a random generator on the CPU with this seed.
 
     Raises:
-        UserError: the seed is no whole number from 0 to 2^32 - 1.
+        UserError: the seed is not a whole number from 0 to 2^32 - 1.
     """
     return torch.Generator().manual_seed(SEED.check("seed", seed))
 
 
 def _plain(value: Any, whole: bool) -> int | float | None:
-    """A number of any type as Python's own; None for what is no (whole) number."""
+    """Convert a number of any type to int (if `whole`) or float; None if it is not such a number."""
     if isinstance(value, str | bytes) or _is_truth(value):
         return None
     try:

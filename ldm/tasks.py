@@ -1,4 +1,4 @@
-"""The tasks of the first two stages: what one training step computes."""
+"""Training tasks of the first two stages: the autoencoder and the latent diffusion model."""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ PREVIEW_STEPS = 20
 
 
 class AutoencoderTask(StageTask):
-    """Stage 1: reconstruct images; with a GAN term, two optimisers take turns within a step."""
+    """Stage 1: reconstruct images; with a GAN term each step also updates the discriminator."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class AutoencoderTask(StageTask):
         return [build_optimizer(self.config, m.parameters(), self.budget.learning_rate) for m in modules]
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """The losses of both optimisers in one: all that a step computes, for measuring how long it takes."""
+        """The sum of the losses of both optimisers; only used to measure the time of a step."""
         image = to_float(batch["image"])
         reconstruction = self.trained.reconstruct(image, generator)
         loss = self._autoencoder_loss(reconstruction.image_hat, image, reconstruction.regulariser, step)
@@ -120,7 +120,7 @@ class AutoencoderTask(StageTask):
 
 
 class LatentDiffusionTask(StageTask):
-    """Stage 2: predict the noise in latents."""
+    """Stage 2: train the denoiser to predict the noise in latents."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class LatentDiffusionTask(StageTask):
         self.schedule, self.loss = schedule, loss
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """Error of the predicted noise at uniform t, mean over all entries  # DDPM, Eq. 14."""
+        """Error of the predicted noise at uniformly drawn t, mean over all entries; DDPM, Eq. (14)."""
         z_0 = sample_latents(self.latent_space, batch["statistics"], generator)
         t = torch.randint(self.schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
         t = t.to(z_0.device)
@@ -159,5 +159,5 @@ class LatentDiffusionTask(StageTask):
 def sample_latents(
     latent_space: LatentSpace, statistics: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """Cached statistics => z: a draw from the posterior (without a generator its mean), standardised."""
+    """Cached statistics => z: a posterior sample (the mean if there is no generator), standardised."""
     return latent_space.standardise(latent_space.autoencoder.sample_raw(statistics, generator))

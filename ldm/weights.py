@@ -1,7 +1,8 @@
-"""Where pretrained weights of others come from.
+"""Find or download pretrained weights of other projects, such as the VGG16 of LPIPS.
 
-Searched in this order: the path in the configuration (`weights.<name>`), the folder $DISDIFF_WEIGHTS, the
-cache of torch hub; then, only if `weights.allow_download=true`, the publisher's address, checksum verified.
+The search order is: the path in the configuration (`weights.<name>`), the folder $DISDIFF_WEIGHTS, the cache
+of torch hub. If none has the file and `weights.allow_download=true`, it is downloaded from its publisher and
+the checksum is verified.
 """
 
 import hashlib
@@ -23,15 +24,15 @@ FOLDER_VARIABLE = "DISDIFF_WEIGHTS"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights that this project uses and does not ship."""
+    """A weight file that this project uses and does not ship."""
 
-    name: str  # of the option `weights.<name>`
+    name: str  # the file's name in the option `weights.<name>`
     file_name: str
     url: str
-    sha256: str  # all of it, or its beginning where no more is published
+    sha256: str  # the whole hash, or its first digits if the publisher gives only these
     megabytes: int
-    purpose: str  # "... is needed for <purpose>"
-    without: str  # the option that makes it unnecessary, key=value
+    purpose: str  # completes the sentence "... is needed for <purpose>"
+    without: str  # the option (key=value) with which the file is not needed
 
 
 VGG16 = WeightFile(
@@ -51,18 +52,18 @@ def resolve_weight(
     """Find a weight file, or download it if that is allowed.
 
     Args:
-        weight: what is looked for.
-        path: `weights.<name>` of the configuration: the file or the folder it lies in; None if not set.
+        weight: the file to find.
+        path: `weights.<name>` of the configuration: the file or its folder; None if not set.
         allow_download: `weights.allow_download` of the configuration.
-        option: what stands before KEY=VALUE on the caller's command line, such as `--set `; `disdiff train`
-            needs nothing.
+        option: what the caller's command line needs before KEY=VALUE, such as `--set `; `disdiff train`
+            needs nothing. Error messages use it.
 
     Returns:
         The path of an existing file. Only a downloaded file's checksum is verified.
 
     Raises:
-        UserError: `path` is set and holds no such file; or nothing is found and nothing may be downloaded; or
-            the download fails or gives another file.
+        UserError: `path` is set and there is no such file; or the file is not found and downloads are not
+            allowed; or the download fails or has the wrong checksum.
     """
     if path is not None:
         given = expand_home(path)
@@ -85,14 +86,14 @@ def resolve_weight(
 
 
 def weight_folders() -> list[Path]:
-    """The folders that are searched, the first of them also the one downloads go to."""
+    """The folders to search; downloads go to the first."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     return [expand_home(chosen), cache] if chosen else [cache]
 
 
 def explain_absence(weight: WeightFile, folders: list[Path], option: str = "") -> str:
-    """One sentence: what the file is for, every way to provide it, and how to do without."""
+    """One sentence: what the file is needed for, how to provide it, and which option avoids it."""
     return (
         f"{weight.file_name} is needed for {weight.purpose} and is not in {' or '.join(map(str, folders))}: "
         f"put it there or into ${FOLDER_VARIABLE} ({weight.url}, {weight.megabytes} MB, "
@@ -102,7 +103,7 @@ def explain_absence(weight: WeightFile, folders: list[Path], option: str = "") -
 
 
 def download(weight: WeightFile, target: Path, option: str = "") -> None:
-    """Fetch `weight.url`; `target` appears whole and verified, or not at all.
+    """Download `weight.url` to `target`, which is created only if the checksum is right.
 
     Raises:
         UserError: the address cannot be read, the checksum differs, or the folder cannot be written.
@@ -116,12 +117,12 @@ def download(weight: WeightFile, target: Path, option: str = "") -> None:
         if not digest.hexdigest().startswith(weight.sha256.lower()):
             raise UserError(
                 f"{weight.url} gave a file with sha256 {digest.hexdigest()}, expected {weight.sha256}...; "
-                f"nothing was kept: try again, or set {option}weights.{weight.name}=PATH"
+                f"the file was deleted: try again, or set {option}weights.{weight.name}=PATH"
             )
 
 
 def stream(weight: WeightFile, option: str = "") -> Iterator[bytes]:
-    """The bytes at `weight.url`, in pieces of 1 MiB, while a bar shows how far they are."""
+    """Yield the bytes at `weight.url` in chunks of 1 MiB and show a progress bar."""
     try:
         with urlopen(weight.url, timeout=60) as response:
             size = int(response.headers.get("Content-Length") or 0) or None

@@ -1,14 +1,15 @@
-"""Diffusion conditioned on a code: encoder and denoiser trained together, eps_hat = eps(z_t, t, code).
+"""Conditional diffusion (Diff-AE, InfoDiffusion, EncDiff): encoder and denoiser are trained together.
 
-Three systems are this with other settings: Diff-AE (the code scales every block; Preechakul et al. 2022,
-arXiv:2111.15640), InfoDiffusion (it scales and shifts, and a prior holds it; Wang et al. 2023,
-arXiv:2306.08757) and EncDiff (each unit is a token, read by cross-attention; Yang et al. 2024,
-arXiv:2402.09712). None of them has a frozen denoiser or a disentangling loss.
+The denoiser reads the code, eps_hat = eps(z_t, t, code). The three systems differ in configuration: in
+Diff-AE (Preechakul et al. 2022, arXiv:2111.15640) the code scales every block; in InfoDiffusion (Wang et al.
+2023, arXiv:2306.08757) it scales and shifts, and the loss has prior terms; in EncDiff (Yang et al. 2024,
+arXiv:2402.09712) each unit is a token for cross-attention. None has a frozen denoiser or a disentangling
+loss.
 
 EncDiff's transformer block is self-attention, cross-attention to the tokens and a gated feed-forward layer
-(Shazeer 2020, arXiv:2002.05202), each residual, in place of adaptive norms by the code.
+(Shazeer 2020, arXiv:2002.05202), each residual, instead of adaptive norms.
 Deviation: cross-attention and feed-forward follow every residual block, not only those with self-attention,
-so that a small denoiser without any reads its tokens too; the norms before attention are by group.
+so a small denoiser without self-attention also reads the tokens; the norms before attention are GroupNorms.
 """
 
 from dataclasses import dataclass
@@ -25,18 +26,18 @@ from ldm.nn.layers import CrossAttention, zero_init
 from ldm.nn.unet import UNet, UNetConfig
 
 CONDITIONS = {"scale": "scale", "scale_shift": "scale_shift", "transformer": "attention"}
-EXPANSION = 4  # of a feed-forward layer
+EXPANSION = 4  # hidden width of a feed-forward layer over its input's
 
 
 @dataclass
 class ConditionalConfig:
-    """A conditional denoiser; its size and its schedule are those of `latent_diffusion`.
+    """A conditional denoiser; its size and schedule are in the section `latent_diffusion`.
 
     Attributes:
-        condition: how the code enters: by adaptive norms, `scale` or `scale_shift`, or as tokens that
-            `transformer` blocks read.
+        condition: how the code enters: by adaptive norms (`scale` or `scale_shift`), or as tokens for
+            transformer blocks (`transformer`).
         token_dim: width of a unit's token, for `transformer`.
-        norm: of the noise error, `l1` or `l2`.
+        norm: norm of the noise error, `l1` or `l2`.
     """
 
     condition: str = "scale_shift"
@@ -45,7 +46,7 @@ class ConditionalConfig:
 
 
 class UnitTokens(nn.Module):
-    """EncDiff's: a network of each unit's own, D -> 64 -> 128 -> token_dim, makes its token."""
+    """Tokens of EncDiff: a network D -> 64 -> 128 -> token_dim per unit."""
 
     def __init__(self, num_units: int, unit_dim: int, token_dim: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class UnitTokens(nn.Module):
 
 
 class TokenBlock(nn.Module):
-    """Cross-attention to tokens, then a gated feed-forward layer at every pixel; both start at zero."""
+    """Cross-attention to tokens, then a gated feed-forward layer per pixel; both outputs start at zero."""
 
     def __init__(self, attention: CrossAttention) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class TokenBlock(nn.Module):
 
 
 def complete_blocks(denoiser: UNet) -> UNet:
-    """Make a `TokenBlock` of every cross-attention in `denoiser`, and return it."""
+    """Replace every cross-attention in `denoiser` by a `TokenBlock`, and return `denoiser`."""
     for module in list(denoiser.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, CrossAttention):
@@ -89,12 +90,12 @@ def complete_blocks(denoiser: UNet) -> UNet:
 
 
 class ConditionalNetworks(nn.Module):
-    """What the stage trains: encoder, the code's way into the denoiser, denoiser."""
+    """The trained networks: encoder, layers that turn the code into the condition, and denoiser."""
 
     def __init__(
         self, encoder: nn.Module, config: ConditionalConfig, unet: UNetConfig, in_channels: int
     ) -> None:
-        """Build around `encoder` a denoiser for latents of `in_channels`.
+        """Build a conditional denoiser for latents of `in_channels` that reads the code of `encoder`.
 
         Raises:
             UserError: the condition is unknown.
@@ -111,17 +112,17 @@ class ConditionalNetworks(nn.Module):
         self.denoiser = complete_blocks(UNet(unet, in_channels, cond_dim=width, cond_affine=enters))
 
     def forward(self, z_t: Tensor, t: Tensor, code: Tensor) -> Tensor:
-        """Noise predicted in `z_t` (B, C, h, w) at steps `t` (B,) under `code` (B, N, D)."""
+        """Predicted noise in `z_t` (B, C, h, w) at steps `t` (B,) for `code` (B, N, D)."""
         return self.denoiser(z_t, t, self.condition(code))
 
 
 class ConditionalDiffusion(DiffusionModel):
-    """A latent space and a denoiser in it that reads the whole code."""
+    """A latent space, an encoder and a denoiser conditioned on the whole code."""
 
     def eps_fn(
         self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
     ) -> EpsFunction:
-        """The noise prediction under `code` (B, N, D)."""
+        """The noise predictor for `code` (B, N, D)."""
         refuse_units(units)
         cond = self.networks.condition(code)
 
@@ -132,10 +133,10 @@ class ConditionalDiffusion(DiffusionModel):
 
 
 def during(first: int, last: int, inside: EpsFunction, outside: EpsFunction) -> EpsFunction:
-    """`inside` at the steps first <= t < last, `outside` at all others.
+    """Use `inside` at the steps first <= t < last, and `outside` at all others.
 
-    Deviation: InfoDiffusion's released two-phase sampler never leaves its first phase, as its counter stands
-    still; this one asks t.
+    Deviation: InfoDiffusion's released two-phase sampler never leaves its first phase, because its counter is
+    not incremented; this function uses t.
     """
 
     def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
@@ -145,7 +146,8 @@ def during(first: int, last: int, inside: EpsFunction, outside: EpsFunction) -> 
 
 
 def mix(start: EpsFunction, end: EpsFunction, share: float) -> EpsFunction:
-    """(1 - share) * start + share * end: on one frozen model it mixes gradient fields, PDAE's interpolation
-    by trajectories.
+    """(1 - share) * start + share * end, PDAE's interpolation of trajectories.
+
+    For predictors on the same frozen model this interpolates their gradient fields.
     """
     return lambda z_t, t: torch.lerp(start(z_t, t), end(z_t, t), share)

@@ -1,12 +1,13 @@
-"""Encoders of the other systems: a trunk from image (or z) to features, a linear layer from there to the
-code, and what the code's numbers mean: values, Gaussians or bits.
+"""Encoders of the baselines: a trunk (image or z => features) and a linear layer (features => code).
+
+The code is deterministic, Gaussian or made of bits. The trunks are:
 
     pdae        stacked 3x3 convolutions of stride 2, one self-attention    Zhang et al. 2022, 2212.12990
     half_unet   a U-Net's down path without time, averaged over pixels      Preechakul et al. 2022, 2111.15640
     vae         4x4 convolutions of stride 2 and a hidden layer             Higgins et al. 2017
 
-Deviation: `half_unet` halves the resolution by a strided convolution and has attention at its coarsest level
-only; its `channels` grow up to eightfold, as published.
+Deviation: `half_unet` halves the resolution by strided convolutions and has attention at its coarsest level
+only; its width grows up to 8 times `channels`, as published.
 """
 
 import math
@@ -23,17 +24,17 @@ from ldm.nn.layers import Resample, SelfAttention, build_norm
 
 OUTPUT_SIZE = 4  # side of the coarsest map
 NUM_HEADS, HEAD_CHANNELS, NUM_GROUPS, VAE_HIDDEN = 4, 32, 32, 256
-TEMPERATURE = 0.5  # of relaxed bits
+TEMPERATURE = 0.5  # temperature of relaxed bits
 
 
 @dataclass
 class TrunkConfig:
-    """What turns an image into features.
+    """The trunk of an encoder.
 
     Attributes:
-        kind: `disdiff`, the factor encoder as `code.encoder` describes it, or `pdae`, `half_unet`, `vae`,
-            which take from there only `input` and `posterior`.
-        channels: of its first convolution.
+        kind: `disdiff` is the factor encoder with all options of `code.encoder`; `pdae`, `half_unet` and
+            `vae` use only `input` and `posterior` of these options.
+        channels: channels of the first convolution.
     """
 
     kind: str = "disdiff"
@@ -41,18 +42,19 @@ class TrunkConfig:
 
 
 class RelaxedBernoulli(NamedTuple):
-    """Bits, relaxed so that gradients pass (Maddison et al. 2017, arXiv:1611.00712). Experimental: the paper
-    of InfoDiffusion names a discrete code, no public code shows one.
+    """Bits with the relaxation of Maddison et al. 2017, arXiv:1611.00712, which has gradients.
+
+    Experimental: the InfoDiffusion paper mentions a discrete code, but no public code has one.
 
     Attributes:
-        logits: of each bit being 1, shape (B, N, D).
+        logits: logits of each bit being 1, shape (B, N, D).
     """
 
     logits: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """The likelier bits, 0 or 1, shape (B, N, D)."""
+        """The more likely bits, 0 or 1, shape (B, N, D)."""
         return (self.logits > 0).to(self.logits)
 
     def sample(self, generator: torch.Generator) -> Tensor:
@@ -62,13 +64,13 @@ class RelaxedBernoulli(NamedTuple):
         return ((self.logits + uniform.logit()) / TEMPERATURE).sigmoid()
 
     def kl(self) -> Tensor:
-        """KL divergence to fair bits in nats, summed over all, shape (B,)."""
+        """KL divergence to fair bits in nats, summed over all bits, shape (B,)."""
         entropy = F.binary_cross_entropy_with_logits(self.logits, self.logits.sigmoid(), reduction="none")
         return (math.log(2) - entropy).flatten(1).sum(dim=1)
 
 
 class TrunkEncoder(nn.Module):
-    """A trunk and a linear layer: the mean, and for a Gaussian code the log-variance, of every number."""
+    """A trunk and a linear layer for the mean, and for a Gaussian code the log-variance, of every number."""
 
     is_fitted, images_needed = False, 0
 
@@ -80,7 +82,7 @@ class TrunkEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], INITIAL_LOGVAR)
 
     def posterior(self, x: Tensor) -> Posterior:
-        """What the code of `x` (B, C, size, size) is, shape (B, N, D)."""
+        """Posterior of the codes (B, N, D) of `x` (B, C, size, size)."""
         parts = self.head(self.trunk(x)).chunk(1 + self.gaussian, dim=1)
         mean, *logvar = (part.unflatten(1, (self.num_units, self.unit_dim)) for part in parts)
         return Posterior(mean, logvar[0].clamp(-12, 6) if logvar else None)
@@ -91,7 +93,7 @@ class TrunkEncoder(nn.Module):
 
 
 class BernoulliEncoder(nn.Module):
-    """An encoder whose numbers are the logits of bits."""
+    """An encoder whose outputs are the logits of bits."""
 
     is_fitted, images_needed = False, 0
 
@@ -101,11 +103,11 @@ class BernoulliEncoder(nn.Module):
         self.num_units, self.unit_dim = encoder.num_units, encoder.unit_dim
 
     def posterior(self, x: Tensor) -> RelaxedBernoulli:
-        """The bits of `x` (B, C, size, size)."""
+        """Distribution of the bits of `x` (B, C, size, size)."""
         return RelaxedBernoulli(self.encoder(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The likelier bits of `x` (B, C, size, size), shape (B, N, D)."""
+        """The more likely bits of `x` (B, C, size, size), shape (B, N, D)."""
         return self.posterior(x).mean
 
 
@@ -125,11 +127,10 @@ class LightBlock(nn.Module):
 
 
 def build_trunk(config: TrunkConfig, in_channels: int, size: int) -> tuple[nn.Module, int]:
-    """A trunk for inputs (B, in_channels, size, size), and the width of its features.
+    """Build a trunk for inputs (B, in_channels, size, size); return it and the width of its features.
 
     Raises:
-        UserError: its kind is unknown, or `size` is no power of two, or too small to be halved by a trunk
-            that is made of halvings.
+        UserError: the kind is unknown, or `size` is not a power of two or too small for the trunk.
     """
     kinds = {"pdae": (build_pdae_trunk, 1), "half_unet": (build_half_unet, 0), "vae": (build_vae_trunk, 1)}
     build, fewest = choose("trunk.kind", config.kind, kinds)
@@ -140,12 +141,12 @@ def build_trunk(config: TrunkConfig, in_channels: int, size: int) -> tuple[nn.Mo
 
 
 def build_attention(channels: int) -> SelfAttention:
-    """Self-attention of the published four heads, of fewer where these would have less than 32 channels."""
+    """Self-attention with four heads as published, or fewer, so that a head has at least 32 channels."""
     return SelfAttention(channels, min(NUM_HEADS, max(1, channels // HEAD_CHANNELS)), NUM_GROUPS)
 
 
 def build_pdae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
-    """PDAE's: `depth` convolutions, attention where the map is 16x16."""
+    """Trunk of PDAE: `depth` convolutions, with attention where the map is 16x16."""
     trunk, width = nn.Sequential(), in_channels
     for i in range(depth):
         previous, width = width, channels * min(2**i, 2 if depth <= 4 else 4)
@@ -157,7 +158,7 @@ def build_pdae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Mo
 
 
 def build_half_unet(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
-    """Diff-AE's: two light blocks per level down to 4x4, attention, the mean over pixels."""
+    """Trunk of Diff-AE: two light blocks per level down to 4x4, attention, mean over pixels."""
     trunk, width = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1)), channels
     for i in range(depth + 1):
         previous, width = width, channels * min(2**i, 8)
@@ -170,7 +171,7 @@ def build_half_unet(channels: int, in_channels: int, depth: int) -> tuple[nn.Mod
 
 
 def build_vae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Module, int]:
-    """beta-VAE's: 4x4 convolutions of widths c, c, 2c, 2c, ..., a hidden layer of 256."""
+    """Trunk of beta-VAE: 4x4 convolutions of widths c, c, 2c, 2c, ..., then a hidden layer of 256."""
     widths = [in_channels, *list_vae_channels(channels, depth)]
     trunk = nn.Sequential()
     for previous, width in zip(widths, widths[1:], strict=False):
@@ -180,5 +181,5 @@ def build_vae_trunk(channels: int, in_channels: int, depth: int) -> tuple[nn.Mod
 
 
 def list_vae_channels(channels: int, depth: int) -> list[int]:
-    """Widths of a beta-VAE's maps, finest first."""
+    """Channels of the beta-VAE's maps, finest first."""
     return [channels * (1 if i < 2 else 2) for i in range(depth)]

@@ -1,16 +1,15 @@
-"""The latent DPM: a diffusion model of a trained system's codes, so that it can sample without an image to
-encode.
+"""The latent DPM: a diffusion model of a trained system's codes, for unconditional sampling.
 
-A code, flattened to d numbers and standardised by the mean and deviation of each over the training images, is
-diffused and its noise predicted by a multi-layer perceptron that is shown its input again in every layer:
+A code is flattened to d numbers, and each is standardised over the training images. A multi-layer perceptron
+predicts the noise of the diffused code; every layer reads x_t again:
 
     h <- SiLU(LN((1 + s(t)) W [h, x_t]))
 
 as in Diff-AE (Preechakul et al. 2022, arXiv:2111.15640) and PDAE (Zhang et al. 2022, arXiv:2212.12990), which
 use beta = 0.008 throughout and an L1 error.
-Deviations: PDAE's released sampler clamps noise and predicted codes to one deviation, which costs variety;
-here nothing is clamped. InfoDiffusion's codes are standardised too, and diffused by this schedule instead of
-the images'.
+Deviations: PDAE's released sampler clamps noise and predicted codes to one standard deviation, which reduces
+diversity; here nothing is clamped. InfoDiffusion's codes are also standardised, and use this schedule instead
+of the images' schedule.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from ldm.nn.layers import embed_time
 from ldm.training.optimizer import TrainConfig
 
 TIME_DIM = 64
-SMALLEST_STD = 1e-4  # of a number that hardly moves
+SMALLEST_STD = 1e-4  # lower limit, for numbers that hardly vary
 
 
 @dataclass
@@ -35,10 +34,10 @@ class LatentDPMConfig:
     """The optional stage after `code`; the defaults suit small codes on a CPU.
 
     Attributes:
-        enabled: train it.
+        enabled: whether to train this stage.
         hidden: width of the layers.
-        num_layers: of the perceptron, the last, linear one included.
-        dropout: rate in all layers but the last.
+        num_layers: number of layers, including the last, linear one.
+        dropout: rate in all layers except the last.
         loss: norm of the noise error, `l1` or `l2`.
     """
 
@@ -63,7 +62,7 @@ class LatentDPMConfig:
 
 
 class SkipLayer(nn.Module):
-    """A linear layer scaled by the time, a norm, SiLU."""
+    """A linear layer scaled by the time embedding, then LayerNorm, SiLU and dropout."""
 
     def __init__(self, in_dim: int, out_dim: int, emb_dim: int, dropout: float) -> None:
         super().__init__()
@@ -71,13 +70,13 @@ class SkipLayer(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(out_dim), nn.Dropout(dropout)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        """Apply to `h` (B, in_dim) under the time embedding (B, emb_dim)."""
+        """Apply to `h` (B, in_dim) with the time embedding (B, emb_dim)."""
         scaled = self.linear(h) * (1 + self.scale(F.silu(emb)))
         return self.dropout(F.silu(self.norm(scaled)))
 
 
 class SkipMLP(nn.Module):
-    """Predicts the noise in x_t (B, d); every layer after the first sees x_t beside the one before it."""
+    """Predicts the noise in x_t (B, d); every layer after the first also reads x_t."""
 
     def __init__(self, dim: int, config: LatentDPMConfig) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class SkipMLP(nn.Module):
 
 
 class LatentDPM(nn.Module):
-    """A diffusion model of codes (N, D), with their standardisation."""
+    """A diffusion model of codes (N, D), including their standardisation."""
 
     mean: Tensor
     std: Tensor
@@ -109,7 +108,7 @@ class LatentDPM(nn.Module):
         self.register_buffer("std", torch.ones(code_shape))
 
     def fit_standardisation(self, codes: Tensor) -> None:
-        """Take mean and deviation of every number from codes (n, N, D)."""
+        """Set mean and standard deviation of every number from codes (n, N, D)."""
         self.mean.copy_(codes.mean(dim=0))
         self.std.copy_(codes.std(dim=0).clamp(min=SMALLEST_STD))
 
@@ -122,7 +121,7 @@ class LatentDPM(nn.Module):
         return x.unflatten(1, self.mean.shape) * self.std + self.mean
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Noise predicted in `x_t` (B, N * D) at steps `t` (B,)."""
+        """Predicted noise in `x_t` (B, N * D) at steps `t` (B,)."""
         return self.network(x_t, t)
 
     def sample(
@@ -132,6 +131,6 @@ class LatentDPM(nn.Module):
         generator: torch.Generator,
         progress: Progress | None = None,
     ) -> Tensor:
-        """New codes by deterministic DDIM, shape (num_codes, N, D)."""
+        """Sample new codes by deterministic DDIM, shape (num_codes, N, D)."""
         noise = sample_noise_shape((num_codes, self.mean.numel()), generator, self.mean.device)
         return self.restore(sample_ddim(self, self.schedule, noise, num_steps, progress=progress))

@@ -1,18 +1,19 @@
-"""How a code is held to its prior: the objective of InfoVAE, which all auxiliary-code systems here share.
+"""Prior terms of the loss: the InfoVAE objective, shared by the VAEs and the conditional diffusion models.
 
     maximise   ELBO + zeta MI(x, z) - lambda D(q(z) || p(z))
     minimise   reconstruction + (1 - zeta) KL(q(z | x) || p(z)) + (lambda + zeta - 1) D(q(z) || p(z))
 
-The second line follows from the first, D being a divergence for which MMD stands in. Special cases:
+The second line follows from the first; D is a divergence, here the MMD. Special cases:
 
     zeta = 0, lambda = 1            ELBO: the VAE
     zeta = 1 - beta, lambda = beta  beta-VAE; with a capacity C its KL term is |KL - C|
-    zeta = 1, lambda > 0            MMD alone: InfoVAE, InfoDiffusion
-    zeta = 1, lambda = 0            no prior at all: the simplified Diff-AE of published tables
+    zeta = 1, lambda > 0            MMD only: InfoVAE, InfoDiffusion
+    zeta = 1, lambda = 0            no prior: the simplified Diff-AE of published tables
 
-Priors: the standard normal, and for a code held by MMD alone two that only have samples, a ring of ten
-Gaussians and a swiss roll. These live in the plane; a longer code takes one point of the plane after another.
-Each is scaled so that a number's mean square is 1. Deviation: the scale, and more than two numbers, are ours.
+Priors are the standard normal and, with the MMD only, two that have samples but no density here: a ring of
+ten Gaussians and a swiss roll. Both are distributions in the plane; a longer code consists of several points.
+They are scaled so that the mean square of a number is 1. Deviation: the scale, and codes of more than two
+numbers, are our choice.
 
 References:
     Zhao, Song, Ermon, "InfoVAE", 2019, arXiv:1706.02262 (alpha there is zeta here).
@@ -32,19 +33,19 @@ from disdiff.method.factor_encoder import CodePosterior
 from disdiff.method.losses import KERNELS, mmd
 from ldm.errors import UserError, choose
 
-MODES, MODE_STD = 10, 0.1  # of the ring
+MODES, MODE_STD = 10, 0.1  # number of Gaussians on the ring, and their standard deviation
 
 
 @dataclass
 class PriorConfig:
-    """What holds the code to its prior.
+    """Prior terms of the loss.
 
     Attributes:
-        zeta: of the mutual information; below 0 for a beta-VAE.
-        weight: lambda, of the prior divergence.
-        kind: of numbers' prior: `normal`, or, held by the MMD alone, `mixture` or `swiss_roll`.
-        kernel: of the MMD: `multi_scale`, or `reference`, InfoDiffusion's, which is nearly flat for codes of
-            many numbers.
+        zeta: weight of the mutual information; below 0 for a beta-VAE.
+        weight: lambda, the weight of the prior divergence.
+        kind: prior of the code: `normal`, or, with the MMD only, `mixture` or `swiss_roll`.
+        kernel: kernel of the MMD: `multi_scale`, or `reference` (that of InfoDiffusion, which is almost flat
+            for codes of many numbers).
         capacity: C in nats; null for none.
         capacity_steps: C rises linearly from 0 over these steps.
     """
@@ -61,7 +62,7 @@ def term_weights(config: PriorConfig) -> tuple[float, float]:
     """Weights of the KL and of the MMD: 1 - zeta and lambda + zeta - 1.
 
     Raises:
-        UserError: one of them is negative.
+        UserError: a weight is negative.
     """
     weight_kl, weight_mmd = 1 - config.zeta, round(config.weight + config.zeta - 1, 9)
     if weight_kl < 0 or weight_mmd < 0:
@@ -73,43 +74,43 @@ def term_weights(config: PriorConfig) -> tuple[float, float]:
 
 
 def check_prior(config: PriorConfig, posterior: str, num_numbers: int) -> None:
-    """Refuse what cannot be trained.
+    """Check that the prior terms fit the code.
 
     Raises:
-        UserError: a weight is negative, the kernel or the prior is unknown, the KL of a code without variance
-            or to a prior without density is wanted, or a prior in the plane for an odd number of numbers or
-            for bits.
+        UserError: a weight is negative; the kernel or the prior is unknown; the KL is used for a code without
+            variance or a prior without density; or `mixture` or `swiss_roll` is used for bits or for an odd
+            number of numbers.
     """
     weight_kl, _ = term_weights(config)
     choose("prior.kernel", config.kernel, KERNELS)
     choose("prior.kind", config.kind, PRIORS)
     if config.kind != "normal" and (weight_kl or posterior == "bernoulli" or num_numbers % 2):
         raise UserError(
-            f"prior.kind={config.kind} needs prior.zeta=1 (it has no KL), a code that is no bits and has an "
-            f"even number of numbers, not {num_numbers}; choose prior.kind=normal otherwise"
+            f"prior.kind={config.kind} needs prior.zeta=1 (it has no KL) and a code of an even number of "
+            f"numbers, not {num_numbers}, which are not bits; choose prior.kind=normal otherwise"
         )
     if weight_kl and posterior not in ("gaussian", "bernoulli"):
         raise UserError(
-            f"prior.zeta={config.zeta} prices the KL of the code; with code.encoder.posterior={posterior} "
-            "it has none, choose gaussian"
+            f"prior.zeta={config.zeta} uses the KL of the code, but code.encoder.posterior={posterior} "
+            "has none; choose gaussian"
         )
 
 
 def prior_loss(
     config: PriorConfig, posterior: CodePosterior, code: Tensor, step: int, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The prior's terms of the loss.
+    """Compute the prior terms of the loss.
 
     Args:
-        config: their weights.
-        posterior: of the batch.
-        code: drawn from it, shape (B, N, D).
-        step: of training; raises the capacity.
-        generator: source of draws from the prior.
+        config: the weights.
+        posterior: posterior of the batch.
+        code: sample of the posterior, shape (B, N, D).
+        step: training step; the capacity rises with it.
+        generator: source of samples from the prior.
 
     Returns:
         The weighted sum, shape (): KL in nats, summed over the code and averaged over the batch, and MMD^2
-        of the batch's codes; and each term unweighted, by name.
+        of the batch's codes; and each term without its weight, by name.
     """
     weight_kl, weight_mmd = term_weights(config)
     loss, stats = code.new_zeros(()), {}
@@ -130,17 +131,17 @@ def prior_loss(
 
 
 def sample_bits(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Fair bits, 0 or 1, of a shape (B, N, D)."""
+    """Sample fair bits, 0 or 1, of a shape (B, N, D)."""
     return torch.rand(shape, generator=generator, device=generator.device).round()
 
 
 def sample_normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers of a shape (B, N, D)."""
+    """Sample standard normal numbers of a shape (B, N, D)."""
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def sample_mixture(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Points of `MODES` Gaussians on a ring, numbers of a shape (B, N, D), N * D even."""
+    """Sample points of `MODES` Gaussians on a ring, as numbers of a shape (B, N, D), N * D even."""
     pairs, device = math.prod(shape) // 2, generator.device
     mode = torch.randint(MODES, (pairs,), generator=generator, device=device)
     noise = torch.randn(pairs, 2, generator=generator, device=device)
@@ -149,7 +150,7 @@ def sample_mixture(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def sample_swiss_roll(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Points of a spiral of two turns, radius = angle / (2 pi), numbers of a shape (B, N, D), N * D even."""
+    """Sample points of a spiral of two turns, radius = angle / (2 pi), shape (B, N, D), N * D even."""
     pairs = math.prod(shape) // 2
     radius = 2 * torch.rand(pairs, generator=generator, device=generator.device).sqrt()
     return (radius[:, None] * _direction(2 * math.pi * radius)).view(shape)

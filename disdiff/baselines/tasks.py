@@ -1,6 +1,4 @@
-"""The tasks of the other systems: what one training step of a conditional diffusion, of a VAE and of a latent
-DPM computes.
-"""
+"""Training tasks of the baselines: conditional diffusion, VAE and latent DPM."""
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from ldm.training.stage_task import StageTask, spread
 
 
 class ConditionalTask(CodeTask):
-    """Trains encoder and denoiser of a `ConditionalDiffusion`: noise error at uniform t, and the prior."""
+    """Trains a `ConditionalDiffusion`: noise error at uniformly drawn t, plus the prior terms."""
 
     def __init__(
         self,
@@ -38,7 +36,7 @@ class ConditionalTask(CodeTask):
         self.keep_frozen(model.latent_space)
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """Mean error of the predicted noise, plus the weighted terms of the prior."""
+        """Mean error of the predicted noise plus the weighted prior terms."""
         schedule = self.model.schedule
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
@@ -58,9 +56,7 @@ class ConditionalTask(CodeTask):
         return loss
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3,
-        H, W).
-        """
+        """First-stage reconstructions, and samples for their codes, shape (2, columns, 3, H, W)."""
         space, networks = self.model.latent_space, self.result
         z_0 = sample_latents(space, batch["statistics"][:PREVIEW_IMAGES], None)
         rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
@@ -88,7 +84,7 @@ class VAETask(CodeTask):
         self.model, self.prior = model, prior
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """-log p(x | code) and the weighted terms of the prior, sums averaged over the batch."""
+        """-log p(x | code) plus the weighted prior terms, averaged over the batch."""
         image = to_float(batch["image"])
         posterior = self.encode(image, step)
         code = posterior.sample(generator)
@@ -99,7 +95,7 @@ class VAETask(CodeTask):
         beta = normalise_beta(term_weights(self.prior)[0], code[0].numel(), image.shape)
         self.stats = {
             "reconstruction": reconstruction.detach(),
-            "mse": (self.model.to_image(output) - image).detach().square().mean() / 4,  # of images in [0, 1]
+            "mse": (self.model.to_image(output) - image).detach().square().mean() / 4,  # on the [0, 1] scale
             "code_std": spread(posterior.mean).mean(),
             **stats,
             "beta_normalised": loss.new_tensor(beta),
@@ -114,7 +110,7 @@ class VAETask(CodeTask):
 
 
 class LatentDPMTask(StageTask):
-    """Trains a `LatentDPM` on codes: noise error at uniform t."""
+    """Trains a `LatentDPM` on codes: noise error at uniformly drawn t."""
 
     def __init__(
         self, latent_dpm: LatentDPM, norm: str, config: TrainConfig, budget: Budget, seed: int
@@ -123,7 +119,7 @@ class LatentDPMTask(StageTask):
         self.norm = norm
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """Mean error of the noise predicted in standardised codes."""
+        """Mean error of the predicted noise in standardised codes."""
         schedule, x_0 = self.trained.schedule, self.trained.standardise(batch["code"])
         t = torch.randint(schedule.num_steps, (len(x_0),), generator=generator, device=generator.device)
         t, eps = t.to(x_0.device), sample_noise(x_0, generator)

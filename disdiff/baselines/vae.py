@@ -2,8 +2,8 @@
 
     L = -log p(x | code) + prior terms (`disdiff.baselines.prior`)
 
-summed over pixels and over the code's numbers, averaged over the batch. Under these sums the weight of the KL
-compares across sizes as beta_normalised = beta * d / (H W C), d the numbers of the code.
+summed over pixels and over the code's numbers, averaged over the batch. To compare KL weights across image
+and code sizes, use beta_normalised = beta * d / (H W C), where d is the number of numbers in the code.
 """
 
 import math
@@ -21,11 +21,11 @@ from ldm.diffusion.grid import Progress
 
 @dataclass
 class VAEConfig:
-    """A VAE's decoder; its encoder is `trunk`, its code `code`.
+    """A VAE's decoder; the encoder is configured by `trunk` and `code`.
 
     Attributes:
-        likelihood: `bernoulli` on images in [0, 1], or `gaussian` of variance 1 on images in [-1, 1].
-        channels: of the decoder's finest map.
+        likelihood: `bernoulli` for images in [0, 1], or `gaussian` of variance 1 for images in [-1, 1].
+        channels: channels of the decoder's finest map.
     """
 
     likelihood: str = "bernoulli"
@@ -33,7 +33,7 @@ class VAEConfig:
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of the encoder: two linear layers, 4x4 transposed convolutions of stride 2."""
+    """Decoder that mirrors the encoder: two linear layers, then 4x4 transposed convolutions of stride 2."""
 
     def __init__(self, num_numbers: int, channels: int, out_channels: int, size: int) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class ConvDecoder(nn.Module):
                 self.layers.append(nn.ReLU())
 
     def forward(self, code: Tensor) -> Tensor:
-        """Logits, or means, of the images of `code` (B, N, D), shape (B, C, H, W)."""
+        """Logits or means of the images for `code` (B, N, D), shape (B, C, H, W)."""
         return self.layers(code.flatten(1))
 
 
 class VAENetworks(nn.Module):
-    """What the stage trains."""
+    """The trained networks: encoder and decoder."""
 
     def __init__(self, encoder: nn.Module, decoder: ConvDecoder) -> None:
         super().__init__()
@@ -64,29 +64,29 @@ class VAENetworks(nn.Module):
 
 
 class VAE(ImageModel):
-    """Encoder and decoder; no noise beside the code, so that every z_T is empty."""
+    """A VAE; the code alone determines the image, so every z_T is empty."""
 
     def __init__(self, latent_space: nn.Module, networks: VAENetworks, bernoulli: bool) -> None:
-        """Put the parts together; `latent_space` is pixel space."""
+        """Assemble the model; `latent_space` is pixel space."""
         super().__init__(latent_space, networks, ImageInput(latent_space))
         self.bernoulli = bernoulli
 
     def to_image(self, output: Tensor) -> Tensor:
-        """The decoder's output as images in [-1, 1], for a Gaussian not clamped."""
+        """Convert the decoder's output to images in [-1, 1]; not clamped for a Gaussian likelihood."""
         return 2 * output.sigmoid() - 1 if self.bernoulli else output
 
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Nothing."""
+        """An empty shape, (0, 1, 1)."""
         return 0, 1, 1
 
     def infer_noise(
         self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
     ) -> Tensor:
-        """Nothing, shape (B, 0, 1, 1)."""
+        """An empty tensor, shape (B, 0, 1, 1)."""
         return image.new_zeros(len(image), *self.noise_shape(image.shape[-1]))
 
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
-        """Decode `code` (B, N, D); the sampler means nothing here."""
+        """Decode `code` (B, N, D); the sampler is ignored."""
         refuse_units(how.units)
         return self.to_image(self.networks.decoder(code))
 
@@ -95,9 +95,9 @@ def reconstruction_loss(output: Tensor, image: Tensor, bernoulli: bool) -> Tenso
     """-log p(image | code), summed over pixels and channels, shape (B,).
 
     Args:
-        output: of the decoder, shape (B, C, H, W).
-        image: in [-1, 1], same shape.
-        bernoulli: cross-entropy of images in [0, 1] in nats; else half the squared error.
+        output: the decoder's output, shape (B, C, H, W).
+        image: images in [-1, 1], same shape.
+        bernoulli: if true, the cross-entropy of images in [0, 1] in nats; otherwise half the squared error.
     """
     if bernoulli:
         loss = F.binary_cross_entropy_with_logits(output, (image + 1) / 2, reduction="none")
@@ -107,5 +107,5 @@ def reconstruction_loss(output: Tensor, image: Tensor, bernoulli: bool) -> Tenso
 
 
 def normalise_beta(beta: float, num_numbers: int, image_shape: torch.Size) -> float:
-    """Beta * d / (H W C): the KL's weight for means instead of sums."""
+    """Beta * d / (H W C): the weight of the KL if means are used instead of sums."""
     return beta * num_numbers / math.prod(image_shape[-3:])

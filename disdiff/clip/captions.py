@@ -1,9 +1,8 @@
-"""Captions of Shapes3D in varied wording, built from the factors; what the tiny CLIP learns its words from.
+"""Captions of Shapes3D images in varied wording, built from the factors, to train the tiny CLIP.
 
-A caption mentions some of the factors, and its group mentions the same ones, so that captions differ by what
-they say and not by how much. Which images it fits is known: those that agree with it in every factor that it
-mentions. Orientation has five words for its fifteen values, every other factor a word, or a
-few that mean the same, per value.
+A caption mentions some of the factors. All captions of a group mention the same factors, so they differ in
+content and not in detail. A caption fits all images that agree with it in every mentioned factor. Orientation
+has five words for its fifteen values; every other factor has one word, or a few synonyms, per value.
 """
 
 from dataclasses import dataclass
@@ -38,9 +37,9 @@ SHAPES = (("cube", "box"), ("cylinder", "drum"), ("sphere", "ball"), ("capsule",
 VIEWS = ("far left", "left", "front", "right", "far right")
 OPENINGS = ("a photo of", "a picture of", "an image of", "a rendering of", "a scene with", "")
 ANY_OBJECT = ("object", "thing", "shape")
-GROUP = (1, 1, 1, 1, 1, 3)  # values of a factor that share their words
-LEADING = (0.13, 0.13, 0.18, 0.22, 0.19, 0.15)  # probability of each factor to be what a caption is about
-ALSO = 0.08  # probability with which it mentions each other one
+GROUP = (1, 1, 1, 1, 1, 3)  # number of successive values of each factor that share their words
+LEADING = (0.13, 0.13, 0.18, 0.22, 0.19, 0.15)  # probability of each factor to be mentioned first
+ALSO = 0.08  # probability of mentioning each of the other factors
 
 
 @dataclass
@@ -48,8 +47,8 @@ class Captions:
     """Captions of a batch.
 
     Attributes:
-        texts: B of them.
-        mentioned: which factors each names, shape (B, 6) bool.
+        texts: B captions.
+        mentioned: whether each caption mentions each factor, shape (B, 6) bool.
     """
 
     texts: list[str]
@@ -57,12 +56,12 @@ class Captions:
 
 
 def write_captions(factors: Tensor, random: np.random.Generator, group_size: int = 1) -> Captions:
-    """One caption per image, naming some of its factors.
+    """Write one caption per image that mentions some of its factors.
 
     Args:
-        factors: of Shapes3D, shape (B, 6) int64.
-        random: draws what is named, and the wording.
-        group_size: so many captions in succession name the same factors; divides B.
+        factors: factors of Shapes3D, shape (B, 6) int64.
+        random: draws the mentioned factors and the wording.
+        group_size: number of successive captions that mention the same factors; divides B.
     """
     num_groups, num_factors = len(factors) // group_size, factors.shape[1]
     mentioned = random.random((num_groups, num_factors)) < ALSO
@@ -73,7 +72,7 @@ def write_captions(factors: Tensor, random: np.random.Generator, group_size: int
 
 
 def write_caption(values: list[int], named: list[bool], random: np.random.Generator) -> str:
-    """A caption that names the factors `named` of an image whose grouped factors are `values`."""
+    """Write a caption that mentions the factors `named` of an image with the grouped factors `values`."""
 
     def pick(words: tuple[str, ...]) -> str:
         return words[random.integers(len(words))]
@@ -101,16 +100,16 @@ def write_caption(values: list[int], named: list[bool], random: np.random.Genera
 
 
 def group_values(factors: Tensor) -> Tensor:
-    """Factors (n, 6) with the values that share their words made one, same shape."""
+    """Factors (n, 6) with values that share their words merged, same shape."""
     return factors // torch.tensor(GROUP, device=factors.device)
 
 
 def find_matches(factors: Tensor, mentioned: Tensor) -> Tensor:
-    """Which images fit which captions: entry (i, j) for image i and the caption of image j.
+    """Whether captions fit images: entry (i, j) is for image i and the caption of image j.
 
     Args:
-        factors: of the images, shape (B, 6).
-        mentioned: factors named by each image's caption, shape (B, 6) bool.
+        factors: factors of the images, shape (B, 6).
+        mentioned: factors that each image's caption mentions, shape (B, 6) bool.
 
     Returns:
         Shape (B, B) bool; the diagonal is true.
@@ -121,7 +120,7 @@ def find_matches(factors: Tensor, mentioned: Tensor) -> Tensor:
 
 
 def list_words() -> list[str]:
-    """Every word that a caption, or a prompt about the same things, may hold, sorted."""
+    """All words of captions and of prompts about the same factors, sorted."""
     phrases = [word for group in (*HUES, *SIZES, *SHAPES) for word in group]
     filling = "floor wall walls room object thing shape is with on before seen viewed from the and of in a an"
     prompts = "this it colour color background ground camera angle side coloured colored standing big"

@@ -1,4 +1,4 @@
-"""Controls of discovery: gradient decoders whose fields say nothing of factors, and should get no names."""
+"""Controls for discovery: randomised gradient decoders, whose units should get no names."""
 
 import math
 
@@ -16,15 +16,16 @@ CONTROLS = {
 
 
 def randomise_fields(model: ImageModel, kind: str, seed: int) -> str:
-    """Replace what a model's gradient decoder has learnt by random numbers, in place.
+    """Replace weights of a model's gradient decoder by random numbers, in place.
 
     Args:
-        model: with gradient fields.
-        kind: `output`: the output layer alone, weights of the trained ones' mean square; `decoder`: all.
-        seed: of the random numbers.
+        model: a model with a gradient decoder.
+        kind: `output` for the output layer only, with the trained weights' standard deviation; `decoder` for
+            all layers.
+        seed: seed of the random numbers.
 
     Returns:
-        What was done, for outputs.
+        The description of the control, for outputs.
 
     Raises:
         UserError: the kind is unknown, or the model has no gradient decoder.

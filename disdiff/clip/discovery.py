@@ -1,25 +1,26 @@
-"""Which unit is which factor, in words, with a score and with what chance would give.
+"""Name units by the factor that they change, with a score and a p-value.
 
-For unit k, with delta_ki the displacement of image i's embedding, d_k = mean_i delta_ki, and e_ab the text
-directions of the prompts,
+For unit k let delta_ki be the displacement of image i's embedding, d_k = mean_i delta_ki, and e_ab the text
+directions of the prompts. Then
 
-    score of factor f = max over its values a, b of |cos(d_k, e_ab)|;        the name is the factor of highest
+    score of factor f = max over its values a, b of |cos(d_k, e_ab)|
 
-score. Margin: to the factor that comes second. Consistency: the share of images whose own displacement points
-the named way. Effect: the length of d_k in units of the mean distance between embeddings of two images, so
-that what moves each image another way has little; below `MIN_EFFECT` the unit is said to have none.
+and the name is the factor with the highest score. The margin is the difference to the second highest score.
+The consistency is the share of images whose displacement points in the named direction. The effect is the
+length of d_k in units of the mean distance between two images' embeddings; it is small if the unit moves each
+image in another direction. Below `MIN_EFFECT` the verdict is "no effect".
 
-Chance: random directions are named in the same way. They are drawn from the normal distribution with the
-covariance of image embeddings, that is, images do differ along them; isotropic ones would let anything that
-looks like a change of image pass. Images may differ more by one factor than by another, and then chance
-reaches its texts more easily: so a score counts by its rank among what chance scores for that factor,
+The p-value compares with random directions that are named in the same way. They are normal with the
+covariance of image embeddings, so images do vary along them; isotropic directions would be too easy to beat.
+If images vary more in one factor than in another, random directions reach its texts more easily. So a score
+is replaced by its rank among the random directions' scores for the same factor,
 
     r = P(a random direction's score of factor f >= score of f),  p = P(r of a random direction's name <= r),
 
-and p is uniform for random directions. p-values are Holm's over the units with an effect.
+and p is uniform for random directions. p-values are corrected by Holm's method over the units with an effect.
 
-Without prompts, units whose d_k point the same way or opposite ways are put together (average linkage over
-1 - |cos|), each group with the images that it moves most.
+Without prompts, units are grouped whose d_k have the same or opposite direction (average linkage over
+1 - |cos|); each group has the images that it moves most.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,8 +35,8 @@ from torch import Tensor
 
 from disdiff.clip.prompts import TextDirections
 
-MIN_EFFECT = 0.05  # of the mean distance between two images
-LEVEL = 0.05  # of the corrected p-value
+MIN_EFFECT = 0.05  # relative to the mean distance between two images
+LEVEL = 0.05  # significance level for the corrected p-value
 NUM_DRAWS = 20_000
 SAME = 0.3  # largest 1 - |cos| within a group of units
 NAMED, UNNAMED, NO_EFFECT = "named", "not named", "no effect"
@@ -44,20 +45,20 @@ RANDOM_DIRECTIONS = "random directions with the covariance of the image embeddin
 
 @dataclass
 class Finding:
-    """What is known of a unit.
+    """Result of discovery for a unit.
 
     Attributes:
-        unit: its number.
+        unit: the unit's number.
         verdict: `named`, `not named` or `no effect`.
         effect: length of the mean displacement over the mean distance between images.
-        name: factor of the highest score; None without prompts.
-        values: from which value to which it goes when the unit grows.
+        name: factor with the highest score; None without prompts.
+        values: the factor's values at the start and end of the change when the unit grows.
         score: |cos|, in [0, 1].
-        second: factor that comes second; None for a single factor.
-        margin: to it, in score.
-        consistency: share of images that move the named way.
-        p: of a random direction scoring as high.
-        p_corrected: Holm's, over units with an effect; 1 for one without.
+        second: factor with the second highest score; None if there is only one factor.
+        margin: score minus that of `second`.
+        consistency: share of images that move in the named direction.
+        p: p-value against random directions.
+        p_corrected: Holm's correction over units with an effect; 1 for a unit without.
     """
 
     unit: int
@@ -73,7 +74,7 @@ class Finding:
     p_corrected: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary."""
+        """Convert to a dictionary."""
         return asdict(self)
 
 
@@ -83,7 +84,7 @@ def typical_distance(embeddings: Tensor) -> float:
 
 
 def measure_effects(moved: Tensor, embeddings: Tensor) -> Tensor:
-    """Length of the mean displacement, of (K, n, E), over the typical distance of (m, E), shape (K,)."""
+    """Lengths of mean displacements (K, n, E) over the typical distance of embeddings (m, E), shape (K,)."""
     return moved.mean(dim=1).norm(dim=1) / typical_distance(embeddings)
 
 
@@ -94,17 +95,17 @@ def name_displacements(
     embeddings: Tensor,
     generator: torch.Generator,
 ) -> list[Finding]:
-    """Name units by what they do to embeddings.
+    """Name units by the displacements of embeddings.
 
     Args:
-        units: their numbers, K of them.
+        units: numbers of K units.
         moved: displacements, shape (K, n, E).
-        directions: of the prompts.
-        embeddings: of images of the data set, shape (m, E): what distances and chance are measured by.
-        generator: of the random directions, on the CPU.
+        directions: text directions of the prompts.
+        embeddings: embeddings of images of the data set, shape (m, E), for typical distances and p-values.
+        generator: CPU generator of the random directions.
 
     Returns:
-        One finding per unit, in their order.
+        One finding per unit, in the same order.
     """
     mean, effects = moved.mean(dim=1), measure_effects(moved, embeddings)
     cosines = F.normalize(mean, dim=1) @ directions.contrasts.T  # (K, M)
@@ -134,10 +135,10 @@ def describe_best(
     """Name, values, score, margin and consistency of one unit.
 
     Args:
-        cosines: with every contrast, shape (M,).
-        scores: of every factor, shape (F,).
-        moved: displacements of its images, shape (n, E).
-        directions: of the prompts.
+        cosines: cosines with all contrasts, shape (M,).
+        scores: scores of all factors, shape (F,).
+        moved: displacements of the images, shape (n, E).
+        directions: text directions of the prompts.
     """
     order = scores.argsort(descending=True)
     of_factor = torch.where(directions.factor == order[0], cosines.abs(), -1.0)
@@ -159,9 +160,9 @@ def describe_best(
 def null_scores(
     directions: TextDirections, embeddings: Tensor, generator: torch.Generator, num_draws: int = NUM_DRAWS
 ) -> Tensor:
-    """Scores of every factor for random directions, shape (num_draws, F).
+    """Scores of all factors for random directions, shape (num_draws, F).
 
-    The directions are random combinations of centred embeddings (m, E), hence have their covariance.
+    The directions are random combinations of centred embeddings (m, E), so they have the same covariance.
     """
     centred = embeddings - embeddings.mean(dim=0)
     weights = torch.randn((num_draws, len(centred)), generator=generator)
@@ -173,13 +174,13 @@ def judge_scores(scores: Tensor, null: Tensor) -> Tensor:
     """p-values of names, shape (K,).
 
     Args:
-        scores: of units for factors, shape (K, F).
-        null: of random directions, shape (n, F).
+        scores: scores of units for factors, shape (K, F).
+        null: scores of random directions, shape (n, F).
     """
     ordered = null.sort(dim=0).values.T.contiguous()  # (F, n)
 
     def rank(rows: Tensor) -> Tensor:
-        """How many random directions score as high for the factor of highest score, shape (rows,)."""
+        """Number of random directions with at least this score for the best factor, shape (rows,)."""
         factor = rows.argmax(dim=1)
         below = torch.searchsorted(ordered, rows.T.contiguous()).T  # (rows, F)
         return len(null) - below.gather(1, factor[:, None]).squeeze(1)
@@ -189,7 +190,7 @@ def judge_scores(scores: Tensor, null: Tensor) -> Tensor:
 
 
 def correct_holm(p: Tensor) -> Tensor:
-    """Holm's step-down correction of p-values (K,): the family-wise error is kept, shape (K,)."""
+    """Holm's step-down correction of p-values (K,), which controls the family-wise error, shape (K,)."""
     order = p.argsort()
     factors = torch.arange(len(p), 0, -1, dtype=p.dtype)
     stepped = (p[order] * factors).cummax(dim=0).values.clamp(max=1.0) if len(p) else p
@@ -201,17 +202,17 @@ def correct_holm(p: Tensor) -> Tensor:
 def group_units(
     units: list[int], moved: Tensor, embeddings: Tensor, num_exemplars: int
 ) -> tuple[list[Finding], list[dict[str, Any]]]:
-    """Put units together that move embeddings along one line, for use without prompts.
+    """Group units that move embeddings along the same line, for use without prompts.
 
     Args:
-        units: their numbers, K of them.
+        units: numbers of K units.
         moved: displacements, shape (K, n, E).
-        embeddings: of images of the data set, shape (m, E).
-        num_exemplars: images to name per group.
+        embeddings: embeddings of images of the data set, shape (m, E).
+        num_exemplars: number of example images per group.
 
     Returns:
-        A finding per unit without a name, and the groups, the widest first: `units`, `exemplars` (positions
-        among the n images, those moved most along the group's line), `effect`.
+        One finding per unit, without names, and the groups, largest effect first: `units`, `exemplars`
+        (positions among the n images of those moved most along the group's line), `effect`.
     """
     effects = measure_effects(moved, embeddings)
     findings = [
@@ -245,13 +246,13 @@ def group_units(
 def judge_names(
     findings: list[Finding], importance: np.ndarray, factor_names: list[str], labels: dict[str, str]
 ) -> dict[str, Any]:
-    """How many names are right, where labels exist: the unit's DCI importance peaks at the named factor.
+    """Count the right names: a name is right if the unit's DCI importance is largest for this factor.
 
     Args:
-        findings: of units.
-        importance: of units for factors (DCI), shape (N, F).
-        factor_names: of the data set.
-        labels: what the prompts' names are called there, where that differs.
+        findings: findings of units.
+        importance: DCI importance of units for factors, shape (N, F).
+        factor_names: factor names of the data set.
+        labels: names of the prompts' factors in the data set, if they differ.
     """
     right, wrong = {}, {}
     for finding in findings:

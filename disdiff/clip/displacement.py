@@ -1,10 +1,10 @@
-"""How far a unit moves the embeddings of images: what discovery looks at.
+"""Displacements of image embeddings when a unit is changed, the input of discovery.
 
-A unit is moved in one of three ways, always signed so that it grows along its principal direction:
+There are three ways to change a unit; the sign is such that the unit grows along its principal direction:
     traverse    from -amount to +amount standard deviations of the data, all else fixed
-    swap        its value in another image instead of its own
-    field       its gradient field alone is added to the frozen model
-The displacement of image i is delta_i = u(after_i) - u(before_i), u the unit embedding of a CLIP.
+    swap        the unit's value is replaced by that in another image
+    field       only the unit's gradient field is added to the frozen model
+The displacement of image i is delta_i = u(after_i) - u(before_i), where u is the unit-length CLIP embedding.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ Share = Callable[[float], None]
 
 @dataclass
 class Displacements:
-    """What moving each of K units does to n images.
+    """Effect of changing each of K units on n images.
 
     Attributes:
-        units: which ones.
+        units: numbers of the units.
         moved: displacements of embeddings, shape (K, n, E).
         before: images before, shape (K, n, 3, H, W).
         after: images after, same shape.
@@ -48,14 +48,14 @@ class Displacements:
 
 
 class Mover:
-    """Moves units of some images.
+    """Changes units of given images.
 
     Args:
-        model: in eval mode.
-        image: shape (n, 3, H, W) in [-1, 1].
-        directions: along which each unit varies over the data.
-        sampler: gives the number of steps of deterministic DDIM and its inversion.
-        amount: of `traverse`, in standard deviations.
+        model: the model, in evaluation mode.
+        image: images, shape (n, 3, H, W) in [-1, 1].
+        directions: principal direction of each unit over the data.
+        sampler: gives the number of steps of deterministic DDIM and of its inversion.
+        amount: range of `traverse`, in standard deviations.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Mover:
         self.z_T = in_batches(lambda part, code: invert(model, part, code, steps), image, self.code)
 
     def decode(self, code: Tensor, units: list[int] | None = None) -> Tensor:
-        """Images of codes (n, N, D) and the images' own noise, of all units or some."""
+        """Generate images from codes (n, N, D) and the images' own noise, with all units or some."""
         return in_batches(lambda c, z: decode_code(self.model, c, z, self.sampler, units), code, self.z_T)
 
     def place(self, unit: int) -> Tensor:
-        """Where each image's unit stands along its principal direction, shape (n,)."""
+        """Coordinate of each image's unit along its principal direction, shape (n,)."""
         return (self.code[:, unit] - self.directions.mean[unit]) @ self.directions.axis[unit]
 
     def traverse(self, unit: int) -> tuple[Tensor, Tensor]:
-        """Images with the unit low and high."""
+        """Images with a low and a high value of the unit."""
         ends = torch.tensor([-self.amount, self.amount], device=self.code.device)
         low, high = traverse_code(self.code, unit, self.directions, ends).unbind(dim=1)
         return self.decode(low), self.decode(high)
 
     def swap(self, unit: int) -> tuple[Tensor, Tensor]:
-        """Images before and after the unit takes the next image's value; after and before where it falls."""
+        """Images before and after the unit gets the next image's value, in the order in which it grows."""
         if len(self.code) < 2:
             raise UserError("a swap needs two images or more; raise --images")
         swapped = self.decode(swap_units(self.code, self.code.roll(1, dims=0), [unit]))
@@ -95,15 +95,13 @@ class Mover:
         return self._sign(self.decode(self.code), swapped, own.roll(1) - own)
 
     def field(self, unit: int) -> tuple[Tensor, Tensor]:
-        """Images of the frozen model without and with the unit's field; with and without where it is low."""
+        """Images without and with the unit's gradient field; in reverse order if the unit's value is low."""
         if not self.model.has_unit_fields:
-            raise UserError(
-                "the units of this system have no gradient fields of their own; use --by traverse"
-            )
+            raise UserError("the units of this system have no separate gradient fields; use --by traverse")
         return self._sign(self.decode(self.code, []), self.decode(self.code, [unit]), self.place(unit))
 
     def _sign(self, before: Tensor, after: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair in the order in which the unit grows, where `rise` (n,) tells."""
+        """The pair in the order in which the unit grows: swapped where `rise` (n,) is negative."""
         grows = (rise >= 0)[:, None, None, None]
         return torch.where(grows, before, after), torch.where(grows, after, before)
 
@@ -114,17 +112,17 @@ WAYS = {"traverse": Mover.traverse, "swap": Mover.swap, "field": Mover.field}
 def measure_displacements(
     mover: Mover, look: Look, units: list[int], way: str = "traverse", progress: Share | None = None
 ) -> Displacements:
-    """Move units one after the other and look at the images.
+    """Change units one after the other and embed the images.
 
     Args:
-        mover: of the images.
-        look: images (B, 3, H, W) to unit embeddings (B, E).
-        units: which ones.
+        mover: changes the units of the images.
+        look: images (B, 3, H, W) => unit-length embeddings (B, E).
+        units: numbers of the units.
         way: a name in `WAYS`.
         progress: called with the share that is done.
 
     Raises:
-        UserError: the way is unknown, or not one for this model or these images.
+        UserError: `way` is unknown, or does not work for this model or these images.
     """
     move = choose("--by", way, WAYS)
     moved, before, after = [], [], []

@@ -1,13 +1,13 @@
-"""CLIP-guided DisDiff: DisDiff whose encoder is a frozen CLIP image tower with trainable heads.
+"""CLIP-guided DisDiff: the encoder is a frozen CLIP image tower with trainable heads.
 
     code = heads(f(image)),        L_in, L_va on heads(f(D(z0_hat))) and heads(f(D(z0_hat^c)))
 
-f is the tower behind its own preprocessing, D the first stage's decoder; gradients of the disentangling loss
-reach the gradient decoder through both. All else is DisDiff's: frozen denoiser, a gradient field per unit,
-L_r, L_in and L_va. Embeddings of clean images are data and come from a cache.
+f is the tower with its preprocessing and D the first stage's decoder; gradients of the disentangling loss
+reach the gradient decoder through both. Everything else is as in DisDiff: frozen denoiser, a gradient field
+per unit, L_r, L_in and L_va. Embeddings of clean images are read from a cache.
 
-The design is ours: of the published variant a figure and one sentence are known (DisDiff, arXiv:2301.13721).
-Whatever the CLIP knows it learnt from captions, so a guided system is weakly supervised, and says by what.
+The design is ours: the paper (DisDiff, arXiv:2301.13721) describes the variant by a figure and one sentence
+only. A CLIP is trained on captions, so a guided system is weakly supervised; outputs name the CLIP.
 """
 
 from torch import Tensor
@@ -19,10 +19,10 @@ from ldm.data.source import to_float
 
 
 class ClipInput(EncoderInput):
-    """The image as a CLIP embeds it; the first stage has no part in the embedding of a given image.
+    """CLIP embedding of the image; given images are not passed through the first stage.
 
     Attributes:
-        clip: frozen; its weights are not part of any stage.
+        clip: the frozen CLIP; its weights are not saved in any stage.
     """
 
     array = "clip"
@@ -34,7 +34,7 @@ class ClipInput(EncoderInput):
 
     @property
     def supervision(self) -> str:
-        """Which CLIP guides."""
+        """The kind of supervision and the name of the CLIP."""
         return f"weak: guided by {self.clip.facts.name}"
 
     def from_latent(self, z_0: Tensor) -> Tensor:  # z => u

@@ -1,15 +1,16 @@
-"""The trainable part of the guided encoder: a head per unit on a CLIP's image embeddings.
+"""Trainable heads of the CLIP-guided encoder: one head per unit on a CLIP's image embeddings.
 
     code_k = norm(W_k (u - mean u) + head_k(u)),        u = f(image), |u| = 1
 
-The start W is linear and fitted once to embeddings of training images. With text, unit k of the first F is
-anchored to factor k of the prompts: A_k holds the D axes along which the texts of the factor's values differ
-most, and W_k reads how much of each is in u when all axes explain u together (least squares), so that what
-one factor's axes share with another's does not count twice. The other units start at the principal components
-of what the axes leave over. Without text all units start at principal components. The heads start at zero.
+The initial code W is linear and fitted once to embeddings of training images. With start `text`, each of the
+first F units k is anchored to factor k of the prompts: A_k are the D axes along which the texts of the
+factor's values differ most, and W_k gives the coefficients of these axes in a least-squares fit of u by all
+axes together, so parts that the axes of two factors share are not counted twice. The other units start at the
+principal components of the residual. Without text all units start at principal components. The heads start at
+zero.
 
-The normalisation is per unit: every number has mean 0, the D numbers of a unit have mean variance 1 together.
-Thus a unit cannot die, and a circle of hues keeps its shape. For D = 1 it is batch normalisation.
+The normalisation is per unit: every number has mean 0, and the D numbers of a unit have mean variance 1. So a
+unit cannot collapse, and a circle of hues keeps its shape. For D = 1 it is batch normalisation.
 """
 
 import math
@@ -23,11 +24,11 @@ from disdiff.method.gradient_decoder import UnitLinear
 from ldm.errors import UserError, choose
 
 STARTS = ("random", "principal", "text")
-MOMENTUM, EPS = 0.1, 1e-5  # of the running statistics, as in batch normalisation
+MOMENTUM, EPS = 0.1, 1e-5  # as in PyTorch's batch normalisation
 
 
 class UnitNorm(nn.Module):
-    """Codes (B, N, D) with mean 0 per number and mean variance 1 per unit, over the batch in training."""
+    """Normalises codes (B, N, D) to mean 0 per number and mean variance 1 per unit, over the batch."""
 
     def __init__(self, num_units: int, unit_dim: int) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class UnitNorm(nn.Module):
         self.register_buffer("variance", torch.ones(num_units))
 
     def forward(self, code: Tensor) -> Tensor:
-        """Normalise `code` (B, N, D); the running statistics follow in training and serve in evaluation."""
+        """Normalise `code` (B, N, D); running statistics are updated in training and used in evaluation."""
         mean, variance = self.mean, self.variance
         if self.training:
             mean, variance = code.mean(dim=0), code.var(dim=0, correction=0).mean(dim=1)
@@ -48,15 +49,15 @@ class ClipHeads(nn.Module):
     """Embeddings of a CLIP => codes.
 
     Args:
-        options: of the encoder; `hidden` is a head's width, `start` may also be `text`.
-        embed_dim: E.
-        num_units: N.
-        unit_dim: D.
-        fingerprint: of the CLIP, kept with the weights: heads read no other's embeddings.
-        anchors: axes of the factors' texts, shape (F, D, E), zero where a factor has fewer; for `text`.
+        options: options of the encoder; `hidden` is a head's width, `start` may also be `text`.
+        embed_dim: width E of the embeddings.
+        num_units: number of units N.
+        unit_dim: numbers per unit D.
+        fingerprint: fingerprint of the CLIP, saved with the weights, which work with this CLIP only.
+        anchors: axes of the factors' texts for start `text`, shape (F, D, E), zero for missing axes.
 
     Raises:
-        UserError: an option is unknown, or text is wanted and there are no anchors, or too many.
+        UserError: an option is unknown, or start is `text` and there are no anchors, or too many.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ClipHeads(nn.Module):
         choose("code.encoder.start", options.start, dict.fromkeys(STARTS))
         if options.start == "text" and (anchors is None or len(anchors) > num_units):
             raise UserError(
-                "code.encoder.start=text needs clip.prompts, and a unit per factor there: "
+                "code.encoder.start=text needs clip.prompts and at least one unit per factor of the prompts: "
                 f"{'none is set' if anchors is None else f'{len(anchors)} factors'}, "
                 f"code.num_units={num_units}"
             )
@@ -99,16 +100,16 @@ class ClipHeads(nn.Module):
 
     @property
     def images_needed(self) -> int:
-        """Embeddings that its start is fitted to, at least; 0 for a random one."""
+        """Smallest number of embeddings to fit the initial code; 0 for a random start."""
         named = len(self.anchors) if self.start == "text" else 0
         return 0 if self.start == "random" else (self.num_units - named) * self.unit_dim
 
     @torch.no_grad()
     def fit_start(self, u: Tensor) -> None:
-        """Fit scales, and what the code starts as, to embeddings `u` (n, E) of training images.
+        """Fit the scales and the initial code to embeddings `u` (n, E) of training images.
 
         Raises:
-            UserError: there are fewer embeddings, or numbers in one, than the start needs.
+            UserError: there are too few embeddings, or embeddings are too short, for the start.
         """
         u = u.double()
         center = u.mean(dim=0)
@@ -125,7 +126,7 @@ class ClipHeads(nn.Module):
             self.code_norm.variance.copy_(code.var(dim=0, correction=0).mean(dim=1))
 
     def posterior(self, u: Tensor) -> Posterior:
-        """Codes of embeddings (B, E), with their variance where the encoder has one."""
+        """Codes of embeddings (B, E), with variance if the encoder has one."""
         centred = u - self.center
         x = (centred / self.scale)[:, None].expand(-1, self.num_units, -1)
         mean, logvar = self.head(F.silu(self.lift(x, None)), None), None
@@ -142,7 +143,7 @@ class ClipHeads(nn.Module):
         return self.posterior(u).mean
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
-        """Refuse weights of heads on another CLIP; torch reports what is appended to its list of errors."""
+        """Load weights; if they belong to another CLIP, add an error to PyTorch's list of errors."""
         other = state.get(f"{prefix}clip")
         if other is not None and not torch.equal(other.cpu(), self.clip.cpu()):
             errors = rest[-1]
@@ -151,7 +152,7 @@ class ClipHeads(nn.Module):
 
 
 def fit_directions(u: Tensor, shape: tuple[int, int], anchors: Tensor | None) -> Tensor:
-    """Linear maps from embeddings to the code at the start.
+    """Fit the linear maps from embeddings to the initial code.
 
     Args:
         u: centred embeddings of training images, shape (n, E).
@@ -162,18 +163,18 @@ def fit_directions(u: Tensor, shape: tuple[int, int], anchors: Tensor | None) ->
         Shape (N, D, E); every unit's code has mean variance 1 over its D numbers.
 
     Raises:
-        UserError: there are too few embeddings, or numbers in one.
+        UserError: there are too few embeddings, or embeddings are too short.
     """
     num_units, unit_dim = shape
     maps, rest = u.new_zeros(0, unit_dim, u.shape[1]), u
     if anchors is not None:
         axes = anchors.to(u).flatten(0, 1)
-        dual = torch.linalg.pinv(axes, rtol=1e-3)  # (E, F D): its columns read the share of each axis
+        dual = torch.linalg.pinv(axes, rtol=1e-3)  # (E, F D): column i gives the coefficient of axis i
         maps, rest = dual.T.unflatten(0, anchors.shape[:2]), u - u @ dual @ axes
     count = (num_units - len(maps)) * unit_dim
     if min(rest.shape) < count:
         raise UserError(
-            f"the code can start as at most {min(rest.shape)} components here, but {count} are wanted; lower "
+            f"the initial code has at most {min(rest.shape)} components here, but {count} are needed; lower "
             "code.num_units or code.unit_dim"
         )
     components = torch.linalg.svd(rest, full_matrices=False).Vh[:count]

@@ -1,4 +1,4 @@
-"""Which images a CLIP has not been trained on, as far as its record says."""
+"""Select the images on which a CLIP was not trained, according to its training record."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ from ldm.errors import UserError
 
 
 def keep_held_out(index: Tensor, source: ImageSource, facts: Facts) -> Tensor:
-    """Those of the images `index` (n,) that a CLIP was not trained on.
+    """Return the images in `index` (n,) on which a CLIP was not trained.
 
-    A CLIP without a record was trained elsewhere; so were a tiny CLIP's words on another data set.
+    All images are returned if the CLIP has no record, or was trained on another data set.
 
     Raises:
-        UserError: none is left.
+        UserError: no image is left.
     """
     record = facts.trained_on
     if record is None or record["identity"] != source.identity:

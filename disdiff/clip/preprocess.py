@@ -1,14 +1,14 @@
-"""What a CLIP's image tower wants of an image, as a differentiable function: size and normalisation.
+"""Differentiable preprocessing for a CLIP's image tower: resizing and normalisation.
 
     u = (clamp(resize((image + 1) / 2), 0, 1) - mean) / std        image in [-1, 1]
 
-Size, filter, mean and std are the model's own, as open_clip notes them. Images here are square, and on those
-open_clip's ways to fit an image in (shortest side and crop, longest side and pad, squash) are one.
+Size, filter, mean and std are those of the model in open_clip. For square images, as here, open_clip's resize
+modes (shortest side and crop, longest side and pad, squash) are the same.
 
-Deviation: the resize is torch's with antialiasing, not kornia's; normalisation is kornia's. Pillow, which
-open_clip's transform uses, and torch's antialiased bicubic share the cubic a = -1/2, and differ by Pillow's
-rounding to 8 bits alone. Kornia's has a = -3/4, which is up to 10 of 255 away on a drawn image brought from
-64 to 224 pixels, and before it shrinks it blurs by a Gaussian.
+Deviation: resizing is torch's with antialiasing, normalisation is kornia's. Torch's antialiased bicubic and
+Pillow's, which open_clip's transform uses, have the same coefficient a = -1/2 and differ only by Pillow's
+rounding to 8 bits. Kornia's bicubic has a = -3/4, which differs by up to 10 of 255 for a drawn image resized
+from 64 to 224 pixels, and blurs by a Gaussian before it shrinks.
 """
 
 import torch
@@ -22,25 +22,25 @@ FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}  #
 
 
 class Preprocess(nn.Module):
-    """From images to the input of an image tower."""
+    """Images => input of an image tower."""
 
     def __init__(self, size: int, mean: list[float], std: list[float], interpolation: str) -> None:
         """Prepare for inputs of `size` x `size`.
 
         Raises:
-            UserError: the filter is unknown, or mean or std are no three numbers.
+            UserError: the filter is unknown, or mean or std do not have three numbers.
         """
         super().__init__()
         if len(mean) != 3 or len(std) != 3:
             raise UserError(
-                f"clip.mean={mean} and clip.std={std} must have three numbers each, one a channel"
+                f"clip.mean={mean} and clip.std={std} must have three numbers each, one per channel"
             )
         self.size, self.filter = size, choose("the interpolation of this CLIP", interpolation, FILTERS)
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, image: Tensor) -> Tensor:  # image => input of the tower
-        """Input of the tower, shape (B, 3, size, size), of images (B, 3, H, H) in [-1, 1].
+        """Convert images (B, 3, H, H) in [-1, 1] to the tower's input, shape (B, 3, size, size).
 
         Raises:
             ValueError: the images are not square.

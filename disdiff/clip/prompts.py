@@ -1,11 +1,12 @@
-"""Factors in words, and the directions of a CLIP's text space between them.
+"""Prompts files (factors in words), and the directions between their values in a CLIP's text space.
 
-The embedding of a value is the mean over its texts and all templates of the unit text embeddings, normalised
-again ("template ensembling", Radford et al. 2021, arXiv:2103.00020). Two values of a factor span a direction,
+The embedding of a value is the mean of the unit-length text embeddings over its texts and all templates,
+normalised again ("template ensembling", Radford et al. 2021, arXiv:2103.00020). The direction from value a to
+value b of a factor is
 
-    e_ab = norm(T_b - T_a),        T_v the embedding of value v,
+    e_ab = norm(T_b - T_a),        T_v the embedding of value v.
 
-and all values of a factor a subspace, that of the T_v - mean_v T_v.
+The subspace of a factor is spanned by the T_v - mean_v T_v of all its values.
 """
 
 from collections.abc import Callable
@@ -24,18 +25,18 @@ from ldm.errors import UserError
 
 EXAMPLE = "factors: {wall colour: {red: [a red wall], blue: [a blue wall]}}, templates: ['a photo of {}']"
 KEYS = ("factors", "templates", "labels")
-SAME_TEXTS = 1e-4  # largest distance of two unit embeddings of the same texts: rounding, and no meaning
+SAME_TEXTS = 1e-4  # largest distance by rounding of two unit-length embeddings of the same texts
 
 
 class LiteralLoader(yaml.BaseLoader):
-    """YAML in which every word is the text as written: `no`, `007` and `null` are names like others."""
+    """YAML loader that keeps every scalar as text: `no`, `007` and `null` are names like any other."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; a key that stands there twice is an error."""
+        """Build a mapping; a key that occurs twice is an error."""
         mapping, seen = super().construct_mapping(node, deep=True), set()
         for key, _ in node.value:
             if key.value in seen:
-                problem = f"{key.value!r} stands there twice"
+                problem = f"{key.value!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return mapping
@@ -43,12 +44,12 @@ class LiteralLoader(yaml.BaseLoader):
 
 @dataclass
 class Prompts:
-    """A prompts file.
+    """Content of a prompts file.
 
     Attributes:
-        factors: per factor its values, per value its texts.
-        templates: with `{}` where a text goes.
-        labels: what a factor is called in the data set, where its name here differs; only to judge names.
+        factors: factor => value => texts.
+        templates: templates with `{}` as the place of a text.
+        labels: name of a factor in the data set, if it differs; used only to evaluate names.
     """
 
     factors: dict[str, dict[str, list[str]]]
@@ -58,15 +59,15 @@ class Prompts:
 
 @dataclass
 class TextDirections:
-    """Directions of text space.
+    """Directions in text space.
 
     Attributes:
-        factors: the factors' names.
-        values: per factor the names of its values.
-        embeddings: per factor those of its values, unit vectors, shape (V, E).
+        factors: names of the factors.
+        values: names of the values of each factor.
+        embeddings: for each factor the embeddings of its values, unit vectors, shape (V, E).
         factor: factor of each contrast, shape (M,) int64.
         pairs: the two values of each contrast.
-        contrasts: from the first to the second, unit vectors, shape (M, E).
+        contrasts: directions from the first to the second value, unit vectors, shape (M, E).
     """
 
     factors: list[str]
@@ -78,13 +79,13 @@ class TextDirections:
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """Read a prompts file; names and texts are what is written, whatever YAML would make of it.
+    """Read a prompts file; names and texts are kept as written, not converted as by YAML.
 
     Raises:
-        UserError: it cannot be read, or has not the form of `EXAMPLE`.
+        UserError: the file cannot be read, or does not have the form of `EXAMPLE`.
     """
     try:
-        content = yaml.load(find(path).read_bytes(), LiteralLoader)  # noqa: S506, it makes texts alone
+        content = yaml.load(find(path).read_bytes(), LiteralLoader)  # noqa: S506, the loader only builds text
     except OSError as error:
         raise UserError(f"cannot read the prompts {path}: {error.strerror}") from error
     except RecursionError as error:
@@ -100,10 +101,11 @@ def read_prompts(path: str | Path) -> Prompts:
 
 
 def check_prompts(content: Any, path: str | Path) -> Prompts:
-    """The prompts of a file's content.
+    """Convert a file's content to prompts.
 
     Raises:
-        UserError: it has not the form of `EXAMPLE`, or two names or the texts of two values are the same.
+        UserError: it does not have the form of `EXAMPLE`, or two names or the texts of two values are the
+            same.
     """
     try:
         return Prompts(*_check(content))
@@ -112,12 +114,16 @@ def check_prompts(content: Any, path: str | Path) -> Prompts:
 
 
 def fold(text: str) -> str:
-    """A text without what most CLIPs do not read: capitals and extra white space."""
+    """Normalise capitals and white space, which most CLIPs ignore."""
     return " ".join(text.casefold().split())
 
 
 def _check(content: Any) -> tuple[dict[str, dict[str, list[str]]], list[str], dict[str, str]]:
-    """Factors, templates and labels of a file's content; ValueError says what is wrong."""
+    """Return factors, templates and labels of a file's content.
+
+    Raises:
+        ValueError: the content is invalid; the message gives the reason.
+    """
     if not isinstance(content, dict) or not content.get("factors"):
         raise ValueError("there are no factors")
     unknown = [key for key in content if key not in KEYS]
@@ -137,7 +143,7 @@ def _check(content: Any) -> tuple[dict[str, dict[str, list[str]]], list[str], di
         raise ValueError("labels must be names of factors, each with its name in the data set")
     for name, label in labels.items():
         if name not in factors:
-            raise ValueError(f"labels has {name!r}, which is no factor; factors are {', '.join(factors)}")
+            raise ValueError(f"labels has {name!r}, which is not a factor; factors are {', '.join(factors)}")
         if not isinstance(label, str) or not label.strip():
             raise ValueError(f"the label of {name!r} must be one text")
     return factors, templates, labels
@@ -158,7 +164,7 @@ def _check_names(names: list[Any], what: str) -> None:
     folded: dict[str, str] = {}
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{name!r} is no name for {what}: names are texts")
+            raise ValueError(f"{name!r} is not a name for {what}: names are texts")
         if fold(name) in folded:
             raise ValueError(f"the {what} {folded[fold(name)]!r} and {name!r} have the same name")
         folded[fold(name)] = name
@@ -184,7 +190,7 @@ def _texts_of(values: dict[str, list[str]]) -> frozenset[frozenset[str]]:
 
 
 def _check_apart(texts: dict[str, frozenset], what: str, parts: str) -> None:
-    """Refuse two names with the same texts: between them there is no direction."""
+    """Raise ValueError if two names have the same texts, as there is no direction between them."""
     seen: dict[frozenset, str] = {}
     for name, own in texts.items():
         if own in seen:
@@ -193,14 +199,14 @@ def _check_apart(texts: dict[str, frozenset], what: str, parts: str) -> None:
 
 
 def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) -> TextDirections:
-    """Directions of prompts.
+    """Compute the text directions of prompts.
 
     Args:
-        encode_text: texts to unit embeddings (n, E).
+        encode_text: texts => unit-length embeddings (n, E).
         prompts: factors in words.
 
     Raises:
-        UserError: the CLIP reads the texts of two values as the same.
+        UserError: the texts of two values have the same embedding.
     """
     embeddings, factor, pairs, contrasts = [], [], [], []
     for f, (name, values) in enumerate(prompts.factors.items()):
@@ -213,8 +219,8 @@ def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) 
         for a, b in combinations(range(len(names)), 2):
             if (rows[b] - rows[a]).norm() < SAME_TEXTS:
                 raise UserError(
-                    f"the CLIP reads the texts of {names[a]!r} and {names[b]!r} of {name!r} as the same; "
-                    "write texts that differ in words"
+                    f"the texts of {names[a]!r} and {names[b]!r} of {name!r} have the same CLIP embedding; "
+                    "write texts with different words"
                 )
             factor.append(f)
             pairs.append((names[a], names[b]))
@@ -228,8 +234,8 @@ def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) 
 def principal_text_axes(embeddings: Tensor, count: int) -> Tensor:
     """Orthonormal axes along which the texts of a factor's values (V, E) differ most, shape (count, E).
 
-    There are at most V - 1; the rest are zero. An axis has no sign of its own: its largest entry is made
-    positive.
+    There are at most V - 1 axes; the rest are zero. The sign of an axis is arbitrary: its largest entry is
+    made positive.
     """
     centred = embeddings - embeddings.mean(dim=0)
     rank = min(count, len(embeddings) - 1, embeddings.shape[1])

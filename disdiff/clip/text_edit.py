@@ -1,9 +1,9 @@
-"""A text-guided edit: move the unit that discovery named so, and measure what else moves.
+"""Text-guided edits: change the unit that discovery gave a name, and measure which factors change.
 
-Each image's unit takes the value, among those of the images at hand, that is farthest from its own; the
-other units and the noise stay. A value that some image has is one that the decoder knows, however the values
-lie (on a circle, for a hue of two numbers). A probe trained with labels, for this measurement alone, says
-which factors it sees before and after: the named one should differ, every other one should not.
+In each image the unit gets the value of another given image that is farthest from its own; the other units
+and the noise stay the same. Values of real images are used because the decoder was trained on such values,
+which may lie on a circle (a hue of two numbers). A probe, trained with labels for this measurement only,
+predicts the factors before and after: the named factor should change, the others should not.
 """
 
 from typing import Any
@@ -20,21 +20,21 @@ from ldm.errors import UserError
 
 
 def find_unit(findings: list[Finding], name: str) -> Finding:
-    """The unit that carries a name; of several the one of highest score.
+    """Return the finding of the unit with a name; of several units, that with the highest score.
 
     Raises:
-        UserError: there is none.
+        UserError: no unit has this name.
     """
     carriers = [each for each in findings if each.verdict == NAMED and each.name == name]
     if not carriers:
         names = sorted({each.name for each in findings if each.verdict == NAMED})
         told = f"names are: {', '.join(names)}" if names else "no unit has a name"
-        raise UserError(f"no unit is named {name!r}; {told}")
+        raise UserError(f"no unit has the name {name!r}; {told}")
     return max(carriers, key=lambda each: each.score)
 
 
 def move_unit(mover: Mover, unit: int) -> tuple[Tensor, Tensor]:
-    """Images as they come back unedited, and with `unit` where it is farthest, shapes (n, 3, H, W).
+    """Return reconstructions without edit, and with `unit` at the farthest value, shapes (n, 3, H, W).
 
     Raises:
         UserError: there is only one image.
@@ -49,18 +49,19 @@ def move_unit(mover: Mover, unit: int) -> tuple[Tensor, Tensor]:
 def judge_edit(
     probe: Probe, before: Tensor, after: Tensor, factor_names: list[str], label: str | None
 ) -> dict[str, Any]:
-    """What a probe sees change between images (n, 3, H, W) and their edits.
+    """Measure with a probe which factors change between images (n, 3, H, W) and their edits.
 
     Args:
-        probe: of the data set's factors.
-        before: unedited.
-        after: edited.
-        factor_names: of the data set.
-        label: the factor that the edit names; None if the data set has none such.
+        probe: predicts the data set's factors.
+        before: images before the edit.
+        after: images after the edit.
+        factor_names: factor names of the data set.
+        label: the edited factor; None if the data set does not have it.
 
     Returns:
-        JSON-ready: the share of images in which each factor is seen to change; of the named one that share
-        as `changed`, and of the others the smallest share that stays as `kept_min`, with their `kept_mean`.
+        JSON-ready dictionary: `changes`, the share of images in which each factor changes; `changed`, this
+        share for the edited factor; `kept_min` and `kept_mean`, the smallest and the mean share of images in
+        which the other factors stay the same.
     """
     device = next(probe.parameters()).device
     seen = [

@@ -1,9 +1,8 @@
-"""The tiny CLIP: a model of open_clip's, small enough to be trained here, and its tokenizer of whole words.
+"""The tiny CLIP: a small open_clip model with a tokenizer of whole words, which can be trained on a CPU.
 
-It is trained on captions, that is on labels in words: whatever it guides is weakly supervised, and its name
-says so in every output. Its folder is one of open_clip's `local-dir:` folders (`open_clip_config.json` and
-weights as safetensors) with `tiny_clip.json` beside it: the words it knows, what it was trained on, how good
-it is.
+It is trained on captions, that is on labels in words, so a system that it guides is weakly supervised; its
+name says so in every output. Its folder is a `local-dir:` folder of open_clip (`open_clip_config.json` and
+weights as safetensors) with an additional `tiny_clip.json`: its vocabulary, training images and accuracy.
 """
 
 import math
@@ -22,23 +21,25 @@ from ldm.files import load_json, save_json
 from ldm.training.weight_files import save_weights
 
 ARCHITECTURE = Path(__file__).with_name("tiny_clip.json")
-MODEL = "tiny_clip"  # in open_clip's registry
+MODEL = "tiny_clip"  # name in open_clip's registry
 NAME = "tiny CLIP trained on captions"
 RECORD, CONFIG, WEIGHTS = "tiny_clip.json", "open_clip_config.json", "open_clip_model.safetensors"
 PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-INITIAL_SCALE = 8.0  # of the logits
+INITIAL_SCALE = 8.0  # initial scale of the logits
 START = "<start>"
 
 open_clip.add_model_config(ARCHITECTURE)
 
 
 class WordTokenizer:
-    """One token per word; 0 pads; the last one ends a text, since open_clip looks for the largest.
+    """Tokenizer with one token per word; 0 is padding.
+
+    The end token is the largest number, because open_clip finds the end of a text by the maximum.
 
     Args:
         words: the vocabulary.
-        vocab_size: of the text tower.
-        context_length: of the text tower.
+        vocab_size: vocabulary size of the text tower.
+        context_length: context length of the text tower.
     """
 
     def __init__(self, words: list[str], vocab_size: int, context_length: int) -> None:
@@ -49,7 +50,7 @@ class WordTokenizer:
         self.end, self.context_length = vocab_size - 1, context_length
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        """Tokens of texts, shape (n, context_length) int64; without `context_length` the text tower's.
+        """Tokens of texts, shape (n, context_length) int64; `context_length` None is that of the text tower.
 
         Raises:
             UserError: a text has a word that is not in the vocabulary, or too many words.
@@ -61,8 +62,8 @@ class WordTokenizer:
             strange = sorted(set(words) - set(self.ids))
             if strange:
                 raise UserError(
-                    f"the {NAME} does not know the words {', '.join(strange)} of {text!r}; it knows these "
-                    f"alone: {', '.join(self.words)}"
+                    f"the {NAME} does not know the words {', '.join(strange)} of {text!r}; it only knows: "
+                    f"{', '.join(self.words)}"
                 )
             tokens = [self.ids[START], *(self.ids[word] for word in words), self.end]
             if len(tokens) > context_length:
@@ -72,12 +73,13 @@ class WordTokenizer:
 
 
 def build_tiny_clip() -> tuple[nn.Module, WordTokenizer]:
-    """An untrained tiny CLIP, from open_clip's registry, and its tokenizer.
+    """Build an untrained tiny CLIP with open_clip, and its tokenizer.
 
-    Three things differ from open_clip's start, which needs long training. Words and places start as large as
-    what surrounds them, else which of the colours is the floor's is learnt last of all. The residual branches
-    are open: closed, a tower of one block per level sees averages of pixels alone, hence no shapes. And the
-    logits' scale is less, as untrained embeddings should not be sure of anything.
+    Deviation: three initial values differ from open_clip's, which need long training. Token and positional
+    embeddings are larger; otherwise the model learns very late which colour word belongs to the floor. The
+    last norm of each residual branch starts at 1, not 0; otherwise a tower with one block per level only sees
+    averages of pixels, and no shapes. The scale of the logits is smaller, as untrained embeddings are
+    uninformative.
     """
     architecture = open_clip.get_model_config(MODEL)
     net = open_clip.CLIP(**architecture)
@@ -92,13 +94,13 @@ def build_tiny_clip() -> tuple[nn.Module, WordTokenizer]:
 
 
 def build_tokenizer(architecture: dict[str, Any], words: list[str] | None = None) -> WordTokenizer:
-    """The tokenizer that fits an architecture; without `words`, of all that captions use."""
+    """Build the tokenizer of an architecture; `words` None stands for all words of captions."""
     text = architecture["text_cfg"]
     return WordTokenizer(words or list_words(), text["vocab_size"], text["context_length"])
 
 
 def save_tiny_clip(folder: Path, net: nn.Module, record: dict[str, Any]) -> None:
-    """Write a trained tiny CLIP and, last, its record."""
+    """Save a trained tiny CLIP; its record is written last."""
     architecture = open_clip.get_model_config(MODEL)
     save_json(folder / CONFIG, {"model_cfg": architecture, "preprocess_cfg": PREPROCESSING})
     save_weights(folder / WEIGHTS, net)
@@ -106,12 +108,12 @@ def save_tiny_clip(folder: Path, net: nn.Module, record: dict[str, Any]) -> None
 
 
 def load_record(folder: Path) -> dict[str, Any] | None:
-    """What is known of a tiny CLIP's training; None for a folder of another CLIP."""
+    """Load the training record of a tiny CLIP; None for the folder of another CLIP."""
     return load_json(folder / RECORD) if (folder / RECORD).exists() else None
 
 
 def describe_training(source: ImageSource, num_train: int) -> dict[str, Any]:
-    """Which images a tiny CLIP was trained on, as its record keeps it."""
+    """Description of a tiny CLIP's training images, for its record."""
     return {
         "identity": source.identity,
         "data": source.name,

@@ -1,20 +1,20 @@
-"""Training of the tiny CLIP: a contrastive loss that knows which captions fit which images.
+"""Training of the tiny CLIP with a contrastive loss that accounts for all captions that fit an image.
 
-With s_ij = scale * <u_i, v_j> of image i and caption j, M_ij = 1 where the caption fits the image, and the
-captions in groups g that mention the same factors,
+With s_ij = scale * <u_i, v_j> for image i and caption j, M_ij = 1 if the caption fits the image, and captions
+in groups g that mention the same factors,
 
     L = (CE(softmax_{j in g} s_ij, M_ij / sum_{j in g} M_ij) + CE(softmax_i s_ij, M_ij / sum_i M_ij)) / 2
 
-in nats, a mean over images and groups with a fitting caption, and over captions. With one group and M the
-identity this is CLIP's (Radford et al. 2021, arXiv:2103.00020). Short captions fit many images of a batch,
-and to call those wrong would teach that words mean little. And a caption that says more than another lies
-nearer to the images that it almost fits than the other to those that it fits, as embeddings have one length:
-compared with each other, such captions teach against their words.
+in nats; the first term is a mean over images and groups with a fitting caption, the second over captions.
+With one group and M the identity this is CLIP's loss (Radford et al. 2021, arXiv:2103.00020). Short captions
+fit many images of a batch; treating these as wrong would teach that words mean little. Captions are compared
+within groups only: as all embeddings have length 1, a detailed caption that almost fits an image can be
+closer to it than a short caption that fits, and such comparisons would teach wrong meanings.
 
-Both towers start with outputs that are white over a first batch: embeddings that are almost the same for all
-images, as those of untrained towers are, tell a loss on their angles nothing.
+Both towers start with outputs that are white over a first batch: the embeddings of untrained towers are
+almost the same for all images, and a loss on angles learns nothing from them.
 
-Accuracy is zero-shot: of a factor's values, the one whose prompts lie nearest to the image.
+Accuracy is zero-shot: the predicted value of a factor is that whose prompts are nearest to the image.
 """
 
 import math
@@ -40,12 +40,12 @@ from disdiff.clip.tiny import WordTokenizer
 from ldm.data.source import ImageSource, to_float
 
 NOISE_STD = 0.03  # pixel noise, image range [-1, 1]
-BLURRED = 0.25  # share of the images that are seen at half the resolution, as decoders blur
-WEIGHT_DECAY = 0.05  # of matrices and convolutions alone
-FIRST_BATCH = 512  # images to which the outputs' start is fitted
+BLURRED = 0.25  # share of images at half the resolution, as decoders blur
+WEIGHT_DECAY = 0.05  # for matrices and convolutions only
+FIRST_BATCH = 512  # number of images for `whiten_towers`
 WHITE_FLOOR = 0.02
-MAX_SCALE = 100.0  # of the logits, CLIP's own limit
-PROMPTS = {  # per factor, what its values are called in a prompt
+MAX_SCALE = 100.0  # largest scale of the logits, as in CLIP
+PROMPTS = {  # template and words of the values for each factor
     "floor hue": ("a photo of a room on a {} floor", HUES),
     "wall hue": ("a photo of a room before a {} wall", HUES),
     "object hue": ("a photo of a {} object", HUES),
@@ -57,14 +57,14 @@ PROMPTS = {  # per factor, what its values are called in a prompt
 
 @dataclass
 class TinyTraining:
-    """How long and how fast.
+    """Training options of the tiny CLIP.
 
     Attributes:
         num_steps: training steps.
         batch_size: images, and captions, per step.
-        num_groups: of captions that mention the same factors, in each batch.
-        learning_rate: at its highest, after a tenth of the steps; it falls to zero by the end.
-        seed: of initial weights, batches, captions and noise.
+        num_groups: groups of captions that mention the same factors, per batch.
+        learning_rate: highest learning rate, reached after a tenth of the steps; it falls to zero at the end.
+        seed: seed of initial weights, batches, captions and noise.
     """
 
     num_steps: int = 1600
@@ -77,31 +77,31 @@ class TinyTraining:
 def contrastive_loss(
     image: Tensor, text: Tensor, scale: Tensor, match: Tensor, num_groups: int = 1
 ) -> Tensor:
-    """The loss above, shape ().
+    """The loss in the module's docstring, shape ().
 
     Args:
-        image: unit embeddings, shape (B, E).
-        text: unit embeddings of the captions, shape (n, E), group after group.
-        scale: of the logits, shape ().
-        match: entry (i, j) says whether caption j fits image i, shape (B, n) bool; each fits one at least.
-        num_groups: of n / num_groups captions each.
+        image: unit-length embeddings of images, shape (B, E).
+        text: unit-length embeddings of captions, shape (n, E), group after group.
+        scale: scale of the logits, shape ().
+        match: whether caption j fits image i, shape (B, n) bool; each caption fits at least one image.
+        num_groups: number of groups of n / num_groups captions each.
     """
     logits, match = scale * image @ text.T, match.float()
     by_text = F.cross_entropy(logits.T, match.T / match.sum(dim=0)[:, None])
     logits, match = (rows.unflatten(1, (num_groups, -1)).flatten(0, 1) for rows in (logits, match))
-    fits = match.any(dim=1)  # of each image and group: not every group has a caption for every image
+    fits = match.any(dim=1)  # per image and group: a group may have no caption for an image
     by_image = F.cross_entropy(logits[fits], match[fits] / match[fits].sum(dim=1, keepdim=True))
     return (by_image + by_text) / 2
 
 
 @torch.no_grad()
 def whiten_towers(net: nn.Module, image: Tensor, tokens: Tensor) -> None:
-    """Turn the last layers of both towers so that their outputs are white over a batch, in place.
+    """Change the last layers of both towers, in place, so that their outputs are white over a batch.
 
     Args:
-        net: of open_clip, with a `ModifiedResNet` for images.
+        net: open_clip model with a `ModifiedResNet` for images.
         image: input of the image tower, shape (n, 3, size, size).
-        tokens: of captions, shape (m, context_length).
+        tokens: tokens of captions, shape (m, context_length).
     """
     net.train()
     last = net.visual.attnpool.c_proj
@@ -114,9 +114,10 @@ def whiten_towers(net: nn.Module, image: Tensor, tokens: Tensor) -> None:
 
 
 def find_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (E,) of `x` (n, E), and the symmetric matrix (E, E) that brings what is left to unit variance.
+    """Mean (E,) of `x` (n, E), and the symmetric matrix (E, E) that whitens the centred `x`.
 
-    Directions of less than `WHITE_FLOOR` of the largest deviation stay small: they are mostly noise.
+    Directions with less than `WHITE_FLOOR` of the largest standard deviation stay small; they are mostly
+    noise.
     """
     center = x.mean(dim=0)
     _, singular, basis = torch.linalg.svd(x - center, full_matrices=False)
@@ -137,17 +138,17 @@ def train_tiny_clip(
     """Train a tiny CLIP on captioned images.
 
     Args:
-        net: of open_clip.
-        tokenizer: its own.
-        preprocess: from images to its input.
+        net: open_clip model.
+        tokenizer: its tokenizer.
+        preprocess: images => input of the image tower.
         source: Shapes3D, with factors.
         index: images to train on, shape (n,).
-        training: how long and how fast.
-        progress: called with the steps done and the loss; gives the share of the time that is used up.
-            Training ends, and the learning rate falls, by steps or by time, whichever is further.
+        training: training options.
+        progress: called with the number of steps done and the loss; returns the share of the time budget
+            used. The larger share, of steps or of time, sets the learning rate and the end of training.
 
     Returns:
-        Steps done.
+        Number of steps done.
     """
     torch_random = torch.Generator().manual_seed(training.seed)
     random = np.random.default_rng(training.seed)
@@ -155,7 +156,7 @@ def train_tiny_clip(
     group_size = training.batch_size // training.num_groups
 
     def draw(size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Input of the image tower, tokens, and which fits which."""
+        """Draw a batch: input of the image tower, tokens, and `match`."""
         batch = index[torch.randint(len(index), (size,), generator=torch_random)]
         factors = source.factors(batch)
         captions = write_captions(factors, random, group_size)
@@ -163,7 +164,7 @@ def train_tiny_clip(
         match = find_matches(factors, captions.mentioned)
         return image.contiguous(memory_format=torch.channels_last), tokenizer(captions.texts), match
 
-    net.to(memory_format=torch.channels_last).train()  # half as fast again on a CPU
+    net.to(memory_format=torch.channels_last).train()  # 1.5 times as fast on a CPU
     whiten_towers(net, *draw(max(1, FIRST_BATCH // group_size) * group_size)[:2])
     optimizer = build_optimizer(net, rate)
     share = 0.0
@@ -190,7 +191,7 @@ def train_tiny_clip(
 
 
 def build_optimizer(net: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW that lets biases, scales of norms and the logits' scale be."""
+    """AdamW without weight decay for biases, norms and the scale of the logits."""
     matrices = [parameter for parameter in net.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
@@ -198,7 +199,7 @@ def build_optimizer(net: nn.Module, learning_rate: float) -> torch.optim.Optimiz
 
 
 def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, 3, H, W) with noise, some of them blurred, as a decoder's are."""
+    """Add noise to images (B, 3, H, W), and blur some of them, to resemble decoded images."""
     blurred = F.interpolate(F.avg_pool2d(image, 2), scale_factor=2, mode="bilinear", align_corners=False)
     chosen = torch.rand((len(image), 1, 1, 1), generator=generator) < BLURRED
     noise = torch.randn(image.shape, generator=generator)
@@ -209,7 +210,7 @@ def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
 def zero_shot_accuracy(
     net: nn.Module, tokenizer: WordTokenizer, preprocess: nn.Module, source: ImageSource, index: Tensor
 ) -> dict[str, float]:
-    """Share of the images `index` (n,) whose factors prompts alone find; orientation is one of five views."""
+    """Zero-shot accuracy of each factor on the images `index` (n,); orientation is one of five views."""
     net.eval()
     parts = [preprocess(to_float(source.images(part))) for part in index.split(256)]
     image = torch.cat([net.encode_image(part, normalize=True) for part in parts])

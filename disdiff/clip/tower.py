@@ -1,7 +1,7 @@
-"""A CLIP of open_clip, frozen: image => u and text => v, unit vectors of one space.
+"""Load a CLIP of open_clip, frozen: image => u and text => v, unit vectors in a common space.
 
-A bare weight file says nothing of its preprocessing: the one that all of open_clip's tags of the architecture
-share is taken, else it must be given.
+A single weight file has no information on its preprocessing. If all of open_clip's tags of the architecture
+have the same preprocessing, it is used; otherwise the configuration must give it.
 """
 
 import logging
@@ -27,24 +27,24 @@ from ldm.nn.layers import freeze
 from ldm.training.weight_files import fingerprint
 
 RANDOM_SEED = 0  # random weights are the same in every process, so that heads on them can be loaded again
-KEYS = ("mean", "std", "interpolation")  # of the preprocessing, beside the size
+KEYS = ("mean", "std", "interpolation")  # keys of the preprocessing, besides the size
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 
 
-Tokenizer = Callable[..., Tensor]  # (texts, context_length of choice), as open_clip's
+Tokenizer = Callable[..., Tensor]  # (texts, optional context_length), as in open_clip
 
 
 @dataclass
 class Facts:
-    """What a CLIP is, for outputs.
+    """Description of a CLIP, for outputs.
 
     Attributes:
         name: such as `ViT-B-32 (laion2b_s34b_b79k)` or `tiny CLIP trained on captions`.
         model: architecture or folder, as configured.
         weights: tag, file or `random`.
-        fingerprint: of its weights and its normalisation.
-        trained_on: images that a tiny CLIP was trained on; None where that is not known.
-        zero_shot: accuracy of a tiny CLIP on held-out images; None elsewhere.
+        fingerprint: fingerprint of the weights and the normalisation.
+        trained_on: training images of a tiny CLIP; None if unknown.
+        zero_shot: accuracy of a tiny CLIP on held-out images; None for other CLIPs.
     """
 
     name: str
@@ -59,8 +59,8 @@ class Clip(nn.Module):
     """A frozen CLIP.
 
     Attributes:
-        embed_dim: E.
-        facts: what it is.
+        embed_dim: width E of the embeddings.
+        facts: description for outputs.
     """
 
     def __init__(
@@ -71,26 +71,26 @@ class Clip(nn.Module):
         self.tokenizer, self.embed_dim, self.facts = tokenizer, embed_dim, facts
 
     def forward(self, image: Tensor) -> Tensor:  # image => u
-        """Unit embeddings, shape (B, E), of images (B, 3, H, H) in [-1, 1]; gradients reach the images."""
+        """Unit-length embeddings (B, E) of images (B, 3, H, H) in [-1, 1]; gradients flow to the images."""
         return self.net.encode_image(self.preprocess(image), normalize=True)
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit embeddings of texts, shape (n, E).
+        """Unit-length embeddings of texts, shape (n, E).
 
         Raises:
-            UserError: a text is longer than what the CLIP reads.
+            UserError: a text is too long for the CLIP.
         """
         tokens = self.tokenize(texts).to(self.preprocess.mean.device)
         return self.net.encode_text(tokens, normalize=True)
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """Tokens of texts, shape (n, context length) int64; no text is cut.
+        """Tokens of texts, shape (n, context length) int64; a text that is too long is an error.
 
-        open_clip's tokenizers cut in silence. A text was cut if with room for one token more it has other
-        tokens, padding (what fills an empty text) apart.
+        open_clip's tokenizers truncate without a warning. A text was truncated if its tokens, without
+        padding, differ from those for a context length that is larger by one.
 
         Raises:
-            UserError: a text is longer than what the CLIP reads.
+            UserError: a text is too long for the CLIP.
         """
         tokens = self.tokenizer(texts)
         limit = tokens.shape[1]
@@ -99,8 +99,8 @@ class Clip(nn.Module):
         for text, row, more in zip(texts, tokens, longer, strict=False):
             if row[row != padding].tolist() != more[more != padding].tolist():
                 raise UserError(
-                    f"{text!r} is too long: {self.facts.name} reads {limit} tokens, beginning and end "
-                    "among them; write a shorter text"
+                    f"{text!r} is too long: {self.facts.name} reads {limit} tokens, including start and "
+                    "end; write a shorter text"
                 )
         return tokens
 
@@ -109,17 +109,17 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
     """Load the configured CLIP, frozen, on the CPU.
 
     Args:
-        config: which one.
+        config: configuration of the CLIP.
         allow_download: `weights.allow_download` of the configuration.
 
     Raises:
-        UserError: it is unknown, or its weights are absent, damaged or of another architecture.
+        UserError: the CLIP is unknown, or its weights are missing, damaged or of another architecture.
     """
     if config.model.startswith(LOCAL):
         return load_folder(config, find(config.model.removeprefix(LOCAL)))
     if config.model not in open_clip.list_models():
         raise UserError(
-            f"clip.model={config.model} is no architecture of open_clip; name one, such as ViT-B-32, or "
+            f"clip.model={config.model} is not an architecture of open_clip; set one, such as ViT-B-32, or "
             "local-dir:FOLDER"
         )
     architecture = open_clip.get_model_config(config.model)
@@ -130,9 +130,11 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
     if path is not None:
         try:
             load_checkpoint(net, str(path))
-        except Exception as error:  # torch, safetensors and open_clip raise many kinds
+        except Exception as error:  # torch, safetensors and open_clip raise many exception types
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path} holds no weights of {config.model} ({reason})") from error
+            raise UserError(
+                f"{path} has no weights of {config.model} ({reason}); set another clip.pretrained"
+            ) from error
     if config.model == MODEL:
         tokenizer = build_tokenizer(architecture)
     else:
@@ -149,19 +151,19 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
 
 
 def load_folder(config: ClipConfig, folder: Path) -> Clip:
-    """A CLIP from a folder of open_clip's layout, the tiny one among them.
+    """Load a CLIP from a folder in open_clip's format, such as the tiny CLIP.
 
     Raises:
-        UserError: the folder is none, or is damaged.
+        UserError: the folder has no CLIP, or is damaged.
     """
     if not (folder / CONFIG).exists():
         raise UserError(
-            f"clip.model={config.model}: {folder} holds no CLIP (there is no {CONFIG}); for the tiny one run "
-            f"disdiff tiny-clip --out {folder} (ten minutes), or name another CLIP"
+            f"clip.model={config.model}: {folder} has no CLIP (no {CONFIG}); for the tiny CLIP run "
+            f"disdiff tiny-clip --out {folder} (ten minutes), or set another CLIP"
         )
     content, record = load_json(folder / CONFIG), load_record(folder)
     if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
-        raise UserError(f"{folder} holds no weights ({', '.join(WEIGHT_FILES)}); get the folder again")
+        raise UserError(f"{folder} has no weights ({', '.join(WEIGHT_FILES)}); get the folder again")
     try:
         architecture = content["model_cfg"]
         net = create(f"{LOCAL}{folder}")
@@ -169,10 +171,8 @@ def load_folder(config: ClipConfig, folder: Path) -> Clip:
             tokenizer = open_clip.get_tokenizer(f"{LOCAL}{folder}")
         else:
             tokenizer = build_tokenizer(architecture, record["words"])
-    except Exception as error:  # as above
-        raise UserError(
-            f"{folder} holds no CLIP that open_clip reads ({error}); get the folder again"
-        ) from error
+    except Exception as error:  # torch, safetensors and open_clip raise many exception types
+        raise UserError(f"open_clip cannot read {folder} ({error}); get the folder again") from error
     facts = Facts(f"open_clip model {folder.name}", config.model, str(folder), "")
     if record is not None:
         facts.name, facts.trained_on, facts.zero_shot = (
@@ -192,10 +192,10 @@ def assemble(
     embed_dim: int,
     facts: Facts,
 ) -> Clip:
-    """Put a CLIP together with its preprocessing; what that leaves open is open_clip's default.
+    """Combine a CLIP with its preprocessing; missing values are open_clip's defaults.
 
     Raises:
-        UserError: its input is not square, or the preprocessing is none.
+        UserError: the CLIP's input is not square, or the preprocessing is invalid.
     """
     size = net.visual.image_size
     sides = {size} if isinstance(size, int) else set(size)
@@ -210,8 +210,8 @@ def assemble(
 
 
 def create(name: str, **options: bool) -> nn.Module:
-    """`open_clip.create_model` without its remarks on the log, and without any download."""
-    logging.disable(logging.WARNING)  # "initialized randomly": our names say so
+    """`open_clip.create_model` without its log messages and without any download."""
+    logging.disable(logging.WARNING)  # "initialized randomly" is already in `Facts.name`
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
@@ -221,25 +221,25 @@ def create(name: str, **options: bool) -> nn.Module:
 
 
 def check_text_side(model: str, architecture: dict[str, Any], allow_download: bool) -> None:
-    """Refuse architectures whose text tower or tokenizer would be fetched.
+    """Check that the text tower and the tokenizer of an architecture need no forbidden download.
 
     Raises:
-        UserError: this is one, and nothing may be downloaded.
+        UserError: they need files of the Hugging Face hub, and downloads are not allowed.
     """
     text = architecture["text_cfg"]
     needs = text.get("hf_model_name") or text.get("hf_tokenizer_name") or "siglip" in model.lower()
     if needs and not allow_download:
         raise UserError(
-            f"clip.model={model} reads text with files of the Hugging Face hub ({needs}): use a folder that "
-            "holds them all, clip.model=local-dir:FOLDER, or set weights.allow_download=true"
+            f"clip.model={model} needs files of the Hugging Face hub for text ({needs}): use a folder with "
+            "all of them, clip.model=local-dir:FOLDER, or set weights.allow_download=true"
         )
 
 
 def shared_preprocessing(config: ClipConfig) -> dict[str, Any]:
-    """The preprocessing that a file's weights want, going by the tags of its architecture.
+    """The preprocessing that all of open_clip's tags of an architecture share.
 
     Raises:
-        UserError: tags differ and the configuration does not say.
+        UserError: the tags differ and the configuration does not set mean and std.
     """
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     kinds = [{key: open_clip.get_pretrained_cfg(config.model, tag).get(key) for key in KEYS} for tag in tags]
@@ -247,6 +247,6 @@ def shared_preprocessing(config: ClipConfig) -> dict[str, Any]:
         return {}
     if any(kind != kinds[0] for kind in kinds):
         raise UserError(
-            f"weights of {config.model} differ in their preprocessing; say which with clip.mean and clip.std"
+            f"weights of {config.model} differ in their preprocessing; set clip.mean and clip.std"
         )
     return kinds[0]

@@ -1,6 +1,7 @@
-"""Where weights of open_clip's tags come from: $DISDIFF_WEIGHTS, then the caches that open_clip uses.
+"""Find the weights of an open_clip tag: in $DISDIFF_WEIGHTS, then in the caches of open_clip.
 
-Nothing is downloaded unless `weights.allow_download=true`; then open_clip downloads and verifies what it can.
+Nothing is downloaded unless `weights.allow_download=true`; then open_clip downloads the file and verifies it
+if it knows a checksum.
 """
 
 import os
@@ -19,27 +20,28 @@ from ldm.files import expand_home
 from ldm.training.weight_files import count_parameters
 from ldm.weights import FOLDER_VARIABLE
 
-HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a repository, safer first
-CACHE = Path("~/.cache/clip")  # where open_clip puts what it gets by a plain address
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in a repository, safer first
+CACHE = Path("~/.cache/clip")  # open_clip's folder for downloads by URL
 WITHOUT = (
-    "without it work the tiny CLIP (clip.model=local-dir:pretrained/tiny_clip, made by "
-    "disdiff tiny-clip) and every system but the guided one"
+    "the tiny CLIP (clip.model=local-dir:pretrained/tiny_clip, made by disdiff tiny-clip) and all systems "
+    "without CLIP work without this file"
 )
 
 
 def find_weights(
     config: ClipConfig, architecture: dict[str, Any], tag: dict[str, Any], allow_download: bool
 ) -> Path | None:
-    """The weight file of an architecture; None for random weights.
+    """Find the weight file of an architecture; None for random weights.
 
     Args:
-        config: `pretrained` is a tag, a file or `random`.
-        architecture: open_clip's.
-        tag: what open_clip knows of the tag; empty when it is none.
-        allow_download: fetch what is not there.
+        config: configuration of the CLIP; `pretrained` is a tag, a file or `random`.
+        architecture: open_clip's configuration of the architecture.
+        tag: open_clip's data on the tag; empty if `pretrained` is not a tag.
+        allow_download: whether a missing file may be downloaded.
 
     Raises:
-        UserError: nothing is named, it is neither tag nor file, or it is not here and must not be fetched.
+        UserError: `pretrained` is not set, or is neither a tag nor a file, or the file is missing and cannot
+            be downloaded.
     """
     if config.pretrained == RANDOM:
         return None
@@ -63,7 +65,7 @@ def find_weights(
         raise UserError(explain_absence(config, architecture, tag))
     try:
         return Path(download_pretrained(tag))
-    except Exception as error:  # urllib and the hub raise many kinds
+    except Exception as error:  # urllib and the hub raise many exception types
         raise UserError(
             f"the weights {config.pretrained} of {config.model} cannot be downloaded ({error}); get the file "
             "another way and set clip.pretrained=FILE"
@@ -71,7 +73,7 @@ def find_weights(
 
 
 def list_places(config: ClipConfig, tag: dict[str, Any]) -> list[Path]:
-    """Where the weights of a tag may lie, in order."""
+    """Possible paths of the weights of a tag, in order of search."""
     repository, file = os.path.split(tag.get("hf_hub", ""))
     address = Path(tag.get("url", "")).name
     names = [f"{config.model}-{config.pretrained}{end}" for end in (".safetensors", ".bin", ".pt")]
@@ -84,7 +86,7 @@ def list_places(config: ClipConfig, tag: dict[str, Any]) -> list[Path]:
 
 
 def explain_absence(config: ClipConfig, architecture: dict[str, Any], tag: dict[str, Any]) -> str:
-    """One sentence: which file of what size, every way to provide it, and what works without."""
+    """One sentence: which file is missing, its size, how to provide it, and what works without it."""
     with torch.device("meta"):
         kind = open_clip.CustomTextCLIP if architecture.get("custom_text") else open_clip.CLIP
         net = kind(**{key: value for key, value in architecture.items() if key != "custom_text"})
@@ -94,7 +96,7 @@ def explain_absence(config: ClipConfig, architecture: dict[str, Any], tag: dict[
         f"https://huggingface.co/{repository} ({file or HUB_FILES[0]})" if repository else tag.get("url", "")
     )
     return (
-        f"the weights {config.pretrained} of {config.model} are not here, and nothing is downloaded unasked: "
+        f"the weights {config.pretrained} of {config.model} are missing, and downloads are not allowed: "
         f"get {wanted}, about {megabytes:.0f} MB as float32, and set clip.pretrained=FILE, or name it "
         f"{config.model}-{config.pretrained}.safetensors and put it into ${FOLDER_VARIABLE}, or allow the "
         f"download with weights.allow_download=true; {WITHOUT}"

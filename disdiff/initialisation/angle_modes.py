@@ -1,9 +1,9 @@
-"""What is the same at every hue: modes of the data whose effect turns with the angles of its loops.
+"""Initial coordinates: angles of loops in the data, and modes whose effect depends on these angles.
 
-How a picture changes with the size of a thing depends on the colours of the thing and of what is behind it.
-In linear components size and colour stay mixed: "size times the cosine of the hue" is one, and its sine
-another. A mode of the bilinear model r = u W phi(angles) (style and content, Tenenbaum & Freeman 2000) says
-all of these at once: u is the size alone.
+How an image changes with an object's size depends on the colours of the object and of the background. Linear
+components therefore mix size and colour: one is "size times the cosine of the hue", another "size times its
+sine". A mode u of the bilinear model r = u W phi(angles) (style and content, Tenenbaum & Freeman 2000)
+replaces all of these: u is the size, independent of the hue.
 """
 
 import torch
@@ -19,21 +19,21 @@ from disdiff.initialisation.coordinates import (
 )
 
 MAX_LOOPS = LOOP_COMPONENTS // 2
-FEATURES = 128  # principal components of the rest that the modes explain
-JOINT_HARMONICS = 2  # of two angles, whose products' share of the inputs is taken away, too
-TURNING_HARMONICS = 1  # of an angle, in the direction of a mode
+FEATURES = 128  # number of principal components of the rest, which the modes explain
+JOINT_HARMONICS = 2  # harmonics of two angles whose products are also regressed out of the inputs
+TURNING_HARMONICS = 1  # harmonics of an angle on which the direction of a mode depends
 STARTS, FIRST_ROUNDS, LAST_ROUNDS = 4, 8, 20
 SERIES_RIDGE = 1e-4
-MODE_RIDGE = 0.05  # in mean squares of a direction
+MODE_RIDGE = 0.05  # relative to the mean square of a direction
 
 
 class AngleModes(CircularCoordinates):
-    """Angles of the loops in the data (variance 1), then modes of the rest, each with the size it has there.
+    """Angles of the loops in the data (variance 1), then modes of the rest, which keep their variance.
 
-    Modes are found one after the other, each as what explains most of what those before it have left, by
-    alternating least squares from a few principal components of that. All at once they would be free to be
-    products with an angle, a sign that flips with it. As the direction is linear in the angle's cosine and
-    sine, as colours mix, the mode itself must say the rest.
+    Modes are fitted one after the other. Each explains as much as possible of what the earlier modes left, by
+    alternating least squares that starts at a few principal components. If all modes were fitted together,
+    their sign could change with an angle. The direction of a mode is linear in cosine and sine of the angles,
+    as colours mix linearly.
     """
 
     def __init__(self, in_features: int, num_components: int) -> None:
@@ -66,7 +66,7 @@ class AngleModes(CircularCoordinates):
             r = r - u[:, None] * direction
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
-        """The modes of standardised `x` (B, F), shape (B, num_components)."""
+        """Modes of standardised `x` (B, F), shape (B, num_components)."""
         angle = angle[:, : self.max_loops]
         r = x @ self.basis - joint_series(angle) @ self.harmonic_weights
         series, modes = turning_series(angle), []
@@ -78,9 +78,9 @@ class AngleModes(CircularCoordinates):
 
 
 def fit_mode(r: Tensor, series: Tensor) -> tuple[Tensor, Tensor]:
-    """The mode u (n,), of variance about 1, and the mixing W (M, P): u W phi explains most of `r` (n, P).
+    """Fit a mode u (n,) of variance about 1 and a mixing W (M, P) so that u W phi is nearest to `r` (n, P).
 
-    A local optimum, the best of some; `series` holds phi (n, M).
+    `series` is phi (n, M). The result is the best of several local optima.
     """
     starts = torch.linalg.eigh(r.T @ r).eigenvectors.flip(1)[:, :STARTS]
     found = [alternate(r, series, r @ start, FIRST_ROUNDS) for start in starts.T]
@@ -89,7 +89,7 @@ def fit_mode(r: Tensor, series: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def alternate(r: Tensor, series: Tensor, u: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """`rounds` of alternating least squares between a mode (n,) and its mixing (M, P)."""
+    """Run `rounds` of alternating least squares for a mode (n,) and its mixing (M, P)."""
     for _ in range(rounds):
         u = u / u.std().clamp_min(1e-12)
         mixing = ridge_regression(u[:, None] * series, r, SERIES_RIDGE)
@@ -99,8 +99,10 @@ def alternate(r: Tensor, series: Tensor, u: Tensor, rounds: int) -> tuple[Tensor
 
 
 def project(r: Tensor, direction: Tensor, usual: Tensor) -> Tensor:
-    """How much of `direction` (B, P) there is in `r` (B, P), shape (B,); little where its square is far below
-    the `usual` one (shape ()).
+    """Coefficient of `direction` (B, P) in `r` (B, P), shape (B,), with a ridge in proportion to `usual`.
+
+    `usual`, shape (), is the mean squared length of the directions; for much shorter ones the coefficient is
+    near 0.
     """
     return (r * direction).sum(dim=1) / (direction.square().sum(dim=1) + MODE_RIDGE * usual)
 
@@ -111,12 +113,12 @@ def mean_square(x: Tensor) -> Tensor:
 
 
 def turning_series(angle: Tensor) -> Tensor:
-    """What the direction of a mode turns with: 1 and the first harmonics of `angle` (n, K)."""
+    """Functions of the angles for the direction of a mode: 1 and the first harmonics of `angle` (n, K)."""
     return mode_series(angle, TURNING_HARMONICS)
 
 
 def joint_series(angle: Tensor) -> Tensor:
-    """1, the harmonics of `angle` (n, K), and products of those of two angles."""
+    """1, the harmonics of `angle` (n, K), and products of the harmonics of two angles."""
     low = harmonics(angle, JOINT_HARMONICS).unflatten(1, (-1, angle.shape[1]))
     pairs = torch.combinations(torch.arange(angle.shape[1], device=angle.device))
     products = low[:, :, None, pairs[:, 0]] * low[:, None, :, pairs[:, 1]]

@@ -1,10 +1,10 @@
-"""What a code can start as: coordinates of the encoder's inputs found by linear algebra, without a label.
+"""Initial codes: coordinates of the encoder's inputs by linear algebra, without labels.
 
-Principal components are mixtures of whatever varies most. A factor that returns to itself, as a hue does, is
-a loop in the data, and linearly takes two of them: the cosine and the sine of one angle, each a unit of its
-own, and more for its harmonics. `CircularCoordinates` finds such loops and gives each one number, its angle.
-What else varies is then seen through them: how a picture changes with the size of a thing depends on its hue.
-`BilinearCoordinates` undoes that, so that the other units mean the same at every angle.
+Principal components mix the factors that vary most. A periodic factor, such as a hue, is a loop in the data;
+it takes two components, the cosine and the sine of one angle, and more for its harmonics.
+`CircularCoordinates` finds such loops and represents each by one number, its angle. The effect of the other
+factors may depend on the angles: how an image changes with an object's size depends on its hue.
+`BilinearCoordinates` models this, so that the other units mean the same at every angle.
 """
 
 import math
@@ -15,29 +15,29 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 
-LOOP_COMPONENTS = 16  # principal components among which loops are sought
-LOOP_CORRELATION = -0.3  # of the energies of a loop's two components, at most
-HARMONICS = 5  # of an angle, whose share of the inputs is taken away
+LOOP_COMPONENTS = 16  # number of principal components in which loops are searched
+LOOP_CORRELATION = -0.3  # largest correlation of the squares of a loop's two components
+HARMONICS = 5  # harmonics of an angle that are regressed out of the inputs
 ANGLE_BINS = 72
-MODE_FEATURES = 64  # principal components of the rest that a bilinear model explains
-MODE_HARMONICS = 2  # of an angle, in the directions of a mode
+MODE_FEATURES = 64  # number of principal components of the rest, which the bilinear model explains
+MODE_HARMONICS = 2  # harmonics of an angle on which the directions of a mode depend
 MODE_ROUNDS = 25
-MODE_RIDGE = 0.1  # in standardised inputs' variances
-MIXING_RIDGE = 1e-3  # in variances of a mode
+MODE_RIDGE = 0.1  # relative to the variance of standardised inputs
+MIXING_RIDGE = 1e-3  # relative to the variance of a mode
 ROTATION_STEPS, ROTATION_RATE = 200, 0.2
-UNIT_VARIANCE = 3**0.5 / math.pi  # of an angle that is uniform over the circle
+UNIT_VARIANCE = 3**0.5 / math.pi  # factor that gives a uniform angle in [-pi, pi] variance 1
 
 
 def check_components(most: int, wanted: int) -> None:
-    """Refuse a start of a code of more numbers than inputs have dimensions, or than there are inputs.
+    """Check that at most `most` components are wanted.
 
     Raises:
-        UserError: that is so.
+        UserError: the code has more numbers than inputs have dimensions, or than there are inputs.
     """
     if most < wanted:
         raise UserError(
-            f"code.encoder.start finds at most {most} components here, but there are {wanted} numbers in "
-            "the code; lower num_units or unit_dim of factors, or set code.encoder.start=random"
+            f"code.encoder.start finds at most {most} components here, but the code has {wanted} numbers; "
+            "lower code.num_units or code.unit_dim, or set code.encoder.start=random"
         )
 
 
@@ -52,14 +52,14 @@ class PrincipalComponents(nn.Module):
 
     @property
     def images_needed(self) -> int:
-        """Inputs to which it can be fitted, at least."""
+        """Smallest number of inputs for a fit."""
         return self.directions.shape[1]
 
     def fit(self, x: Tensor) -> None:
-        """Fit to inputs `x` (n, ...), of which there must be more than components.
+        """Fit to inputs `x` (n, ...).
 
         Raises:
-            UserError: the inputs have fewer dimensions than components are wanted.
+            UserError: there are fewer inputs, or fewer dimensions, than components.
         """
         x = x.flatten(1).double()
         count = self.directions.shape[1]
@@ -85,8 +85,8 @@ class CircularCoordinates(PrincipalComponents):
     """Angles of the loops in the data, then components of what the angles leave unexplained; variance 1 each.
 
     An angle is a circular coordinate (de Silva, Morozov & Vejdemo-Johansson 2011), here of a pair of linear
-    components; it is cut where the data are thinnest. What a Fourier series in the angles predicts of the
-    inputs is taken away before the other components are sought: echoes of a loop take no unit.
+    components. Its jump from pi to -pi is put where the data are sparsest. A Fourier series in the angles is
+    regressed out of the inputs before the other components are computed, so harmonics of a loop use no unit.
     """
 
     def __init__(self, in_features: int, num_components: int) -> None:
@@ -111,11 +111,11 @@ class CircularCoordinates(PrincipalComponents):
             self.fit_rest(x, angle)
 
     def fit_rest(self, x: Tensor, angle: Tensor) -> None:
-        """Fit the coordinates that are no angles.
+        """Fit the coordinates that are not angles.
 
         Args:
             x: standardised inputs, shape (n, F).
-            angle: of the loops, 0 in the other columns, shape (n, num_components).
+            angle: angles of the loops, 0 in the other columns, shape (n, num_components).
         """
         n, count = int(self.is_loop.sum()), len(self.is_loop)
         rest, weights = remove_harmonics(x, angle[:, :n])
@@ -125,16 +125,16 @@ class CircularCoordinates(PrincipalComponents):
         series_weights[:, :n, n:] = (weights @ directions).view(2 * HARMONICS, n, count - n)
 
     def angles(self, x: Tensor) -> Tensor:
-        """Angles of standardised inputs (B, F), 0 where there is no loop, shape (B, num_components)."""
+        """Angles of standardised inputs (B, F), shape (B, num_components), 0 where there is no loop."""
         sine = torch.where(self.is_loop, x @ self.quadrature.to(x), 0.0)
         return torch.atan2(sine, torch.where(self.is_loop, x @ self.directions.to(x), 1.0))
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
-        """The coordinates that are no angles, of standardised `x` (B, F), shape (B, num_components)."""
+        """Coordinates of standardised `x` (B, F) that are not angles, shape (B, num_components)."""
         return x @ self.directions - harmonics(angle) @ self.harmonic_weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """Coordinates of `x` (B, ...), shape (B, num_components), loops first, an angle within +-sqrt(3)."""
+        """Coordinates of `x` (B, ...), shape (B, num_components), angles (in +-sqrt(3)) first."""
         x = self.standardise(x)
         angle = self.angles(x)
         turned = torch.remainder(angle - self.cut, 2 * math.pi) - math.pi
@@ -144,10 +144,10 @@ class CircularCoordinates(PrincipalComponents):
 class BilinearCoordinates(CircularCoordinates):
     """Angles of the loops in the data, then modes of the rest whose effect depends on the angles; variance 1.
 
-    What the angles leave of the inputs is r = sum_k u_k W_k phi(angles): modes u_k, and directions that turn
-    with a short Fourier series phi. This is the bilinear model of style and content (Tenenbaum & Freeman
-    2000), fitted by alternating least squares from the principal components of r, a local optimum; as many
-    modes as there are units left, turned to least kurtosis.
+    The part r of the inputs that the angles leave is modelled as r = sum_k u_k W_k phi(angles), with modes
+    u_k and a short Fourier series phi. This is the bilinear model of style and content (Tenenbaum & Freeman
+    2000). It is fitted by alternating least squares, starting at the principal components of r, to a local
+    optimum. There are as many modes as units left; they are rotated to least kurtosis.
     """
 
     def __init__(self, in_features: int, num_components: int) -> None:
@@ -185,7 +185,7 @@ class BilinearCoordinates(CircularCoordinates):
         self.unmixing[n:, n:] = whitening @ rotate_to_least_kurtosis(modes)
 
     def rest(self, x: Tensor, angle: Tensor) -> Tensor:
-        """The modes of standardised `x` (B, F), shape (B, num_components)."""
+        """Modes of standardised `x` (B, F), shape (B, num_components)."""
         r = x @ self.basis - harmonics(angle) @ self.harmonic_weights + self.offset
         modes = solve_modes(r, mode_series(angle), self.mixing)
         return (modes - self.mode_mean) @ self.unmixing
@@ -199,7 +199,7 @@ def principal_directions(x: Tensor, count: int) -> Tensor:
 
 
 def independent_directions(x: Tensor, count: int) -> Tensor:
-    """`principal_directions`, turned to where the components have least kurtosis."""
+    """`principal_directions`, rotated so that the components have least kurtosis."""
     directions = principal_directions(x, count)
     return directions @ rotate_to_least_kurtosis(x @ directions)
 
@@ -207,9 +207,9 @@ def independent_directions(x: Tensor, count: int) -> Tensor:
 def rotate_to_least_kurtosis(x: Tensor) -> Tensor:
     """Rotation (K, K) of white `x` (n, K) to directions of least kurtosis, found one after the other.
 
-    A mixture of independent variables is nearer to Gaussian (kurtosis 3) than they are; along a circle it is
-    1.5, of a uniform variable 1.8. So what is least is unmixed: independent component analysis for flat
-    distributions, by deflation and gradient descent on the sphere.
+    A mixture of independent variables is closer to Gaussian (kurtosis 3) than the variables. A coordinate of
+    a circle has kurtosis 1.5, a uniform variable 1.8. So directions of least kurtosis are unmixed. This is
+    independent component analysis for flat distributions, by deflation and gradient descent on the sphere.
     """
     found, free = [], torch.eye(x.shape[1]).to(x)
     for _ in range(x.shape[1]):
@@ -225,10 +225,10 @@ def rotate_to_least_kurtosis(x: Tensor) -> Tensor:
 
 
 def find_loops(x: Tensor) -> list[tuple[int, int]]:
-    """Pairs of the columns of white `x` (n, K) that run around a loop.
+    """Pairs of columns of white `x` (n, K) that form a loop.
 
-    Their energies trade off: corr(x_i^2, x_j^2) is -1 on a circle and 0 for independent columns. A pair is a
-    loop if each is the other's most negative partner, and that below LOOP_CORRELATION.
+    corr(x_i^2, x_j^2) is -1 on a circle and 0 for independent columns. A pair is a loop if each column has
+    its most negative correlation with the other, and this correlation is below LOOP_CORRELATION.
     """
     correlation = torch.corrcoef(x.T**2).fill_diagonal_(0)
     partner = correlation.argmin(dim=1).tolist()
@@ -247,7 +247,10 @@ def harmonics(angle: Tensor, highest: int = HARMONICS) -> Tensor:
 
 
 def remove_harmonics(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """What a Fourier series in `angle` (n, K) leaves of `x` (n, F), and its weights (2 HARMONICS K, F)."""
+    """Regress a Fourier series in `angle` (n, K) out of `x` (n, F); return the rest and the weights.
+
+    The weights have shape (2 HARMONICS K, F).
+    """
     series = harmonics(angle)
     series = series - series.mean(dim=0)
     weights = torch.linalg.lstsq(series, x).solution
@@ -255,24 +258,24 @@ def remove_harmonics(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mode_series(angle: Tensor, highest: int = MODE_HARMONICS) -> Tensor:
-    """What the directions of a mode turn with: 1 and the first harmonics of `angle` (n, K)."""
+    """Functions of the angles for the directions of a mode: 1 and the first harmonics of `angle` (n, K)."""
     return F.pad(harmonics(angle, highest), (1, 0), value=1.0)
 
 
 def ridge_regression(x: Tensor, y: Tensor, ridge: float = MIXING_RIDGE) -> Tensor:
-    """Weights (K, P) of `x` (n, K) that predict `y` (n, P), small where `x` does not say."""
+    """Ridge regression weights (K, P) for predicting `y` (n, P) from `x` (n, K)."""
     return torch.linalg.solve(x.T @ x + ridge * len(x) * torch.eye(x.shape[1]).to(x), x.T @ y)
 
 
 def solve_modes(r: Tensor, series: Tensor, mixing: Tensor) -> Tensor:
-    """Modes (B, K) that best explain `r` (B, P), given the series (B, M) and `mixing` (K, M, P)."""
+    """Modes (B, K) that best explain `r` (B, P), for given series (B, M) and `mixing` (K, M, P)."""
     directions = torch.einsum("bm,kmp->bkp", series, mixing)
     gram = directions @ directions.mT + MODE_RIDGE * torch.eye(len(mixing)).to(r)
     return torch.linalg.solve(gram, directions @ r[:, :, None])[:, :, 0]
 
 
 def thinnest_angle(angle: Tensor) -> Tensor:
-    """The angle in [-pi, pi) about which the fewest of `angle` (n,) lie."""
+    """The angle in [-pi, pi) with the fewest values of `angle` (n,) around it."""
     width = 2 * math.pi / ANGLE_BINS
     count = torch.histc(angle, ANGLE_BINS, -math.pi, math.pi)
     count = F.avg_pool1d(F.pad(count[None, None], (2, 2), mode="circular"), 5, stride=1).flatten()

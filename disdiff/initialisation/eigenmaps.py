@@ -1,10 +1,10 @@
-"""What a code can start as: the slow coordinates of a random walk over the data.
+"""Initial codes: coordinates from the slowest functions of a random walk over the data (eigenmaps).
 
-A factor that moves things bends: it takes several linear modes, and one mode holds several factors. A random
-walk that steps from an image to a similar one sees the shape that is bent. Where the data are a product of
-factors, the functions that change least along the walk (Laplacian eigenmaps, Belkin & Niyogi 2003; diffusion
-maps, Coifman & Lafon 2006) depend on one factor each; after them come their harmonics and products (Zhang,
-Moscovich & Singer 2021). So the slowest that are neither are coordinates.
+A factor that moves objects is nonlinear in the data: it takes several linear modes, and one mode mixes
+several factors. A random walk from an image to similar images follows the nonlinear shape. If the data are a
+product of factors, the functions that change least along the walk (Laplacian eigenmaps, Belkin & Niyogi 2003;
+diffusion maps, Coifman & Lafon 2006) depend on one factor each, or are harmonics and products of such
+functions (Zhang, Moscovich & Singer 2021). The slowest functions that are neither are used as coordinates.
 """
 
 import torch
@@ -17,14 +17,14 @@ from disdiff.initialisation.angle_modes import AngleModes
 from disdiff.initialisation.coordinates import UNIT_VARIANCE, harmonics, ridge_regression
 from ldm.errors import UserError
 
-NUM_MODES = 17  # angles and modes of the data, in which neighbours are sought
+NUM_MODES = 17  # number of angles and modes in which neighbours are searched
 NEIGHBOURS = 16
-NUM_FUNCTIONS = 40  # of the walk, slowest first, among which coordinates are sought, at least
-OF_ANGLES = 0.25  # share of such a function's variance that an angle may explain
-OF_OTHERS = 0.75  # that a coordinate found before, or products of two, may explain
-RANKS = 20  # groups of equal size, over which a function of one number is constant
+NUM_FUNCTIONS = 40  # smallest number of slow functions from which coordinates are chosen
+OF_ANGLES = 0.25  # largest share of a function's variance that an angle may explain
+OF_OTHERS = 0.75  # largest share that an earlier coordinate, or products of two, may explain
+RANKS = 20  # groups of equal size over which `explained_by_rank` averages
 LANDMARKS = 1024  # images from which a coordinate is interpolated
-BANDWIDTH = 1.5  # of that, in median distances of the last neighbour
+BANDWIDTH = 1.5  # kernel width of the interpolation, in median distances to the last neighbour
 LANDMARK_RIDGE = 1e-4
 CHUNK = 1024
 
@@ -32,9 +32,9 @@ CHUNK = 1024
 class EigenmapCoordinates(nn.Module):
     """Angles of the loops in the data, then slow coordinates of a random walk over the rest; variance 1 each.
 
-    Neighbours are sought among the modes of `AngleModes`, which mean the same at all angles, each with its
-    size in the data: else the walk would follow the loops again. For images that it was not fitted to, a
-    coordinate is interpolated from landmarks by kernel ridge regression.
+    Neighbours are searched in the modes of `AngleModes`, which do not depend on the angles; otherwise the
+    walk would follow the loops again. For new images a coordinate is interpolated from landmarks by kernel
+    ridge regression.
     """
 
     def __init__(self, in_features: int, num_components: int) -> None:
@@ -47,24 +47,24 @@ class EigenmapCoordinates(nn.Module):
 
     @property
     def is_loop(self) -> Tensor:
-        """Which numbers of the code are angles, shape (num_components,)."""
+        """Whether each number of the code is an angle, shape (num_components,)."""
         return self.modes.is_loop[: self.weights.shape[1]]
 
     @property
     def images_needed(self) -> int:
-        """Inputs to which it can be fitted, at least: more than modes, and than coordinates are sought."""
+        """Smallest number of inputs for a fit: more than modes, and more than coordinates."""
         return max(len(self.modes.is_loop) + 1, self.weights.shape[1] + 2)
 
     def fit(self, x: Tensor) -> None:
-        """Fit to inputs `x` (n, ...), of which there must be more than modes.
+        """Fit to inputs `x` (n, ...).
 
         Raises:
-            UserError: there are fewer inputs, or fewer dimensions of them, than are needed.
+            UserError: there are too few inputs, or inputs have too few dimensions.
         """
         count, num_components = len(self.modes.is_loop), self.weights.shape[1]
         if num_components < len(x) <= count:
             raise UserError(
-                f"code.encoder.start=eigenmaps needs more than {count} images, here are {len(x)}; "
+                f"code.encoder.start=eigenmaps needs more than {count} images, got {len(x)}; "
                 "set start=bilinear, or random"
             )
         self.modes.fit(x)
@@ -82,7 +82,7 @@ class EigenmapCoordinates(nn.Module):
         self.weights[:, loops:] /= (kernel @ self.weights[:, loops:].to(kernel)).std(dim=0).clamp_min(1e-6)
 
     def without_angles(self, c: Tensor) -> Tensor:
-        """The modes among the coordinates `c` (B, count), 0 in the place of angles."""
+        """The coordinates `c` (B, count) with angles replaced by 0."""
         return torch.where(self.modes.is_loop, 0.0, c)
 
     def kernel(self, u: Tensor) -> Tensor:
@@ -92,14 +92,14 @@ class EigenmapCoordinates(nn.Module):
         return (-square.clamp_min(0) / (2 * self.bandwidth.to(u) ** 2)).exp()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Coordinates of `x` (B, ...), shape (B, num_components), loops first, an angle within +-sqrt(3)."""
+        """Coordinates of `x` (B, ...), shape (B, num_components), angles (in +-sqrt(3)) first."""
         c = self.modes(x)
         slow = self.kernel(self.without_angles(c)) @ self.weights
         return torch.where(self.is_loop, c[:, : slow.shape[1]], slow)
 
 
 def find_neighbours(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances to the NEIGHBOURS nearest other rows of `u` (n, K), ascending, and which rows those are."""
+    """Distances to the NEIGHBOURS nearest other rows of `u` (n, K), ascending, and their row numbers."""
     count = min(NEIGHBOURS, len(u) - 1)
     nearest = [torch.cdist(part, u).topk(count + 1, largest=False) for part in u.split(CHUNK)]
     distance, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
@@ -107,16 +107,16 @@ def find_neighbours(u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def find_slow_functions(distance: Tensor, neighbour: Tensor, count: int) -> Tensor:
-    """Functions that change least along a random walk, slowest first, constant apart; variance 1 each.
+    """Functions that change least along a random walk, slowest first, without the constant; variance 1 each.
 
-    Steps from i to a neighbour j are likely as exp(-d_ij^2 / (d_i d_j)), d_i the distance of the last
-    neighbour (Zelnik-Manor & Perona 2004), divided by the density at both (Coifman & Lafon 2006, alpha = 1):
-    the functions tell the shape of the data more than how many lie where.
+    A step from i to a neighbour j has weight exp(-d_ij^2 / (d_i d_j)), where d_i is the distance to the last
+    neighbour (Zelnik-Manor & Perona 2004), divided by the density at both (Coifman & Lafon 2006, alpha = 1).
+    The functions then depend on the shape of the data more than on its density.
 
     Args:
-        distance: to the nearest neighbours, ascending, shape (n, k).
-        neighbour: which rows these are, shape (n, k).
-        count: how many functions are wanted; at most n - 2 are found.
+        distance: distances to the nearest neighbours, ascending, shape (n, k).
+        neighbour: rows of these neighbours, shape (n, k).
+        count: number of functions; at most n - 2 are found.
 
     Returns:
         Values at every row, shape (n, count).
@@ -127,25 +127,26 @@ def find_slow_functions(distance: Tensor, neighbour: Tensor, count: int) -> Tens
     rows = torch.arange(n).repeat_interleave(k)
     steps = csr_matrix((step.flatten().numpy(), (rows.numpy(), neighbour.flatten().numpy())), shape=(n, n))
     steps = steps.maximum(steps.T)
-    for power in (1.0, 0.5):  # density, then what makes the walk's matrix symmetric
+    for power in (1.0, 0.5):  # divide by the density, then make the walk's matrix symmetric
         scale = diags(torch.as_tensor(steps.sum(axis=1)).flatten().pow(-power).numpy())
         degree, steps = steps.sum(axis=1), scale @ steps @ scale
     root = torch.as_tensor(degree).flatten().sqrt()
-    constant = (root / root.norm()).numpy()  # the slowest; taken out, as clusters have others as slow
+    constant = (root / root.norm()).numpy()  # removed, as clusters have other functions as slow
     walk = LinearOperator((n, n), matvec=lambda v: steps @ v - constant * (constant @ v), dtype=float)
-    first = torch.linspace(-1, 1, n, dtype=torch.double).numpy()  # else SciPy draws it
+    first = torch.linspace(-1, 1, n, dtype=torch.double).numpy()  # else SciPy draws a random vector
     value, vector = eigsh(walk, k=min(count, n - 2), which="LA", v0=first)
     vector = torch.as_tensor(vector)[:, torch.as_tensor(value).argsort(descending=True)] / root[:, None]
     vector = vector - vector.mean(dim=0)
-    sign = (vector**3).sum(dim=0).sign()  # which is arbitrary: fix it
+    sign = (vector**3).sum(dim=0).sign()  # the sign is arbitrary: fix it
     return vector / vector.std(dim=0) * sign
 
 
 def choose_coordinates(functions: Tensor, angle: Tensor, count: int) -> list[int]:
-    """The first `count` of the functions (n, F) that are no functions of an angle or of others before them.
+    """Choose the first `count` of the functions (n, F) that do not depend on an angle or on earlier choices.
 
-    If there are fewer, those nearest to it are taken. Harmonics of a coordinate are functions of it; products
-    of two coordinates, and of one with the first harmonic of an angle (n, loops), are sought linearly.
+    If there are fewer, those that depend least are added. Dependence on one coordinate (harmonics included)
+    is tested by `explained_by_rank`. Dependence on products of two coordinates, or of one with the first
+    harmonic of an angle (n, loops), is tested by linear regression.
     """
     turning = harmonics(angle, highest=1)
     chosen, excess = [], []
@@ -164,13 +165,13 @@ def choose_coordinates(functions: Tensor, angle: Tensor, count: int) -> list[int
 
 
 def explained(y: Tensor, x: Tensor) -> float:
-    """Share of the variance of `y` (n,) that a linear function of `x` (n, K) explains."""
+    """Share of the variance of `y` (n,) that a linear function of `x` (n, K) can explain."""
     x = F.pad(x, (1, 0), value=1.0)
     return 1 - float((y - x @ ridge_regression(x, y[:, None])[:, 0]).var() / y.var())
 
 
 def explained_by_rank(y: Tensor, x: Tensor) -> float:
-    """Share of the variance of `y` (n,) that a function of `x` (n,) explains, constant over RANKS groups."""
+    """Share of the variance of `y` (n,) that its means over RANKS groups along `x` (n,) explain."""
     group = F.one_hot(x.argsort().argsort() * RANKS // len(x), RANKS).to(y)
     mean = (y @ group) / group.sum(dim=0).clamp_min(1)
     return 1 - float((y - group @ mean).var() / y.var())

@@ -1,6 +1,8 @@
-"""What the tasks of all systems share: networks with an encoder, which may learn later and slower than what
-reads its code. An encoder that starts at something (`code.encoder.start`) unlearns it otherwise, by the
-gradients of networks that do not know yet what the code means.
+"""Base class of the tasks that train an encoder together with networks that read its code.
+
+The encoder may start training later and have a smaller learning rate than the other networks. Without this,
+an encoder with an initial code (`code.encoder.start`) loses it: at first the other networks cannot use the
+code yet, and their gradients are uninformative.
 """
 
 import torch
@@ -12,7 +14,7 @@ from ldm.training.stage_task import StageTask
 
 
 class CodeTask(StageTask):
-    """Trains networks with an `encoder`, frozen for `freeze_steps`, with a learning rate of its own."""
+    """Trains networks with an `encoder` that is frozen for `freeze_steps` and has its own learning rate."""
 
     def __init__(
         self,
@@ -26,18 +28,16 @@ class CodeTask(StageTask):
         self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
 
     def encode(self, seen: Tensor, step: int) -> CodePosterior:
-        """What the encoder says of `seen` at a step: without a gradient as long as it is held."""
+        """Encode `seen` at a training step; without gradients while the encoder is frozen."""
         learns = step >= self.freeze_steps and torch.is_grad_enabled()
         with torch.set_grad_enabled(learns):
             return self.trained.encoder.posterior(seen)
 
     def fit_data(self, z_0: Tensor) -> None:
-        """Before the first step: some training latents (n, C, h, w), for tasks whose loss depends on their
-        statistics.
-        """
+        """Fit statistics that the loss needs to training latents (n, C, h, w), before the first step."""
 
     def parameter_groups(self) -> list[dict]:
-        """The encoder and the rest, each with its learning rate."""
+        """Two groups, the encoder with its own learning rate and all other parameters."""
         encoder = list(self.trained.encoder.parameters())
         own = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in self.trained.parameters() if id(parameter) not in own]

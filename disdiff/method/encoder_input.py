@@ -1,8 +1,7 @@
-"""What the factor encoder reads: the image, its latent, features of the frozen denoiser, or (in
-`disdiff.clip.guided`) the embedding of a CLIP.
+"""Inputs of the factor encoder: the image, its latent, or features of the frozen denoiser.
 
-Each kind says how to make it from a clean image, from a latent (clean or predicted: the disentangling loss
-encodes z0_hat) and from a training batch.
+`disdiff.clip.guided` adds the embedding of a CLIP. Each kind can be computed from a clean image, from a
+latent (clean, or predicted: the disentangling loss encodes z0_hat) and from a training batch.
 """
 
 from abc import ABC, abstractmethod
@@ -14,18 +13,17 @@ from ldm.autoencoder.latent_space import LatentSpace
 from ldm.data.source import to_float
 from ldm.nn.unet import UNet
 
-FEATURE_STEP = 20  # step at which the denoiser reads a clean latent: nearly no noise
+FEATURE_STEP = 20  # t given to the denoiser with a clean latent: almost no noise
 
 
 class EncoderInput(nn.Module, ABC):
-    """Makes the encoder's input.
+    """Computes the encoder's input.
 
     Attributes:
-        array: name of the array of a batch that holds the input (or the image it is made from); None where
-            the batch's latents are enough.
+        array: name of the batch's array with the input or its image; None if the batch's latents are enough.
         fit_batch: inputs computed at once when the initial code is fitted.
-        fit_limit: inputs to which it is fitted, at most; None for all there are.
-        supervision: what the input was learnt from beside images, for outputs; None if nothing.
+        fit_limit: largest number of inputs for this fit; None for all.
+        supervision: supervision in the input's training besides images, as text for outputs; None for none.
     """
 
     array: str | None = None
@@ -35,25 +33,23 @@ class EncoderInput(nn.Module, ABC):
 
     @abstractmethod
     def from_latent(self, z_0: Tensor) -> Tensor:  # z => input
-        """Input of latents (B, C, h, w); gradients reach `z_0`."""
+        """Input from latents (B, C, h, w); gradients flow to `z_0`."""
 
     @abstractmethod
     def from_image(self, image: Tensor) -> Tensor:  # image => input
-        """Input of images (B, 3, H, W) in [-1, 1]."""
+        """Input from images (B, 3, H, W) in [-1, 1]."""
 
     def from_batch(self, batch: dict[str, Tensor], z_0: Tensor | None) -> Tensor:
-        """Input of a training batch whose clean latents are `z_0` (B, C, h, w)."""
+        """Input from a training batch with clean latents `z_0` (B, C, h, w)."""
         return self.from_latent(z_0)
 
     def to_array(self, image: Tensor) -> Tensor | None:
-        """What a batch's `array` holds of images (B, 3, H, W) uint8; None where it has none."""
+        """Content of the batch's `array` for images (B, 3, H, W) uint8; None if `array` is None."""
         return None
 
 
 class ImageInput(EncoderInput):
-    """The image itself (published). A predicted latent is decoded without quantisation, which would stop the
-    gradient.
-    """
+    """The image itself (published); predicted latents are decoded without quantisation, to keep gradients."""
 
     array = "image"
 
@@ -74,12 +70,12 @@ class ImageInput(EncoderInput):
         return to_float(batch["image"])
 
     def to_array(self, image: Tensor) -> Tensor:
-        """The images as they are."""
+        """The images unchanged."""
         return image
 
 
 class LatentInput(EncoderInput):
-    """The latent: spares the first-stage decoder in the disentangling loss."""
+    """The latent; the disentangling loss then needs no first-stage decoder."""
 
     def __init__(self, latent_space: LatentSpace) -> None:
         super().__init__()
@@ -95,7 +91,7 @@ class LatentInput(EncoderInput):
 
 
 class FeatureInput(LatentInput):
-    """The frozen denoiser's coarsest features of the latent: nearer to objects and their pose."""
+    """The frozen denoiser's bottleneck features of the latent; they show objects and pose more directly."""
 
     def __init__(self, latent_space: LatentSpace, denoiser: UNet) -> None:
         super().__init__(latent_space)

@@ -1,9 +1,8 @@
 """The factor encoder: image or latent => N latent units of D numbers, E(x_0) = {z^1, ..., z^N} of DisDiff.
 
-The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer; a
-single trunk, only the rows of the last layer belong to units. What it may read is a choice: the image (as
-published), the latent z, which spares the first-stage decoder in the disentangling loss, or the frozen
-denoiser's coarsest map of it, where objects and their pose are nearer at hand than in z.
+The network is the released one: stride-2 convolutions down to 4x4, two residual blocks, one linear layer. All
+units share the trunk; only the rows of the last layer belong to single units. The input
+(`disdiff.method.encoder_input`) is the image (as published), the latent z or the denoiser's features.
 """
 
 import math
@@ -19,10 +18,10 @@ from disdiff.initialisation.eigenmaps import EigenmapCoordinates
 from ldm.errors import UserError, choose
 from ldm.nn.layers import build_norm
 
-OUTPUT_SIZE = 4  # side of the map that is flattened; of a smaller input it is the input's own
+OUTPUT_SIZE = 4  # side of the map that is flattened; the input's own side if that is smaller
 NORM_GROUPS = 8
-RELEASED_256 = 6  # strided convolutions of the released encoder of images of 256 pixels
-# A Gaussian code starts with little noise: the decoder learns to read it before the KL term prices it.
+RELEASED_256 = 6  # number of strided convolutions in the released encoder for images of 256 pixels
+# A Gaussian code starts with little noise, so the decoder learns to use it before the KL term matters.
 INITIAL_LOGVAR = -3.5
 
 
@@ -31,26 +30,27 @@ class FactorEncoderConfig:
     """Factor encoder.
 
     Attributes:
-        input: `image`, `z`, or `features`: the denoiser's coarsest map of the clean latent.
+        input: `image`, `z`, or `features` (the denoiser's bottleneck features of the clean latent).
         channels: width of every convolution.
-        norm: `batch` (released) or `group`, which knows no running statistics and so treats data and
+        norm: `batch` (released), or `group`, which has no running statistics and so treats data and
             predictions alike.
         hidden: width of a linear layer before the last; 0 for none (released).
         code_norm: `none` (released), or `batch`: every number of the code has mean 0 and variance 1 over the
-            batch (running statistics in evaluation), so that no unit can die and no loss can be lowered by
-            inflating the code.
-        posterior: `none`; `fixed`: the code is read with Gaussian noise of standard deviation `code_noise`,
-            which limits what one number can carry; or `gaussian`: each number has a variance of its own,
-            which a KL term prices.
-        code_noise: of `fixed`.
-        initial_logvar: of `gaussian`: log-variance that every number starts with.
-        start: `random`, or what the code starts as (`disdiff.initialisation`), fitted once to the encoder's
-            inputs of training images; the network starts at zero and corrects it. `principal`: principal
-            components; `circular`: the angles of the loops, then components of the rest; `bilinear`: the same
-            angles, then modes whose effect may depend on them; `eigenmaps`: the same angles, then slow
+            batch (running statistics in evaluation). Then no unit can collapse, and scaling the code cannot
+            lower a loss.
+        posterior: `none`; `fixed`: Gaussian noise of standard deviation `code_noise` is added to the code in
+            training, which limits the information in one number; or `gaussian`: each number has its own
+            variance, and a KL term can be added.
+        code_noise: standard deviation of the noise for `fixed`.
+        initial_logvar: initial log-variance of every number for `gaussian`.
+        start: `random`, or the initial code (`disdiff.initialisation`), fitted once to the encoder's inputs
+            of training images; the network starts at zero and is added to it. `principal`: principal
+            components;
+            `circular`: the angles of loops in the data, then components of the rest; `bilinear`: the same
+            angles, then modes whose effect may depend on the angles; `eigenmaps`: the same angles, then slow
             coordinates of a random walk over the rest.
-        freeze_steps: the encoder is frozen for this many steps, while the networks that read its code train.
-        learning_rate_factor: its learning rate as a multiple of the other networks'.
+        freeze_steps: the encoder is frozen for this many steps while the networks that read its code train.
+        learning_rate_factor: the encoder's learning rate as a multiple of the other networks'.
     """
 
     input: str = "image"
@@ -67,32 +67,32 @@ class FactorEncoderConfig:
 
 
 class CodePosterior(Protocol):
-    """Distribution of the code of a batch; B images, N units of D numbers."""
+    """Distribution of the codes of a batch; B images, N units of D numbers."""
 
     @property
     def mean(self) -> Tensor:
         """The most likely code, shape (B, N, D)."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """A code drawn from it, shape (B, N, D)."""
+        """A sampled code, shape (B, N, D)."""
 
     def kl(self) -> Tensor:
         """KL divergence to the prior in nats, shape (B,)."""
 
 
 class Posterior(NamedTuple):
-    """What the encoder says of a batch.
+    """Gaussian posterior of the codes of a batch, the encoder's output.
 
     Attributes:
         mean: the code, shape (B, N, D).
-        logvar: log-variance of each number, shape (B, N, D), or None for a deterministic encoder.
+        logvar: log-variance of each number, shape (B, N, D); None for a deterministic encoder.
     """
 
     mean: Tensor
     logvar: Tensor | None
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """A code drawn from the posterior, shape (B, N, D); the mean when there is no variance."""
+        """A sampled code, shape (B, N, D); the mean if there is no variance."""
         if self.logvar is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=generator, device=generator.device).to(self.mean)
@@ -128,7 +128,7 @@ class FactorEncoder(nn.Module):
         """Build for inputs of `in_channels` maps of `size` x `size`.
 
         Raises:
-            UserError: `size` is no power of two, or an option is unknown.
+            UserError: `size` is not a power of two, or an option is unknown.
         """
         super().__init__()
         side = min(size, OUTPUT_SIZE)
@@ -143,8 +143,8 @@ class FactorEncoder(nn.Module):
             channels = in_channels if i == 0 else config.channels
             self.trunk.append(nn.Conv2d(channels, config.channels, 4, stride=2, padding=1))
             self.trunk.append(_norm(config.norm, config.channels))
-            # the released network has no ReLU after the last but one; that for 256 pixels after the last but
-            # three
+            # The released network has no ReLU after the second last convolution; that for 256 pixels has
+            # none from the third to the second last.
             if i != depth - 2 and not (depth == RELEASED_256 and 2 <= i < depth - 1):
                 self.trunk.append(nn.ReLU())
         blocks = [EncoderBlock(config.channels, config.norm) for _ in range(2)]
@@ -174,25 +174,25 @@ class FactorEncoder(nn.Module):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether `fit_start` has anything to fit."""
+        """Whether the initial code is fitted (by `fit_start`)."""
         return self.components is not None
 
     @property
     def images_needed(self) -> int:
-        """Training inputs that its start is fitted to, at least; 0 for a random one."""
+        """Smallest number of training inputs to fit the initial code; 0 for a random start."""
         return 0 if self.components is None else self.components.images_needed
 
     def fit_start(self, x: Tensor) -> None:
-        """Fit what the code starts as to training inputs `x` (n, C, size, size), before the first step."""
+        """Fit the initial code to training inputs `x` (n, C, size, size), before the first step."""
         if self.components is not None:
             self.components.fit(x)
 
     def posterior(self, x: Tensor) -> Posterior:
-        """Codes of `x` (B, C, size, size), with their variance where the encoder has one."""
+        """Codes of `x` (B, C, size, size), with variance if the encoder has one."""
         units = self.head(self.trunk(x))
         mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
         if self.components is not None:
-            with torch.autocast(x.device.type, enabled=False):  # they sum what nearly cancels
+            with torch.autocast(x.device.type, enabled=False):  # the sums have cancellation
                 mean = mean + self.components(x.to(self.head.weight))
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
         if self.gaussian:
@@ -207,10 +207,11 @@ class FactorEncoder(nn.Module):
 
 
 def count_halvings(size: int, side: int, needs: str, fewest: int = 0) -> int:
-    """How often a map of `size` pixels a side is halved until it is `side` pixels a side.
+    """Number of times a map of side `size` is halved to get side `side`.
 
     Raises:
-        UserError: it never is, or less than `fewest` times; `needs` begins the sentence.
+        UserError: halving never gives `side`, or does so in fewer than `fewest` times; `needs` is the first
+            part of the message.
     """
     depth = max(size // side, 1).bit_length() - 1
     if side & (side - 1) or side << depth != size or depth < fewest:

@@ -1,10 +1,10 @@
 """The gradient decoder: features of the frozen denoiser and a code => the gradient field of every unit.
 
-Unit k's field is G(x_t, z^k, t) of DisDiff (Yang et al. 2023, arXiv:2301.13721), its approximation of
-grad_{x_t} log p(z^k | x_t). One decoder serves all units: unit k adds an embedding p_k to the time embedding
-and its code modulates every block. All N units go through in one pass, folded into the batch; whatever
-depends on the frozen features alone is computed once (`ldm.nn.layers.ResBlock`). The output layer starts at
-zero, so training starts exactly at the frozen diffusion model.
+Unit k's field is G(x_t, z^k, t) of DisDiff (Yang et al. 2023, arXiv:2301.13721), an approximation of
+grad_{x_t} log p(z^k | x_t). All units share one decoder: for unit k an embedding p_k is added to the time
+embedding, and its code modulates every block. All N units are computed in one pass, folded into the batch;
+what depends only on the frozen features is computed once (`ldm.nn.layers.ResBlock`). The output layer starts
+at zero, so training starts exactly at the frozen diffusion model.
 """
 
 import math
@@ -19,8 +19,8 @@ from ldm.nn import cpu_kernels
 from ldm.nn.layers import ResBlock, repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
 
-TOKENS = 4  # into which `attention` splits a condition
-CONDITION_GAIN = 3.0  # of a private condition's initial weights: a code is heard over the time embedding
+TOKENS = 4  # number of tokens into which `attention` splits a condition
+CONDITION_GAIN = 3.0  # factor on initial weights of `private` conditions, so that the code matters beside t
 
 
 @dataclass
@@ -28,20 +28,19 @@ class GradientDecoderConfig:
     """Gradient decoder.
 
     Attributes:
-        channels: width at full resolution; null takes the frozen U-Net's.
-        num_res_blocks: residual blocks per level less one; null takes the frozen U-Net's.
+        channels: width at full resolution; null for that of the frozen U-Net.
+        num_res_blocks: residual blocks per level minus one; null for that of the frozen U-Net.
         unit_embedding: `orthogonal` (rows of a matrix exponential), `learned` or `none`.
-        condition: how a unit's code becomes the condition: by one linear layer that all units share
-            (`shared`, released), or by a small network of each unit's own (`private`, as in EncDiff,
-            arXiv:2402.09712).
-        harmonics: of `private`: cosine and sine of so many multiples of each number, with period 2 sqrt(3),
-            go in beside it, as an angle of `disdiff.initialisation` is periodic.
-        residual_init: of the last convolution of every residual block: `zero` (released), or `default`. The
-            decoder's output starts at zero either way; with `zero`, a code has no way through at first, and
-            the output layer nothing to learn from.
+        condition: how a unit's code becomes the condition: by one linear layer for all units (`shared`,
+            released), or by a small network per unit (`private`, as in EncDiff, arXiv:2402.09712).
+        harmonics: for `private`: cosine and sine of this many multiples of each number, with period
+            2 sqrt(3), are additional inputs, because the angles of `disdiff.initialisation` are periodic.
+        residual_init: initial weights of the last convolution of every residual block: `zero` (released) or
+            `default`. The decoder's output starts at zero either way. With `zero` the features do not depend
+            on the code at first, so the output layer cannot learn from it.
         modulation: how the condition enters: by adaptive norms (`affine`, released), or split into four
-            tokens among which every pixel chooses by cross-attention after every block (`attention`); of a
-            single token there would be nothing to choose. A unit's field reads its own tokens only.
+            tokens that every pixel reads by cross-attention after every block (`attention`). The field of a
+            unit reads only the tokens of this unit.
     """
 
     channels: int | None = None
@@ -56,7 +55,7 @@ class GradientDecoderConfig:
 class OrthogonalEmbedding(nn.Module):
     """N orthonormal vectors, rows of exp(W^T - W) with W free, mapped linearly to the embedding's width.
 
-    The sign of the exponent is the released code's, so that its weights mean the same here.
+    The exponent has the sign of the released code, so the released weights can be loaded.
     """
 
     def __init__(self, num_units: int, emb_dim: int) -> None:
@@ -64,7 +63,8 @@ class OrthogonalEmbedding(nn.Module):
         size = emb_dim // 2
         if num_units > size:
             raise UserError(
-                f"{num_units} units need an orthogonal embedding of at least that size, this one has {size}"
+                f"{num_units} units need an orthogonal embedding of at least that size, but it has {size}; "
+                "lower code.num_units or set code.decoder.unit_embedding=learned"
             )
         self.num_units = num_units
         self.generator = nn.Parameter(torch.randn(size, size))
@@ -91,21 +91,19 @@ class LearnedEmbedding(nn.Module):
 
 
 class SharedCondition(nn.Module):
-    """One linear layer for the codes of all units."""
+    """One linear layer shared by all units."""
 
     def __init__(self, num_units: int, unit_dim: int, emb_dim: int, harmonics: int = 0) -> None:
         super().__init__()
         self.project = nn.Linear(unit_dim, emb_dim)
 
     def forward(self, code: Tensor, units: Tensor | None) -> Tensor:
-        """Conditions of `code` (B, K, D), shape (B, K, emb_dim), whatever `units` they are."""
+        """Conditions of `code` (B, K, D), shape (B, K, emb_dim); `units` is ignored."""
         return self.project(code)
 
 
 class PrivateCondition(nn.Module):
-    """A network of each unit's own, D -> 64 -> emb_dim: what a number means is the unit's business from the
-    start.
-    """
+    """A network D -> 64 -> emb_dim per unit."""
 
     def __init__(
         self, num_units: int, unit_dim: int, emb_dim: int, harmonics: int = 0, hidden: int = 64
@@ -116,8 +114,9 @@ class PrivateCondition(nn.Module):
         self.project = UnitLinear(num_units, hidden, emb_dim, CONDITION_GAIN)
 
     def forward(self, code: Tensor, units: Tensor | None) -> Tensor:
-        """Conditions of `code` (B, K, D), shape (B, K, emb_dim), of `units` (K,) or (B, K); None for all in
-        order.
+        """Conditions of `code` (B, K, D), shape (B, K, emb_dim).
+
+        `units` are the units' numbers, shape (K,) or (B, K); None for all units in order.
         """
         phase = code[..., None] * torch.arange(1, self.harmonics + 1).to(code) * (math.pi / 3**0.5)
         code = torch.cat([code, phase.cos().flatten(2), phase.sin().flatten(2)], dim=2)
@@ -125,7 +124,7 @@ class PrivateCondition(nn.Module):
 
 
 class UnitLinear(nn.Module):
-    """A linear layer of each unit's own; all units go through in one product."""
+    """A linear layer per unit; all units are computed in one matrix product."""
 
     def __init__(self, num_units: int, in_dim: int, out_dim: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -140,7 +139,7 @@ class UnitLinear(nn.Module):
 
 
 class GradientDecoder(nn.Module):
-    """Gradient fields of all units on the features of a frozen U-Net."""
+    """Computes the gradient fields of units from the features of a frozen U-Net."""
 
     def __init__(
         self,
@@ -174,9 +173,9 @@ class GradientDecoder(nn.Module):
         """Gradient fields of units.
 
         Args:
-            features: of B noisy latents.
-            code: of K units, shape (B, K, D).
-            units: which units these are, shape (K,) or (B, K) int64; None for all N in order.
+            features: features of B noisy latents.
+            code: code of K units, shape (B, K, D).
+            units: the units' numbers, shape (K,) or (B, K) int64; None for all N in order.
 
         Returns:
             One field per unit, shape (B, K, C, h, w).
@@ -200,7 +199,7 @@ CONDITIONS = {"shared": SharedCondition, "private": PrivateCondition}
 
 
 def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module | None:
-    """The embedding that tells units apart.
+    """Build the embedding that distinguishes units; None for `none`.
 
     Raises:
         UserError: `kind` is unknown.

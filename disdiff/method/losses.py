@@ -1,10 +1,9 @@
-"""The losses of DisDiff (Yang et al. 2023, arXiv:2301.13721), PDAE's weighting and the MMD of
-the systems with a prior: pure functions of tensors.
+"""Losses of DisDiff (Yang et al. 2023, arXiv:2301.13721), PDAE's loss weights, and the MMD for priors.
 
 Notation: `code` is E(x_0); `code_hat` is E of the frozen model's prediction; `code_hat_c` is E of the
-prediction shifted by the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit`
-holds c, shape (B,) int64. The losses and `change_weight` return one value per image, shape (B,), the logits
-one per unit; weights over t keep the shape of `snr`; `mmd` compares two whole samples, shape ().
+prediction shifted by the gradient field of one sampled unit c per image. All have shape (B, N, D); `unit` is
+c, shape (B,) int64. The losses and `change_weight` return one value per image, shape (B,), and the logits one
+per unit. Weights over t keep the shape of `snr`; `mmd` compares two samples and returns shape ().
 """
 
 from collections.abc import Callable
@@ -21,31 +20,31 @@ MAX_WHITENED = 4096  # entries of a latent whose covariance is inverted
 
 @dataclass
 class DisDiffLossConfig:
-    """The loss of stage 3.
+    """The loss of DisDiff and PDAE.
 
     Attributes:
-        norm: of the noise error, `l1` or `l2`.
-        whiten_ridge: of the latents' covariance, in variances of one entry: the noise error is measured where
-            the latents are white but for it (`whitened_error`, under `l2`); null measures every entry alike.
+        norm: norm of the noise error, `l1` or `l2`.
+        whiten_ridge: ridge for whitening the noise error by the latents' covariance (`whitened_error`, with
+            `l2` only), in units of that covariance; null for the plain error.
         t_min, t_max: training draws t uniformly from t_min .. t_max - 1; a null t_max is the number of steps.
-        weighting: of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the error
-            of z0_hat, capped; under `l1` its square root).
-        snr_gamma: of `snr`.
-        clean_cap: of `clean`.
-        weight_disentangle: of L_dis; 0 switches it off.
+        weighting: weight of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the
+            weight of an error of z0_hat, capped; with `l1` its square root).
+        snr_gamma: gamma of `snr`.
+        clean_cap: largest weight of `clean`.
+        weight_disentangle: weight of L_dis; 0 switches L_dis off.
         temperature: divides the logits of L_in and L_va; 1 as released, less for codes of few numbers, whose
             distances are small.
-        weight_invariant, weight_variant: of L_in and L_va within L_dis.
-        dis_weighting: the per-image weight of L_dis: `change`, of z0_hat by the sampled unit (DisDiff),
-            `constant`, or `loss`, the image's noise error.
-        train_evaluator: L_dis also trains the encoder that looks at predictions (without detach).
-        change_space: where the per-image weight of L_dis is measured: `z` or `image`.
-        change_cap: largest per-image weight; null for none (released).
-        every: L_dis is computed at every so many steps, with a weight that many times larger.
-        detach_condition: false lets L_dis reach the encoder through the condition z^c (released code); true
-            keeps it to the decoder (paper).
-        weight_kl: of the code's KL divergence to the standard normal, for a Gaussian encoder.
-        kl_warmup_steps: that weight rises linearly over these steps.
+        weight_invariant, weight_variant: weights of L_in and L_va within L_dis.
+        dis_weighting: per-image weight of L_dis: `change` (the change of z0_hat by the sampled unit,
+            DisDiff), `constant`, or `loss` (the image's noise error).
+        train_evaluator: whether L_dis also trains the encoder that encodes predictions.
+        change_space: space in which `change` is measured: `z` or `image`.
+        change_cap: largest per-image weight; null for no limit (released).
+        every: L_dis is computed only every so many steps, with its weight multiplied by this number.
+        detach_condition: if false, gradients of L_dis reach the encoder through the condition z^c (released
+            code); if true, they reach the decoder only (paper).
+        weight_kl: weight of the code's KL divergence to the standard normal, for a Gaussian encoder.
+        kl_warmup_steps: `weight_kl` rises linearly over these steps.
     """
 
     norm: str = "l1"
@@ -70,20 +69,22 @@ class DisDiffLossConfig:
 
 
 def invariant_logits(code_hat_c: Tensor, code_hat: Tensor) -> Tensor:
-    """d_k = ||code_hat_c^k - code_hat^k||_2: how far the shift moved each unit, shape (B, N)."""
+    """d_k = ||code_hat_c^k - code_hat^k||_2, the distance that the shift moved each unit, shape (B, N)."""
     return (code_hat_c - code_hat).norm(dim=-1)
 
 
 def variant_logits(code_hat_c: Tensor, code_hat: Tensor, code: Tensor) -> Tensor:
-    """d^n_k - d^p_k = ||code_hat^k - code^k||_2 - ||code_hat_c^k - code^k||_2: how much nearer it came, shape
-    (B, N).
+    """d^n_k - d^p_k = ||code_hat^k - code^k||_2 - ||code_hat_c^k - code^k||_2, shape (B, N).
+
+    This is the distance by which the shift moved each unit towards the code of the input.
     """
     return (code_hat - code).norm(dim=-1) - (code_hat_c - code).norm(dim=-1)
 
 
 def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor, temperature: float = 1.0) -> Tensor:
-    """L_in: cross-entropy of the moved distances with the sampled unit, in nats: the others shall stay in
-    place.
+    """L_in: cross-entropy of `invariant_logits` with the sampled unit as the target, in nats, shape (B,).
+
+    It is small if the shift moved the sampled unit and left the other units in place.
     """
     logits = invariant_logits(code_hat_c, code_hat) / temperature
     return F.cross_entropy(logits, unit, reduction="none")
@@ -92,15 +93,16 @@ def invariant_loss(code_hat_c: Tensor, code_hat: Tensor, unit: Tensor, temperatu
 def variant_loss(
     code_hat_c: Tensor, code_hat: Tensor, code: Tensor, unit: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """L_va: cross-entropy of the gained closeness with the sampled unit, in nats: it shall near the input's
-    code.
+    """L_va: cross-entropy of `variant_logits` with the sampled unit as the target, in nats, shape (B,).
+
+    It is small if the shift moved the sampled unit, and only this unit, towards the code of the input.
     """
     logits = variant_logits(code_hat_c, code_hat, code) / temperature
     return F.cross_entropy(logits, unit, reduction="none")
 
 
 def change_weight(before: Tensor, after: Tensor) -> Tensor:
-    """Mean over all axes but the first of (before - after)^2, detached: the per-image weight of L_dis."""
+    """Mean of (before - after)^2 over all axes except the first, detached: the per-image weight of L_dis."""
     return (before - after).detach().square().flatten(1).mean(dim=1)
 
 
@@ -110,15 +112,15 @@ def snr_weight(snr: Tensor, gamma: float) -> Tensor:
 
 
 def clean_weight(snr: Tensor, cap: float) -> Tensor:
-    """min(1 / SNR, cap): turns a squared error of eps into one of z0_hat, capped at the noisiest steps."""
+    """min(1 / SNR, cap); the factor 1 / SNR turns a squared error of eps into one of z0_hat."""
     return (1 / snr).clamp(max=cap)
 
 
 def check_whitened(num_entries: int) -> None:
-    """Refuse latents of so many entries that their covariance is too large to be inverted.
+    """Check that the latents' covariance is small enough to be inverted.
 
     Raises:
-        UserError: there are more than MAX_WHITENED.
+        UserError: a latent has more than MAX_WHITENED entries.
     """
     if num_entries > MAX_WHITENED:
         raise UserError(
@@ -141,8 +143,8 @@ def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
     variance = variance.clamp_min(0)
     if not variance.sum() > 0:
         raise UserError(
-            "the latents are constant over the training images, so that they cannot be whitened: the images "
-            "are all alike, or the autoencoder has collapsed; give other images, or train it longer"
+            "the latents are constant over the training images and cannot be whitened: either all images "
+            "are the same, or the autoencoder has collapsed; use other images, or train it longer"
         )
     gain = 1 / (variance + ridge)
     gain = gain * variance.sum() / (variance * gain).sum()
@@ -152,24 +154,25 @@ def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
 def whitened_error(eps_hat: Tensor, eps: Tensor, whitener: Tensor) -> Tensor:
     """Mean over all P entries of (W (eps_hat - eps))^2, shape (B,).
 
-    What minimises it is what minimises the plain squared error, the conditional mean, whatever the whitener
-    (P, P). But effort is shared otherwise: a factor that changes little of a latent weighs as much as a large
-    one.
+    For every whitener (P, P) the minimiser is that of the plain squared error, the conditional mean. But a
+    factor that changes the latents little gets the same weight as one that changes them much.
     """
     return ((eps_hat - eps).flatten(1) @ whitener).square().mean(dim=1)
 
 
 def reference_kernel(squared_distance: Tensor, dim: int) -> Tensor:
-    """exp(-||x - y||^2 / d^2), InfoDiffusion's. Under the standard normal its mean is (1 + 4 / d^2)^(-d / 2),
-    .94 at d = 32: it bounds the code's scale and sees little else.
+    """exp(-||x - y||^2 / d^2), the kernel of InfoDiffusion.
+
+    Its mean under the standard normal is (1 + 4 / d^2)^(-d / 2), which is 0.94 at d = 32: the kernel is
+    almost flat and mainly limits the scale of the code.
     """
     return (-squared_distance / dim**2).exp()
 
 
 def multi_scale_kernel(squared_distance: Tensor, dim: int) -> Tensor:
-    """Mean over s in 1/4, 1/2, 1, 2, 4 of exp(-||x - y||^2 / (2 s d)); s = 1 suits the standard normal.
+    """Mean over s in 1/4, 1/2, 1, 2, 4 of exp(-||x - y||^2 / (2 s d)).
 
-    Under it the mean of each is (1 + 2 / (s d))^(-d / 2).
+    The scale s = 1 fits the standard normal, under which the mean of each term is (1 + 2 / (s d))^(-d / 2).
     """
     scales = squared_distance.new_tensor([0.25, 0.5, 1.0, 2.0, 4.0])
     return (-squared_distance[..., None] / (2 * dim * scales)).exp().mean(dim=-1)
@@ -179,15 +182,15 @@ KERNELS = {"multi_scale": multi_scale_kernel, "reference": reference_kernel}
 
 
 def mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, int], Tensor] = multi_scale_kernel) -> Tensor:
-    """Squared maximum mean discrepancy of two samples, the biased estimator, shape ().
+    """Squared maximum mean discrepancy (MMD) of two samples, biased estimator, shape ().
 
-    E k(x, x') + E k(y, y') - 2 E k(x, y), pairs of a sample with itself included: not negative, and about
-    2 (1 - E k) / n for two samples of n from one distribution.
+    E k(x, x') + E k(y, y') - 2 E k(x, y), including pairs of equal rows. It is not negative, and about
+    2 (1 - E k) / n for two samples of size n from the same distribution.
 
     Args:
         x: shape (n, d).
         y: shape (m, d).
-        kernel: (squared distance, d) to a value.
+        kernel: (squared distance, d) => kernel value.
     """
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:

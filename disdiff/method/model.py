@@ -1,10 +1,11 @@
-"""What every system is to the rest (image => code, code and noise => image), and DisDiff and PDAE, which are
-that by a frozen denoiser, a factor encoder and a gradient decoder.
+"""The interface of all systems (image => code, code and noise => image), and the models DisDiff and PDAE.
+
+DisDiff and PDAE consist of a frozen denoiser, a factor encoder and a gradient decoder:
 
     eps_hat = eps_base + coefficient(t) * sum_k grad_k(z_t, code_k, t)
 
-The gradient enters with one of two coefficients: the training one is the paper's (with the posterior variance
-as sigma_t), the sampling one is classifier guidance's. Beyond t = 20 they differ by less than 5 %.
+There are two coefficients: training uses the paper's (with the posterior variance as sigma_t), sampling uses
+that of classifier guidance. For t > 20 they differ by less than 5 %.
 """
 
 from abc import ABC, abstractmethod
@@ -29,25 +30,25 @@ def check_units(units: list[int], num_units: int) -> list[int]:
     """Return `units` if they are a subset of 0 .. `num_units` - 1.
 
     Raises:
-        UserError: one is out of range or named twice.
+        UserError: a unit is out of range or occurs twice.
     """
     wrong = [unit for unit in units if not 0 <= unit < num_units]
     if wrong:
         raise UserError(f"there is no unit {wrong[0]}: this model has units 0 to {num_units - 1}")
     if len(set(units)) < len(units):
-        raise UserError(f"the units {units} name one of them twice; name each once")
+        raise UserError(f"a unit occurs twice in {units}; give each unit once")
     return units
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How images are made of codes.
+    """Options for generating images from codes.
 
     Attributes:
-        sampler: which; with eta 0 an image is a function of code and noise.
-        units: only these take part; None for all.
-        generator: source of new noise, for samplers that add any.
-        progress: wraps the iterable of steps.
+        sampler: the sampler; with eta 0 an image is a function of code and noise.
+        units: use the gradient fields of these units only; None for all.
+        generator: source of new noise, for samplers that add noise.
+        progress: wraps the iterable of steps, such as tqdm.
     """
 
     sampler: SamplerConfig
@@ -57,13 +58,13 @@ class Generation:
 
 
 class ImageModel(nn.Module, ABC):
-    """A trained system, as scores, pictures, edits and scripts see it.
+    """Interface of a trained system for scores, pictures, edits and scripts.
 
     Attributes:
-        latent_space: where the system works; pixel space for one without a first stage.
-        networks: what the last stage trains; its `encoder` gives codes (B, N, D).
-        encoder_input: what the encoder reads.
-        has_unit_fields: whether every unit has a gradient field, so that subsets of units can be sampled.
+        latent_space: the latent space; pixel space for systems without a first stage.
+        networks: the networks trained by the last stage; its `encoder` returns codes (B, N, D).
+        encoder_input: computes the encoder's input.
+        has_unit_fields: whether every unit has its own gradient field, so that subsets of units can be used.
     """
 
     has_unit_fields = False
@@ -74,22 +75,22 @@ class ImageModel(nn.Module, ABC):
 
     @property
     def supervision(self) -> str | None:
-        """What it learnt from beside images, for outputs; None if nothing."""
+        """Supervision used besides images, as text for outputs; None for none."""
         return self.encoder_input.supervision
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device of the model."""
         return self.latent_space.mean.device
 
     @property
     def num_units(self) -> int:
-        """N, the number of units that can be swapped and are scored."""
+        """Number of units N for swaps and scores."""
         return self.networks.encoder.num_units
 
     @property
     def images_needed(self) -> int:
-        """Training images, at least: two, so that codes differ, or more where the code's start is fitted."""
+        """Smallest number of training images: two, so that codes vary, or more to fit the initial code."""
         return max(2, self.networks.encoder.images_needed)
 
     def encode(self, image: Tensor) -> Tensor:  # image => code
@@ -102,30 +103,28 @@ class ImageModel(nn.Module, ABC):
 
     @torch.no_grad()
     def fit_start(self, z_0: Tensor) -> None:
-        """Fit the initial code to training latents (n, C, h, w), before the first step, where the encoder has
-        one that is fitted.
-        """
+        """Fit the initial code, if the encoder has one, to training latents (n, C, h, w)."""
         if self.networks.encoder.is_fitted:
             parts = z_0[: self.encoder_input.fit_limit].split(self.encoder_input.fit_batch)
             self.networks.encoder.fit_start(torch.cat([self.encoder_input.from_latent(x) for x in parts]))
 
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Shape of the noise z_T beside the code of one image; empty where the code says all."""
+        """Shape of the noise z_T of one image; no entries if the code alone determines the image."""
 
     @abstractmethod
     def infer_noise(
         self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
     ) -> Tensor:  # image => z_T
-        """Noise from which `generate` makes `image` (B, 3, H, W) of `code` in `num_steps` steps of DDIM."""
+        """Noise from which `generate` reproduces `image` (B, 3, H, W) with `code` in `num_steps` steps."""
 
     @abstractmethod
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
-        """Images (B, 3, H, W), not clamped, of codes (B, N, D) and the noise `z_T`."""
+        """Generate images (B, 3, H, W), not clamped, from codes (B, N, D) and noise `z_T`."""
 
 
 class DiffusionModel(ImageModel):
-    """A system whose code enters a noise prediction: everything follows from `eps_fn`."""
+    """A system whose code is an input of the noise prediction; subclasses define `eps_fn`."""
 
     def __init__(
         self,
@@ -141,18 +140,19 @@ class DiffusionModel(ImageModel):
     def eps_fn(
         self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
     ) -> EpsFunction:
-        """The noise prediction of a code, or of some of its units.
+        """Return the noise predictor for a code, or for some of its units.
 
         Args:
-            code: of the batch to be sampled, shape (B, N, D).
-            units: the subset S; None for all, an empty list for the frozen model alone.
-            weights: w_k of each unit in `units`, shape (K,), times the guidance of a DisDiff; None for 1.
+            code: codes of the batch to sample, shape (B, N, D).
+            units: the units to use; None for all, an empty list for the frozen model only.
+            weights: factor on the gradient field of each unit in `units`, shape (K,), in addition to the
+                guidance; None for 1.
 
         Returns:
-            (z_t (B, C, h, w), t (B,)) to eps_hat (B, C, h, w).
+            (z_t (B, C, h, w), t (B,)) => eps_hat (B, C, h, w).
 
         Raises:
-            UserError: a unit is out of range or named twice, or the system has no gradient field per unit.
+            UserError: a unit is out of range or occurs twice, or the system has no gradient field per unit.
         """
 
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -162,7 +162,7 @@ class DiffusionModel(ImageModel):
     def infer_noise(
         self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
     ) -> Tensor:  # image => z_T
-        """DDIM walked backwards, shape (B, C, h, w)."""
+        """Noise by DDIM inversion, shape (B, C, h, w)."""
         z_0 = self.latent_space.encode(image)
         return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps, progress)
 
@@ -174,13 +174,13 @@ class DiffusionModel(ImageModel):
 
 
 def training_coefficient(schedule: Schedule) -> Tensor:
-    """-sqrt(alpha_t) (1 - alpha_bar_{t-1}) / sqrt(1 - alpha_bar_t), shape (T,)  # PDAE and DisDiff, L_r."""
+    """-sqrt(alpha_t) (1 - alpha_bar_{t-1}) / sqrt(1 - alpha_bar_t), shape (T,); L_r of PDAE and DisDiff."""
     noise_prev = F.pad(schedule.noise_variance[:-1], (1, 0))  # 1 - alpha_bar_{t-1}, to full precision
     return -schedule.alpha.sqrt() * noise_prev / schedule.noise_variance.sqrt()
 
 
 def sampling_coefficient(schedule: Schedule) -> Tensor:
-    """-sqrt(1 - alpha_bar_t), shape (T,)  # score conditioning: Dhariwal & Nichol 2021, Eq. 14."""
+    """-sqrt(1 - alpha_bar_t), shape (T,); classifier guidance, Dhariwal & Nichol 2021, Eq. (14)."""
     return -schedule.noise_variance.sqrt()
 
 
@@ -191,7 +191,7 @@ def shift_eps(eps_base: Tensor, coefficient: Tensor, t: Tensor, grad: Tensor) ->
 
 @dataclass
 class Prediction:
-    """What the model says of z_t.
+    """Output of the model for z_t.
 
     Attributes:
         eps_base: noise predicted by the frozen denoiser, shape (B, C, h, w).
@@ -203,9 +203,7 @@ class Prediction:
 
 
 class CodeNetworks(nn.Module):
-    """What stage 3 trains: the encoder that finds the code and the decoder that turns it into gradient
-    fields.
-    """
+    """The trained networks of DisDiff and PDAE: factor encoder and gradient decoder."""
 
     def __init__(self, encoder: FactorEncoder, decoder: GradientDecoder) -> None:
         super().__init__()
@@ -213,7 +211,7 @@ class CodeNetworks(nn.Module):
 
 
 class DisDiff(DiffusionModel):
-    """A latent space, a frozen denoiser in it, and the factor networks on both."""
+    """DisDiff: a latent space, a frozen denoiser, a factor encoder and a gradient decoder."""
 
     has_unit_fields = True
 
@@ -226,42 +224,43 @@ class DisDiff(DiffusionModel):
         encoder_input: EncoderInput,
         guidance: float = 1.0,
     ) -> None:
-        """Put the parts together.
+        """Assemble the model.
 
         Args:
-            latent_space: where everything happens.
-            denoiser: frozen.
-            schedule: its noise schedule.
+            latent_space: the latent space.
+            denoiser: the frozen denoiser.
+            schedule: the denoiser's noise schedule.
             networks: encoder and gradient decoder.
-            encoder_input: what the encoder reads.
-            guidance: scale of the gradient fields at sampling and inversion; unused in training.
+            encoder_input: computes the encoder's input.
+            guidance: scale of the gradient fields in sampling and inversion; not used in training.
         """
         super().__init__(latent_space, schedule, networks, encoder_input)
         self.denoiser, self.guidance = denoiser, guidance
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
-        """Frozen noise prediction and the gradient field of each unit.
+        """Compute the frozen noise prediction and the gradient field of each unit.
 
         Args:
             z_t: noisy latent, shape (B, C, h, w).
             t: diffusion step, shape (B,).
-            code: of K units, shape (B, K, D).
-            units: which units these are, shape (K,) or (B, K); None for all N.
+            code: code of K units, shape (B, K, D).
+            units: the units' numbers, shape (K,) or (B, K); None for all N.
         """
         eps_base, features = self.predict_base(z_t, t)
         return Prediction(eps_base, self.networks.decoder(features, code, units))
 
     def predict_base(self, z_t: Tensor, t: Tensor) -> tuple[Tensor, Features]:
         """Noise predicted by the frozen denoiser, shape (B, C, h, w), and its features."""
-        with torch.no_grad():  # frozen, and z_t is data: nothing upstream wants a gradient
+        with torch.no_grad():  # the denoiser is frozen and z_t is data, so no gradient is needed
             features = self.denoiser.features(z_t, t)
             return self.denoiser.decode(features), features
 
     def eps_fn(
         self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
     ) -> EpsFunction:
-        """The frozen prediction shifted by some units, each times `guidance`; only their gradient fields are
-        computed.
+        """The frozen prediction, shifted by the gradient fields of `units` times `guidance`.
+
+        Only the gradient fields of `units` are computed.
         """
         count = code.shape[1]
         chosen = check_units(list(range(count)) if units is None else units, count)
@@ -270,7 +269,7 @@ class DisDiff(DiffusionModel):
         scale = self.guidance * (part.new_ones(len(chosen)) if weights is None else weights.to(part))
 
         def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
-            """The frozen prediction for z_t (B, C, h, w) at t (B,), shifted by the chosen fields."""
+            """The frozen prediction for z_t (B, C, h, w) at t (B,), shifted by the gradient fields."""
             eps_base, features = self.predict_base(z_t, t)
             if not chosen:
                 return eps_base
@@ -281,17 +280,17 @@ class DisDiff(DiffusionModel):
 
 
 class PDAE(DisDiff):
-    """DisDiff's case of one unit (Zhang et al. 2022, arXiv:2212.12990), trained by the same task.
+    """PDAE (Zhang et al. 2022, arXiv:2212.12990): DisDiff with one unit, trained by the same task.
 
-    The D numbers of its code have one gradient field together. To swap, traverse and score them, each counts
-    as a unit: outside, a code has shape (B, D, 1).
+    All D numbers of the code share one gradient field. For swaps, traversals and scores each number counts as
+    a unit, so codes have shape (B, D, 1) outside this class.
     """
 
     has_unit_fields = False
 
     @property
     def num_units(self) -> int:
-        """D."""
+        """Number of units outside this class: D."""
         return self.networks.encoder.unit_dim
 
     def encode_input(self, x: Tensor) -> Tensor:  # input => code
@@ -299,7 +298,7 @@ class PDAE(DisDiff):
         return super().encode_input(x).transpose(1, 2)
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
-        """Frozen noise prediction and the one gradient field, shape (B, 1, C, h, w), of a code (B, D, 1)."""
+        """Frozen noise prediction and the one gradient field (B, 1, C, h, w) for a code (B, D, 1)."""
         refuse_units(units)
         return super().predict(z_t, t, code.transpose(1, 2))
 
@@ -312,12 +311,10 @@ class PDAE(DisDiff):
 
 
 def refuse_units(units: list[int] | Tensor | None) -> None:
-    """Refuse a subset of units where only the whole code means something.
+    """Raise UserError if a subset of units is given to a system without a gradient field per unit.
 
     Raises:
-        UserError: there is one.
+        UserError: `units` is not None.
     """
     if units is not None:
-        raise UserError(
-            "the units of this system have no gradient fields of their own; leave out the choice of units"
-        )
+        raise UserError("the units of this system have no separate gradient fields; do not choose units")

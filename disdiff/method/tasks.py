@@ -1,10 +1,9 @@
-"""The task of stage 3: what one training step of DisDiff (and of PDAE, its case of one unit) computes.
+"""Training task of DisDiff and PDAE (Yang et al. 2023, arXiv:2301.13721).
 
     L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL
 
-L_r is the error of eps_base + training_coefficient * sum_k grad_k; the second term shifts the frozen
-prediction by one sampled unit, looks at the result with the encoder, and asks which unit it was (Yang et al.
-2023, arXiv:2301.13721).
+L_r is the error of eps_base + training_coefficient * sum_k grad_k. For L_in and L_va the frozen prediction is
+shifted by one sampled unit and encoded again; both are small if the code shows which unit was sampled.
 """
 
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from ldm.training.stage_task import spread
 
 @dataclass
 class Step:
-    """The tensors of one training step that its loss terms share; B images.
+    """Tensors of one training step that the loss terms share; B images.
 
     Attributes:
         z_0, z_t: clean and noisy latent, shape (B, C, h, w).
@@ -78,7 +77,7 @@ class DisDiffTask(CodeTask):
         self.t_range = (loss.t_min, num_steps if loss.t_max is None else loss.t_max)
         if not 0 <= loss.t_min < self.t_range[1] <= num_steps:
             raise UserError(
-                f"code.loss.t_min={loss.t_min} and t_max={self.t_range[1]} hold no steps of "
+                f"code.loss.t_min={loss.t_min} and t_max={self.t_range[1]} leave no steps of "
                 f"0 .. {num_steps - 1}; choose t_min < t_max"
             )
         weightings: dict[str, Callable[[Tensor], Tensor]] = {
@@ -91,7 +90,7 @@ class DisDiffTask(CodeTask):
         choose("code.loss.change_space", loss.change_space, {"z": None, "image": None})
         if loss.whiten_ridge is not None and loss.norm != "l2":
             raise UserError(
-                f"code.loss.whiten_ridge is for squared errors, but code.loss.norm={loss.norm}; "
+                f"code.loss.whiten_ridge needs squared errors, but code.loss.norm={loss.norm}; "
                 "set norm=l2, or whiten_ridge=null"
             )
         self.register_buffer("whitener", None, persistent=False)
@@ -100,18 +99,18 @@ class DisDiffTask(CodeTask):
         self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
 
     def fit_data(self, z_0: Tensor) -> None:
-        """Fit what whitens the noise error, where it is to be whitened, to latents (n, C, h, w)."""
+        """Fit the whitening matrix, if `whiten_ridge` is set, to latents (n, C, h, w)."""
         if self.loss.whiten_ridge is not None:
             self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
 
     def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
-        """The error of L_r of each image, shape (B,), before its weight; white once `fit_data` was called."""
+        """Noise error of each image, shape (B,), before its weight; whitened if `fit_data` set a whitener."""
         if self.whitener is None:
             return denoising_error(eps_hat, eps, self.loss.norm)
         return whitened_error(eps_hat, eps, self.whitener)
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """All terms of the loss, each a mean over the batch."""
+        """Return the weighted sum of all loss terms, each a mean over the batch."""
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
@@ -129,7 +128,7 @@ class DisDiffTask(CodeTask):
         frozen = (weight * self.noise_error(eps_base, eps)).mean()
         self.stats = {
             "reconstruction": reconstruction.detach(),
-            "of_frozen": (reconstruction / frozen).detach(),  # below 1: the code fills a part of the gap
+            "of_frozen": (reconstruction / frozen).detach(),  # below 1 if the code improves the prediction
             "code_std": spread(posterior.mean).mean(),
         }
         loss = reconstruction
@@ -157,11 +156,12 @@ class DisDiffTask(CodeTask):
         return self.trained.decoder(features, parts.code[rows, unit, None].detach(), unit[:, None]).squeeze(1)
 
     def disentangling_loss(self, parts: Step, chosen: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-        """W * (L_in + L_va) of each image, shape (B,); the encoder that looks at predictions is held
-        constant.
+        """Return w * (L_in + L_va) of each image, shape (B,).
+
+        The weights of the encoder that encodes predictions are constant, unless `train_evaluator` is set.
 
         Args:
-            parts: of the step.
+            parts: tensors of the step.
             chosen: gradient field of the sampled unit, shape (B, C, h, w).
             target: code of the images, detached, shape (B, N, D).
             unit: the sampled unit, shape (B,).
@@ -196,7 +196,7 @@ class DisDiffTask(CodeTask):
         return weight * (self.loss.weight_invariant * invariant + self.loss.weight_variant * variant)
 
     def _image_weight(self, parts: Step, z0_hat: Tensor, z0_hat_c: Tensor) -> Tensor:
-        """Weight of each image's L_dis, detached, shape (B,)."""
+        """Per-image weight of L_dis, detached, shape (B,)."""
         if self.loss.dis_weighting == "constant":
             return torch.ones_like(parts.t, dtype=z0_hat.dtype)
         if self.loss.dis_weighting == "loss":
@@ -212,9 +212,7 @@ class DisDiffTask(CodeTask):
             return tuple(self.model.latent_space.decode(z, quantize=False) for z in latents)
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """First-stage reconstructions, and samples from their codes and random noise, shape (2, columns, 3,
-        H, W).
-        """
+        """First-stage reconstructions, and samples for their codes, shape (2, columns, 3, H, W)."""
         model = self.current
         z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
         rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
@@ -225,16 +223,14 @@ class DisDiffTask(CodeTask):
 
     @property
     def current(self) -> DisDiff:
-        """The model with the averaged factor networks."""
+        """The model with the averaged weights of encoder and gradient decoder."""
         model = self.model
         frozen = (model.latent_space, model.denoiser, model.schedule)
         return DisDiff(*frozen, self.result, model.encoder_input, model.guidance)
 
 
 def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Code of `x` by `encoder` with its weights held constant and its running statistics used; gradients
-    reach `x`.
-    """
+    """Encode `x` in evaluation mode with constant weights; gradients flow to `x` only."""
     training = encoder.training
     state = {
         name: tensor.detach() for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]

@@ -1,4 +1,4 @@
-"""Area under the ROC curve of every column as a detector of every binary attribute, exactly.
+"""Exact area under the ROC curve (AUROC) of every column as a detector of every binary attribute.
 
 With average ranks r of a column, P positives and M negatives, `AUROC = (sum of r over the positives - P (P
 + 1) / 2) / (P M)`, the Mann-Whitney statistic: ties count one half. One ranking per column and one matrix

@@ -1,14 +1,14 @@
-"""scikit-learn's gradient boosting classifier with the trees of a round grown side by side, and faster.
+"""scikit-learn's gradient boosting classifier, faster: the trees of a round are grown in parallel.
 
-A round of boosting on K classes fits K trees, each to the residual of one class under the predictions of
-the *previous* round: they are independent, and growing a tree releases the interpreter lock. Each tree is
-handed the seed it would have met in the sequential loop. Trees on many rows are grown from columns that are
+A round of boosting on K classes fits K trees, each to the residual of one class under the predictions of the
+*previous* round. So the trees are independent, and growing a tree releases the interpreter lock. Each tree
+gets the seed that it would get in the sequential loop. Trees on many rows are grown from columns that are
 sorted once (`disdiff.metrics._presorted`).
 
-Splits, leaves and predictions are scikit-learn's bit for bit. Importances are too on fewer rows than
-`PRESORT_FROM`; from there on they agree to rounding (below 1e-12), as impurities are summed in another order.
-Private parts of scikit-learn are used here and in `_presorted`: fit by `disdiff.metrics._classifiers`, which
-takes the public class where they have changed.
+Splits, leaves and predictions are bit-identical to scikit-learn's. Importances are bit-identical on fewer
+than `PRESORT_FROM` rows; otherwise they agree to rounding (below 1e-12), as impurities are summed in another
+order. This module and `_presorted` use private parts of scikit-learn. Fit through
+`disdiff.metrics._classifiers`, which falls back to the public class if these parts have changed.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from disdiff.metrics._presorted import MAX_SEED, FixedSeed, PresortedColumns
 
-PRESORT_FROM = 4_000  # rows; of fewer, sorting is cheap
+PRESORT_FROM = 4_000  # fewest rows for presorting; sorting fewer rows is cheap
 
 
 class ParallelGradientBoosting(GradientBoostingClassifier):
@@ -52,7 +52,7 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
         random_state: np.random.RandomState,
         **sparse: None,
     ) -> np.ndarray:
-        """Fit round `i` (scikit-learn's hook; the arguments are its own)."""
+        """Fit round `i` (scikit-learn's hook, with its arguments)."""
         residual = -self._loss.gradient(y_true=y, raw_prediction=raw_predictions, sample_weight=None)
         residual = np.asfortranarray(residual.reshape(len(y), -1))
         seeds = [random_state.randint(MAX_SEED) for _ in range(self.n_trees_per_iteration_)]
@@ -61,7 +61,7 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
             self._columns = PresortedColumns(X) if len(X) >= self.presort_from else None
 
         def grow(k: int) -> None:
-            """Fit the tree of class k and add it to column k of the predictions, which is this thread's."""
+            """Fit the tree of class k and add it to column k of the predictions; threads share no column."""
             tree = DecisionTreeRegressor(
                 criterion=self._tree_criterion, max_depth=self.max_depth, random_state=FixedSeed(seeds[k])
             )
@@ -90,5 +90,5 @@ class ParallelGradientBoosting(GradientBoostingClassifier):
 
     @property
     def _tree_criterion(self) -> str:
-        """The trees' criterion: newer scikit-learn fixes it and deprecates the argument."""
+        """The trees' criterion; newer versions of scikit-learn fix it and deprecate the argument."""
         return "squared_error" if self.criterion == "deprecated" else self.criterion

@@ -1,8 +1,8 @@
-"""Gradient boosting as DCI wants it: the numbers of scikit-learn's public class, faster where that is safe.
+"""Gradient boosting for DCI: the results of scikit-learn's public class, computed faster if possible.
 
-`disdiff.metrics._boosting` is faster. It uses private parts of scikit-learn, which any version may change, so
-it is tried on a few rows first. Where it fails or gives anything else than the public class, the public class
-does the work.
+`disdiff.metrics._boosting` is faster, but uses private parts of scikit-learn, which any version may change.
+So it is tested on a few rows first. If it fails or its results differ from the public class, the public class
+is used.
 """
 
 import logging
@@ -15,8 +15,8 @@ import numpy as np
 from sklearn.ensemble import GradientBoostingClassifier
 
 log = logging.getLogger(__name__)
-ROWS, ROUNDS = 60, 3  # of the trial
-ROUNDING = 1e-12  # of importances, where presorted trees sum in another order
+ROWS, ROUNDS = 60, 3  # size of the test
+ROUNDING = 1e-12  # tolerance for importances of presorted trees, which sum in another order
 
 
 def fit_boosting(
@@ -33,8 +33,8 @@ def fit_boosting(
     Args:
         codes: shape (n, N).
         labels: integers, shape (n,).
-        num_rounds: of boosting.
-        seed: of the classifier.
+        num_rounds: rounds of boosting.
+        seed: seed of the classifier.
         executor: grows the trees.
         on_round: called after each round.
     """
@@ -48,23 +48,26 @@ def fit_boosting(
 
 @cache
 def find_parallel() -> type[GradientBoostingClassifier] | None:
-    """The faster class, or None (and one line in the log) where it does not do what the public class does."""
+    """The faster class; None, with a log message, if its results differ from the public class."""
     try:
         from disdiff.metrics._boosting import ParallelGradientBoosting
 
         reason = find_difference(ParallelGradientBoosting)
-    except Exception as error:  # whatever the insides of another scikit-learn raise
+    except Exception as error:  # private parts of another version of scikit-learn may raise anything
         reason = f"{type(error).__name__}: {error}"
     if not reason:
         return ParallelGradientBoosting
-    log.warning("DCI takes scikit-learn's own gradient boosting, which is slower (%s)", reason)
+    log.warning("DCI uses scikit-learn's own gradient boosting, which is slower (%s)", reason)
     return None
 
 
 def find_difference(parallel: Callable[..., Any]) -> str:
-    """In what the class differs from the public one on `ROWS` rows of two and three classes ("": nothing).
+    """Compare the class with the public one on `ROWS` rows of two and of three classes.
 
-    Both ways to grow trees are tried: of columns that are sorted once, and not.
+    Trees are grown with presorted columns and without.
+
+    Returns:
+        A short description of the difference; "" if there is none.
     """
     random = np.random.RandomState(0)
     codes = random.normal(size=(ROWS, 3)).astype(np.float32)

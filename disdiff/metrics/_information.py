@@ -1,7 +1,7 @@
 """Plug-in entropy and mutual information of discrete columns, in nats.
 
-`H(v) = -sum_v p(v) ln p(v)` and `I(c; v) = H(c) + H(v) - H(c, v)` with p the empirical frequencies. A
-continuous code is first cut into equal-width bins between its smallest and its largest value.
+`H(v) = -sum_v p(v) ln p(v)` and `I(c; v) = H(c) + H(v) - H(c, v)`, where p are empirical frequencies. A
+continuous code is first divided into bins of equal width between its smallest and its largest value.
 """
 
 import numpy as np
@@ -12,9 +12,10 @@ NUM_BINS = 20
 
 
 def discretise(codes: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
-    """Bin each column of codes (n, N) into `num_bins` equal widths: int64 in [0, num_bins), shape (n, N).
+    """Divide each column of codes (n, N) into `num_bins` bins of equal width.
 
-    A column that is constant up to rounding (`find_varying`) lies in one bin, numbered 0.
+    Returns:
+        int64 in [0, num_bins), shape (n, N). A column that is constant up to rounding (`find_varying`) is 0.
     """
     binned = np.zeros(codes.shape, dtype=np.int64)
     for index in np.flatnonzero(find_varying(codes)):

@@ -1,8 +1,8 @@
-"""What every metric does first: check the arrays and reduce vector units to scalars.
+"""Input checks of all metrics, and the reduction of vector units to scalars.
 
-A vector unit (D numbers) becomes one number by its first principal component over the *whole* array,
-`s_k = (c_k - mean) v`, `v` the leading eigenvector of the unit's D x D covariance. An eigenvector has no
-sign of its own: the entry of largest magnitude is made positive.
+A vector unit (D numbers) is reduced to its first principal component over the *whole* array,
+`s_k = (c_k - mean) v`, where `v` is the leading eigenvector of the unit's D x D covariance. The sign of an
+eigenvector is arbitrary: its entry of largest magnitude is made positive.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ldm.errors import UserError
 Result = dict[str, object]
 Progress = Callable[[float], None]
 UNIT_MODES = ("pca1", "all")
-ROUNDING = 1e-12  # of a column's largest magnitude: a range below it is rounding of float64 numbers
+ROUNDING = 1e-12  # a range below this share of a column's largest magnitude counts as float64 rounding
 
 
 def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
@@ -22,7 +22,7 @@ def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
 
     Args:
         codes: the codes, shape (n, N) or (n, N, D).
-        scalar: whether only shape (n, N) will do.
+        scalar: whether only shape (n, N) is accepted.
 
     Raises:
         UserError: wrong shape or type, NaN or infinity, or every column constant.
@@ -34,12 +34,12 @@ def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
         raise UserError(f"codes must have shape (n, N) or (n, N, D), all positive, but have {codes.shape}")
     if scalar and codes.ndim == 3:
         raise UserError(
-            f"codes of shape {codes.shape} hold vector units but scalars are needed: use unit_scalars first"
+            f"codes of shape {codes.shape} have vector units but scalars are needed: use unit_scalars first"
         )
     if not np.isfinite(codes).all():
         bad = int(np.isnan(codes).any(axis=tuple(range(1, codes.ndim))).sum())
         raise UserError(
-            f"codes hold NaN ({bad} rows) or infinity: encode again with a model whose loss is finite"
+            f"codes contain NaN ({bad} rows) or infinity: encode again with a model whose loss is finite"
         )
     if not find_varying(codes).any():
         raise UserError("codes are constant in every unit, the encoder has collapsed: train it longer")
@@ -47,10 +47,10 @@ def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
 
 
 def find_varying(columns: np.ndarray) -> np.ndarray:
-    """Which columns of `columns` (n, ...) vary by more than rounding, shape (...) bool.
+    """Whether each column of `columns` (n, ...) varies by more than rounding, shape (...) bool.
 
-    A column is constant if its range is at most `ROUNDING` of its largest magnitude, or at most four steps of
-    its type where the type is coarser: 0.3 and 0.1 + 0.2 are one value.
+    A column is constant if its range is at most `ROUNDING` times its largest magnitude, or at most four times
+    the machine epsilon of its type if that is larger: 0.3 and 0.1 + 0.2 are the same value.
     """
     columns = np.asarray(columns)
     share = ROUNDING
@@ -61,10 +61,10 @@ def find_varying(columns: np.ndarray) -> np.ndarray:
 
 
 def check_variation(codes: np.ndarray) -> None:
-    """Refuse codes (n, N), the rows a metric has drawn, that do not vary in any unit.
+    """Check that codes (n, N), the rows that a metric has drawn, vary in some unit.
 
     Raises:
-        UserError: they vary in other rows only.
+        UserError: all units are constant on these rows.
     """
     if not find_varying(codes).any():
         raise UserError(f"codes are constant in every unit on the {len(codes)} rows drawn: draw more rows")
@@ -74,9 +74,9 @@ def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> 
     """Return `factors` as int64 with the values of each factor renumbered 0, 1, ... in their order.
 
     Args:
-        factors: ground-truth labels, whole numbers of shape (n, F); floats such as 0.0 and 1.0 will do.
-        num_rows: n of the codes they belong to.
-        name: of the array in errors.
+        factors: ground-truth labels, whole numbers of shape (n, F); floats such as 0.0 and 1.0 are accepted.
+        num_rows: number of rows n of the codes.
+        name: name of the array in errors.
 
     Raises:
         UserError: wrong shape or length, not whole numbers, or a factor with a single value.
@@ -84,12 +84,12 @@ def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> 
     numbered = number_values(factors, num_rows, name)
     constant = np.flatnonzero(numbered.max(axis=0) == 0).tolist()
     if constant:
-        raise UserError(f"{name} have a single value in column(s) {constant}: drop what does not vary")
+        raise UserError(f"{name} have a single value in column(s) {constant}: drop these columns")
     return numbered
 
 
 def number_values(factors: np.ndarray, num_rows: int, name: str = "factors") -> np.ndarray:
-    """Do as `check_factors`, but let columns of a single value pass."""
+    """Same as `check_factors`, but columns with a single value are accepted."""
     factors = np.asarray(factors)
     kind = factors.dtype.kind
     whole = kind in "iub" or (kind == "f" and (np.floor(factors) == factors).all())
@@ -119,21 +119,21 @@ def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def check_binary(attributes: np.ndarray) -> np.ndarray:
-    """Return `attributes`, of any shape, as int64 if they are 0 and 1, whatever their type.
+    """Return `attributes`, of any shape and type, as int64.
 
     Raises:
-        UserError: they hold something else.
+        UserError: a value is neither 0 nor 1.
     """
     attributes = np.asarray(attributes)
     known = attributes.dtype.kind in "fiub"
     if not known or not np.isin(attributes, (0, 1)).all():
-        held = f"hold {np.unique(attributes)[:5].tolist()}" if known else f"are {attributes.dtype}"
+        held = f"contain {np.unique(attributes)[:5].tolist()}" if known else f"are {attributes.dtype}"
         raise UserError(f"attributes must be 0 or 1, but {held}: map -1 to 0, or use tad_binarised")
     return attributes.astype(np.int64)
 
 
 def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Check scalar codes (n, N) and their factors (n, F) together; ask for at least `num_rows` rows.
+    """Check scalar codes (n, N) and their factors (n, F), with at least `num_rows` rows.
 
     Returns:
         Codes as float64, shape (n, N), and factors as int64 numbered from 0, shape (n, F).
@@ -148,10 +148,10 @@ def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> t
 
 
 def check_enough(num_rows: int, wanted: int) -> None:
-    """Refuse fewer rows than a metric was asked to draw.
+    """Check that there are enough rows for a metric.
 
     Raises:
-        UserError: `num_rows < wanted`; a sample is never shrunk silently, for that changes the score.
+        UserError: `num_rows < wanted`; a sample is never shrunk silently, as this would change the score.
     """
     if num_rows < wanted:
         raise UserError(
@@ -163,9 +163,9 @@ def unit_scalars(codes: np.ndarray, mode: str = "pca1") -> np.ndarray:
     """Reduce units to scalar columns.
 
     Args:
-        codes: scalar units (n, N), returned as they are, or vector units (n, N, D).
-        mode: "pca1", one column per unit, the published protocol, fitted on all n rows; or "all", every
-            dimension a column of its own, unit after unit.
+        codes: scalar units (n, N), which are only converted to float64, or vector units (n, N, D).
+        mode: "pca1" for one column per unit, fitted on all n rows (the published protocol); "all" for one
+            column per dimension, unit after unit.
 
     Returns:
         float64 array of shape (n, N), or (n, N * D) for "all".
@@ -181,7 +181,7 @@ def unit_scalars(codes: np.ndarray, mode: str = "pca1") -> np.ndarray:
 
 
 def _first_component(unit: np.ndarray) -> np.ndarray:
-    """Project one unit (n, D) on its first principal component, shape (n,); a constant unit gives zeros."""
+    """Project one unit (n, D) onto its first principal component, shape (n,); a constant unit gives zeros."""
     if not find_varying(unit).any():
         return np.zeros(len(unit))
     centred = unit.astype(np.float64)
@@ -197,9 +197,9 @@ def standardise(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def top_two_gap(scores: np.ndarray) -> np.ndarray:
-    """Largest minus second largest entry of each column of non-negative scores (N, F): shape (F,).
+    """Largest minus second largest entry of each column of non-negative scores (N, F), shape (F,).
 
-    With N = 1 there is no rival, and the gap is the entry itself.
+    With N = 1 the gap is the entry itself.
     """
     ranked = np.sort(np.vstack([np.zeros(scores.shape[1]), scores]), axis=0)
     return ranked[-1] - ranked[-2]

@@ -1,15 +1,15 @@
-"""Regression trees from columns that are sorted once: scikit-learn's trees, without its sorting.
+"""Regression trees that equal scikit-learn's, grown from columns that are sorted only once.
 
-A split of a node sends the p smallest of its rows to the left along one column; the best one maximises
-`S_l^2 / n_l + S_r^2 / n_r` with S the sums of the targets on either side. scikit-learn sorts every column
-again in every node of every tree. Here a column is sorted once for all trees, the sums are cumulative sums in
-that order, and a child inherits its parent's orders by a stable selection.
+A split of a node sends the p smallest of its rows along one column to the left; the best split maximises
+`S_l^2 / n_l + S_r^2 / n_r`, where S are the sums of the targets on the two sides. scikit-learn sorts every
+column in every node of every tree. Here a column is sorted once for all trees, the sums are cumulative sums
+in that order, and a child gets its parent's orders by a stable selection.
 
-Sums in another order differ by rounding. Where that could decide (candidates nearer to each other than the
-rounding of any order of summation, as in nodes of a few rows), scikit-learn itself grows that part of the
-tree, from the rows and random numbers that it would have met there: it visits columns in a random order,
-leaves the rows sorted by the column visited last, and swaps them across the split from both ends. Where these
-are not known (equal values within a column), `grow` returns None and the caller lets it grow the whole tree.
+Sums in another order differ by rounding. If two candidate splits are closer than this rounding, as in nodes
+of a few rows, scikit-learn grows that part of the tree, from the same rows and random numbers as in its own
+tree: it visits columns in a random order, leaves the rows sorted by the column visited last, and swaps them
+across the split from both ends. If this order is unknown (equal values within a column), `grow` returns None,
+and the caller lets scikit-learn grow the whole tree.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ import numpy as np
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.tree._tree import NODE_DTYPE, TREE_LEAF, TREE_UNDEFINED, Tree
 
-EPSILON = np.finfo(np.float64).eps  # also scikit-learn's impurity of a pure node
-MIN_STEP = np.float32(1e-7)  # nearer values are one value to scikit-learn
+EPSILON = np.finfo(np.float64).eps  # also scikit-learn's limit for the impurity of a pure node
+MIN_STEP = np.float32(1e-7)  # scikit-learn treats closer values as equal
 MAX_SEED = 2**31 - 1
 Rows = Callable[[], np.ndarray]
 
 
 class Undecided(Exception):
-    """Rounding, or an order that is not known, decides how a tree continues."""
+    """The next split depends on rounding, or on an unknown order of rows."""
 
 
 class FixedSeed(np.random.RandomState):
-    """What a tree of scikit-learn takes for its random state and asks for one number, its seed."""
+    """A random state from which a scikit-learn tree draws one given number, its seed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(0)
@@ -41,13 +41,13 @@ class FixedSeed(np.random.RandomState):
 
 
 class Visits:
-    """The random order in which scikit-learn visits columns, node after node, as long as it is `known`."""
+    """The random order in which scikit-learn visits columns, node by node; valid while `known` is true."""
 
     def __init__(self, seed: int, num_columns: int) -> None:
         self.state, self.columns, self.known = seed, list(range(num_columns)), True
 
     def advance(self) -> int:
-        """Visit all columns of a node, none of them constant; returns the last."""
+        """Visit all columns of a node, none of them constant; return the last column visited."""
         columns, state = self.columns, self.state
         for left in range(len(columns), 0, -1):
             state = state or 1
@@ -61,7 +61,7 @@ class Visits:
 
 
 class PresortedColumns:
-    """Columns of codes, sorted, from which trees for many targets are grown."""
+    """Sorted columns of codes, from which trees for many targets are grown."""
 
     def __init__(self, codes: np.ndarray) -> None:
         """Sort `codes`, float32 of shape (n, N)."""
@@ -70,7 +70,7 @@ class PresortedColumns:
         self.inverse = 1.0 / np.maximum(np.arange(len(codes) + 1), 1)
 
     def grow(self, target: np.ndarray, max_depth: int, seed: int) -> Tree | None:
-        """Grow the least-squares tree of `target` (n,), float64, that has this seed; None if undecided."""
+        """Grow the least-squares tree of `target` (n,), float64, with this seed; None if undecided."""
         growth = _Growth(self, target, seed)
         try:
             growth.add_node(self.order, max_depth, None)
@@ -87,20 +87,20 @@ class PresortedColumns:
 
 
 class _Growth:
-    """One tree in the making; its nodes in the order in which scikit-learn makes them, depth first."""
+    """State of growing one tree; nodes are in scikit-learn's order, depth first."""
 
     def __init__(self, table: PresortedColumns, target: np.ndarray, seed: int) -> None:
         self.table, self.columns, self.target = table, table.columns, target
         self.visits, self.nodes = Visits(seed, len(table.columns)), []
-        self.noise = 4 * len(target) * EPSILON * float(target @ target)  # of any sum of squares
+        self.noise = 4 * len(target) * EPSILON * float(target @ target)  # rounding of a sum of squares
 
     def add_node(self, order: np.ndarray, depth_left: int, rows: Rows | None) -> int:
-        """Append a node, then those below it; return its index.
+        """Append a node and all nodes below it; return its index.
 
         Args:
-            order: its rows in the order of each column, shape (N, size); where depth ends, of one column.
-            depth_left: levels that may follow.
-            rows: gives its rows as scikit-learn has them; None for the root.
+            order: the node's rows sorted by each column, shape (N, size); at the last level by one column.
+            depth_left: number of levels that may follow.
+            rows: returns the node's rows in scikit-learn's order; None for the root.
         """
         size, index = order.shape[1], len(self.nodes)
         inside = self.target[order[0]]
@@ -122,7 +122,7 @@ class _Growth:
             if node["impurity"] > EPSILON:
                 ends = np.take_along_axis(self.columns, order[:, [0, -1]], axis=1)
                 if (ends[:, 1] <= ends[:, 0] + MIN_STEP).any():
-                    self.visits.known = False  # a constant column changes them
+                    self.visits.known = False  # a constant column changes the order of visits
                 try:
                     column, place = self._best_split(order)
                 except Undecided:
@@ -133,7 +133,7 @@ class _Growth:
         return index
 
     def _split(self, node: dict, order: np.ndarray, column: int, place: int, depth_left: int) -> None:
-        """Append a node that is split at a place of a column, and its children."""
+        """Append a node that is split at `place` of `column`, and its children."""
         self.nodes.append(node)
         last = self.visits.advance()
         is_left = np.zeros(self.columns.shape[1], dtype=bool)
@@ -148,10 +148,10 @@ class _Growth:
         node["missing_go_to_left"] = 2 * (place + 1) > order.shape[1]
 
         def rows(side: int) -> np.ndarray:
-            """Rows of the left (0) or right (1) child in the order in which scikit-learn leaves them.
+            """Rows of the left (0) or right (1) child in scikit-learn's order.
 
             Raises:
-                Undecided: rows of equal value, whose order is unknown, go to that side.
+                Undecided: rows with equal values, whose order is unknown, are on that side.
             """
             values = self.columns[last, order[last]]
             goes_left = is_left[order[last]]
@@ -167,7 +167,7 @@ class _Growth:
         """Column and place of the best split of a node."""
         size = order.shape[1]
         targets = self.target.take(order)
-        # |gain' - gain| <= 4 sqrt(gain) |S' - S|, and no order of summation errs by more than n eps sum |y|
+        # |gain' - gain| <= 4 sqrt(gain) |S' - S|, and the error of any order of summation is <= n eps sum |y|
         doubt = 8 * size * EPSILON * float(np.abs(targets[0]).sum())
         left = np.cumsum(targets, axis=1, out=targets)[:, :-1]
         right = targets[0, -1] - left
@@ -192,7 +192,7 @@ class _Growth:
         raise Undecided
 
     def _delegate(self, order: np.ndarray, depth_left: int, rows: Rows | None) -> int:
-        """Let scikit-learn grow a node and what is below it; return its index."""
+        """Let scikit-learn grow a node and all nodes below it; return its index."""
         values = np.take_along_axis(self.columns, order, axis=1)
         if rows is None or not self.visits.known or (values[:, 1:] <= values[:, :-1] + MIN_STEP).any():
             raise Undecided
@@ -213,20 +213,20 @@ class _Growth:
 
 
 def swap_across(rows: np.ndarray, goes_left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows left and right of a split in the order that scikit-learn's swaps leave.
+    """Rows left and right of a split in the order after scikit-learn's swaps.
 
-    From the left, a row that goes right changes places with the last row that has not been moved, until the
-    row that arrives goes left.
+    From the left, a row that goes right is swapped with the last row that was not moved yet, until the row
+    swapped in goes left.
 
     Args:
-        rows: of a node, shape (n,).
-        goes_left: whether each goes to the left, shape (n,).
+        rows: rows of a node, shape (n,).
+        goes_left: whether each row goes left, shape (n,).
     """
     num_left = int(np.count_nonzero(goes_left))
     left, holes = rows[:num_left].copy(), np.flatnonzero(~goes_left[:num_left])
     tail, tail_left = rows[num_left:][::-1], goes_left[num_left:][::-1]
     left[holes] = tail[tail_left]
-    group = np.cumsum(tail_left)[~tail_left]  # how many holes were filled before a row of the tail was moved
+    group = np.cumsum(tail_left)[~tail_left]  # number of holes filled before a row of the tail was moved
     moved = tail[~tail_left]
     final = int(np.searchsorted(group, len(holes)))
     moved[final:] = np.roll(moved[final:], 1)

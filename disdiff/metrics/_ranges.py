@@ -1,32 +1,32 @@
-"""The range of floating images that come from outside: [-1, 1], which [0, 1] must not be taken for."""
+"""Check that floating-point images from users are in [-1, 1], not in [0, 1]."""
 
 from ldm.errors import UserError
 
-SLACK = 1e-3  # by which numbers may leave [-1, 1]
+SLACK = 1e-3  # values may be this far outside [-1, 1]
 
 
 def check_range(low: float, high: float, name: str) -> None:
-    """Refuse floating images that do not lie in [-1, 1], or that look as if they lay in [0, 1].
+    """Check the value range of floating-point images.
 
-    Images without a value below 0 are taken for images in [0, 1]; read as [-1, 1] they would be washed out.
-    The few that are so bright in [-1, 1] can be given as uint8.
+    Images without a value below 0 are assumed to be in [0, 1] by mistake; read as [-1, 1] they would be
+    washed out. Images in [-1, 1] that are really so bright can be given as uint8.
 
     Args:
         low: smallest value, or NaN.
         high: largest value, or NaN.
-        name: of the images in errors.
+        name: name of the images in errors.
 
     Raises:
-        UserError: they do.
+        UserError: values are outside [-1, 1], or none is below 0.
     """
     if not (low >= -1 - SLACK and high <= 1 + SLACK):  # NaN fails too
         raise UserError(
-            f"{name} holds floats outside [-1, 1]: map 0..255 by x / 127.5 - 1, or give uint8; floats must"
-            f" lie in [-1, 1], here are values up to {max(-low, high):.4g}"
+            f"{name} holds floats outside [-1, 1], up to {max(-low, high):.4g}: map 0..255 by x / 127.5 - 1, or"
+            " use uint8"
         )
     if low >= -SLACK:
         raise UserError(
-            f"{name} holds floats without a value below 0, from {low:.4g} to {high:.4g}, as images in [0, 1]"
-            " do, but floats must lie in [-1, 1]: convert them by 2 * x - 1; images in [-1, 1] that are so"
-            " bright go in as uint8, by ((x + 1) * 127.5).round()"
+            f"{name} holds floats from {low:.4g} to {high:.4g}, which look like images in [0, 1], but floats"
+            " must be in [-1, 1]: convert them by 2 * x - 1, or, if they are in [-1, 1] and really so bright,"
+            " give uint8 by ((x + 1) * 127.5).round()"
         )

@@ -1,7 +1,7 @@
-"""Drawing rows: disjoint samples, and batches in which one factor is fixed.
+"""Draw rows: disjoint samples, folds, and batches in which one factor is fixed.
 
-The published protocol draws from the full grid of factors; these functions draw from a fixed array of
-encoded images.
+The published protocol draws from the full factor grid; these functions draw from a fixed array of encoded
+images.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from ldm.errors import UserError
 def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> list[np.ndarray]:
     """Draw disjoint sets of row indices: consecutive pieces of one `random.permutation(num_rows)`.
 
-    Deviation: the released code draws indices of the full data set with replacement; here the array may be
-    little larger than the sample, and a test row must not be a training row.
+    Deviation: the released code draws indices of the full data set with replacement. Here the array may be
+    only slightly larger than the sample, and a test row must not be a training row.
     """
     check_enough(num_rows, sum(sizes))
     return np.split(random.permutation(num_rows)[: sum(sizes)], np.cumsum(sizes)[:-1])
@@ -26,10 +26,10 @@ def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> lis
 def split_folds(
     num_rows: int, num_available: int, num_folds: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Split the first `num_rows` of `num_available` rows into folds: (training rows, held-out rows) of each.
+    """Split the first `num_rows` of `num_available` rows into folds of (training rows, held-out rows).
 
     Raises:
-        UserError: there are fewer rows than asked for, or fewer than folds.
+        UserError: there are fewer than `num_rows` rows, or fewer rows than folds.
     """
     check_enough(num_available, num_rows)
     if num_rows < num_folds:
@@ -38,11 +38,11 @@ def split_folds(
 
 
 class RowsByValue:
-    """Index of the rows that share a factor's value, to draw batches in which one factor is fixed.
+    """Index of the rows with each factor value, to draw batches in which one factor is fixed.
 
-    The exact protocol indexes the full data set: it fixes one factor and draws the others independently. On
-    an array of encoded images the same is to draw among the rows that have this value. Rows are drawn with
-    replacement; when the array is the whole factor grid the two are the same distribution.
+    The exact protocol fixes one factor and draws the others independently from the full data set. Here rows
+    are drawn, with replacement, among the encoded images with the fixed value. If the array is the whole
+    factor grid, the distribution is the same.
     """
 
     def __init__(self, factors: np.ndarray) -> None:
@@ -53,11 +53,11 @@ class RowsByValue:
         self.starts = [np.cumsum(count) - count for count in self.counts]
 
     def draw(self, which: np.ndarray, anchors: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Turn uniform numbers into rows that agree with their anchor in one factor.
+        """Convert uniform numbers to rows that have the same value of one factor as an anchor row.
 
         Args:
             which: index of the fixed factor of each batch, shape (b,).
-            anchors: rows whose value is kept, shape (b,) (one per batch) or (b, m) (one per draw).
+            anchors: rows that give the fixed value, shape (b,) (one per batch) or (b, m) (one per draw).
             uniform: numbers in [0, 1), shape (b, m).
 
         Returns:

@@ -1,7 +1,7 @@
-"""Scores that are not defined for the codes or labels at hand: left out, with the reason.
+"""Handling of undefined scores: they are left out of the results, with the reason.
 
-`undefined`, beside the scores, says why by the name of the score; so it does for a column of labels that has
-a single value, which no score counts. All other scores are there.
+The key `undefined` in the results maps the name of a missing score to the reason. It also lists label columns
+with a single value, which no score counts.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import numpy as np
 from disdiff.metrics._inputs import Result, check_factors
 from ldm.errors import UserError
 
-UNDEFINED = "undefined"  # key beside the scores: what is not defined, and why
-PER_COLUMN = {  # result with an entry per column of labels: the axis, and the entry of a constant column
+UNDEFINED = "undefined"  # key of the undefined scores and their reasons
+PER_COLUMN = {  # results with an entry per label column: the axis, and the entry for a constant column
     **{key: (1, 0.0) for key in ("importance", "votes", "mutual_information", "nmi", "robustness")},
     **{key: (0, None) for key in ("gaps", "units", "entropy", "per_factor", "per_column")},
     **{"accuracy": (-1, None), "captured": (0, 0.0), "auroc": (0, 0.5)},
@@ -22,10 +22,10 @@ PER_COLUMN = {  # result with an entry per column of labels: the axis, and the e
 def collect_scores(
     metrics: dict[str, Callable[[], Result]], report: Callable[[str, float], None] = lambda name, share: None
 ) -> dict[str, Result]:
-    """Compute each metric, or keep the reason why it is not defined in `undefined`.
+    """Compute each metric; if it is undefined, store the reason in `undefined`.
 
     Raises:
-        UserError: none is defined.
+        UserError: all metrics are undefined.
     """
     scores: dict[str, Result] = {}
     undefined: Result = {}
@@ -42,7 +42,10 @@ def collect_scores(
 
 
 def drop_constant(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n, F), numbered from 0, without columns of a single value, and which columns are kept, (F,).
+    """Drop the constant columns of labels (n, F), numbered from 0.
+
+    Returns:
+        The other columns, and whether each column is kept, shape (F,).
 
     Raises:
         UserError: no column varies.
@@ -52,12 +55,12 @@ def drop_constant(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray
 
 
 def restore_columns(scores: dict[str, Result], kept: np.ndarray, name: str) -> dict[str, Result]:
-    """Make results count columns as the labels do that constant columns were dropped from.
+    """Convert results for the varying columns to results for all columns.
 
     Args:
-        scores: of the columns that vary.
-        kept: which these are, shape (F,).
-        name: of one column, for `undefined`.
+        scores: scores of the columns that vary.
+        kept: whether each column varies, shape (F,).
+        name: what a column is called in `undefined`, such as "factor".
     """
     if kept.all():
         return scores
@@ -68,10 +71,10 @@ def restore_columns(scores: dict[str, Result], kept: np.ndarray, name: str) -> d
 
 
 def _restore(result: Result, places: np.ndarray, num_columns: int) -> Result:
-    """One metric's result with `num_columns` columns, the computed ones at `places`."""
+    """Expand one metric's result to `num_columns` columns, with the computed ones at `places`."""
     restored = dict(result)
     for key, (axis, fill) in PER_COLUMN.items():
-        if isinstance(result.get(key), list) and "attributes" not in result:  # pairs carry their own numbers
+        if isinstance(result.get(key), list) and "attributes" not in result:  # else no column axis
             columns = np.moveaxis(np.array(result[key], dtype=object), axis, 0)
             whole = np.full((num_columns, *columns.shape[1:]), fill, dtype=object)
             whole[places] = columns

@@ -1,9 +1,8 @@
-"""beta-VAE score: how well a linear classifier tells which factor two images share.
+"""beta-VAE score: accuracy of a linear classifier that predicts which factor pairs of images share.
 
-A point is the mean over a batch of pairs of `|c - c'|`, where the two images of each pair have the same
-value of one factor and are otherwise independent; its label is that factor. The score is the accuracy of
-logistic regression. Higgins et al., "beta-VAE", ICLR 2017, section 3; disentanglement_lib's
-sizes and estimator.
+A point is the mean of `|c - c'|` over a batch of pairs of images that have the same value of one factor and
+are otherwise independent; its label is this factor. The score is the accuracy of logistic regression. Higgins
+et al., "beta-VAE", ICLR 2017, section 3; sizes and estimator of disentanglement_lib.
 
 Order of the random draws, from `RandomState(seed)`, for training then evaluation points: the shared
 factors, the first rows of the pairs, then the uniform numbers that choose the second rows.
@@ -36,9 +35,9 @@ def compute_beta_vae(
     Args:
         codes: scalar units, shape (n, N).
         factors: integer labels, shape (n, F) with F >= 2.
-        seed: of every random draw and of the classifier.
-        num_train: points on which the classifier is fitted.
-        num_eval: points on which it is judged.
+        seed: seed of all random draws and of the classifier.
+        num_train: number of points for fitting the classifier.
+        num_eval: number of points for evaluating it.
         batch_size: pairs per point.
 
     Returns:
@@ -50,7 +49,7 @@ def compute_beta_vae(
     codes, factors = check_inputs(codes, factors, batch_size)
     if factors.shape[1] < 2:
         raise UserError(
-            "factors have one column, but the beta-VAE score tells factors apart: give two or more"
+            "factors have one column, but the beta-VAE score distinguishes factors: give two or more"
         )
     random = np.random.RandomState(seed)
     table = RowsByValue(factors)

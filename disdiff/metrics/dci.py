@@ -1,15 +1,15 @@
 """DCI: disentanglement, completeness and informativeness of an importance matrix R (units x factors).
 
 One classifier per factor predicts its value from all units; `R[k, f]` is the importance of unit k. With
-rows normalised, `p_kf = R_kf / sum_f R_kf`, a unit's disentanglement is `1 - H_F(p_k)` (entropy to base F,
-so one factor gives 1 and all alike 0), and the score is the mean weighted by the unit's share of all
-importance. Completeness is the same of the columns, to base N. Informativeness is the accuracy on rows the
-classifiers have not seen. Eastwood and Williams, "A Framework for the Quantitative Evaluation of
-Disentangled Representations", ICLR 2018.
+rows normalised, `p_kf = R_kf / sum_f R_kf`, a unit's disentanglement is `1 - H_F(p_k)` (entropy to base F: 1
+for a single factor, 0 for equal importances), and the score is the mean weighted by the unit's share of all
+importance. Completeness is the same for columns, with base N. Informativeness is the accuracy on held-out
+rows. Eastwood and Williams, "A Framework for the Quantitative Evaluation of Disentangled Representations",
+ICLR 2018.
 
-The number depends on the estimator (what "importance" means), so its name is part of the result.
-`gradient_boosting` is the published one. Random draws: one permutation of the rows; every classifier starts
-from the seed.
+The scores depend on the estimator, which defines "importance", so its name is part of the result.
+`gradient_boosting` is the published one. Random draws: one permutation of the rows; every classifier gets the
+seed.
 """
 
 import itertools
@@ -51,11 +51,11 @@ def compute_dci(
     Args:
         codes: scalar units, shape (n, N).
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows and of every classifier.
-        num_train: rows the classifiers are fitted on.
-        num_test: other rows they are judged on.
+        seed: seed of the choice of rows and of all classifiers.
+        num_train: number of rows for fitting the classifiers.
+        num_test: number of other rows for evaluating them.
         estimator: a name in `ESTIMATORS`.
-        num_workers: threads; the result does not depend on it. By default the number of usable cores.
+        num_workers: number of threads, which does not affect the result; None for the number of usable cores.
         progress: called with the share of the work done, in (0, 1].
 
     Returns:
@@ -112,7 +112,7 @@ def _weighted_concentration(rows: np.ndarray) -> float:
     share = rows + EPSILON
     share /= share.sum(axis=1, keepdims=True)
     entropy = -(share * np.log(share)).sum(axis=1) / np.log(rows.shape[1])
-    return float(np.clip(weights @ (1.0 - entropy), 0.0, 1.0))  # EPSILON and rounding lead just beyond
+    return float(np.clip(weights @ (1.0 - entropy), 0.0, 1.0))  # EPSILON and rounding can exceed it
 
 
 def _fit_factors(
@@ -127,7 +127,7 @@ def _fit_factors(
 ) -> list[tuple[np.ndarray, float, float]]:
     """Fit one classifier per factor; return (importance (N,), training accuracy, test accuracy) of each.
 
-    All factors are boosted at once, and their trees share the workers: no core waits for the largest factor.
+    All factors are boosted at the same time and share the workers, so no core waits for the largest factor.
     """
     num_factors = factors.shape[1]
     finished = itertools.count(1)

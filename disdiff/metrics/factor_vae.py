@@ -1,10 +1,9 @@
-"""FactorVAE score: the accuracy of a majority vote from "the unit that moves least" to "the factor held
-fixed".
+"""FactorVAE score: accuracy of predicting a batch's fixed factor from the unit that varies least.
 
-A batch shares the value of factor f; its vote is the unit with the smallest variance relative to the unit's
-variance over the data, `argmin_k Var_batch(c_k) / Var(c_k)`. The classifier maps each unit to the factor it
-voted for most often on training batches. Units whose standard deviation is below a threshold do not vote.
-Kim and Mnih, "Disentangling by Factorising", 2018, arXiv:1802.05983, section 4.
+All images of a batch have the same value of factor f. Its vote is the unit with the smallest variance
+relative to its variance over the data, `argmin_k Var_batch(c_k) / Var(c_k)`. The classifier maps each unit to
+the factor of most of its votes on training batches. Units whose standard deviation is below a threshold do
+not vote. Kim and Mnih, "Disentangling by Factorising", 2018, arXiv:1802.05983, section 4.
 
 Order of the random draws, all from `RandomState(seed)`: the rows of the data variance (one permutation),
 then per batch set (training, evaluation) the fixed factors, the anchor rows that give the values, the
@@ -35,17 +34,17 @@ def compute_factor_vae(
     Args:
         codes: scalar units, shape (n, N).
         factors: integer labels, shape (n, F).
-        seed: of every random draw.
-        num_variance: rows that estimate the data variance of each unit (without replacement).
-        num_train: votes from which the classifier is made.
-        num_eval: votes on which it is judged.
+        seed: seed of all random draws.
+        num_variance: number of rows, without replacement, for the variance of each unit over the data.
+        num_train: number of votes for fitting the classifier.
+        num_eval: number of votes for evaluating it.
         batch_size: rows per vote.
         prune_std: a unit with a smaller standard deviation does not vote.
 
     Returns:
         `eval_accuracy` (the published number) and `train_accuracy` in [0, 1], both 0 if no unit is active;
-        `num_active`, `active` (indices) and `votes`, the training votes, shape (N, F); `note` says so if no
-        unit is active. The threshold is on the codes' own scale, so the score depends on it.
+        `num_active`, `active` (indices) and `votes`, the training votes, shape (N, F); `note` if no unit is
+        active. The threshold applies to the codes' own scale, so the score depends on this scale.
 
     Raises:
         UserError: bad arrays, or fewer rows than `num_variance`.
@@ -81,8 +80,8 @@ def compute_factor_vae(
 def _explain_no_active(largest: float, prune_std: float) -> str:
     return (
         f"no unit is active: the largest standard deviation is {largest:.3g}, and the published protocol"
-        f" leaves out units below {prune_std:g}, so the score is 0 whatever the units know; multiply all"
-        " codes by one number that makes their units vary more, and say so beside the score"
+        f" leaves out units below {prune_std:g}, so the score is 0 for any codes; multiply all codes by one"
+        " number so that their units vary more, and state this number with the score"
     )
 
 

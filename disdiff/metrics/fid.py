@@ -1,16 +1,16 @@
-"""Frechet inception distance: how far apart are two sets of images, seen through features?
+"""Frechet inception distance (FID) between the features of two sets of images.
 
-Each set's features are summed up by a Gaussian with their mean m and unbiased covariance S = sum (x - m)
-(x - m)^T / (n - 1), and the two Gaussians are compared by their squared Wasserstein-2 distance
+The features of each set are modelled by a Gaussian with their mean m and unbiased covariance
+S = sum (x - m) (x - m)^T / (n - 1). FID is the squared Wasserstein-2 distance of the two Gaussians,
 
     FID = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2).
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
-arXiv:1706.08500. Float64 throughout, and the mathematics of torchmetrics, but for the last trace: with
-S_1 = A A^T and S_2 = B B^T it is the sum of the singular values of A^T B. (Roots of eigenvalues of S_1 S_2
-enlarge the rounding of those that are 0, which put equal sets at -1e-5.) A squared distance is not negative:
-what rounding is left below 0 is cut off. FID is biased upwards for few images: only numbers of one sample
-size compare.
+arXiv:1706.08500. All numbers are float64. The definition is that of torchmetrics, but the last trace is
+computed in another way: with S_1 = A A^T and S_2 = B B^T it is the sum of the singular values of A^T B.
+(Roots of eigenvalues of S_1 S_2 amplify the rounding of zeros; equal sets then had an FID of -1e-5.) Negative
+values by rounding are set to 0. FID is biased upwards for few images: compare only numbers with the same
+sample size.
 """
 
 import numpy as np
@@ -20,16 +20,16 @@ from ldm.errors import UserError
 
 
 def compute_fid(features: np.ndarray, reference: np.ndarray, *, allow_few: bool = False) -> Result:
-    """Compute the Frechet distance of two sets of features; it is a FID if they are Inception's.
+    """Compute the Frechet distance of two sets of features; it is an FID if the features are Inception's.
 
     Args:
-        features: of the images judged, shape (n, d).
-        reference: of the data, shape (m, d).
-        allow_few: accept d images or fewer, from 2 on, whose covariance has not full rank.
+        features: features of the images to evaluate, shape (n, d).
+        reference: features of the data, shape (m, d).
+        allow_few: whether to accept 2 to d images, whose covariance does not have full rank.
 
     Returns:
-        `score`, its parts `mean_term` and `covariance_term`, none of them below 0, and `full_rank`, whether
-        both sets hold more than d images.
+        `score`, its parts `mean_term` and `covariance_term`, all at least 0, and `full_rank`, whether both
+        sets have more than d images.
 
     Raises:
         UserError: bad arrays, or too few rows.
@@ -54,19 +54,17 @@ def compute_fid(features: np.ndarray, reference: np.ndarray, *, allow_few: bool 
 
 
 def check_num_images(num_images: int, dims: int, *, allow_few: bool = False) -> None:
-    """Refuse fewer images than a covariance of `dims` features needs.
+    """Check that there are enough images for a covariance of `dims` features.
 
     Raises:
         UserError: fewer than 2; or `dims` or fewer, unless `allow_few`.
     """
     if num_images < 2:
-        raise UserError(
-            f"features of {num_images} image(s) have no covariance: take 2 images at the very least"
-        )
+        raise UserError(f"features of {num_images} image(s) have no covariance: use at least 2 images")
     if num_images <= dims and not allow_few:
         raise UserError(
-            f"features of {num_images} images leave the covariance of their {dims} dimensions without full"
-            f" rank: take at least {dims + 1} images, or allow few for a number that is no result"
+            f"{num_images} images are too few for a full-rank covariance of {dims} features: use at least"
+            f" {dims + 1} images, or allow few images for a number that is not a result"
         )
 
 
@@ -85,7 +83,7 @@ def check_features(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndar
                 " give one row per image"
             )
         if not np.isfinite(rows).all():
-            raise UserError(f"{name} hold NaN or infinity: look at the images they come from")
+            raise UserError(f"{name} contain NaN or infinity: check the images")
         checked.append(rows.astype(np.float64))
     if checked[0].shape[1] != checked[1].shape[1]:
         widths = " and ".join(str(rows.shape[1]) for rows in checked)
@@ -96,7 +94,7 @@ def check_features(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndar
 
 
 def _trace_of_root(s_1: np.ndarray, s_2: np.ndarray) -> float:
-    """Trace of (S_1 S_2)^(1/2), both (d, d), positive semi-definite; eigenvalues below 0 are rounding."""
+    """Trace of (S_1 S_2)^(1/2) for positive semi-definite (d, d); negative eigenvalues are set to 0."""
     roots = []
     for covariance in (s_1, s_2):
         values, vectors = np.linalg.eigh(covariance)

@@ -1,17 +1,17 @@
-"""How near do images come to the ones they should equal? MSE, PSNR, SSIM and LPIPS, per pair, then the mean.
+"""Image reconstruction quality: MSE, PSNR, SSIM and LPIPS per pair of images, then the mean over pairs.
 
-On the [0, 1] scale, with x_hat and x in [-1, 1] halved and shifted,
+With x_hat and x mapped from [-1, 1] to [0, 1],
 
     MSE = mean (x_hat - x)^2        PSNR = -10 log10 MSE, at most 100 dB
     SSIM = mean (2 m_hat m + C_1)(2 c + C_2) / ((m_hat^2 + m^2 + C_1)(s_hat^2 + s^2 + C_2))
 
 with means m, variances s^2 and covariance c under a Gaussian window of 11 x 11 pixels with sigma 1.5, C_1 =
-0.01^2 and C_2 = 0.03^2 (Wang et al., 2004; computed by torchmetrics). LPIPS is asked for by passing it.
+0.01^2 and C_2 = 0.03^2 (Wang et al., 2004; computed by torchmetrics). LPIPS is computed if it is passed.
 
-Deviation: Wang et al. keep the window within the image, and some scripts pad with zeros; torchmetrics puts it
-on every pixel and reflects the image at its borders.
-Deviation: EncDiff's runner hands SSIM images with channels last, whose window slides over columns and
-channels; ours slides over rows and columns, as the definition has it, so the two do not compare.
+Deviation: Wang et al. keep the window within the image, and some scripts pad with zeros; torchmetrics centres
+the window on every pixel and reflects the image at its borders.
+Deviation: EncDiff's script passes images with channels last to SSIM, so its window covers columns and
+channels. Ours covers rows and columns, as defined, so the two numbers are not comparable.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,25 +24,26 @@ from disdiff.metrics._inputs import Result
 from disdiff.metrics._ranges import check_range
 from ldm.errors import UserError
 
-WINDOW = 11  # pixels of the SSIM
-PEAK = 100.0  # dB, given to equal images
+WINDOW = 11  # side of the SSIM window in pixels
+PEAK = 100.0  # largest PSNR in dB, that of equal images
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | None = None) -> Result:
-    """Compare images with the ones they should equal.
+    """Compare images with reference images.
 
     Args:
-        image_hat: images judged, shape (n, 3, H, W): floats in [-1, 1], or uint8 if both are.
-        image: what they should be, same shape and range.
-        lpips: gives LPIPS of pairs in [-1, 1], shape (n,); None leaves it out.
+        image_hat: images to evaluate, shape (n, 3, H, W): floats in [-1, 1], or uint8 if both are.
+        image: reference images, same shape and range.
+        lpips: computes LPIPS of pairs in [-1, 1], shape (n,); None for no LPIPS.
 
     Returns:
-        `mse`, `psnr` in dB, `ssim` and, if asked for, `lpips`: means over the pairs; the same with `_std`.
+        `mse`, `psnr` in dB, `ssim` and, if `lpips` is given, `lpips`: means over the pairs, and standard
+        deviations with the suffix `_std`.
 
     Raises:
-        UserError: bad arrays, values outside [-1, 1], or floats without a value below 0, which look as if
-            they lay in [0, 1] (`check_range`).
+        UserError: bad arrays, values outside [-1, 1], or floats without a value below 0, which look like
+            images in [0, 1] (`check_range`).
     """
     if image_hat.dtype == image.dtype == torch.uint8:
         pair = (part.float() / 127.5 - 1 for part in (image_hat, image))
@@ -54,8 +55,10 @@ def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | No
 
 
 def compare_images(image_hat: Tensor, image: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
-    """The scores of every pair, shape (n,) each; arguments and errors as in `compute_image_quality`, but only
-    floats, which may all be bright: a batch is a part of a set.
+    """Return the scores of every pair, shape (n,) each.
+
+    Arguments and errors are those of `compute_image_quality`, but images must be floats, and images without a
+    value below 0 are accepted, because a batch is only a part of a set.
     """
     check_images(image_hat, "image_hat")
     check_images(image, "image")
@@ -69,15 +72,15 @@ def compare_images(image_hat: Tensor, image: Tensor, lpips: Distance | None = No
         )
     x_hat, x = ((part.double() + 1) / 2 for part in (image_hat, image))
     mse = (x_hat - x).square().mean(dim=(1, 2, 3))
-    singles = x_hat.float(), x.float()  # in doubles the windows take twenty times as long
+    singles = x_hat.float(), x.float()  # SSIM in float64 takes twenty times as long
     ssim = structural_similarity_index_measure(*singles, data_range=1.0, sigma=1.5, reduction="none")
-    ssim = ssim.double().reshape(len(x)).clamp(-1, 1)  # single precision goes just beyond
+    ssim = ssim.double().reshape(len(x)).clamp(-1, 1)  # float32 rounding can exceed the range slightly
     scores = {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=PEAK), "ssim": ssim}
     return scores if lpips is None else {**scores, "lpips": lpips(image_hat, image).double()}
 
 
 def summarise_quality(scores: Mapping[str, Tensor]) -> Result:
-    """Mean and standard deviation over pairs of each score (n,) of `compare_images`."""
+    """Mean and standard deviation over pairs of each score (n,) from `compare_images`."""
     moments = {}
     for name, values in scores.items():
         moments |= {name: values.mean().item(), f"{name}_std": values.std(correction=0).item()}
@@ -96,10 +99,10 @@ def summarise_quality(scores: Mapping[str, Tensor]) -> Result:
 
 
 def check_images(images: Tensor, name: str) -> None:
-    """Check that a tensor holds images of shape (n, 3, H, W) in [-1, 1].
+    """Check that a tensor has images of shape (n, 3, H, W) in [-1, 1].
 
     Raises:
-        UserError: naming the array and the remedy.
+        UserError: wrong shape, type or range.
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
         raise UserError(
@@ -110,5 +113,5 @@ def check_images(images: Tensor, name: str) -> None:
     if not (low >= -1.001 and high <= 1.001):  # NaN fails too
         raise UserError(
             f"{name} must lie in [-1, 1], but go from {low:.4g} to {high:.4g}: map 0..255 by x / 127.5 - 1,"
-            " or clamp what a decoder gives"
+            " or clamp the decoder's output"
         )

@@ -1,16 +1,16 @@
-"""InfoMEC: modularity, compactness and explicitness from information.
+"""InfoMEC: modularity (InfoM), compactness (InfoC) and explicitness (InfoE) from mutual information.
 
 With `NMI[f, k] = I(v_f; c_k) / H(v_f)` over the active units,
-    InfoM = (mean_k max_f NMI / sum_f NMI - 1/F) / (1 - 1/F)        each unit prefers one factor,
-    InfoC = (mean_f max_k NMI / sum_k NMI - 1/N) / (1 - 1/N)        each factor prefers one unit,
-    InfoE = mean_f (H0 - H_f) / H0                                  factors are linearly readable,
-where H_f is the cross-entropy of unpenalised, class-balanced logistic regression on the standardised units
-and H0 = ln(number of values) that of the same model without inputs. A unit is active if its range exceeds
-1/20 of the largest. The information of a continuous unit and a discrete factor is the nearest-neighbour
-estimate with 10 neighbours. Hsu et al., "Disentanglement via Latent Quantization", 2023, arXiv:2305.18378,
-in the form for continuous codes.
+    InfoM = (mean_k max_f NMI / sum_f NMI - 1/F) / (1 - 1/F)        each unit depends on one factor,
+    InfoC = (mean_f max_k NMI / sum_k NMI - 1/N) / (1 - 1/N)        each factor is in one unit,
+    InfoE = mean_f (H0 - H_f) / H0                                  factors are linearly predictable,
+where H_f is the cross-entropy of unpenalised, class-balanced logistic regression on the standardised units,
+and H0 = ln(number of values) is that of the same model without inputs. A unit is active if its range is above
+1/20 of the largest range. The mutual information of a continuous unit and a discrete factor is the
+nearest-neighbour estimate with 10 neighbours. Hsu et al., "Disentanglement via Latent Quantization", 2023,
+arXiv:2305.18378, in the form for continuous codes.
 
-Random draws: one permutation of the rows; the estimator's own jitter starts from the seed for each pair.
+Random draws: one permutation of the rows; the estimator's jitter uses the seed for each pair.
 """
 
 import warnings
@@ -35,13 +35,12 @@ def compute_infomec(codes: np.ndarray, factors: np.ndarray, *, seed: int, num_tr
     Args:
         codes: scalar units, shape (n, N).
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows and of the estimator's jitter.
-        num_train: rows everything is estimated from; InfoE is measured on the rows it is fitted on.
+        seed: seed of the choice of rows and of the estimator's jitter.
+        num_train: number of rows for all estimates; InfoE is measured on the rows of its fit.
 
     Returns:
         `infom` and `infoc` in [0, 1] (1 by definition with one factor or one active unit; a unit or factor
-        without any information has no preference and counts 0), `infoe` (at most 1), `active` unit indices
-        and `nmi`, shape (N, F).
+        without any information counts 0), `infoe` (at most 1), `active` unit indices and `nmi`, shape (N, F).
 
     Raises:
         UserError: bad arrays, fewer rows than `num_train`, or no unit varies on the rows drawn.
@@ -80,13 +79,13 @@ def _normalised_information(codes: np.ndarray, labels: np.ndarray, seed: int) ->
 
 
 def _preference(rows: np.ndarray) -> float:
-    """Mean share of each row's largest entry, rescaled so that a flat row is 0 and a single entry 1."""
+    """Mean share of each row's largest entry, rescaled so that a uniform row is 0 and a single entry 1."""
     if rows.shape[1] == 1:
         return 1.0
     flat = 1 / rows.shape[1]
     total = rows.sum(axis=1)
     share = np.where(total > 0, rows.max(axis=1) / np.where(total > 0, total, 1.0), flat)
-    return float(np.clip((share.mean() - flat) / (1 - flat), 0.0, 1.0))  # but for rounding it is there
+    return float(np.clip((share.mean() - flat) / (1 - flat), 0.0, 1.0))  # rounding can exceed the range
 
 
 def _readable_share(codes: np.ndarray, labels: np.ndarray) -> float:

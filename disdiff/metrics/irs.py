@@ -1,12 +1,11 @@
-"""Interventional robustness: does a unit stay put when all factors but its own change?
+"""Interventional robustness score (IRS): does a unit stay constant when all factors except its own change?
 
 For unit k and factor f: the 99 % quantile of `|c_k - E[c_k | v_f]|` among the rows of each value of f,
 averaged over the values and divided by the largest deviation `max |c_k - E c_k|`; one minus this is R[k,
 f]. A unit's robustness is `max_f R[k, f]`, and the score is the mean over units weighted by their largest
-deviation. Suter et al., "Robustly Disentangled Causal Mechanisms", 2019, arXiv:1811.00007 (there the
-largest deviation instead of the quantile: `quantile=1`); as in disentanglement_lib, factors are cut into 20
-equal-width bins, which leaves factors of up to 20 values as they are. Random draws: one permutation of the
-rows.
+deviation. Suter et al., "Robustly Disentangled Causal Mechanisms", 2019, arXiv:1811.00007 (with the largest
+deviation instead of the quantile: `quantile=1`). As in disentanglement_lib, factors are divided into 20 bins
+of equal width, which does not change factors of up to 20 values. Random draws: one permutation of the rows.
 """
 
 import numpy as np
@@ -28,18 +27,18 @@ def compute_irs(
     """Compute the interventional robustness score.
 
     Args:
-        codes: scalar units, shape (n, N); units that are constant on the rows drawn, but for rounding, are
-            left out.
+        codes: scalar units, shape (n, N); units that are constant on the rows drawn, up to rounding, are left
+            out.
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows.
-        num_train: rows it is estimated from.
-        quantile: of the deviations within a group, in (0, 1].
+        seed: seed of the choice of rows.
+        num_train: number of rows for the estimate.
+        quantile: quantile of the deviations within a group, in (0, 1].
         num_bins: equal-width bins per factor.
 
     Returns:
-        `score`, at most 1 (below 0 for units that stray farther from their groups' means than any row does
-        from the mean of all), `num_active`, `parents` (the best factor of each unit, None if constant) and
-        `robustness`, shape (N, F) with zeros for constant units.
+        `score`, at most 1 (below 0 if deviations from the group means are larger than from the overall mean),
+        `num_active`, `parents` (the best factor of each unit, None if constant) and `robustness`, shape (N,
+        F) with zeros for constant units.
 
     Raises:
         UserError: bad arrays, fewer rows than `num_train`, or no unit varies on the rows drawn.

@@ -1,13 +1,13 @@
-"""Kernel inception distance: the squared maximum mean discrepancy of two sets of features.
+"""Kernel inception distance (KID): the squared maximum mean discrepancy of two sets of features.
 
 With the kernel k(x, y) = (x.y / d + 1)^3 and subsets x, y of s rows each, the unbiased estimate
 
     KID = (sum_{i != j} k(x_i, x_j) + sum_{i != j} k(y_i, y_j)) / (s (s - 1)) - 2 sum_{i, j} k(x_i, y_j) / s^2
 
 is averaged over many subsets. Binkowski et al., "Demystifying MMD GANs", 2018, arXiv:1801.01401, section 4;
-the definition and defaults of torchmetrics. Being unbiased, it may fall below 0 for equal distributions,
-and its expectation does not depend on the number of images. Random draws, subset after subset: s rows of
-the reference, then s rows of the images judged, each without replacement.
+definition and defaults of torchmetrics. The estimate is unbiased: it may be below 0 for equal distributions,
+and its expectation does not depend on the number of images. Random draws, subset after subset: s rows of the
+reference, then s rows of the images to evaluate, each without replacement.
 """
 
 import numpy as np
@@ -27,18 +27,18 @@ def compute_kid(
     num_subsets: int = 100,
     subset_size: int = 1_000,
 ) -> Result:
-    """Compute the kernel distance of two sets of features; it is a KID if they are Inception's.
+    """Compute the kernel distance of two sets of features; it is a KID if the features are Inception's.
 
     Args:
-        features: of the images judged, shape (n, d).
-        reference: of the data, shape (m, d).
-        seed: of the subsets.
-        num_subsets: how many of them.
-        subset_size: s, at least 2.
+        features: features of the images to evaluate, shape (n, d).
+        reference: features of the data, shape (m, d).
+        seed: seed of the subsets.
+        num_subsets: number of subsets.
+        subset_size: size s of a subset, at least 2.
 
     Returns:
-        `score`, the mean over subsets, and `score_std`, their standard deviation. Unbiased, so the score may
-        fall below 0 for sets that are alike; `note` then says so.
+        `score`, the mean over subsets, and `score_std`, their standard deviation. The score may be below 0
+        for similar sets; then there is a `note`.
 
     Raises:
         UserError: bad arrays, or fewer rows than `subset_size`.
@@ -47,8 +47,8 @@ def compute_kid(
     fewest = min(len(features), len(reference))
     if not 2 <= subset_size <= fewest or num_subsets < 1:
         raise UserError(
-            f"features of {fewest} images cannot give {num_subsets} subset(s) of {subset_size}: take more"
-            " images, or 1 or more subsets of 2 or more of them"
+            f"features of {fewest} images cannot give {num_subsets} subset(s) of {subset_size}: use more"
+            " images, or at least 1 subset of at least 2 images"
         )
     generator = np.random.RandomState(seed)
     distances = []

@@ -1,8 +1,8 @@
-"""Latent quality: what a linear probe reads from all dimensions of the code together.
+"""Latent quality: the score of a linear probe on all dimensions of the code together.
 
-Logistic regression per attribute on dimensions standardised by the training fold, judged on the held-out
-fold, 5 folds: mean AUROC for binary attributes, mean accuracy otherwise. InfoDiffusion's protocol (first
-10,000 rows, folds from seed 0).
+The probe is a logistic regression per attribute, on dimensions that are standardised by the training fold and
+evaluated on the held-out fold, with 5 folds. The score is the mean AUROC for binary attributes, otherwise the
+mean accuracy. This is InfoDiffusion's protocol (first 10,000 rows, folds of seed 0).
 """
 
 import warnings
@@ -27,16 +27,16 @@ def compute_latent_quality(
     Args:
         codes: dimensions (n, N) or vector units (n, N, D).
         labels: attributes in {0, 1}, shape (n, A), or multi-valued integer factors, shape (n, F).
-        seed: of the folds; the published protocol uses 0.
-        mapping: of vector units to dimensions, "all" or "pca1" (see `unit_scalars`).
-        num_rows: how many of the first rows to use.
+        seed: seed of the folds; the published protocol uses 0.
+        mapping: mapping of vector units to dimensions, "all" or "pca1" (see `unit_scalars`).
+        num_rows: number of rows to use, from the first on.
 
     Returns:
-        `auroc` (or `accuracy` if any column has more than two values), mean over columns and folds, the
-        same with `_std` over folds, and `per_column`.
+        `auroc` (or `accuracy` if any column has more than two values), mean over columns and folds, its
+        standard deviation over folds with the suffix `_std`, and `per_column`.
 
     Raises:
-        UserError: bad arrays, fewer rows than `num_rows`, or fewer than folds.
+        UserError: bad arrays, fewer rows than `num_rows`, or fewer rows than folds.
     """
     codes = check_codes(codes)
     mapping = mapping if codes.ndim == 3 else "scalar"
@@ -61,7 +61,7 @@ def compute_latent_quality(
 def _probe(
     codes: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, measure: str
 ) -> list[float]:
-    """Score one fold, one number per column; a column constant in the training fold is at chance."""
+    """Scores of one fold, one per column; a column constant in the training fold gets chance level."""
     codes = standardise(codes, codes[train])
     scores = []
     for column in labels.T:

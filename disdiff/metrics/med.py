@@ -1,11 +1,10 @@
-"""MED: DCI's scores of the mutual-information matrix, no classifier involved.
+"""MED: DCI's scores computed from the mutual-information matrix, without classifiers.
 
-`R[k, f] = I(c_k; v_f) / sum_k I(c_k; v_f)` (20 equal-width bins) takes the place of DCI's importances.
-Top-k MED keeps, for each factor, the k most disentangled of the units whose largest entry it is, which
-makes wide codes comparable with narrow ones. A factor no unit knows keeps full weight: its column of noise
-is normalised too. Cao et al., "An Empirical Study on Disentanglement of Negative-free Contrastive
-Learning", 2022, and the script of DisDiff's release (10,000 rows, k = 2). Random draws: one permutation of
-the rows.
+`R[k, f] = I(c_k; v_f) / sum_k I(c_k; v_f)` (20 equal-width bins) replaces DCI's importances. Top-k MED keeps,
+for each factor, the k most disentangled of the units with this factor as their largest entry, so codes of
+different width can be compared. A factor that no unit represents has full weight: its column of noise is
+normalised too. Cao et al., "An Empirical Study on Disentanglement of Negative-free Contrastive Learning",
+2022, and the script of DisDiff's release (10,000 rows, k = 2). Random draws: one permutation of the rows.
 """
 
 import numpy as np
@@ -30,14 +29,14 @@ def compute_med(
     Args:
         codes: scalar units, shape (n, N).
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows.
-        num_train: rows from which the information is estimated.
-        num_bins: equal-width bins per code.
-        top_k: units kept per factor.
+        seed: seed of the choice of rows.
+        num_train: number of rows for the estimate.
+        num_bins: equal-width bins per unit.
+        top_k: number of units kept per factor.
 
     Returns:
-        `disentanglement` (MED) and `completeness`, the same of the kept units as `top_disentanglement` and
-        `top_completeness`, the kept `top_units`, and `importance`, shape (N, F).
+        `disentanglement` (MED) and `completeness`; `top_disentanglement` and `top_completeness` of the kept
+        units; the kept `top_units`; and `importance`, shape (N, F).
 
     Raises:
         UserError: bad arrays, or fewer rows than `num_train`.

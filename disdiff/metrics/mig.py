@@ -1,9 +1,9 @@
-"""Mutual information gap: does one unit alone know a factor?
+"""Mutual information gap (MIG): is a factor represented by one unit only?
 
-`MIG = mean_f (I(c_(1); v_f) - I(c_(2); v_f)) / H(v_f)`, with c_(1) and c_(2) the two units that know most
-of factor f. Chen et al., "Isolating Sources of Disentanglement in VAEs", 2018, arXiv:1802.04942, section 4;
-estimated as in disentanglement_lib from 20 equal-width bins per code. Random draws: one permutation of the
-rows.
+`MIG = mean_f (I(c_(1); v_f) - I(c_(2); v_f)) / H(v_f)`, where c_(1) and c_(2) are the two units with the most
+information on factor f. Chen et al., "Isolating Sources of Disentanglement in VAEs", 2018, arXiv:1802.04942,
+section 4; estimated as in disentanglement_lib with 20 equal-width bins per unit. Random draws: one
+permutation of the rows.
 """
 
 import numpy as np
@@ -19,18 +19,18 @@ def compute_mig(
     """Compute the mutual information gap.
 
     Args:
-        codes: scalar units, shape (n, N). A single unit has no rival: the gap is its own information.
+        codes: scalar units, shape (n, N). If N = 1, the gap is the unit's information.
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows.
-        num_train: rows from which the information is estimated.
-        num_bins: equal-width bins per code.
+        seed: seed of the choice of rows.
+        num_train: number of rows for the estimate.
+        num_bins: equal-width bins per unit.
 
     Returns:
         `score` in [0, 1], `gaps` and `units` (the best unit) per factor, `mutual_information` in nats,
         shape (N, F), and `entropy` in nats, shape (F,).
 
     Raises:
-        UserError: bad arrays, fewer rows than `num_train`.
+        UserError: bad arrays, or fewer rows than `num_train`.
     """
     codes, factors = check_inputs(codes, factors, num_train)
     (rows,) = split_rows(np.random.RandomState(seed), len(codes), num_train)
@@ -38,7 +38,7 @@ def compute_mig(
     information = mutual_information_matrix(discretise(codes[rows], num_bins), factors)
     entropy = np.array([compute_entropy(column) for column in factors.T])
     gaps = top_two_gap(information) / np.where(entropy > 0, entropy, 1.0)
-    gaps = np.minimum(gaps, 1.0)  # rounding can lead just beyond
+    gaps = np.minimum(gaps, 1.0)  # rounding can exceed 1 slightly
     return {
         "score": float(gaps.mean()),
         "gaps": gaps.tolist(),

@@ -1,11 +1,11 @@
-"""Modularity and explicitness: does a unit know one factor only, and are factors linearly readable?
+"""Modularity (does a unit represent one factor only?) and explicitness (are factors linearly predictable?).
 
-With I[k, f] the mutual information of unit k (20 equal-width bins) and factor f, and m_k the largest entry
-of row k, `modularity = mean_k (1 - sum_{f != best} I[k, f]^2 / (m_k^2 (F - 1)))`; a unit that knows nothing
-counts 0. Explicitness is the mean over factors and values of the AUROC of one-vs-rest logistic regression
-on standardised units. Ridgeway and Mozer, "Learning Deep Disentangled Embeddings with the F-Statistic
-Loss", 2018, arXiv:1802.05312; estimators of disentanglement_lib (which does not rescale the AUROC to [0,
-1]). Random draws: one permutation of the rows.
+With I[k, f] the mutual information of unit k (20 equal-width bins) and factor f, and m_k the largest entry of
+row k, `modularity = mean_k (1 - sum_{f != best} I[k, f]^2 / (m_k^2 (F - 1)))`; a unit without information
+counts 0. Explicitness is the mean over factors and values of the AUROC of one-vs-rest logistic regression on
+standardised units. Ridgeway and Mozer, "Learning Deep Disentangled Embeddings with the F-Statistic Loss",
+2018, arXiv:1802.05312; estimators of disentanglement_lib (which does not rescale the AUROC to [0, 1]). Random
+draws: one permutation of the rows.
 """
 
 import warnings
@@ -28,10 +28,10 @@ def compute_modularity(
 
     Args:
         codes: scalar units, shape (n, N).
-        factors: integer labels, shape (n, F). With one factor every unit that knows it is modular.
-        seed: of the choice of rows.
-        num_train: rows from which the information is estimated.
-        num_bins: equal-width bins per code.
+        factors: integer labels, shape (n, F). If F = 1, every unit with information on it counts 1.
+        seed: seed of the choice of rows.
+        num_train: number of rows for the estimate.
+        num_bins: equal-width bins per unit.
 
     Returns:
         `score` in [0, 1] and `per_unit`, shape (N,).
@@ -62,14 +62,15 @@ def compute_explicitness(
     """Compute explicitness.
 
     Args:
-        codes: scalar units, shape (n, N); standardised by the mean and deviation of the training rows.
+        codes: scalar units, shape (n, N); standardised by mean and deviation of the training rows.
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows.
-        num_train: rows the classifiers are fitted on.
-        num_test: other rows they are judged on. A value that does not occur there is left out of the mean.
+        seed: seed of the choice of rows.
+        num_train: number of rows for fitting the classifiers.
+        num_test: number of other rows for evaluating them; values that do not occur there are left out.
 
     Returns:
-        `score` (test) and `score_train`, where 0.5 is chance and 1 perfect, and the test score `per_factor`.
+        `score` (test) and `score_train`, where 0.5 is chance and 1 is perfect, and the test score
+        `per_factor`.
 
     Raises:
         UserError: bad arrays, or fewer rows than `num_train + num_test`.

@@ -1,9 +1,9 @@
-"""Named protocols: which sample sizes and which estimator stand behind a number.
+"""Evaluation protocols: sample sizes and estimators of all metrics.
 
-`paper` is the protocol of the published tables; `fast` is for smoke runs. Numbers of different protocols
-never stand in the same table, and a protocol's sizes are never shrunk to fit the data. Every metric starts
-from a fresh `RandomState(seed)`, as in the released code, so that a metric's number does not depend on
-which others are computed.
+`paper` is the protocol of the published tables; `fast` is for smoke runs. Numbers of different protocols must
+not be in the same table, and a protocol's sizes are never reduced to fit the data. Every metric starts with a
+new `RandomState(seed)`, as in the released code, so a metric's score does not depend on which other metrics
+are computed.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from ldm.errors import UserError
 
 @dataclass(frozen=True)
 class Protocol:
-    """Sizes of a protocol. `num_train` and `num_test` rows are drawn without replacement, votes with."""
+    """Sizes of a protocol; `num_train` and `num_test` rows are drawn without replacement, votes with it."""
 
     name: str
     num_train: int
@@ -52,7 +52,7 @@ class Protocol:
 
     @property
     def num_rows(self) -> int:
-        """Rows the protocol needs."""
+        """Number of rows that the protocol needs."""
         return self.num_train + self.num_test
 
 
@@ -66,7 +66,7 @@ def get_protocol(name: str) -> Protocol:
     """Look up a protocol.
 
     Raises:
-        UserError: no such protocol.
+        UserError: the protocol is unknown.
     """
     if name not in PROTOCOLS:
         raise UserError(f"protocol {name!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
@@ -88,12 +88,12 @@ def compute_scores(
         codes: units, shape (n, N) or (n, N, D); vectors are reduced by `unit_scalars` over all n rows.
         factors: integer labels, shape (n, F).
         protocol: a name in `PROTOCOLS`.
-        seed: of each metric.
-        units: how vector units are reduced, "pca1" (published) or "all".
-        progress: called with the name of the metric at work and the share of it that is done.
+        seed: seed of each metric.
+        units: reduction of vector units, "pca1" (published) or "all".
+        progress: called with the name of the current metric and the share of it that is done.
 
     Returns:
-        One JSON-ready dictionary per metric name, and `undefined` if any is left out.
+        One JSON-ready dictionary per metric name, and `undefined` if a metric is left out.
 
     Raises:
         UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
@@ -118,18 +118,19 @@ def compute_scores(
 def compute_attribute_scores(
     codes: np.ndarray, attributes: np.ndarray, protocol: str, seed: int = 0, num_rows: int | None = None
 ) -> dict[str, Result]:
-    """Compute the metrics of binary attributes (CelebA): TAD in its forms and the linear probe.
+    """Compute the metrics for binary attributes (CelebA): the variants of TAD, and the linear probe.
 
     Args:
         codes: units, shape (n, N) or (n, N, D).
         attributes: labels in {0, 1}, shape (n, A).
-        protocol: a name in `PROTOCOLS`; its training rows, the first ones, are used ("paper": 10,000).
-        seed: of the folds; the published protocol uses 0.
-        num_rows: another number of rows than the protocol's.
+        protocol: a name in `PROTOCOLS`; its number of training rows is used, from the first row on
+            ("paper": 10,000).
+        seed: seed of the folds; the published protocol uses 0.
+        num_rows: number of rows instead of the protocol's.
 
     Returns:
-        `tad` and `latent_quality` on every dimension, `tad_eleven_thresholds` on all rows, for vectors
-        `tad_pca1`, whose width is N, and `undefined` if any is left out.
+        `tad` and `latent_quality` on every dimension, `tad_eleven_thresholds` on all rows, for vector units
+        also `tad_pca1`, whose width is N, and `undefined` if a metric is left out.
 
     Raises:
         UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
@@ -150,18 +151,18 @@ def compute_attribute_scores(
 def compute_binarised_scores(
     codes: np.ndarray, factors: np.ndarray, protocol: str, seed: int = 0, num_rows: int | None = None
 ) -> dict[str, Result]:
-    """Compute TAD and the linear probe of data with factors instead of attributes.
+    """Compute TAD and the linear probe for data with factors instead of attributes.
 
     Args:
         codes: units, shape (n, N) or (n, N, D).
-        factors: integer labels, shape (n, F); each value of each is an attribute.
+        factors: integer labels, shape (n, F); each value of each factor is an attribute.
         protocol: see `compute_attribute_scores`.
         seed: see `compute_attribute_scores`.
         num_rows: see `compute_attribute_scores`.
 
     Returns:
-        `tad_binarised` and `latent_quality` on every dimension, for vectors `tad_binarised_pca1`, and
-        `undefined` if any is left out.
+        `tad_binarised` and `latent_quality` on every dimension, for vector units also `tad_binarised_pca1`,
+        and `undefined` if a metric is left out.
 
     Raises:
         UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
@@ -176,10 +177,10 @@ def compute_binarised_scores(
 
 
 def _choose_rows(codes: np.ndarray, protocol: str, seed: int, num_rows: int | None) -> dict[str, int]:
-    """`seed` and `num_rows` of the metrics on folds.
+    """Arguments `seed` and `num_rows` of the metrics with folds.
 
     Raises:
-        UserError: there are fewer rows.
+        UserError: there are not enough rows.
     """
     num_rows = get_protocol(protocol).num_train if num_rows is None else num_rows
     check_enough(len(codes), num_rows)
@@ -189,11 +190,11 @@ def _choose_rows(codes: np.ndarray, protocol: str, seed: int, num_rows: int | No
 def build_metrics(
     protocol: Protocol, dci_progress: Callable[[float], None] | None = None
 ) -> dict[str, Callable[..., Result]]:
-    """Every factor-based metric, a protocol's sizes bound: (codes (n, N), factors (n, F), seed) to scores.
+    """All factor-based metrics with a protocol's sizes: (codes (n, N), factors (n, F), seed) => scores.
 
     Args:
-        protocol: whose sizes and estimators.
-        dci_progress: called with the share of DCI, the slowest, that is done.
+        protocol: the protocol.
+        dci_progress: called with the share that is done of DCI, the slowest metric.
     """
     train, test = protocol.num_train, protocol.num_test
     votes = {

@@ -1,4 +1,4 @@
-"""SAP: does one unit alone predict a factor, and no other unit?
+"""SAP score: is a factor predicted by one unit only?
 
 `S[k, f]` is the test accuracy of a linear support vector machine that predicts factor f from unit k alone,
 and `SAP = mean_f (S_(1)f - S_(2)f)`, the gap between the two best units. Kumar, Sattigeri and Balakrishnan,
@@ -6,7 +6,7 @@ and `SAP = mean_f (S_(1)f - S_(2)f)`, the gap between the two best units. Kumar,
 estimator and sizes of disentanglement_lib (C = 0.01, balanced classes). Random draws: one permutation of
 the rows.
 
-Deviation: the machine is solved in its primal form, which draws no random numbers; the optimum is the same.
+Deviation: the primal problem is solved, which needs no random numbers; the optimum is the same.
 """
 
 import warnings
@@ -27,11 +27,11 @@ def compute_sap(
     """Compute the SAP score.
 
     Args:
-        codes: scalar units, shape (n, N). A single unit has no rival: its gap is its accuracy.
+        codes: scalar units, shape (n, N). If N = 1, the gap is the unit's accuracy.
         factors: integer labels, shape (n, F).
-        seed: of the choice of rows.
-        num_train: rows the machines are fitted on.
-        num_test: other rows they are judged on.
+        seed: seed of the choice of rows.
+        num_train: number of rows for fitting the support vector machines.
+        num_test: number of other rows for evaluating them.
 
     Returns:
         `score` in [0, 1], `gaps` per factor and `accuracy`, shape (N, F).

@@ -1,17 +1,17 @@
-"""TAD: how many attributes does a single code dimension detect, and by how much better than any other?
+"""TAD: how many attributes are detected by a single code dimension, and how much better than by any other.
 
-`A[i, j] = max(AUROC(c_j), AUROC(-c_j))` for attribute i and dimension j. Attribute i is captured if its
-best dimension reaches 0.75 and no other attribute explains more than 20 % of its entropy, `max_{l != i}
-I(a_i; a_l) / H(a_i) <= 0.2`. TAD is the *sum* over captured attributes of (best - second best), so it grows
-with their number. From NashAE (Yeats et al., 2022).
+`A[i, j] = max(AUROC(c_j), AUROC(-c_j))` for attribute i and dimension j. Attribute i is captured if its best
+dimension reaches 0.75 and no other attribute explains more than 20 % of its entropy, `max_{l != i} I(a_i;
+a_l) / H(a_i) <= 0.2`. TAD is the *sum* over captured attributes of (best - second best), so it grows with
+their number. From NashAE (Yeats et al., 2022).
 
-Three protocols, whose numbers must not share a table:
-    `compute_tad`: InfoDiffusion's. Exact AUROC on each of the 5 training folds of the first 10,000 rows; mean
-        and standard deviation over folds (fold noise, not seed noise).
+There are three protocols, whose numbers are not comparable:
+    `compute_tad`: InfoDiffusion's protocol. Exact AUROC on each of the 5 training folds of the first 10,000
+        rows; mean and standard deviation over folds (not over seeds).
     `compute_tad_eleven_thresholds`: DisDiff's released script. AUROC from 11 thresholds over the range of a
         dimension, which must exceed 0.2, on all rows at once.
     `compute_tad_binarised`: for multi-valued factors. Each (factor, value) is an attribute.
-The score depends on how vector units become dimensions; width and mapping are part of the result.
+The score depends on how vector units are mapped to dimensions; width and mapping are part of the result.
 """
 
 import numpy as np
@@ -41,9 +41,9 @@ def compute_tad(
     Args:
         codes: dimensions (n, N) or vector units (n, N, D).
         attributes: labels in {0, 1}, shape (n, A).
-        seed: of the folds; the published protocol uses 0.
-        mapping: of vector units to dimensions, "all" or "pca1" (see `unit_scalars`).
-        num_rows: how many of the first rows to use.
+        seed: seed of the folds; the published protocol uses 0.
+        mapping: mapping of vector units to dimensions, "all" or "pca1" (see `unit_scalars`).
+        num_rows: number of rows to use, from the first on.
 
     Returns:
         `score` and `score_std`, `num_captured` and `num_captured_std` over folds, `captured` (share of
@@ -52,7 +52,7 @@ def compute_tad(
 
     Raises:
         UserError: bad arrays, attributes outside {0, 1} or constant, fewer rows than `num_rows`, or fewer
-            than folds.
+            rows than folds.
     """
     codes, mapping = _dimensions(codes, mapping)
     attributes = check_attributes(attributes, len(codes))
@@ -68,10 +68,10 @@ def compute_tad_binarised(
     mapping: str = "all",
     num_rows: int = NUM_ROWS,
 ) -> Result:
-    """Compute TAD of multi-valued factors: an attribute is "factor f has value v", one for a binary factor.
+    """Compute TAD of multi-valued factors: an attribute is "factor f has value v".
 
-    Values of one factor exclude each other, so an attribute's redundancy is taken over the other factors
-    only.
+    A binary factor gives one attribute. Values of one factor exclude each other, so an attribute's redundancy
+    is computed over the other factors only.
 
     Args:
         codes: see `compute_tad`.
@@ -81,10 +81,10 @@ def compute_tad_binarised(
         num_rows: see `compute_tad`.
 
     Returns:
-        As `compute_tad`, and `attributes`, the (factor, value) of each, values numbered from 0.
+        As `compute_tad`, and `attributes`, the (factor, value) of each attribute, values numbered from 0.
 
     Raises:
-        UserError: bad arrays, fewer rows than `num_rows`, or fewer than folds.
+        UserError: bad arrays, fewer rows than `num_rows`, or fewer rows than folds.
     """
     codes, mapping = _dimensions(codes, mapping)
     factors = check_factors(factors, len(codes))
@@ -101,7 +101,7 @@ def compute_tad_binarised(
 def compute_tad_eleven_thresholds(
     codes: np.ndarray, attributes: np.ndarray, *, mapping: str = "all"
 ) -> Result:
-    """Compute TAD as DisDiff's released script does: coarse AUROC, all rows at once, nothing drawn at random.
+    """Compute TAD as DisDiff's released script does: coarse AUROC on all rows at once, without random draws.
 
     Args:
         codes: see `compute_tad`.
@@ -110,7 +110,7 @@ def compute_tad_eleven_thresholds(
 
     Returns:
         `score`, `num_captured`, `captured` (0 or 1 per attribute), `auroc`, shape (A, width), `width` and
-        `mapping`; `note` says so if no dimension's range exceeds the threshold, which is on the codes' own
+        `mapping`; `note` if no dimension's range exceeds the threshold, which applies to the codes' own
         scale.
 
     Raises:
@@ -139,13 +139,13 @@ def compute_tad_eleven_thresholds(
 def _explain_no_range(widest: float) -> str:
     return (
         f"no dimension counts: the widest range is {widest:.3g}, and the released script leaves out ranges up"
-        f" to {MIN_RANGE:g}, so the score is 0 whatever the codes know; multiply all codes by one number that"
-        " makes them vary more, and say so beside the score"
+        f" to {MIN_RANGE:g}, so the score is 0 for any codes; multiply all codes by one number so that they"
+        " vary more, and state this number with the score"
     )
 
 
 def _dimensions(codes: np.ndarray, mapping: str) -> tuple[np.ndarray, str]:
-    """Flatten vector units by `mapping`; scalar units are dimensions already, and named so."""
+    """Map vector units to dimensions by `mapping`; for scalar units the mapping is named "scalar"."""
     codes = check_codes(codes)
     return unit_scalars(codes, mapping), mapping if codes.ndim == 3 else "scalar"
 
@@ -153,7 +153,7 @@ def _dimensions(codes: np.ndarray, mapping: str) -> tuple[np.ndarray, str]:
 def _fold_scores(
     codes: np.ndarray, attributes: np.ndarray, groups: np.ndarray, seed: int, num_rows: int
 ) -> Result:
-    """Score the training folds of the first `num_rows` rows; standardising would change no rank."""
+    """Scores on the training folds of the first `num_rows` rows; AUROC needs no standardisation."""
     scores, captured, aurocs = [], [], []
     for rows, _ in split_folds(num_rows, len(codes), NUM_FOLDS, seed):
         auroc = compute_auroc(codes[rows], attributes[rows])
@@ -178,12 +178,12 @@ def _fold_scores(
 
 
 def _total_gap(auroc: np.ndarray, attributes: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:
-    """Sum of the captured attributes' gaps, and which are captured, shape (A,).
+    """Sum of the captured attributes' gaps, and whether each attribute is captured, shape (A,).
 
     Args:
-        auroc: of every attribute and dimension, shape (A, D).
+        auroc: AUROC of every attribute and dimension, shape (A, D).
         attributes: labels in {0, 1}, shape (n, A).
-        groups: attributes of one group are not each other's redundancy, shape (A,).
+        groups: group of each attribute, shape (A,); redundancy within a group is ignored.
     """
     ranked = np.sort(np.hstack([np.zeros((len(auroc), 1)), auroc]), axis=1)
     entropy = np.array([compute_entropy(column) for column in attributes.T])
@@ -194,7 +194,7 @@ def _total_gap(auroc: np.ndarray, attributes: np.ndarray, groups: np.ndarray) ->
 
 
 def _coarse_auroc(codes: np.ndarray, attributes: np.ndarray) -> np.ndarray:
-    """Larger AUROC of both polarities by the right-hand rule over 11 thresholds, shape (A, D)."""
+    """Larger AUROC of the two polarities, by the right-hand rule over 11 thresholds, shape (A, D)."""
     low, high = codes.min(axis=0), codes.max(axis=0)
     thresholds = low + np.linspace(0, 1, 11)[:, None] * (high - low)
     positive = attributes.astype(np.float64)

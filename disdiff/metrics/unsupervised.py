@@ -1,11 +1,10 @@
-"""Scores that need no factors: how dependent are the units on each other?
+"""Unsupervised scores: how dependent are the units on each other? No factors are needed.
 
-With S the covariance of the units and D its diagonal,
-    Gaussian total correlation        0.5 (sum_k ln D_kk - ln det S), in nats,
-    Gaussian Wasserstein correlation  2 tr S - 2 tr (D^1/2 S D^1/2)^1/2, also divided by tr S,
-    mutual information                the mean of I(c_k; c_j) over pairs k != j, 20 equal-width bins, in nats;
-all 0 for independent Gaussian units, and rounding below 0 is cut off. Definitions of disentanglement_lib
-(Locatello et al., 2019, arXiv:1811.12359). Random draws: one permutation of the rows.
+With S the covariance of the units and D its diagonal, Gaussian total correlation        0.5 (sum_k ln D_kk -
+    ln det S), in nats, Gaussian Wasserstein correlation  2 tr S - 2 tr (D^1/2 S D^1/2)^1/2, also divided by
+    tr S, mutual information                the mean of I(c_k; c_j) over pairs k != j, 20 equal-width bins, in
+    nats; all are 0 for independent Gaussian units; negative values by rounding are set to 0. Definitions of
+    disentanglement_lib (Locatello et al., 2019, arXiv:1811.12359). Random draws: one permutation of the rows.
 """
 
 import numpy as np
@@ -20,16 +19,16 @@ SINGULAR = 1e-12
 def compute_unsupervised(
     codes: np.ndarray, *, seed: int, num_train: int = 10_000, num_bins: int = NUM_BINS
 ) -> Result:
-    """Compute the dependence of the units on each other; units constant but for rounding are left out.
+    """Compute the dependence of the units on each other; units that are constant up to rounding are left out.
 
     Args:
         codes: scalar units, shape (n, N).
-        seed: of the choice of rows.
-        num_train: rows everything is estimated from.
-        num_bins: equal-width bins per code.
+        seed: seed of the choice of rows.
+        num_train: number of rows for all estimates.
+        num_bins: equal-width bins per unit.
 
     Returns:
-        `gaussian_total_correlation` (None where it is infinite: some unit is a linear function of the
+        `gaussian_total_correlation` (None if it is infinite, because a unit is a linear function of the
         others), `gaussian_wasserstein_correlation`, `gaussian_wasserstein_correlation_norm`,
         `mutual_information`, `num_active`.
 
@@ -66,7 +65,7 @@ def gaussian_total_correlation(covariance: np.ndarray) -> float | None:
 
 
 def gaussian_wasserstein_correlation(covariance: np.ndarray) -> float:
-    """Squared Wasserstein-2 distance of a Gaussian to its marginals' product; covariance of shape (N, N)."""
+    """Squared Wasserstein-2 distance of a Gaussian to the product of its marginals; covariance (N, N)."""
     scale = np.sqrt(np.diag(covariance))
     eigenvalues = np.linalg.eigvalsh(covariance * scale * scale[:, None])
     return max(0.0, float(2 * np.trace(covariance) - 2 * np.sqrt(np.maximum(eigenvalues, 0.0)).sum()))

@@ -1,4 +1,4 @@
-"""The bottleneck that is none: z_raw is the image itself, so that the same code diffuses in pixel space."""
+"""The identity autoencoder: z_raw is the image itself, for diffusion in pixel space."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from ldm.autoencoder.latent_space import Autoencoder, Reconstruction
 
 
 class IdentityAutoencoder(Autoencoder):
-    """Pixel space: f = 1, no parameters, no copy."""
+    """Autoencoder of pixel space: downsampling factor 1, no parameters, images are not copied."""
 
     downsampling_factor = 1
     last_layer = None

@@ -1,4 +1,4 @@
-"""Autoencoder with a Gaussian posterior, held near N(0, 1) by a small KL term (LDM, arXiv 2112.10752, 3.1).
+"""Autoencoder with a Gaussian posterior and a small KL term towards N(0, 1) (LDM, arXiv 2112.10752, 3.1).
 
 q(z_raw | image) = N(mean, exp(logvar)), independent entries.
 KL(q || N(0, 1)) = 1/2 sum (mean^2 + exp(logvar) - 1 - logvar), in nats, summed over the latent.
@@ -27,7 +27,7 @@ class DiagonalGaussian:
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Reparameterised draw, shape (B, C, h, w); noise is made on the generator's device, then moved."""
+        """Reparameterised sample, shape (B, C, h, w); the noise is drawn on the generator's device."""
         noise = torch.randn(self.mean.shape, generator=generator, device=generator.device)
         return self.mean + (0.5 * self.logvar).exp() * noise.to(self.mean)
 
@@ -64,7 +64,7 @@ class KLAutoencoder(Autoencoder):
     def sample_raw(
         self, statistics: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:  # moments => z_raw
-        """Draw from the posterior, shape (B, latent_channels, h, w); without a generator take its mean."""
+        """Sample from the posterior, shape (B, latent_channels, h, w); its mean if there is no generator."""
         posterior = DiagonalGaussian.from_moments(statistics)
         return posterior.mean if generator is None else posterior.sample(generator)
 
@@ -77,7 +77,7 @@ class KLAutoencoder(Autoencoder):
         return self.decoder(self.post_quant_conv(z_raw))
 
     def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
-        """Decode a posterior draw (without a generator the mean); regulariser: KL in nats, mean over B."""
+        """Decode a posterior sample (without a generator the mean); regulariser: KL in nats, mean over B."""
         posterior = self.moments(image)
         z_raw = posterior.mean if generator is None else posterior.sample(generator)
         kl = posterior.kl().mean()

@@ -1,8 +1,8 @@
-"""From images to standardised latents and back, whatever the bottleneck.
+"""The autoencoder interface, and the latent space: images => standardised latents and back.
 
 An autoencoder maps `image` to `z_raw` and back; the diffusion model works on z = (z_raw - mean) / std. The
-released code takes mean 0 and one scalar std (its `scale_factor` is 1 / std).
-Deviation: it measures std on the first training batch; here std is measured once over the data set.
+released code uses mean 0 and one scalar std (its `scale_factor` is 1 / std).
+Deviation: the released code measures std on the first training batch; here it is measured on the data set.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from ldm.errors import UserError
 
 @dataclass
 class Reconstruction:
-    """What one training step of an autoencoder needs, the same for every bottleneck."""
+    """Output of an autoencoder in training, the same for every bottleneck."""
 
     image_hat: Tensor  # (B, C, H, W)
     regulariser: Tensor  # (); codebook loss or mean KL, to be weighted and added
@@ -28,8 +28,8 @@ class Reconstruction:
 class Autoencoder(nn.Module, ABC):
     """First stage: image (B, C, H, W) <=> z_raw (B, latent_channels, H / f, W / f).
 
-    Encoding has a deterministic part, whose result a cache can keep (`encode_statistics`), and a random one
-    that is drawn anew each time (`sample_raw`; only a KL bottleneck has any).
+    Encoding has two parts. `encode_statistics` is deterministic, so a cache can keep its result. `sample_raw`
+    samples z_raw from it; only a KL bottleneck is random here.
     """
 
     latent_channels: int
@@ -38,10 +38,10 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode_statistics(self, image: Tensor) -> Tensor:  # image => statistics of z_raw
-        """Everything that `sample_raw` needs, shape (B, S, h, w)."""
+        """Compute the input of `sample_raw`, shape (B, S, h, w)."""
 
     def sample_raw(self, statistics: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (B, latent_channels, h, w) of statistics; without a generator the most likely ones."""
+        """Sample latents (B, latent_channels, h, w) from statistics; the mean if there is no generator."""
         return statistics
 
     def fit_start(self, image: Tensor) -> None:
@@ -53,11 +53,11 @@ class Autoencoder(nn.Module, ABC):
         return torch.zeros_like(self.sample_raw(statistics))
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z_raw
-        """Latents of images: for VQ unquantised, for KL a posterior draw (without a generator the mean).
+        """Encode images: VQ latents are not quantised, KL latents are posterior samples.
 
         Args:
             image: shape (B, C, H, W) in [-1, 1].
-            generator: source of the posterior noise.
+            generator: source of the posterior noise; None for the posterior's mean.
 
         Returns:
             z_raw, shape (B, latent_channels, H / f, W / f).
@@ -66,7 +66,7 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, z_raw: Tensor, quantize: bool = True) -> Tensor:  # z_raw => image
-        """Images (B, C, H, W) of latents; `quantize` means something to a VQ bottleneck only."""
+        """Decode latents to images (B, C, H, W); only a VQ bottleneck uses `quantize`."""
 
     @abstractmethod
     def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
@@ -75,14 +75,14 @@ class Autoencoder(nn.Module, ABC):
     @property
     @abstractmethod
     def last_layer(self) -> nn.Parameter | None:
-        """The weight on which the adaptive GAN weight is measured; None without parameters."""
+        """The weight at which the adaptive GAN weight compares gradients; None if there are no parameters."""
 
 
 class LatentSpace(nn.Module):
     """An autoencoder and the standardisation of its latents; mean and std are saved with the weights.
 
     Args:
-        autoencoder: the first stage; whether it is frozen is the caller's business.
+        autoencoder: the first stage; the caller decides whether to freeze it.
         mean, std: one number, or one per latent channel, shape (C,).
     """
 
@@ -123,7 +123,7 @@ class LatentSpace(nn.Module):
         return self.latent_channels, size, size
 
     def set_standardisation(self, mean: float | Tensor, std: float | Tensor) -> None:
-        """Overwrite mean and std by numbers or by tensors of shape () or (C,); see `fit_standardisation`."""
+        """Set mean and std to numbers or to tensors of shape () or (C,); see `fit_standardisation`."""
         for buffer, value in ((self.mean, mean), (self.std, std)):
             value = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device)
             buffer.copy_(value.reshape(-1, 1, 1))
@@ -137,11 +137,11 @@ class LatentSpace(nn.Module):
         return z * self.std + self.mean
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z
-        """Standardised latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]; see `Autoencoder.encode`."""
+        """Encode images (B, 3, H, W) in [-1, 1] to latents (B, C, h, w); see `Autoencoder.encode`."""
         return self.standardise(self.autoencoder.encode(image, generator))
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:  # z => image
-        """Images (B, 3, H, W), not clipped, of standardised latents (B, C, h, w)."""
+        """Decode standardised latents (B, C, h, w) to images (B, 3, H, W), not clipped."""
         return self.autoencoder.decode(self.to_raw(z), quantize=quantize)
 
 

@@ -1,4 +1,4 @@
-"""Loss terms and scores of the first stage, as functions of tensors (VQGAN, arXiv 2012.09841, Eqs. 5 to 7).
+"""Loss terms and scores of the autoencoder (VQGAN, arXiv 2012.09841, Eqs. 5 to 7).
 
     L = pixel + weight_perceptual LPIPS + weight_regulariser (codebook | KL) + lambda weight_gan L_G
     lambda = |grad_last (pixel + weight_perceptual LPIPS)| / (|grad_last L_G| + 1e-4)
@@ -20,14 +20,14 @@ from ldm.errors import UserError, choose
 
 @dataclass
 class AutoencoderLossConfig:
-    """Which terms the first stage is trained with; a weight of 0 switches a term off."""
+    """Loss terms of the autoencoder; a weight of 0 switches a term off."""
 
     pixel: str = "l1"  # l1 | l2
     perceptual: str = "lpips"  # lpips | none
     weight_perceptual: float = 1.0
-    weight_regulariser: float = 1.0  # of the codebook loss or of the KL in nats per image
+    weight_regulariser: float = 1.0  # weight of the codebook loss or of the KL in nats per image
     weight_gan: float = 0.75
-    gan_start: int = 0  # the step at which the discriminator joins
+    gan_start: int = 0  # first step with the GAN term
     discriminator: str = "hinge"  # hinge | vanilla
     discriminator_channels: int = 64
     discriminator_layers: int = 3  # stride-2 convolutions
@@ -54,36 +54,35 @@ def vanilla_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tens
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, kind: str = "hinge") -> Tensor:
-    """Loss of the discriminator, `hinge` or `vanilla`, mean over all logits (of detached images)."""
+    """Discriminator loss, `hinge` or `vanilla`, mean over all logits; the images must be detached."""
     return choose("loss.discriminator", kind, DISCRIMINATOR_LOSSES)(logits_real, logits_fake)
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
-    """Minus the logits of the reconstructions, mean over all of them, any shape."""
+    """Minus the mean of the reconstructions' logits, any shape."""
     return -logits_fake.mean()
 
 
-# the largest weight of a KL in nats per image, hundreds of them, and the least of a codebook loss, both
-# beside pixel errors below 1
+# Limits relative to pixel errors below 1: the KL is hundreds of nats per image, the codebook loss below 1.
 LARGEST_KL_WEIGHT = 0.01
 LEAST_CODEBOOK_WEIGHT = 0.01
 
 
 def check_regulariser(kind: str, weight: float) -> None:
-    """Refuse a weight of the regulariser that suits the other kind of bottleneck.
+    """Check that the weight of the regulariser suits the kind of bottleneck.
 
     Raises:
-        UserError: a codebook (`vq`) whose loss hardly counts, so that it collapses to a few codes, or a KL
-            (`kl`) that leaves nothing of the image.
+        UserError: the weight of the codebook loss (`vq`) is so small that the codebook would collapse to a
+            few codes, or that of the KL (`kl`) is so large that latents would carry no information.
     """
     key = f"autoencoder.loss.weight_regulariser={weight:g}"
     if kind == "vq" and weight < LEAST_CODEBOOK_WEIGHT:
         raise UserError(
-            f"{key} is too small for autoencoder.kind=vq: codes would not be learnt; 1.0 is usual"
+            f"{key} is too small for autoencoder.kind=vq: the codebook would not be trained; use e.g. 1.0"
         )
     if kind == "kl" and weight > LARGEST_KL_WEIGHT:
         raise UserError(
-            f"{key} is too large for autoencoder.kind=kl: codes would say nothing; 1.0e-5 is usual"
+            f"{key} is too large for autoencoder.kind=kl: latents would be uninformative; use e.g. 1.0e-5"
         )
 
 
@@ -92,7 +91,7 @@ DISCRIMINATOR_LOSSES = {"hinge": hinge_discriminator_loss, "vanilla": vanilla_di
 
 
 def adaptive_weight(nll: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
-    """Factor that gives the GAN term the reconstruction's gradient norm at the last layer (VQGAN, Eq. 7).
+    """Factor that makes the GAN term's gradient at the last layer as large as the reconstruction's (Eq. 7).
 
     Args:
         nll: reconstruction loss, shape (), connected to `last_layer`.
@@ -109,7 +108,7 @@ def adaptive_weight(nll: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: fl
 
 
 def adopt_weight(weight: float, step: int, start: int) -> float:
-    """`weight` from step `start` on, 0 before."""
+    """Return `weight` from step `start` on, and 0 before."""
     return weight if step >= start else 0.0
 
 
@@ -126,7 +125,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def build_discriminator(config: AutoencoderLossConfig, in_channels: int = 3) -> PatchDiscriminator | None:
-    """The discriminator that `config` asks for; None when `weight_gan` is 0."""
+    """Build the configured discriminator; None if `weight_gan` is 0."""
     if config.weight_gan == 0:
         return None
     return PatchDiscriminator(in_channels, config.discriminator_channels, config.discriminator_layers)
@@ -141,7 +140,7 @@ def reconstruction_scores(image_hat: Tensor, image: Tensor) -> dict[str, float]:
     """Compare images in [-1, 1], shape (B, C, H, W), on the [0, 1] scale; `image_hat` is clipped first.
 
     Returns:
-        `mse`: mean over all entries; `psnr`: of that mean (not the mean of the images' own), in dB.
+        `mse`: mean over all entries; `psnr` in dB: computed from that mean, not averaged over images.
     """
     error = image_hat.clamp(-1.0, 1.0).cpu().double() - image.cpu().double()  # MPS has no float64
     mse = error.div(2.0).square().mean().item()

@@ -3,8 +3,8 @@
 Level i works at resolution H / 2^i with `channels * channel_mult[i]` channels, in the encoder and in the
 decoder alike, so f = 2^(len(channel_mult) - 1). A residual block computes
 h + conv(silu(norm(conv(silu(norm(h)))))); the middle, at the lowest resolution, is residual, attention,
-residual. The topology is the released one to the last detail (GroupNorm with eps 1e-6, stride-2 convolution
-padded right and below only), so that the weights of CompVis fit.
+residual. The topology equals that of CompVis's released code (GroupNorm with eps 1e-6, stride-2 convolution
+padded right and below only), so CompVis's weights can be loaded.
 """
 
 import math
@@ -31,7 +31,7 @@ class NetworkConfig:
         default_factory=list
     )  # levels with attention after each residual block
     num_groups: int = 32  # of every GroupNorm; layers with fewer channels use one group per channel
-    patch: int = 1  # the first level works on patch x patch blocks of pixels, folded into channels
+    patch: int = 1  # patch x patch blocks of pixels are folded into channels before the first level
 
     @property
     def downsampling_factor(self) -> int:
@@ -97,7 +97,7 @@ class SelfAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
         normed = self.norm(h)
-        query, key, value = (  # (B, 1, h w, C), channels side by side as PyTorch's fused attention wants them
+        query, key, value = (  # (B, 1, h w, C), contiguous in C, as PyTorch's fused attention needs
             project(normed).flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
             for project in (self.query, self.key, self.value)
         )
@@ -130,7 +130,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention if wanted, then the resampling."""
+    """The residual blocks of one resolution, each optionally followed by attention, then the resampling."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Encoder(nn.Module):
 
     Args:
         config: the sizes.
-        double_z: give 2 * z_channels (mean and log variance of a KL bottleneck) instead of z_channels.
+        double_z: output 2 * z_channels (mean and log variance of a KL bottleneck) instead of z_channels.
 
     Raises:
         UserError: levels of different widths have no residual block to change from one to the next.

@@ -1,7 +1,7 @@
-"""LPIPS, the perceptual distance of the first stage (Zhang et al., arXiv 1801.03924).
+"""LPIPS, the perceptual distance in the autoencoder's loss (Zhang et al., arXiv 1801.03924).
 
 d(a, b) = sum over five VGG16 layers of the mean over positions of <w, (a_l - b_l)^2>, with features a_l, b_l
-of unit length in the channels. The heads w come with torchmetrics; the VGG16 is a file (see `ldm.weights`).
+of unit length in the channels. The heads w come with torchmetrics; VGG16 is a file (see `ldm.weights`).
 """
 
 import pickle
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.weights import VGG16, resolve_weight
 
-# Behind relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of torchvision's `features`.
+# Ends of the slices of torchvision's `features`: after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
 LAYER_ENDS = (4, 9, 16, 23, 30)
 LAYER_CHANNELS = (64, 128, 256, 512, 512)
 
@@ -25,13 +25,13 @@ LAYER_CHANNELS = (64, 128, 256, 512, 512)
 class LPIPS(nn.Module):
     """LPIPS with a VGG16 backbone, frozen; training and evaluation mode do not differ.
 
-    Deviation: where a feature vanishes in all channels its gradient is 0; in taming's own LPIPS it is NaN.
+    Deviation: if a feature is 0 in all channels its gradient is 0; in taming's LPIPS it is NaN.
 
     Args:
         vgg16: torchvision's weight file of VGG16.
 
     Raises:
-        UserError: the file is not one.
+        UserError: the file is not a readable VGG16.
     """
 
     def __init__(self, vgg16: Path) -> None:
@@ -56,7 +56,7 @@ class LPIPS(nn.Module):
         """Distance of each pair of images.
 
         Args:
-            image_hat: shape (B, 3 or 1, H, W) in [-1, 1], at least 16 pixels; grey is repeated to RGB.
+            image_hat: shape (B, 3 or 1, H, W) in [-1, 1], H and W at least 16; grey is repeated to RGB.
             image: same shape and range.
 
         Returns:
@@ -75,20 +75,20 @@ def load_lpips(path: str | None = None, allow_download: bool = False) -> LPIPS:
     """LPIPS with the VGG16 that `ldm.weights.resolve_weight` finds.
 
     Raises:
-        UserError: there is none, or the file is damaged.
+        UserError: the file is not found or is damaged.
     """
     return LPIPS(resolve_weight(VGG16, path, allow_download))
 
 
 def import_parts() -> tuple[type[nn.Module], type[nn.Module], Callable[..., nn.Module]]:
-    """The scaling layer and linear head of taming, and torchvision's builder of VGG16.
+    """Import taming's scaling layer and linear head, and torchvision's builder of VGG16.
 
     Raises:
         UserError: a package is missing, or torch and torchvision come from different indexes.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of taming's file, the first time it is compiled
+            warnings.simplefilter("ignore", SyntaxWarning)  # raised when taming's file is first compiled
             from taming.modules.losses.lpips import NetLinLayer, ScalingLayer
         from torchvision.models import vgg16
     except (ImportError, RuntimeError) as error:
@@ -100,10 +100,10 @@ def import_parts() -> tuple[type[nn.Module], type[nn.Module], Callable[..., nn.M
 
 
 def load_features(features: nn.Sequential, path: Path) -> None:
-    """Put torchvision's weights into the layers of VGG16 up to relu5_3, which may lie on the meta device.
+    """Load torchvision's weights into the layers of VGG16 up to relu5_3, which may be on the meta device.
 
     Raises:
-        UserError: the file is damaged or holds something else.
+        UserError: the file is damaged or is not a VGG16.
     """
     prefix = "features."
     try:

@@ -1,9 +1,9 @@
 """Autoencoder with a vector-quantised bottleneck (VQ-VAE, arXiv 1711.00937; VQGAN, arXiv 2012.09841).
 
-Every position of z_raw is replaced by the nearest of `codebook_size` learnt vectors, z_q, with the gradient
+Every position of z_raw is replaced by the nearest of `codebook_size` learnt vectors, z_q; the gradient is
 copied straight through. Codebook loss, mean over all entries: |z_q - sg(z_raw)|^2 + beta |sg(z_q) - z_raw|^2.
-With `legacy` beta stands before the first term instead: the swap in the released LDM and DisDiff code, for
-the `paper` preset and for going on with their checkpoints.
+With `legacy` beta multiplies the first term instead, as in the released LDM and DisDiff code; the `paper`
+preset and further training of their checkpoints need this.
 The latents of the diffusion model are those before quantisation; decoding quantises them.
 """
 
@@ -27,10 +27,10 @@ class Quantized:
 
 
 def import_vector_quantizer() -> type[nn.Module]:
-    """VectorQuantizer2 of taming.
+    """Import VectorQuantizer2 of taming.
 
     Raises:
-        UserError: the package is missing, or the other wheel of the same import name lies over it.
+        UserError: the package is missing, or the wheel taming-transformers has overwritten it.
     """
     try:
         from taming.modules.vqvae.quantize import VectorQuantizer2
@@ -44,7 +44,7 @@ def import_vector_quantizer() -> type[nn.Module]:
 
 
 def codebook_usage(indices: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """How much of a codebook is in use.
+    """Compute how much of a codebook is used.
 
     Args:
         indices: chosen codes in [0, codebook_size), any shape, int64.
@@ -52,7 +52,7 @@ def codebook_usage(indices: Tensor, codebook_size: int) -> dict[str, Tensor]:
 
     Returns:
         `perplexity`: exp of the entropy of the code frequencies, in [1, codebook_size]; `used`: fraction of
-        the codes that occur at all, in (0, 1]. Both of shape ().
+        the codes that occur, in (0, 1]. Both have shape ().
     """
     counts = torch.bincount(indices.flatten(), minlength=codebook_size)
     frequencies = counts / counts.sum()
@@ -67,7 +67,7 @@ class VQAutoencoder(Autoencoder):
         codebook_size: number of codes.
         embed_dim: channels of z_raw and length of a code; `network.z_channels` if not given.
         beta: weight of the commitment term.
-        legacy: put beta before the codebook term instead.
+        legacy: multiply the codebook term by beta instead of the commitment term.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class VQAutoencoder(Autoencoder):
         return self.quant_conv(self.encoder(image))
 
     def quantize(self, z_raw: Tensor) -> Quantized:
-        """Nearest codes of z_raw (B, C, h, w); float32 under any autocast, as bf16 would move indices."""
+        """Replace z_raw (B, C, h, w) by the nearest codes; in float32, as bf16 would change the indices."""
         with torch.autocast(device_type=z_raw.device.type, enabled=False):
             z_q, loss, (_, _, indices) = self.quantizer(z_raw.float())
         return Quantized(z_q, loss, indices)
 
     def decode(self, z_raw: Tensor, quantize: bool = True) -> Tensor:  # z_raw => image
-        """Images (B, C, H, W) of latents (B, latent_channels, h, w), by default quantised first."""
+        """Decode latents (B, latent_channels, h, w), by default quantised first, to images (B, C, H, W)."""
         return self.decoder(self.post_quant_conv(self.quantize(z_raw).z_q if quantize else z_raw))
 
     def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> Reconstruction:

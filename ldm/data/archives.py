@@ -1,8 +1,8 @@
-"""The two file forms in which data sets are published, `.h5` and `.npz`, as arrays that are read lazily.
+"""Lazy reading of arrays in HDF5 (`.h5`) and `.npz` files.
 
-An uncompressed HDF5 data set or `.npz` array is mapped where it lies. Chunks of a few whole images are read
-through h5py. Anything else would be decompressed again for every batch, so it is unpacked once, in blocks, to
-an `.npy` beside it, which is mapped.
+An uncompressed HDF5 data set or `.npz` array is memory-mapped in place. Chunks of a few whole images are read
+through h5py. Any other compressed array would be decompressed again for every batch, so it is unpacked once,
+in blocks, to an `.npy` file in the same folder, which is memory-mapped.
 """
 
 import re
@@ -22,32 +22,32 @@ from ldm.data.contents import Contents, digest_texts
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
-BLOCK_BYTES = 2**26  # held in memory while unpacking
-LAZY_CHUNK_ROWS = 8  # chunks of more images, or of parts of images, are unpacked instead
+BLOCK_BYTES = 2**26  # block size in memory while unpacking
+LAZY_CHUNK_ROWS = 8  # arrays with more images per chunk, or chunks of parts of images, are unpacked
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """What a reader expects of a large array: where it is and what one row looks like."""
+    """Key, row shape and dtype that a reader expects of a large array."""
 
     key: str
     row_shape: tuple[int, ...]
     dtype: type
 
     def check(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Raise UserError unless an array of this shape and dtype holds such rows, at least one."""
+        """Raise UserError unless an array of this shape and dtype has at least one row of this format."""
         if shape[1:] != self.row_shape or dtype != self.dtype or not shape[0]:
             expected = f"{np.dtype(self.dtype)} of shape (n, {', '.join(map(str, self.row_shape))})"
             raise UserError(f"{path}: expected {self.key!r} to be {expected}, got {dtype} of shape {shape}")
 
     def block_rows(self) -> int:
-        """Rows that fit into the memory used for unpacking."""
+        """Number of rows in a block of BLOCK_BYTES."""
         return max(BLOCK_BYTES // (int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize), 1)
 
 
 class H5Rows:
-    """Rows of a chunked HDF5 data set; the file is opened for each read, so processes share no handle."""
+    """Rows of a chunked HDF5 data set; the file is opened for each read, so no processes share a handle."""
 
     def __init__(self, path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.path, self.key, self.shape, self.dtype = path, key, shape, dtype
@@ -56,24 +56,24 @@ class H5Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Rows by slice or by ascending positions, as HDF5 wants them."""
+        """Read rows by slice or by ascending positions, the order that HDF5 needs."""
         with open_h5(self.path) as file:
             return file[self.key][rows]
 
 
 @contextmanager
 def open_h5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; a failure inside means that the file is bad.
+    """Open an HDF5 file for reading; errors inside the context become a UserError about the file.
 
     Raises:
-        UserError: the file is not HDF5, truncated, damaged or lacks a key.
+        UserError: the file is not HDF5, is truncated or damaged, or lacks a key.
     """
     try:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         raise UserError(
-            f"{path} is not HDF5, truncated or incomplete ({_reason(error)}); get it again"
+            f"{path} is not an HDF5 file, or is truncated or incomplete ({_reason(error)}); get it again"
         ) from error
 
 
@@ -82,14 +82,14 @@ def create_h5(path: Path) -> Iterator[h5py.File]:
     """Write an HDF5 file atomically.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; nothing is left under `path`.
+        UserError: the folder cannot be written or the disk is full; `path` is not created.
     """
     with atomic_path(path) as temporary:
         try:
             with h5py.File(temporary, "w") as file:
                 yield file
         except (OSError, RuntimeError) as error:
-            if "errno" not in str(error).lower():  # not HDF5's report of a failed write
+            if "errno" not in str(error).lower():  # HDF5 reports a failed write with its errno
                 raise
             reason = f"{_reason(error)}; free some space or choose another folder"
             raise UserError(f"cannot write {path}: {reason}") from error
@@ -97,25 +97,25 @@ def create_h5(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an `.npz` file for reading; a failure inside means that the file is bad.
+    """Open an `.npz` file for reading; errors inside the context become a UserError about the file.
 
     Raises:
-        UserError: the file is not a zip of arrays, truncated, damaged or lacks a key.
+        UserError: the file is not a zip of arrays, is truncated or damaged, or lacks a key.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{path} is not npz, truncated or incomplete ({_reason(error)}); get it again"
+            f"{path} is not an npz file, or is truncated or incomplete ({_reason(error)}); get it again"
         ) from error
 
 
 def h5_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress | None = None) -> Rows:
-    """Open a large HDF5 data set lazily, unpacked to the file `unpacked` when its chunks forbid random reads.
+    """Open a large HDF5 data set lazily; if its chunks are too large, unpack it to the file `unpacked`.
 
     Raises:
-        UserError: the file is bad, or `unpacked` is needed and cannot be written.
+        UserError: the file is damaged, or `unpacked` is needed and cannot be written.
     """
     with open_h5(path) as file:
         dataset = file[expected.key]
@@ -137,7 +137,7 @@ def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress
     """Open a large array of an `.npz` file lazily; a compressed one is unpacked to the file `unpacked` first.
 
     Raises:
-        UserError: the file is bad, or `unpacked` is needed and cannot be written.
+        UserError: the file is damaged, or `unpacked` is needed and cannot be written.
     """
     name = f"{expected.key}.npy"
     with open_npz(path) as archive, archive.open(name) as stream:
@@ -157,32 +157,32 @@ def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress
 
 
 def verify_npz(path: Path) -> None:
-    """Read a whole `.npz` file against its checksums.
+    """Verify the checksums of all arrays in an `.npz` file.
 
     Raises:
-        UserError: one of its arrays is damaged.
+        UserError: an array is damaged.
     """
     with open_npz(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise UserError(f"{path}: {damaged} does not have the checksum it was saved with; get it again")
+        raise UserError(f"{path}: {damaged} has a wrong checksum; get the file again")
 
 
 def npz_keys(path: Path) -> list[str]:
-    """Names of the arrays of an `.npz` file.
+    """Names of the arrays in an `.npz` file.
 
     Raises:
-        UserError: the file is bad.
+        UserError: the file is damaged.
     """
     with open_npz(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def npz_array(path: Path, key: str) -> np.ndarray | None:
-    """Read a small array of an `.npz` file into memory; None when the file lacks it.
+    """Read a small array of an `.npz` file into memory; None if the file does not have it.
 
     Raises:
-        UserError: the file is bad.
+        UserError: the file is damaged.
     """
     with open_npz(path), np.load(path, allow_pickle=False) as arrays:
         return arrays[key] if key in arrays else None
@@ -196,23 +196,23 @@ def unpack_once(
     blocks: Iterable[np.ndarray],
     progress: Progress | None = None,
 ) -> MappedArray:
-    """Map `unpacked`, written from `blocks` first unless it is whole, fits and was made from `originals`.
+    """Memory-map `unpacked`; write it first unless it exists, is complete and was made from `originals`.
 
     Args:
         unpacked: the `.npy` file.
-        originals: files that the rows come from.
-        shape: of the array.
-        dtype: of the array.
-        blocks: its rows in order, as arrays of any number of rows; only read when there is need to.
-        progress: told (rows done, rows in all).
+        originals: files from which the rows are read.
+        shape: shape of the array.
+        dtype: dtype of the array.
+        blocks: the rows in order, as arrays of any number of rows; consumed only if `unpacked` is written.
+        progress: called with (rows done, total rows).
 
     Raises:
-        UserError: it cannot be written; what was there before stays.
+        UserError: `unpacked` cannot be written; an existing file is not changed.
     """
     contents, note = Contents(unpacked.parent), f"made from {unpacked.name}"
     made_from = digest_texts([text for path in originals for text in (path.name, contents.digest_file(path))])
     if contents.noted(note) == made_from:
-        with suppress(OSError, ValueError):  # not there, or not whole
+        with suppress(OSError, ValueError):  # missing or incomplete
             array = open_npy(unpacked)
             if array.shape == shape and array.dtype == dtype:
                 contents.save()
@@ -231,14 +231,14 @@ def unpack_once(
 
 
 def _reason(error: Exception) -> str:
-    """One line: the system's message where HDF5 quotes it, else the library's own."""
+    """The error's message on one line; the system's message if HDF5 quotes one."""
     text = " ".join(str(error.args[-1] if error.args else error).split())
     quoted = re.search("error message = '([^']+)'", text)
     return quoted[1] if quoted else text
 
 
 def _stored_offset(path: Path, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of an uncompressed entry begin: its own header has a name and extras of any length."""
+    """Offset of an uncompressed entry's bytes; its local header has a name and extras of variable length."""
     with path.open("rb") as file:
         file.seek(entry.header_offset)
         header = file.read(30)

@@ -1,4 +1,4 @@
-"""Arrays on disk that are never whole in memory: mapped for reading, appended row by row for writing."""
+"""Arrays on disk that need not fit in memory: memory-mapped for reading, written row by row."""
 
 import io
 import mmap
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ldm.errors import UserError
 
-Progress = Callable[[int, int], None]  # is told (rows done, rows in all)
+Progress = Callable[[int, int], None]  # called with (rows done, total rows)
 
 
 class Rows(Protocol):
-    """What `gather` reads from: numpy arrays, memory maps, and files that are read lazily."""
+    """Input of `gather`: a numpy array, a memory map, or a file that is read lazily."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -29,27 +29,27 @@ class Rows(Protocol):
 
 
 class MappedArray(np.memmap):
-    """A read-only memory map that pickles as its address: spawned workers map the file and copy nothing."""
+    """A read-only memory map that pickles as path, offset and shape: worker processes map the same file."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if not isinstance(self.base, mmap.mmap):  # a view: numpy does not know where in the file it starts
+        if not isinstance(self.base, mmap.mmap):  # a view: numpy does not know its offset in the file
             return np.array(self).__reduce_ex__(protocol)
         return MappedArray, (self.filename, self.dtype, "r", self.offset, self.shape)
 
 
 def open_npy(path: Path) -> MappedArray:
-    """Map an `.npy` file.
+    """Memory-map an `.npy` file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no `.npy` file, or is shorter than its header says.
+        ValueError: the file is not an `.npy` file, or is shorter than its header says.
     """
     array = np.lib.format.open_memmap(path, mode="r")
     return MappedArray(path, array.dtype, "r", array.offset, array.shape)
 
 
 def gather(array: Rows | Tensor, index: Tensor) -> Tensor:
-    """Copy rows of an array; from a file each row is read once, in ascending order.
+    """Copy rows of an array; a row of a file is read only once, and rows are read in ascending order.
 
     Args:
         array: shape (n, ...).
@@ -68,7 +68,7 @@ def gather(array: Rows | Tensor, index: Tensor) -> Tensor:
 
 
 def unique_rows(index: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows in `index` (B,) int64, ascending, and where each entry of `index` is among them.
+    """The distinct rows in `index` (B,) int64, ascending, and for each entry of `index` its position there.
 
     Raises:
         ValueError: a row is not in [0, count).
@@ -80,29 +80,30 @@ def unique_rows(index: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class NpyWriter:
-    """Appends rows to an `.npy` file whose header states the final shape from the start.
+    """Appends rows to an `.npy` file whose header has the final shape from the start.
 
-    Rows are written, not stored through a map (`np.lib.format.open_memmap`): a full disk then raises an error
-    instead of killing the process. Until the last row is there, the file is shorter than its header says, so
-    that nothing can take it for whole.
+    Rows are written to the file, not through a memory map (`np.lib.format.open_memmap`): a full disk then
+    raises an error instead of killing the process. Until the last row is written, the file is shorter than
+    its header says, so readers can see that it is incomplete.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done: int = 0) -> None:
-        """Start a file, or with `done` > 0 continue one that `holds_rows` after that many rows."""
+        """Start a file, or with `done` > 0 append after that many rows to a file for which `holds_rows`."""
         self.path, self.row_shape, self.dtype = path, shape[1:], np.dtype(dtype)
         with self._write_errors():
             if done == 0:
-                path.unlink(missing_ok=True)  # whoever still maps an old file keeps it
+                path.unlink(missing_ok=True)  # processes that still map the old file keep it
             self._file = path.open("r+b" if done else "wb")
             self._file.write(npy_header(shape, self.dtype))
             self._file.truncate(_npy_bytes(shape, self.dtype, done))
             self._file.seek(0, os.SEEK_END)
 
     def append(self, rows: np.ndarray) -> None:
-        """Write rows, shape (B, *shape[1:]), of exactly the file's dtype.
+        """Write rows, shape (B, *shape[1:]), of the file's dtype.
 
         Raises:
             UserError: the file cannot be written, for instance because the disk is full.
+            ValueError: the rows have another shape or dtype.
         """
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
             expected = f"{self.dtype} rows of {self.row_shape}"
@@ -113,7 +114,7 @@ class NpyWriter:
             self._file.write(np.ascontiguousarray(rows).data)
 
     def sync(self) -> None:
-        """Bring what was appended to the disk.
+        """Flush appended rows to the disk.
 
         Raises:
             UserError: the file cannot be written.
@@ -139,7 +140,7 @@ class NpyWriter:
 
 
 def holds_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done: int) -> bool:
-    """Whether `path` was begun by `NpyWriter` with this shape and dtype and holds at least `done` rows."""
+    """Whether `path` was started by `NpyWriter` with this shape and dtype and has at least `done` rows."""
     header = npy_header(shape, np.dtype(dtype))
     try:
         with path.open("rb") as file:
@@ -149,7 +150,7 @@ def holds_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, done:
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """The bytes with which an `.npy` file of this shape and dtype begins."""
+    """The header of an `.npy` file of this shape and dtype."""
     buffer = io.BytesIO()
     content = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
     np.lib.format.write_array_header_1_0(buffer, content)

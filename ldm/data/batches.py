@@ -1,7 +1,8 @@
-"""Whole batches by training step: a run resumed at step k sees exactly what the uninterrupted run saw.
+"""Samplers, data sets and loaders of whole batches, addressed by training step.
 
-Step s takes the positions s * B, ..., (s + 1) * B - 1 of an endless stream: one permutation of the data set
-after another, the permutation of epoch e drawn from (seed, e) alone. Batches run across the ends of epochs.
+Step s takes the positions s * B, ..., (s + 1) * B - 1 of an endless stream of permutations of the data set.
+The permutation of epoch e depends only on (seed, e), so a run resumed at step k gets the same batches as an
+uninterrupted run. A batch may contain the end of one epoch and the start of the next.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,12 @@ from ldm.errors import UserError
 
 
 class StepSampler(Sampler[Tensor]):
-    """Yields one tensor of positions, shape (batch_size,) int64, per training step; it keeps no state."""
+    """Yields one tensor of positions, shape (batch_size,) int64, per training step; it has no state."""
 
     def __init__(
         self, num_items: int, batch_size: int, num_steps: int, seed: int, first_step: int = 0
     ) -> None:
-        """Serve the steps first_step, ..., num_steps - 1 over positions 0, ..., num_items - 1."""
+        """Yield batches for the steps first_step, ..., num_steps - 1, of positions 0, ..., num_items - 1."""
         if num_items < 1 or batch_size < 1 or min(num_steps, seed, first_step) < 0:
             raise ValueError(
                 f"expected num_items and batch_size of 1 or more and the rest of 0 or more, got "
@@ -32,7 +33,7 @@ class StepSampler(Sampler[Tensor]):
         self.num_steps, self.first_step = num_steps, first_step
 
     def __len__(self) -> int:
-        """All steps, also those before `first_step`, since a resumed Lightning loop counts on from there."""
+        """Number of all steps, including those before `first_step`, as a resumed Lightning loop expects."""
         return self.num_steps
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -53,7 +54,7 @@ class ImageBatches(Dataset[dict[str, Tensor]]):
     """Batches of an image source: `image` (B, 3, H, W) uint8 and `index` (B,) int64 in the source."""
 
     def __init__(self, source: ImageSource, index: Tensor) -> None:
-        """Serve the images at `index`, shape (n,) int64; positions refer to it."""
+        """Use the images at `index`, shape (n,) int64; batch positions are positions in `index`."""
         self.source, self.index = source, index
 
     def __len__(self) -> int:
@@ -66,10 +67,10 @@ class ImageBatches(Dataset[dict[str, Tensor]]):
 
 
 class TensorBatches(Dataset[dict[str, Tensor]]):
-    """Batches of equally long arrays, in memory or on disk, under their names."""
+    """Batches of named arrays of equal length, in memory or on disk."""
 
     def __init__(self, arrays: Mapping[str, Rows | Tensor]) -> None:
-        """Serve `arrays`, each of shape (n, ...)."""
+        """Use `arrays`, each of shape (n, ...)."""
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"expected arrays of one length, got {lengths}")
@@ -84,7 +85,7 @@ class TensorBatches(Dataset[dict[str, Tensor]]):
 
 
 class Loader(DataLoader):
-    """A loader that gives a worker's `UserError` as the sentence it was, without the worker's traceback."""
+    """A loader that raises a worker's `UserError` with its message only, without the worker's traceback."""
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         try:
@@ -97,7 +98,7 @@ class Loader(DataLoader):
 def build_loader(
     dataset: Dataset[dict[str, Tensor]], sampler: Sampler[Tensor], num_workers: int, pin_memory: bool
 ) -> DataLoader:
-    """A loader of whole batches, one per item of `sampler`; the default random generator stays untouched."""
+    """A loader of whole batches, one per item of `sampler`; it does not use the global random generator."""
     return Loader(
         dataset,
         batch_size=None,

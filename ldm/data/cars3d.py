@@ -1,11 +1,11 @@
-"""Cars3D (Reed et al. 2015): 17,568 renderings of 183 cars, 4 elevations x 24 azimuths, brought to 64x64.
+"""Reader of Cars3D (Reed et al. 2015): 17,568 renderings of 183 cars, 4 elevations x 24 azimuths, at 64x64.
 
-Two forms are read: the published folder of one `.mat` per car (`im` uint8 (128, 128, 3, 24, 4): rows,
+Two formats are read: the published folder of one `.mat` per car (`im` uint8 (128, 128, 3, 24, 4): rows,
 columns, colour, azimuth, elevation), and an `.npz` with `images` or `imgs` uint8 (17568, 64, 64, 3) in the
-order of the factors, the last fastest. Cars are numbered in the order of their files' names.
+order of the factor grid, the last factor fastest. Cars are numbered in the order of their file names.
 
-Deviation: other code numbers the cars in the order in which the disk lists them, which differs between
-machines.
+Deviation: other code numbers the cars in the order in which the file system lists them, which differs
+between machines.
 """
 
 from collections.abc import Iterator
@@ -25,18 +25,18 @@ from ldm.errors import UserError
 SPACE = FactorSpace(("elevation", "azimuth", "car"), (4, 24, 183))
 SIZE, MAT_SHAPE = 64, (128, 128, 3, 24, 4)
 FILE = "cars3d.npz"
-FOLDERS = ("cars", "data/cars", ".")  # of the `.mat` files, within the root
+FOLDERS = ("cars", "data/cars", ".")  # where the `.mat` files may be, below the root
 
 
 def open_cars3d(root: str | Path, progress: Progress | None = None) -> GridImages:
-    """Open the `.mat` files of a folder, brought to 64x64 once, or `<root>/cars3d.npz`.
+    """Open the `.mat` files in a folder, resized to 64x64 once, or `<root>/cars3d.npz`.
 
     Args:
         root: the folder.
-        progress: told (images done, images in all) the first time.
+        progress: called with (images done, total images) the first time.
 
     Raises:
-        UserError: the files are missing, damaged, too few or of another shape.
+        UserError: files are missing or damaged, or have another shape.
     """
     root = Path(root)
     files = list_mat_files(root)
@@ -60,13 +60,13 @@ def open_cars3d(root: str | Path, progress: Progress | None = None) -> GridImage
 
 
 def list_mat_files(root: Path) -> list[Path]:
-    """The `.mat` files that are not hidden, sorted by name, of the first of the `FOLDERS` that has any."""
+    """The visible `.mat` files, sorted by name, in the first of the `FOLDERS` that has any."""
     found = (sorted((root / folder).glob("[!.]*.mat")) for folder in FOLDERS)
     return next((files for files in found if files), [])
 
 
 def _in_order(files: list[Path], progress: Progress | None) -> Iterator[np.ndarray]:
-    """All images in the order of the factors, as one block."""
+    """All images in the order of the factor grid, as one block."""
     cars = np.empty((len(files), 24, 4, SIZE, SIZE, 3), np.uint8)
     for number, path in enumerate(files):
         cars[number] = read_car(path)
@@ -79,12 +79,14 @@ def read_car(path: Path) -> np.ndarray:
     """Images of one car, shape (24 azimuths, 4 elevations, 64, 64, 3) uint8.
 
     Raises:
-        UserError: the file is no MATLAB file, is truncated, or holds something else.
+        UserError: the file is not a MATLAB file, is truncated, or has another content.
     """
     try:
         image = loadmat(path, variable_names=["im"])["im"]
-    except Exception as error:  # scipy raises many kinds for damaged files
-        raise UserError(f"{path} is no MATLAB file with an array 'im', or truncated; get it again") from error
+    except Exception as error:  # scipy raises many exception types for damaged files
+        raise UserError(
+            f"{path} is not a MATLAB file with an array 'im', or is truncated; get it again"
+        ) from error
     if image.shape != MAT_SHAPE or image.dtype != np.uint8:
         raise UserError(
             f"{path}: expected 'im' to be uint8 of shape {MAT_SHAPE}, got {image.dtype} of {image.shape}"
@@ -94,7 +96,7 @@ def read_car(path: Path) -> np.ndarray:
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
-    """An 8-bit image (H, H) or (H, H, 3) at 64x64, by Lanczos resampling."""
+    """Resize an 8-bit image (H, H) or (H, H, 3) to 64x64 by Lanczos resampling."""
     return np.asarray(
         Image.fromarray(np.ascontiguousarray(image)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     )

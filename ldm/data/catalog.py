@@ -1,6 +1,6 @@
-"""The data sets by name: how each is opened, found and, where we can, drawn; one entry adds one.
+"""Registry of the data sets: how to open each, find its files and draw its procedural stand-in, if any.
 
-What must be fetched for them, and from where, is in `sources.py`.
+A new data set is one entry of `DATA_SETS`. Download addresses are in `sources.py`.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from ldm.errors import UserError, choose
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What a data set can be asked for; the attributes are the keys of the configuration's section `data`."""
+    """Options of opening a data set; the attributes are keys of the configuration's section `data`."""
 
     name: str
     root: str
@@ -45,10 +45,10 @@ class DataSet:
     """A data set.
 
     Attributes:
-        open: (options, progress of the first opening) to the images.
-        find: what lies in a folder, or None.
-        draw: options to the procedural stand-in; None where there is none.
-        pictures: the crop and size of encoded pictures; None for arrays, whose images have one size.
+        open: (options, progress callback) => the images.
+        find: folder => the data set's file or folder in it, or None.
+        draw: options => the procedural stand-in; None if there is none.
+        pictures: default crop and size for encoded pictures; None for arrays, whose size is fixed.
     """
 
     open: Callable[[DataOptions, Progress | None], ImageSource]
@@ -58,16 +58,16 @@ class DataSet:
 
 
 def open_pictures(options: DataOptions, progress: Progress | None = None) -> Pictures:
-    """A folder of pictures, or an LMDB where one lies there.
+    """Open a folder of pictures, or the LMDB in it if there is one.
 
     Raises:
-        UserError: there is neither, or its content is bad.
+        UserError: there is neither, or the content is damaged.
     """
     root, preparation = Path(options.root), prepare(options)
     database = find_lmdb(root) if root.exists() else None
     if database is not None:
         if options.attributes:
-            raise UserError("data.attributes is for folders of pictures, not for an LMDB; leave it out")
+            raise UserError("data.attributes needs a folder of pictures, not an LMDB; leave it out")
         return Pictures(
             options.name, LmdbStore(database, preparation.size), preparation, options.corrupt, None, progress
         )
@@ -83,23 +83,23 @@ def open_pictures(options: DataOptions, progress: Progress | None = None) -> Pic
 
 
 def find_pictures(root: Path) -> Path | None:
-    """An LMDB or a folder with something in it."""
+    """The LMDB at `root`, else `root` if it is a folder with visible files, else None."""
     if not root.exists():
         return None
     return find_lmdb(root) or (root if any(each.name[0] != "." for each in root.iterdir()) else None)
 
 
 def prepare(options: DataOptions) -> Preparation:
-    """Crop and size of pictures: as asked for, else those of the data set."""
+    """Crop and size of pictures: those in `options`, else the data set's defaults."""
     _, size = DATA_SETS[options.name].pictures
     return Preparation(choose_crop(options.name, options.crop), options.image_size or size)
 
 
 def choose_crop(name: str, crop: str | None) -> str:
-    """The crop of a data set's pictures: as asked for, else its own; `center` for what comes as arrays.
+    """The crop of a data set's pictures: `crop` if given, else its default; `center` for array data sets.
 
     Raises:
-        UserError: there is no data set of that name.
+        UserError: the data set is unknown.
     """
     own = choose("data.name", name, DATA_SETS).pictures
     return crop or (own[0] if own else "center")
@@ -142,15 +142,15 @@ DATA_SETS = {
 
 
 def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSource:
-    """The images of a data set: its files, or its procedural stand-in.
+    """Open a data set: its files, or its procedural stand-in.
 
     Args:
-        options: which, and how.
-        progress: told (images done, images in all) where the first opening takes long.
+        options: name, folder and options.
+        progress: called with (images done, total images) if the first opening takes long.
 
     Raises:
-        UserError: the data set or an option is unknown or does not fit it, or its files are missing where
-            they must not be, or damaged.
+        UserError: the data set or an option is unknown, an option does not apply to the data set, or its
+            files are damaged, or missing and cannot be replaced by procedural images.
     """
     data_set = choose("data.name", options.name, DATA_SETS)
     choose("data.procedural", options.procedural, {"auto": None, "always": None, "never": None})
@@ -161,36 +161,36 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
             return data_set.draw(options)
     elif options.procedural == "always":
         drawn = ", ".join(name for name, each in DATA_SETS.items() if each.draw)
-        raise UserError(f"there is no procedural {options.name}; data.procedural=always is for {drawn}")
+        raise UserError(f"there is no procedural {options.name}; data.procedural=always works with {drawn}")
     return data_set.open(options, progress)
 
 
 def check_given(options: DataOptions) -> None:
-    """Refuse to draw a data set whose files were said to lie in a folder that is not there.
+    """Check that `data.root` exists if it was set, so that a wrong path is not replaced by procedural images.
 
     Raises:
-        UserError: `data.root` is none of the shipped ones, and no folder, and `data.procedural=auto`.
+        UserError: `data.procedural=auto`, and `data.root` is neither a default nor an existing folder.
     """
     root, shipped = Path(options.root), {Path("data") / name for name in DATA_SETS}
     if options.procedural == "auto" and root not in shipped and not root.is_dir():
         raise UserError(
-            f"data.root={options.root} is no folder; correct it, or draw {options.name} with "
+            f"data.root={options.root} is not a folder; correct it, or use procedural {options.name} with "
             "data.procedural=always"
         )
 
 
 def check_options(options: DataOptions, data_set: DataSet) -> None:
-    """Refuse options that a data set cannot heed.
+    """Check that all options apply to the data set.
 
     Raises:
-        UserError: naming the option.
+        UserError: an option does not apply; the message names it.
     """
     for key in ("image_size", "crop", "attributes"):
         if getattr(options, key) is not None and data_set.pictures is None:
-            raise UserError(f"data.{key} is for pictures; {options.name} comes as it is: leave it out")
+            raise UserError(f"data.{key} only applies to picture files, not to {options.name}; leave it out")
     if options.attributes is not None and options.name == "celeba":
-        raise UserError("celeba has attributes of its own; leave data.attributes out")
+        raise UserError("celeba has its own attributes; leave data.attributes out")
     if options.partition != "all" and options.name != "celeba":
-        raise UserError(f"data.partition is for celeba; leave it out for {options.name}")
+        raise UserError(f"data.partition is only for celeba; leave it out for {options.name}")
     if options.antialias and options.name != "dsprites":
-        raise UserError(f"data.antialias is for the procedural dsprites; leave it out for {options.name}")
+        raise UserError(f"data.antialias is only for procedural dsprites; leave it out for {options.name}")

@@ -1,9 +1,9 @@
-"""CelebA (Liu et al. 2015): 202,599 aligned faces of 178x218 pixels with 40 binary attributes.
+"""Reader of CelebA (Liu et al. 2015): 202,599 aligned faces of 178x218 pixels with 40 binary attributes.
 
-The published layout: `img_align_celeba/000001.jpg` and on, `list_attr_celeba.txt` (a line with the number of
-images, one with the names of the attributes, then a row per image of -1 and 1) and `list_eval_partition.txt`
-(image and 0, 1 or 2: training, validation, test). Crops have names, see `pictures.CROPS`; `d2c128`, 128
-pixels round column 89 and row 121, is DisDiff's.
+The published layout is `img_align_celeba/000001.jpg` and so on, `list_attr_celeba.txt` (a line with the
+number of images, a line with the names of the attributes, then per image a row of -1 and 1) and
+`list_eval_partition.txt` (image and 0, 1 or 2: training, validation, test). Crops are in `pictures.CROPS`;
+DisDiff uses `d2c128`, 128 pixels around column 89 and row 121.
 """
 
 from collections import Counter
@@ -33,12 +33,12 @@ def open_celeba(
     """Open the published layout in a folder.
 
     Args:
-        root: holds `img_align_celeba` and the lists.
+        root: folder with `img_align_celeba` and the lists.
         preparation: crop and size.
         partition: one of `PARTITIONS`.
-        corrupt: as for `Pictures`; with `skip`, images without attributes and rows without images are left
-            out too.
-        progress: told (images read, images in all) while corrupt ones are searched for.
+        corrupt: as for `Pictures`; with `skip`, images without attributes and rows without images are also
+            left out.
+        progress: called with (images read, total images) during the search for corrupt images.
 
     Raises:
         UserError: a file is missing or damaged, or the lists do not fit the images.
@@ -55,29 +55,31 @@ def open_celeba(
         bare = [name for name in store.names if name not in parts]
         if bare and not skip:
             raise UserError(
-                f"{root / PARTITION} lacks rows for {len(bare)} images ({name_some(bare)}); get it again, or "
-                "leave them out with data.corrupt=skip"
+                f"{root / PARTITION} lacks rows for {len(bare)} images ({name_some(bare)}); get it again, "
+                "or leave them out with data.corrupt=skip"
             )
         store.leave_out({name: f"it has no row in {PARTITION}" for name in bare})
         store.keep([position for position, name in enumerate(store.names) if parts[name] == wanted])
         table = {name: values for name, values in table.items() if parts.get(name) == wanted}
         if not store.names:
-            raise UserError(f"{root / PARTITION} puts no image of {folder} into {partition}")
+            raise UserError(
+                f"{root / PARTITION} has no image of {folder} in {partition}; choose another data.partition"
+            )
     values = match_attributes(root / ATTRIBUTES, store, table, skip)
     return Pictures("celeba", store, preparation, corrupt, (names, values), progress)
 
 
 def find_celeba(root: Path) -> Path | None:
-    """The folder of the images, or None."""
+    """The folder with the images, or None."""
     found = (root / folder for folder in reversed(FOLDERS))
     return next((folder for folder in found if folder.is_dir()), None)
 
 
 def read_list(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names of the attributes, and values (A,) int64 in {0, 1} by image.
+    """Read the names of the attributes, and for each image the values (A,) int64 in {0, 1}.
 
     Raises:
-        UserError: the file is missing, truncated, or has a value that is neither -1 nor 1.
+        UserError: the file is missing or truncated, or has a value that is neither -1 nor 1.
     """
     lines = read_rows(path)
     if len(lines) < 2 or lines[0][0] != str(len(lines) - 2):
@@ -89,10 +91,10 @@ def read_list(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def read_partition(path: Path) -> dict[str, str]:
-    """The part of each image: 0, 1 or 2.
+    """Read the part of each image: 0, 1 or 2.
 
     Raises:
-        UserError: the file is missing, has an image twice, or a part that is none of these.
+        UserError: the file is missing, has an image twice, or has another value.
     """
     rows = [(printable(name), values) for name, values in read_rows(path)]
     wrong = [name for name, values in rows if len(values) != 1 or values[0] not in PARTITIONS.values()]
@@ -106,10 +108,10 @@ def read_partition(path: Path) -> dict[str, str]:
 
 
 def read_rows(path: Path) -> list[tuple[str, list[str]]]:
-    """First word and the others of each line.
+    """Read the first word and the list of the other words of each line.
 
     Raises:
-        UserError: the file is missing or no text.
+        UserError: the file is missing or is not ASCII text.
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()

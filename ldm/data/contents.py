@@ -1,9 +1,9 @@
-"""Digests of what files hold: identities of data sets are made of them, so that any changed byte is noticed.
+"""Cached digests of file contents; data set identities are made of them, so every changed byte is noticed.
 
-A digest is computed once and kept in `.disdiff-contents.json` beside the data, with the size, the inode and
-the times of the last change of the file (mtime and ctime). A program can set mtime back, but not ctime.
-Digests of files that changed within the last seconds are not kept, as a clock may give one time to two
-changes. The file of digests has a checksum of its own; a damaged or edited one is ignored and made anew.
+A digest is computed once and stored in `.disdiff-contents.json` in the data folder, with the file's size,
+inode and times of the last change (mtime and ctime). A program can set mtime back, but not ctime. Digests of
+files that changed within the last two seconds are not stored, as two changes may get the same time stamp. The
+file of digests has its own checksum; if it is damaged or edited, it is ignored and written again.
 """
 
 import hashlib
@@ -21,30 +21,30 @@ from ldm.errors import UserError
 from ldm.files import load_json, save_json
 
 FILE = ".disdiff-contents.json"
-SETTLED = 2.0  # seconds after its last change from which on a file's stamp is trusted
-THREADS = 8  # that read files at once: disks and network drives answer several requests together
+SETTLED = 2.0  # seconds after a file's last change from which its stamp is trusted
+THREADS = 8  # threads that read files: disks and network drives serve several requests together
 PART = 4096  # files given to the threads at once
-BLOCK_BYTES = 2**24  # of an array, digested at once
+BLOCK_BYTES = 2**24  # block size for digesting an array
 
 
 class Contents:
-    """Digests of files in one folder, and what was noted about them; `save` keeps what is new."""
+    """Digests of files in one folder, and notes on them; `save` writes new ones to disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is known; a file that is missing, damaged or edited counts as empty."""
+        """Read the stored digests; a file that is missing, damaged or edited counts as empty."""
         self.path = folder / FILE
         self._known, self._new = self._load(), {}
 
     def digest(self, key: str, path: Path, compute: Callable[[], str]) -> str:
-        """The digest `key` of something that only depends on the file `path`.
+        """Return the digest of something that depends only on the file `path`.
 
         Args:
-            key: what is digested, unique within the folder.
-            path: whose change makes a kept digest worthless.
-            compute: gives the digest where none is kept.
+            key: name of the digest, unique within the folder.
+            path: the file; a change of it invalidates the stored digest.
+            compute: computes the digest if none is stored.
 
         Raises:
-            OSError: the file cannot be read; whatever `compute` raises.
+            OSError: the file cannot be read. Exceptions of `compute` are passed on.
         """
         kept = self._kept(key, path)
         if kept is not None:
@@ -55,7 +55,7 @@ class Contents:
         return digest
 
     def digest_file(self, path: Path) -> str:
-        """The digest of a file in the folder.
+        """Return the digest of a file in the folder.
 
         Raises:
             OSError: the file cannot be read.
@@ -64,11 +64,11 @@ class Contents:
         return self.digest(key, path, lambda: digest_file(path))
 
     def digest_files(self, names: Sequence[str], progress: Progress | None = None) -> list[str | None]:
-        """Digests of many files in the folder, read in several threads.
+        """Return the digests of many files in the folder, which several threads read.
 
         Args:
-            names: paths of the files within the folder.
-            progress: told (files done, files in all) while files are read.
+            names: paths of the files relative to the folder.
+            progress: called with (files done, total files) while files are read.
 
         Returns:
             A digest for each name; None for a file that cannot be read.
@@ -93,15 +93,15 @@ class Contents:
         return digests
 
     def note(self, key: str, value: str) -> None:
-        """Remember a value under a key of its own."""
+        """Store a value under a key."""
         self._new[key] = value
 
     def noted(self, key: str) -> str | None:
-        """What was noted under a key."""
+        """The value stored by `note` under a key, or None."""
         return self._new.get(key, self._known.get(key))
 
     def save(self) -> None:
-        """Keep what is new; a folder that cannot be written is read again the next time."""
+        """Write new digests to disk; if the folder cannot be written, they are computed again next time."""
         if self._new:
             self._known = {**self._load(), **self._new}  # another process may have saved since
             self._new = {}
@@ -126,10 +126,10 @@ def digest_file(path: Path) -> str:
     """The digest of a regular file.
 
     Raises:
-        OSError: it cannot be read, or is none.
+        OSError: the file cannot be read, or is not a regular file.
     """
-    if not path.is_file():  # a pipe would wait for ever
-        raise FileNotFoundError(f"{path} is no file")
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise FileNotFoundError(f"{path} is not a file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
@@ -139,15 +139,15 @@ def digest_rows(
     progress: Progress | None = None,
     check: Callable[[np.ndarray], None] | None = None,
 ) -> str:
-    """The digest of all rows of an array, however its file stores them.
+    """The digest of all rows of an array, independent of the file format.
 
     Args:
-        rows: from a file (`H5Rows`, `MappedArray`), whose digest is kept beside it, or in memory.
-        progress: told (rows done, rows in all) while they are read.
-        check: raises UserError for a block of rows that must not be; no digest is kept then.
+        rows: rows of a file (`H5Rows`, `MappedArray`), whose digest is stored in its folder, or in memory.
+        progress: called with (rows done, total rows) while rows are read.
+        check: raises UserError for a block of invalid rows; then no digest is stored.
 
     Raises:
-        UserError: the file is damaged, or `check` finds something.
+        UserError: the file is damaged, or `check` raises it.
     """
 
     def compute() -> str:
@@ -175,7 +175,7 @@ def digest_rows(
 
 
 def digest_texts(texts: Iterable[str]) -> str:
-    """The digest of some texts, in order."""
+    """The digest of several texts, in order."""
     return hashlib.blake2b("\0".join(texts).encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
-"""Fetching a file over HTTP so that an interrupted download goes on where it stopped.
+"""Resumable download of a file over HTTP.
 
-Bytes go to `<file>.part`, beside which `<file>.part.json` says of which address and which version (size and
-ETag) they are. Only a whole file whose size, and checksum if known, are right gets its name.
+Bytes are written to `<file>.part`; `<file>.part.json` has their address and version (size and ETag). The file
+gets its final name only if its size, and its checksum if known, are right.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ TIMEOUT = 60
 
 
 def download(url: str, target: Path, sha256: str | None = None, progress: Progress | None = None) -> str:
-    """Fetch `url` to `target`, going on from an earlier attempt.
+    """Download `url` to `target`, continuing an earlier attempt if there is one.
 
     Args:
         url: the address.
         target: the file.
-        sha256: of the file, if it is known.
-        progress: told (bytes done, bytes in all; 0 when the server does not say).
+        sha256: the file's checksum, if known.
+        progress: called with (bytes done, total bytes; 0 if the server does not send the size).
 
     Returns:
         The sha256 of the file.
 
     Raises:
-        UserError: the server cannot be read or breaks off, the disk is full, or the file is another one. What
-            came is kept for the next attempt, unless it is wrong.
+        UserError: the server cannot be reached, the connection breaks, the disk is full, or the checksum is
+            wrong. The bytes are kept for the next attempt, unless the checksum is wrong.
     """
     part, note = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
     try:
@@ -43,7 +43,7 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
         done = _held(part, note, url)
         with closing(_request(url, done)) as response:
             if response.status != 206 or _version(response, done) != _noted(note):
-                if response.status == 206:  # the rest of another version
+                if response.status == 206:  # the server sent the rest of another version
                     part.unlink()
                     return download(url, target, sha256, progress)
                 done = 0
@@ -63,12 +63,14 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
         reason = f"{error.strerror or error}; free some space or choose another folder, then run it again"
         raise UserError(f"cannot write {part}: {reason}") from error
     if version["size"] and done != version["size"]:
-        raise UserError(f"{url} broke off after {done} of {version['size']} bytes; run it again to go on")
+        raise UserError(
+            f"the download of {url} stopped after {done} of {version['size']} bytes; run again to continue"
+        )
     found = digest_file(part)
     if sha256 is not None and found != sha256:
         part.unlink()
         raise UserError(
-            f"{url} gave a file with sha256 {found}, expected {sha256}; nothing was kept, try again"
+            f"{url} gave a file with sha256 {found}, expected {sha256}; the file was deleted, try again"
         )
     os.replace(part, target)
     note.unlink()
@@ -82,12 +84,12 @@ def digest_file(path: Path) -> str:
 
 
 def _request(url: str, done: int) -> HTTPResponse:
-    """The answer to a request for what is missing after `done` bytes."""
+    """Request the bytes of `url` after the first `done`."""
     headers = {"Range": f"bytes={done}-"} if done else {}
     try:
         return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416 and done:  # nothing is missing, or the file is shorter now: begin again
+        if error.code == 416 and done:  # no bytes are missing, or the file is shorter now: start again
             return _request(url, 0)
         raise UserError(f"{url} cannot be downloaded ({error}); see the source named above") from error
     except (OSError, HTTPException, ValueError) as error:
@@ -99,14 +101,14 @@ def _pieces(response: HTTPResponse, url: str) -> Iterator[bytes]:
         try:
             piece = response.read(PIECE)
         except (OSError, HTTPException) as error:
-            raise UserError(f"{url} broke off ({error}); run it again to go on") from error
+            raise UserError(f"the download of {url} stopped ({error}); run again to continue") from error
         if not piece:
             return
         yield piece
 
 
 def _held(part: Path, note: Path, url: str) -> int:
-    """Bytes of an earlier attempt at this address."""
+    """Number of bytes of an earlier attempt at this address."""
     with suppress(UserError, OSError, TypeError, KeyError):
         if load_json(note)["url"] == url:
             return part.stat().st_size
@@ -120,7 +122,7 @@ def _noted(note: Path) -> dict | None:
 
 
 def _version(response: HTTPResponse, done: int) -> dict[str, int | str | None]:
-    """Size of the whole file, 0 when unknown, and the server's name for its content."""
+    """Size of the whole file (0 if unknown) and its ETag."""
     length = int(response.headers.get("Content-Length") or 0)
     return {
         "size": done * (response.status == 206) + length if length else 0,

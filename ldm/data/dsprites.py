@@ -1,9 +1,8 @@
-"""dSprites (Matthey et al. 2017): 737,280 binary images 64x64 of one sprite, the full grid, the last fastest.
+"""Reader of dSprites (Matthey et al. 2017): 737,280 binary 64x64 images, the full factor grid, last fastest.
 
-Two forms are read: `.npz` (`imgs` uint8 (n, 64, 64) of 0 and 1, `latents_classes` int64 (n, 6)) and `.hdf5`
-(`imgs`, `latents/classes`). Files with fewer images, as `disdiff data` writes them, need the
-classes. The colour, of which there is one, is no factor. The published `metadata` is a pickle and stays
-unread.
+Two formats are read: `.npz` (`imgs` uint8 (n, 64, 64) of 0 and 1, `latents_classes` int64 (n, 6)) and `.hdf5`
+(`imgs`, `latents/classes`). Files with fewer images, as `disdiff data` writes them, need the classes. The
+colour has only one value and is not a factor. The published `metadata` is a pickle and is not read.
 """
 
 from pathlib import Path
@@ -31,10 +30,10 @@ def open_dsprites(root: str | Path, progress: Progress | None = None) -> GridIma
 
     Args:
         root: the folder.
-        progress: told (images done, images in all) while a compressed file is unpacked beside it, once.
+        progress: called with (images done, total images) while a compressed file is unpacked, once.
 
     Raises:
-        UserError: the file is missing, damaged, of another shape, or has classes that dSprites has not.
+        UserError: the file is missing or damaged, has another shape, or has invalid classes.
     """
     path = require("dsprites", root, FILES)
     unpacked, procedural = path.with_suffix(".images.npy"), False
@@ -56,15 +55,15 @@ def find_dsprites(root: Path) -> Path | None:
 
 
 def _read_factors(path: Path, classes: np.ndarray | None, num_images: int) -> Tensor | None:
-    """Factors of every image, or None for a full file, in which they follow from the position."""
+    """Factors of every image; None for a full file, where the position determines them."""
     full = num_images == len(DSPRITES)
     if classes is None and full:
         return None
     if classes is None or classes.shape != (num_images, 6) or classes.dtype.kind not in "iu":
-        raise UserError(f"{path} has {num_images} images but not as many rows of 6 classes; get it again")
+        raise UserError(f"{path} has {num_images} images but not one row of 6 classes for each; get it again")
     factors = torch.from_numpy(classes[:, 1:].astype(np.int64))
     if bool(((factors < 0) | (factors >= torch.tensor(DSPRITES.sizes))).any()):
-        raise UserError(f"{path} has a class that dSprites has not; get the file again")
+        raise UserError(f"{path} has a class that dSprites does not have; get the file again")
     if full:
         if not torch.equal(DSPRITES.index(factors), torch.arange(num_images)):
             raise UserError(f"{path}: the classes of the full data set are not in its order; get it again")

@@ -1,7 +1,7 @@
-"""The grid of ground-truth factors of a synthetic data set: mixed-radix arithmetic between index and factors.
+"""The grid of ground-truth factors of a synthetic data set: conversion between index and factors.
 
-With sizes (s_1, ..., s_F) the combination (f_1, ..., f_F) has the index sum_i f_i * prod_{j > i} s_j, so the
-last factor runs fastest.
+With sizes (s_1, ..., s_F) the combination (f_1, ..., f_F) has the index sum_i f_i * prod_{j > i} s_j: the
+last factor varies fastest.
 """
 
 import math

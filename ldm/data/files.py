@@ -1,4 +1,4 @@
-"""Finding the files of a data set, with one sentence for what is missing or does not fit."""
+"""Find the files of a data set, with error messages for missing or wrong files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +8,15 @@ from ldm.errors import UserError
 
 
 def find_first(root: str | Path, names: Sequence[str]) -> Path | None:
-    """The first of the files `names` that lies in the folder `root`, or None."""
+    """The first of the files `names` that exists in the folder `root`, or None."""
     return next((path for name in names if (path := Path(root) / name).is_file()), None)
 
 
 def require(data: str, root: str | Path, names: Sequence[str]) -> Path:
-    """The first of the files `names` that lies in the folder `root`.
+    """The first of the files `names` that exists in the folder `root`.
 
     Raises:
-        UserError: there is none.
+        UserError: none exists.
     """
     path = find_first(root, names)
     if path is None:
@@ -25,18 +25,18 @@ def require(data: str, root: str | Path, names: Sequence[str]) -> Path:
 
 
 def absent(data: str, root: str | Path, what: str) -> UserError:
-    """The error for a data set whose files are not there."""
+    """The error for a data set whose files are missing."""
     return UserError(
-        f"{root} has no {what}; `disdiff data {data}` says how to get the data, and "
-        "data.root=FOLDER where they lie"
+        f"{root} has no {what}; `disdiff data {data}` explains how to get the data, and data.root=FOLDER "
+        "sets their folder"
     )
 
 
 def require_grid(path: Path, num_images: int, grids: Sequence[FactorSpace]) -> FactorSpace:
-    """The grid that has as many combinations as a file has images.
+    """The factor grid whose number of combinations is `num_images`.
 
     Raises:
-        UserError: none has.
+        UserError: no grid has this size.
     """
     for grid in grids:
         if len(grid) == num_images:

@@ -1,4 +1,4 @@
-"""Finding the pictures in a folder and the folders in it, links included, under names that can be printed."""
+"""List the pictures in a folder and its subfolders, links included, with printable names."""
 
 import heapq
 import os
@@ -12,7 +12,7 @@ SUFFIXES = {
 
 
 def printable(name: str) -> str:
-    """A file's name in Unicode's composed form (NFC), with escapes for what is no text."""
+    """A file's name in Unicode's composed form (NFC), with escapes for bytes that are not text."""
     if name.isascii() and name.isprintable():
         return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -21,16 +21,16 @@ def printable(name: str) -> str:
 
 
 def list_pictures(root: str) -> tuple[list[str], dict[str, str]]:
-    """The picture files in a folder and the folders in it; what is hidden is left alone.
+    """List the picture files in a folder and its subfolders; hidden files and folders are skipped.
 
-    A link to a folder is followed after all folders proper, and only where its folder was not reached yet, so
-    that links which lead back end. A link to a picture that is found anyway does not count.
+    A link to a folder is followed after all real folders, and only if the folder was not visited yet; so
+    cyclic links end. A link to a picture that is already in the list is skipped.
 
     Args:
         root: the folder.
 
     Returns:
-        Relative paths of the pictures, and why each folder or link that cannot be read cannot, by path.
+        Relative paths of the pictures, and by path the reason why a folder or link cannot be read.
     """
     files: list[str] = []
     links: list[str] = []
@@ -64,13 +64,13 @@ def list_pictures(root: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _drop_known(root: str, links: list[str], files: list[str]) -> list[str]:
-    """The links to pictures that are neither among `files` nor where an earlier link leads."""
+    """The links to pictures that are neither in `files` nor the target of an earlier link."""
     seen = {_identify(os.path.join(root, path)) for path in files} if links else set()
     kept = []
     for path in sorted(links):
         try:
             identity = _identify(os.path.join(root, path))
-        except OSError:  # broken: it is found out when it is read, as other pictures that cannot be
+        except OSError:  # a broken link: reading it later reports the error, as for other pictures
             identity = path
         if identity not in seen:
             seen.add(identity)

@@ -1,8 +1,8 @@
-"""Published data sets over a grid of factors: 8-bit images by row, the factors known by position or by file.
+"""`GridImages`: the image source of published data sets over a factor grid.
 
-Cars3D, MPI3D, dSprites and SmallNORB are declarations over `GridImages`. Grey images come out as three equal
-channels, which `preparation` says: every network of the pipeline, of the probes and of others (VGG,
-Inception, CLIP) reads three, so that nothing else needs to know.
+Cars3D, MPI3D, dSprites and SmallNORB use it. Rows are 8-bit images; factors are given, or follow from the
+position. Grey images are returned as three equal channels, which `preparation` notes: all networks, also
+those of others (VGG, Inception, CLIP), read three channels.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class GridImages:
     """An `ImageSource` over rows of 8-bit images.
 
     Attributes:
-        preparation: what was done to the published images, in words.
+        preparation: processing of the published images, in words.
     """
 
     channels = 3
@@ -39,20 +39,20 @@ class GridImages:
         procedural: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """Serve `rows`.
+        """Use the images in `rows`.
 
         Args:
-            name: of the data set.
+            name: the data set's name.
             rows: images, shape (n, H, H) or (n, H, H, 3) uint8.
             factor_space: names and sizes of the factors.
-            factors: of each image, shape (n, F) int64; None where image i shows combination i of the grid.
-            gain: what values are multiplied by (255 for binary images).
-            preparation: what was done to the published images, in words.
-            procedural: whether the images are our rendering.
-            progress: told (images read, images in all) while all are read for the identity, the first time.
+            factors: factors of each image, shape (n, F) int64; None if image i is combination i of the grid.
+            gain: factor on the pixel values (255 for binary images).
+            preparation: processing of the published images, in words.
+            procedural: whether the images are rendered by this project.
+            progress: called with (images read, total images) the first time, while the identity is computed.
 
         Raises:
-            UserError: the file is damaged, or `gain` would take values beyond 255.
+            UserError: the file is damaged, or a pixel value times `gain` is above 255.
         """
         self.name, self.factor_space, self.procedural = name, factor_space, procedural
         self.preparation, self.image_size = preparation, rows.shape[1]

@@ -1,8 +1,8 @@
-"""Folders of pictures, nested as one likes, and attributes of theirs from a CSV file.
+"""Folders of pictures (nested or not), and binary attributes of the pictures from a CSV file.
 
-The CSV has a header: the file name, then one column per attribute. Names are relative to the folder; a bare
-file name will do where it is the only one. Values are 0 and 1, or -1 and 1. Names are compared in one Unicode
-form (NFC): some systems write an accented letter as two characters.
+The CSV has a header: the file name, then one column per attribute. Names are relative to the folder; the file
+name without its folder is enough if it is unique. Values are 0 and 1, or -1 and 1. Names are compared in one
+Unicode form (NFC), as some systems write an accented letter as two characters.
 """
 
 import csv
@@ -18,20 +18,20 @@ from ldm.data.folder_walk import SUFFIXES, list_pictures, printable
 from ldm.data.pictures import name_some
 from ldm.errors import UserError
 
-ATTRIBUTES = "attributes.csv"  # is read when it lies in the folder
+ATTRIBUTES = "attributes.csv"  # read if it is in the folder
 VALUES = {"0": 0, "1": 1, "-1": -1, "0.0": 0, "1.0": 1, "-1.0": -1}
 SKIP = "leave them out with data.corrupt=skip"
 
 
 class FolderStore:
-    """The picture files in a folder and the folders in it, sorted by path; hidden ones are left out.
+    """The picture files in a folder and its subfolders, sorted by path; hidden files are left out.
 
-    Links to folders are followed, each folder once; a picture that links lead to again counts once.
+    Links to folders are followed, each folder once; a picture that several links point to counts once.
 
     Attributes:
         root: the folder.
-        names: paths of the pictures within it, printable and in Unicode's composed form.
-        left_out: why each picture or folder that is not read is not, by name.
+        names: paths of the pictures relative to it, printable and in Unicode's composed form.
+        left_out: by name, the reason why a picture or folder is not read.
     """
 
     def __init__(self, root: str | Path, skip: bool = False) -> None:
@@ -39,30 +39,32 @@ class FolderStore:
 
         Args:
             root: the folder.
-            skip: leave out what cannot be looked into, instead of stopping.
+            skip: leave out unreadable folders and broken links instead of raising an error.
 
         Raises:
-            UserError: the folder is missing or holds none, or two pictures have one name; or, unless `skip`,
-                a folder cannot be read or a link is broken.
+            UserError: the folder is missing or has no pictures, or two pictures have the same name; or,
+                unless `skip`, a folder cannot be read or a link is broken.
         """
         self.root = Path(root)
         if not self.root.is_dir():
-            raise UserError(f"{root} is no folder; name one that holds pictures with data.root=FOLDER")
+            raise UserError(f"{root} is not a folder; set a folder of pictures with data.root=FOLDER")
         paths, unread = list_pictures(str(self.root))
         self.left_out = {printable(path): why for path, why in unread.items()}
         if unread and not skip:
             some = name_some([f"{name} ({why})" for name, why in self.left_out.items()])
-            raise UserError(f"{root}: {len(unread)} folders or links cannot be read: {some}; mend or {SKIP}")
+            raise UserError(
+                f"{root}: {len(unread)} folders or links cannot be read: {some}; repair, or {SKIP}"
+            )
         if not paths:
             raise UserError(
-                f"{root} holds no pictures ({', '.join(sorted(SUFFIXES))}); name another with data.root"
+                f"{root} has no pictures ({', '.join(sorted(SUFFIXES))}); set another folder with data.root"
             )
         found = sorted((printable(path), path) for path in paths)
         self.names, self._paths = [name for name, _ in found], [path for _, path in found]
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         if twice:
             raise UserError(
-                f"{root} holds different pictures under one name, in two Unicode forms ({name_some(twice)}); "
+                f"{root} has pictures whose names differ only in their Unicode form ({name_some(twice)}); "
                 "rename or remove one of each"
             )
 
@@ -70,37 +72,36 @@ class FolderStore:
         """Bytes of a picture.
 
         Raises:
-            OSError: it cannot be read, or is no file.
+            OSError: the picture cannot be read, or is not a file.
         """
         path = self.root / self._paths[position]
-        if not path.is_file():  # a pipe would wait for ever
-            raise FileNotFoundError("it is a broken link or no file")
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise FileNotFoundError("it is a broken link or not a file")
         return path.read_bytes()
 
     def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
-        """Digest of all bytes of some pictures, in order; those of unchanged files are known."""
+        """Digest of all bytes of some pictures, in order; digests of unchanged files are cached."""
         contents = Contents(self.root)
         digests = contents.digest_files([self._paths[position] for position in positions], progress)
         contents.save()
         return digest_texts(digest or "cannot be read" for digest in digests)
 
     def keep(self, positions: Sequence[int]) -> None:
-        """Forget all pictures but those at `positions`."""
+        """Remove all pictures except those at `positions`."""
         self.names = [self.names[position] for position in positions]
         self._paths = [self._paths[position] for position in positions]
 
     def leave_out(self, reasons: dict[str, str]) -> None:
-        """Forget the pictures named in `reasons`, which says why, for the record."""
+        """Remove the pictures named in `reasons` and add the reasons to `left_out`."""
         self.left_out.update(reasons)
         self.keep([position for position, name in enumerate(self.names) if name not in reasons])
 
 
 def read_attributes(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Read an attribute file: names of the attributes, and values (A,) int64 in {0, 1} by picture.
+    """Read an attribute file: names of the attributes, and for each picture the values (A,) int64 in {0, 1}.
 
     Raises:
-        UserError: the file cannot be read, has no header, names a picture twice, or has a value that is
-            neither 0 nor 1.
+        UserError: the file cannot be read, has no header, has a picture twice, or has an invalid value.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -117,10 +118,10 @@ def read_attributes(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]
 def check_attributes(
     path: str | Path, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
 ) -> dict[str, np.ndarray]:
-    """Values (A,) int64 in {0, 1} by picture, of rows of texts; pictures' names in their printable form.
+    """Convert rows of text to values (A,) int64 in {0, 1} for each picture; names become printable.
 
     Raises:
-        UserError: a name is empty or occurs twice, a row has another length, a value is neither 0 nor 1, or
+        UserError: a name is empty or occurs twice, a row has another length, a value is not 0, 1 or -1, or
             an attribute has both 0 and -1.
     """
     rows = [(printable(name), values) for name, values in rows]
@@ -151,14 +152,15 @@ def match_attributes(
     """Attributes of every picture of a store, in its order, shape (n, A) int64.
 
     Args:
-        path: of the attributes, for messages.
-        store: with `skip` it leaves out pictures without a row, and notes them and rows without a picture.
+        path: the attribute file, for messages.
+        store: the pictures; with `skip`, pictures without a row are removed from it, and these and rows
+            without a picture are noted in its `left_out`.
         table: values by picture.
-        skip: whether to ignore rows without picture, and pictures without row.
+        skip: whether to ignore rows without a picture, and pictures without a row.
 
     Raises:
-        UserError: a bare file name stands for several pictures; or, unless `skip`, a row has no picture or a
-            picture no row.
+        UserError: a file name without its folder fits several pictures; or, unless `skip`, a row has no
+            picture or a picture has no row.
     """
     places = defaultdict(list)
     for position, name in enumerate(store.names):
@@ -169,7 +171,7 @@ def match_attributes(
         found = [i for i in places.get(key, []) if store.names[i] == key] or places.get(key, [])
         if len(found) > 1:
             several = name_some([store.names[position] for position in found])
-            raise UserError(f"{path}: {key} stands for {len(found)} pictures ({several}); give their folders")
+            raise UserError(f"{path}: {key} fits {len(found)} pictures ({several}); add their folders")
         if found and found[0] in rows:
             raise UserError(
                 f"{path} has the picture {store.names[found[0]]} more than once; keep one of each"
@@ -179,13 +181,13 @@ def match_attributes(
         else:
             missing.append(key)
     bare = [name for position, name in enumerate(store.names) if position not in rows]
-    remedy = "mend the file, or leave both out with data.corrupt=skip"
+    remedy = "correct the file, or leave both out with data.corrupt=skip"
     if missing and not skip:
         raise UserError(f"{path} has {len(missing)} rows without a picture ({name_some(missing)}); {remedy}")
     if bare and not skip:
         raise UserError(f"{path} lacks rows for {len(bare)} pictures ({name_some(bare)}); {remedy}")
     if not rows:
-        raise UserError(f"{path}: none of its rows is of a picture in {store.root}; check the names")
+        raise UserError(f"{path}: no row belongs to a picture in {store.root}; check the names")
     without_picture = {f"{key} (a row without a picture)": f"it is in {path} alone" for key in missing}
     store.leave_out({**{name: f"it has no row in {path}" for name in bare}, **without_picture})
     return np.stack([rows[position] for position in sorted(rows)])

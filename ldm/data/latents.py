@@ -1,8 +1,8 @@
-"""The encoded data set: each image goes through the autoencoder once, later stages read its latents.
+"""Cache of the encoded data set: each image is encoded once, and later stages read its latents.
 
 A cache is a folder with `latents.npy` (n, ...) float32, optionally `images.npy` (n, 3, H, W) uint8, and
-`cache.json`, which says for which key they were made and how many rows are certainly on disk. Killed at any
-moment, the encoding goes on from there; until all rows are there, `LatentCache.open` returns None.
+`cache.json` with the key for which they were made and the number of rows that are safely on disk. An encoding
+that was killed continues from there. `LatentCache.open` returns None until the cache is complete.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ DTYPES = {"latents": np.float32, "images": np.uint8}
 
 @dataclass(frozen=True)
 class LatentCache:
-    """A whole cache, memory-mapped.
+    """A complete cache, memory-mapped.
 
     Attributes:
         latents: shape (n, ...) float32.
-        images: shape (n, 3, H, W) uint8, or None when they were not stored.
+        images: shape (n, 3, H, W) uint8, or None if they were not stored.
     """
 
     latents: MappedArray
@@ -36,7 +36,7 @@ class LatentCache:
 
     @classmethod
     def open(cls, path: Path, key: str) -> "LatentCache | None":
-        """Open the cache in the folder `path`; None unless it is whole and was made for `key`."""
+        """Open the cache in the folder `path`; None unless it is complete and was made for `key`."""
         state = _State.load(path)
         if state is None or state.key != key or state.done != state.count:
             return None
@@ -57,20 +57,20 @@ def encode_to_cache(
     progress: Progress | None = None,
     with_images: bool = False,
 ) -> LatentCache:
-    """Encode images in order into the folder `path`, or go on where an earlier call for the same key stopped.
+    """Encode images in order into the folder `path`, continuing an earlier call for the same key.
 
     Args:
-        encode: uint8 images (B, 3, H, W) to latents (B, ...); whoever calls this decides on gradients.
-        source: of the images.
+        encode: uint8 images (B, 3, H, W) => latents (B, ...); the caller decides on gradients.
+        source: the image source.
         index: the images to encode, shape (n,) int64; row i of the cache is image index[i].
-        path: folder of this cache alone.
-        key: stands for everything that the latents depend on; a cache for another key is replaced.
+        path: folder of this cache only.
+        key: identifies everything that the latents depend on; a cache for another key is replaced.
         batch_size: images per call of `encode`.
-        progress: told (images done, images in all) after each batch.
-        with_images: store the uint8 images too.
+        progress: called with (images done, total images) after each batch.
+        with_images: also store the uint8 images.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; what was encoded so far is kept.
+        UserError: the folder cannot be written or the disk is full; rows encoded so far are kept.
     """
     if not len(index) or batch_size < 1:
         raise ValueError(f"expected images and a batch size of 1 or more, got {len(index)} and {batch_size}")
@@ -95,7 +95,7 @@ def encode_to_cache(
                 progress(state.done, state.count)
     cache = LatentCache.open(path, key)
     if cache is None:
-        raise UserError(f"{path} was changed while it was written; run one process at a time and try again")
+        raise UserError(f"another process changed {path} during encoding; run one process at a time")
     return cache
 
 
@@ -118,7 +118,7 @@ class _State:
 
     @classmethod
     def load(cls, path: Path) -> "_State | None":
-        """Read it; None when it is absent, unreadable or promises rows that the arrays do not hold."""
+        """Read `cache.json`; None if it is missing or unreadable, or an array has fewer than `done` rows."""
         try:
             state = cls(**load_json(path / "cache.json"))
             held = [
@@ -130,22 +130,22 @@ class _State:
         return state if held and all(held) else None
 
     def serves(self, key: str, count: int, with_images: bool) -> bool:
-        """Whether an encoding for this key may go on from here."""
+        """Whether an encoding with these arguments can continue from this state."""
         return (self.key, self.count) == (key, count) and (not with_images or "images" in self.shapes)
 
     def begin(self, path: Path, shapes: dict[str, list[int]]) -> None:
-        """Start anew; whatever the folder held before counts for nothing from here on."""
+        """Start a new cache; arrays of an earlier cache in the folder are deleted."""
         self.shapes = shapes
         save_json(path / "cache.json", asdict(self))
         for name in DTYPES:
             (path / f"{name}.npy").unlink(missing_ok=True)
 
     def writer(self, path: Path, name: str) -> NpyWriter:
-        """Open one of the arrays to append after the rows that are there."""
+        """Open one of the arrays to append rows."""
         return NpyWriter(path / f"{name}.npy", (self.count, *self.shapes[name]), DTYPES[name], self.done)
 
     def save(self, path: Path, writers: dict[str, NpyWriter]) -> None:
-        """Note the rows as done, once they are on disk."""
+        """Flush the rows to disk, then store their number."""
         for writer in writers.values():
             writer.sync()
         save_json(path / "cache.json", asdict(self))

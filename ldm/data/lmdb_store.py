@@ -1,7 +1,7 @@
-"""LMDB databases of encoded pictures: LSUN's own (any keys) and those of Diff-AE's kind.
+"""LMDB databases of encoded pictures, in the formats of LSUN (any keys) and of Diff-AE.
 
-The latter hold `length` and, per picture, one or several sizes under the keys `<size>-<7 digits>`; the
-smallest size that is large enough is read. A process opens the database for itself.
+Diff-AE's databases have the key `length` and, per picture, one or several sizes with the keys
+`<size>-<7 digits>`; the smallest size that is large enough is read. Each process opens the database itself.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from ldm.data.arrays import Progress
 from ldm.data.contents import Contents
 from ldm.errors import UserError
 
-OPENED: dict[Path, tuple[tuple[int, ...], Any]] = {}  # what this process has open; lmdb allows it once
+OPENED: dict[Path, tuple[tuple[int, ...], Any]] = {}  # databases open in this process; lmdb allows each once
 NUMBERED = re.compile(rb"(\d+|None)-(\d{7})")
 
 
 class LmdbStore:
-    """A `PictureStore` of the pictures in an LMDB, in the order of their keys."""
+    """A `PictureStore` of the pictures in an LMDB, in key order."""
 
     left_out: Mapping[str, str] = {}
 
@@ -31,11 +31,11 @@ class LmdbStore:
         """List the pictures.
 
         Args:
-            path: `data.mdb`, or the folder that holds it, or another LMDB file.
-            image_size: that the pictures should have at least.
+            path: `data.mdb`, or its folder, or another LMDB file.
+            image_size: the smallest suitable size of the pictures.
 
         Raises:
-            UserError: the package lmdb is missing, or the database is none, is truncated or empty.
+            UserError: the package lmdb is missing, or the file is not an LMDB, is truncated or is empty.
         """
         path = Path(path)
         self._path = path / "data.mdb" if path.is_dir() else path
@@ -47,7 +47,7 @@ class LmdbStore:
         """Bytes of a picture.
 
         Raises:
-            UserError: it is not there.
+            UserError: the picture is missing.
         """
         with self._begin() as transaction:
             data = transaction.get(bytes(self._keys[position]))
@@ -56,7 +56,7 @@ class LmdbStore:
         return data
 
     def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
-        """Digest of all bytes of some pictures, in order; it is known as long as the file does not change.
+        """Digest of all bytes of some pictures, in order; cached as long as the file does not change.
 
         Raises:
             UserError: the database is damaged.
@@ -92,12 +92,12 @@ class LmdbStore:
             else:
                 keys = _numbered_keys(transaction, self._path, length, image_size)
         if not keys:
-            raise UserError(f"{self._path} holds no pictures; get it again")
+            raise UserError(f"{self._path} has no pictures; get it again")
         return np.array(keys)
 
 
 class Keys:
-    """Keys as texts, without a copy of them all."""
+    """Sequence of keys as str, decoded on access instead of copied."""
 
     def __init__(self, keys: np.ndarray) -> None:
         self.keys = keys
@@ -112,25 +112,25 @@ class Keys:
 
 
 def open_environment(path: Path) -> Any:
-    """A database, opened once in a process.
+    """Open a database, once per process.
 
     Raises:
-        UserError: the package lmdb is missing, or the file is none or truncated: pages that are not there
-            would kill the process that reads them.
+        UserError: the package lmdb is missing, or the file is not an LMDB or is truncated (reading a missing
+            page would kill the process).
     """
     if not path.is_file():
-        raise UserError(f"{path} is not there; name an LMDB with data.root")
+        raise UserError(f"{path} does not exist; set an LMDB with data.root")
     lmdb, state = import_lmdb(), path.stat()
     stamp = (os.getpid(), state.st_ino, state.st_size, state.st_mtime_ns)
     known, environment = OPENED.pop(path, (None, None))
-    if environment is not None and known != stamp:  # of another file, or inherited from another process
+    if environment is not None and known != stamp:  # file replaced, or process forked
         environment.close()
         environment = None
     if environment is None:
         try:
             environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
-            raise UserError(f"{path} is no LMDB ({error}); get it again") from error
+            raise UserError(f"{path} is not an LMDB ({error}); get it again") from error
         size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if state.st_size < size:
             environment.close()
@@ -146,12 +146,12 @@ def find_lmdb(root: Path) -> Path | None:
     found = [path for each in ("*/data.mdb", "*.lmdb", "*.mdb") for path in root.glob(each) if path.is_file()]
     if len(found) > 1:
         several = ", ".join(sorted(path.relative_to(root).as_posix() for path in found))
-        raise UserError(f"{root} holds {len(found)} databases ({several}); name one of them with data.root")
+        raise UserError(f"{root} has {len(found)} databases ({several}); choose one of them with data.root")
     return found[0] if found else None
 
 
 def import_lmdb() -> ModuleType:
-    """The package lmdb.
+    """Import the package lmdb.
 
     Raises:
         UserError: it is not installed.
@@ -160,13 +160,13 @@ def import_lmdb() -> ModuleType:
         import lmdb
     except ImportError as error:
         raise UserError(
-            "LMDB data need the package lmdb; install it with pip install -e '.[lmdb]'"
+            "LMDB data needs the package lmdb; install it with pip install -e '.[lmdb]'"
         ) from error
     return lmdb
 
 
 def _numbered_keys(transaction: Any, path: Path, length: bytes, image_size: int) -> list[bytes]:
-    """Keys `<size>-0000000` and on; the size is the smallest of at least `image_size`, else the largest."""
+    """Keys `<size>-0000000` and so on, for the smallest size of at least `image_size`, else the largest."""
     with transaction.cursor() as cursor:
         found = [key for key in cursor.iternext(keys=True, values=False) if NUMBERED.fullmatch(key)]
     sizes = {NUMBERED.fullmatch(key)[1] for key in found}

@@ -1,8 +1,8 @@
-"""MPI3D (Gondal et al. 2019, arXiv:1906.03292): a robot arm with an object, 64x64, the full grid.
+"""Reader of MPI3D (Gondal et al. 2019, arXiv:1906.03292): a robot arm with an object, 64x64, the full grid.
 
-One `.npz` per variant holds `images` uint8 (n, 64, 64, 3) and nothing else: the factors follow from the
-position, the last fastest. How many images there are tells which grid it is: 1,036,800 have six colours and
-six shapes, and the 460,800 of the first release and of `real_complex` four of each.
+One `.npz` per variant has `images` uint8 (n, 64, 64, 3) only; the factors follow from the position, the last
+factor fastest. The number of images determines the grid: 1,036,800 images have six colours and six shapes;
+the 460,800 images of the first release and of `real_complex` have four of each.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ NAMES = (
 )
 GRIDS = tuple(FactorSpace(NAMES, (values, values, 2, 3, 3, 40, 40)) for values in (6, 4))
 IMAGES = RowFormat("images", (64, 64, 3), np.uint8)
-VARIANTS = {  # by name, the files it may be called
+VARIANTS = {  # possible file names of each variant
     "mpi3d_toy": ("mpi3d_toy.npz",),
     "mpi3d_realistic": ("mpi3d_realistic.npz",),
     "mpi3d_real": ("mpi3d_real.npz", "real.npz"),
@@ -33,12 +33,12 @@ def open_mpi3d(variant: str, root: str | Path, progress: Progress | None = None)
     """Open one of the `VARIANTS` in a folder.
 
     Args:
-        variant: its name.
+        variant: name of the variant.
         root: the folder.
-        progress: told (images done, images in all) while a compressed file is unpacked beside it, once.
+        progress: called with (images done, total images) while a compressed file is unpacked, once.
 
     Raises:
-        UserError: the file is missing, damaged, of another shape, or has a number of images that is no grid.
+        UserError: the file is missing or damaged, has another shape, or its number of images fits no grid.
     """
     path = require(variant, root, VARIANTS[variant])
     rows = npz_rows(path, IMAGES, path.with_suffix(".images.npy"), progress)

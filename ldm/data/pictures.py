@@ -1,8 +1,8 @@
-"""Pictures of any kind (files in folders, entries of an LMDB) as square 8-bit RGB images of one size.
+"""Image source over picture files or LMDB entries, as square 8-bit RGB images of one size.
 
-A picture is turned upright by its EXIF tag, composited over white where it is transparent, and becomes RGB
-(`ldm.data.pixels`); of several frames the first is taken. Then one of the `CROPS` and bicubic resampling,
-antialiased, make it square.
+A picture is turned upright by its EXIF tag, composited over white if it is transparent, and converted to RGB
+(`ldm.data.pixels`); of several frames the first is used. Then one of the `CROPS` and antialiased bicubic
+resampling make it square.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from ldm.errors import UserError, choose
 from ldm.files import load_json, save_json
 
 BICUBIC = Image.Resampling.BICUBIC
-CELEBA_SIZE = (178, 218)  # of the aligned and cropped images
-NAMED = 3  # bad pictures that a message names
+CELEBA_SIZE = (178, 218)  # width and height of the aligned and cropped images
+NAMED = 3  # number of pictures that a message names
 SCAN = ".disdiff-scan.json"
 
 
 class PictureStore(Protocol):
-    """Where pictures come from; safe to hand to worker processes.
+    """Storage of encoded pictures; can be passed to worker processes.
 
     Attributes:
-        root: folder, for messages and for what is kept beside the pictures.
-        names: of the pictures, in order; printable.
-        left_out: why each picture that is there but not in `names` is not, by name.
+        root: folder, for messages and for files that are stored with the pictures.
+        names: printable names of the pictures, in order.
+        left_out: by name, the reason why a picture is not in `names`.
     """
 
     root: Path
@@ -49,36 +49,37 @@ class PictureStore(Protocol):
         ...
 
     def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
-        """Digest of all bytes of some pictures, in order; it is cheap the second time.
-
-        Pictures that cannot be read have a digest too.
-        """
+        """Digest of all bytes of some pictures, in order, cached; unreadable pictures have a digest too."""
         ...
 
 
 def crop_box(image: Image.Image, size: int, box: tuple[int, int, int, int]) -> Image.Image:
-    """A fixed box of an aligned CelebA image."""
+    """Crop a fixed box of an aligned CelebA image and resize it.
+
+    Raises:
+        ValueError: the image does not have the size of aligned CelebA.
+    """
     if image.size != CELEBA_SIZE:
         raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, aligned CelebA has 178x218")
     return image.crop(box).resize((size, size), BICUBIC)
 
 
-BOXES = {  # of aligned CelebA: left, upper, right, lower
-    "d2c128": (25, 57, 153, 185),  # 128 pixels round column 89, row 121
+BOXES = {  # boxes in aligned CelebA images: left, upper, right, lower
+    "d2c128": (25, 57, 153, 185),  # 128 pixels around column 89, row 121
     "center148": (15, 35, 163, 183),
     "center178": (0, 20, 178, 198),
 }
 CROPS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "center": lambda image, size: ImageOps.fit(image, (size, size), BICUBIC),  # the central square
-    "squash": lambda image, size: image.resize((size, size), BICUBIC),  # everything, the aspect ratio lost
-    "pad": lambda image, size: ImageOps.pad(image, (size, size), BICUBIC),  # everything, with black bars
+    "squash": lambda image, size: image.resize((size, size), BICUBIC),  # all of it, aspect ratio changed
+    "pad": lambda image, size: ImageOps.pad(image, (size, size), BICUBIC),  # all of it, with black bars
     **{name: partial(crop_box, box=box) for name, box in BOXES.items()},
 }
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a picture becomes an image: one of the `CROPS`, to `size` x `size` pixels."""
+    """Preparation of a picture: one of the `CROPS`, then resizing to `size` x `size` pixels."""
 
     crop: str
     size: int
@@ -90,27 +91,27 @@ class Preparation:
         return f"crop {self.crop}, {self.size}x{self.size} bicubic, RGB, transparency over white"
 
     def __call__(self, data: bytes) -> np.ndarray:
-        """The image in a file's bytes, shape (size, size, 3) uint8.
+        """Decode and prepare the image in a file's bytes, shape (size, size, 3) uint8.
 
         Raises:
-            Exception: of many kinds, whatever Pillow has for a damaged file.
+            Exception: the file is damaged; Pillow raises many exception types.
         """
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(self.apply(image))
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """A Pillow image of any size and mode, upright, in RGB, cropped and resized.
+        """Convert a Pillow image of any size and mode to upright RGB, crop and resize it.
 
         Raises:
-            ValueError: its values have no defined range, or its size is not the one that the crop is for.
+            ValueError: its values have no defined range, or its size does not fit the crop.
         """
         return CROPS[self.crop](to_rgb(image), self.size)
 
 
 def prepare_any(image: Image.Image, crop: str, size: int) -> Image.Image:
-    """A picture from elsewhere as those of a data set that has this crop, `size` x `size` pixels.
+    """Prepare any picture like those of a data set with this crop, to `size` x `size` pixels.
 
-    The boxes of aligned CelebA mean nothing in other pictures, whose central square is taken instead.
+    The boxes of aligned CelebA do not fit pictures of another size; their central square is used instead.
 
     Raises:
         ValueError: its values have no defined range.
@@ -121,14 +122,14 @@ def prepare_any(image: Image.Image, crop: str, size: int) -> Image.Image:
 
 
 class Pictures:
-    """An `ImageSource` over a store of pictures, each decoded when asked for.
+    """An `ImageSource` over a store of pictures, which are decoded on access.
 
     Attributes:
-        store: where the pictures come from.
-        preparation: what is done to a picture, in words.
-        skipped: names of pictures that were left out, as they cannot be read or have no attributes.
-        attribute_names: of the columns of `attributes`; empty without attributes.
-        attributes_sha256: of names and values of all attributes that are used; None without attributes.
+        store: the storage of the pictures.
+        preparation: the preparation of a picture, in words.
+        skipped: names of pictures that were left out because they cannot be read or have no attributes.
+        attribute_names: names of the columns of `attributes`; empty without attributes.
+        attributes_sha256: hash of the names and values of the used attributes; None without attributes.
         crop: name of the crop, one of `CROPS`.
     """
 
@@ -145,17 +146,16 @@ class Pictures:
         attributes: tuple[Sequence[str], np.ndarray] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Serve the pictures of a store.
+        """Use the pictures of a store.
 
         Args:
-            name: of the data set.
+            name: the data set's name.
             store: the pictures.
-            preparation: how they become images.
-            corrupt: `stop` when one that cannot be read is asked for, or read all of them once and `skip`
-                those.
+            preparation: crop and size.
+            corrupt: `stop` with an error when an unreadable picture is accessed, or read all pictures once
+                and `skip` the unreadable ones.
             attributes: names (A,) and values (n, A) in {0, 1}, or None.
-            progress: told (pictures read, pictures in all) while all contents are read: the first time, and
-                for those that changed.
+            progress: called with (pictures read, total pictures) while new or changed pictures are read.
 
         Raises:
             UserError: there are no pictures, or all are corrupt.
@@ -172,7 +172,7 @@ class Pictures:
             self.skipped += tuple(bad)
             self._positions = torch.tensor([i for i, each in enumerate(store.names) if each not in bad])
         if not len(self._positions):
-            raise UserError(f"{store.root} holds no picture that can be read")
+            raise UserError(f"{store.root} has no readable pictures; set another folder with data.root")
         self.identity = self._compute_identity(progress)
         self.attributes_sha256 = self._digest_attributes()
         self._prepared = self._open_prepared()
@@ -203,22 +203,22 @@ class Pictures:
         return gather(self._attributes, gather(self._positions, index))
 
     def find_corrupt(self, progress: Progress | None = None) -> dict[str, str]:
-        """Why each picture that cannot be read cannot, by name."""
+        """The reasons, by name, why pictures cannot be read."""
         return find_corrupt(self.store, self._prepare, progress)
 
     def prepared_path(self) -> Path:
-        """Where all images of this preparation are kept once `disdiff data` has made them."""
+        """File for all prepared images, which `disdiff data` can write."""
         return self.store.root / f".disdiff-{self.identity}.npy"
 
     def note_prepared(self) -> None:
-        """Remember the content of the file at `prepared_path`, which is used for as long as it has it."""
+        """Store the digest of the file at `prepared_path`, without which the file is not used."""
         path, contents = self.prepared_path(), Contents(self.store.root)
         contents.note(f"converted {path.name}", contents.digest_file(path))
         contents.save()
 
     def _open_prepared(self) -> MappedArray | None:
         path, contents = self.prepared_path(), Contents(self.store.root)
-        with suppress(OSError, ValueError):  # not there, or not whole
+        with suppress(OSError, ValueError):  # missing or incomplete
             array = open_npy(path)
             fits = array.shape == (len(self), 3, self.image_size, self.image_size) and array.dtype == np.uint8
             if fits and contents.noted(f"converted {path.name}") == contents.digest_file(path):
@@ -231,7 +231,7 @@ class Pictures:
             return self._prepare(self.store.read(position))
         except UserError:
             raise
-        except Exception as error:  # Pillow raises many kinds
+        except Exception as error:  # Pillow raises many exception types
             raise UserError(
                 f"{self.store.root}: the picture {self.store.names[position]} cannot be read "
                 f"({describe(error)}); replace it, or leave such pictures out with data.corrupt=skip"
@@ -255,10 +255,10 @@ class Pictures:
 def find_corrupt(
     store: PictureStore, preparation: Preparation, progress: Progress | None = None
 ) -> dict[str, str]:
-    """Read every picture of a store once; the result is kept in `<root>/.disdiff-scan.json` where it can be.
+    """Read every picture of a store once; cache the result in `<root>/.disdiff-scan.json` if possible.
 
     Returns:
-        Why each corrupt picture cannot be read, by name.
+        The reasons, by name, why pictures cannot be read.
     """
     content = f"{preparation}{list(store.names)}{store.digest(range(len(store.names)), progress)}"
     path, key = store.root / SCAN, hashlib.sha256(content.encode()).hexdigest()
@@ -270,22 +270,22 @@ def find_corrupt(
     for position, name in enumerate(store.names):
         try:
             preparation(store.read(position))
-        except Exception as error:  # Pillow raises many kinds
+        except Exception as error:  # Pillow raises many exception types
             corrupt[name] = describe(error)
         if progress is not None:
             progress(position + 1, len(store.names))
-    with suppress(UserError):  # a folder that cannot be written is searched again the next time
+    with suppress(UserError):  # if the folder cannot be written, it is searched again next time
         save_json(path, {"key": key, "corrupt": corrupt})
     return corrupt
 
 
 def name_some(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many there are beyond them."""
+    """The first few of `names`, and the number of the others, as text."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def describe(error: Exception) -> str:
-    """An error of Pillow's on one line, without the address of the buffer it read."""
+    """Pillow's error on one line, without the address of the buffer."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return "it is no picture" if text.startswith("cannot identify image file") else text
+    return "it is not a picture" if text.startswith("cannot identify image file") else text

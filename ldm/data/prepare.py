@@ -1,4 +1,4 @@
-"""Getting a data set ready for `disdiff data`: fetch, unpack, render, convert, verify."""
+"""Steps of the command `disdiff data`: download, unpack, render, convert and verify a data set."""
 
 import fnmatch
 import shutil
@@ -31,7 +31,7 @@ BATCH = 1024
 
 
 def explain(name: str, root: Path) -> str:
-    """What a data set needs, and what of it lies in a folder, in lines."""
+    """Lines that explain what a data set needs and what is found in a folder."""
     origin, data_set = ORIGINS[name], DATA_SETS[name]
     lines = [
         f"{origin.content}.",
@@ -39,37 +39,37 @@ def explain(name: str, root: Path) -> str:
         f"  licence   {origin.licence}",
         f"  files     {origin.layout}",
         f"  put it in {root}, or anywhere with data.root=FOLDER on the command line of `disdiff train`",
-        "  checksum  none known to us; a download is noted with its own, which `check` compares",
+        "  checksum  not published; a download's own is stored, and `check` compares it",
         f"  then      disdiff data check {name} --root {root}",
         origin.note,
     ]
     if data_set.draw is not None:
         lines.append(
-            "Without it all works on a procedural stand-in, named so in every result (--procedural)."
+            "Without the files a procedural stand-in is used, and every result says so (--procedural)."
         )
     found = data_set.find(root) if name != "folder" or root.exists() else None
     return "\n".join([*filter(None, lines), f"found     {found or f'nothing in {root} yet'}"])
 
 
 def fetch(name: str, root: Path, tell: Callable[[str], Progress]) -> list[Path]:
-    """Download what a data set consists of; what is there already is left alone.
+    """Download the files of a data set that are not there yet.
 
     Args:
-        name: of the data set.
-        root: where it goes.
-        tell: file name to what is told (bytes done, bytes in all).
+        name: the data set.
+        root: the target folder.
+        tell: file name => callback for (bytes done, total bytes).
 
     Returns:
-        The files that came, archives unpacked and deleted.
+        The new files; archives are unpacked and deleted.
 
     Raises:
-        UserError: it has no address that a program can use, or something fails on the way.
+        UserError: the data set cannot be downloaded by a program, or the download or unpacking fails.
     """
     origin, got = ORIGINS[name], []
     if not origin.remotes:
         raise UserError(f"{name} cannot be downloaded by a program; get it by hand from {origin.page}")
     archives = [remote.file for remote in origin.remotes if remote.unpack]
-    pending = any((root / file).exists() for file in archives)  # one that was not unpacked to its end
+    pending = any((root / file).exists() for file in archives)  # an archive was not unpacked completely
     if archives and not pending and DATA_SETS[name].find(root) is not None:
         return []
     for remote in origin.remotes:
@@ -83,10 +83,10 @@ def fetch(name: str, root: Path, tell: Callable[[str], Progress]) -> list[Path]:
 
 
 def unpack_archive(path: Path, remote: Remote, root: Path) -> list[Path]:
-    """Take the files that `remote.unpack` describes out of an archive, each atomically; then delete it.
+    """Extract the files that match `remote.unpack` from an archive, each atomically; then delete the archive.
 
     Raises:
-        UserError: the archive is damaged or has none of them, or the disk is full; then it stays.
+        UserError: the archive is damaged or has no such files, or the disk is full; then the archive is kept.
     """
     folder, got = root / Path(remote.unpack).parent, []
     try:
@@ -98,7 +98,7 @@ def unpack_archive(path: Path, remote: Remote, root: Path) -> list[Path]:
                 shutil.copyfileobj(stream, file, 2**20)
             got.append(target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
-        raise UserError(f"{path} is no whole archive ({error}); delete it and download it again") from error
+        raise UserError(f"{path} is a damaged archive ({error}); delete it and download it again") from error
     if not got:
         raise UserError(f"{path} has no {remote.unpack}; delete it and download it again")
     path.unlink()
@@ -106,7 +106,7 @@ def unpack_archive(path: Path, remote: Remote, root: Path) -> list[Path]:
 
 
 def _members(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and contents of the files in an archive that fit a pattern."""
+    """Names and contents of the files in an archive that match a pattern."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in fnmatch.filter(archive.namelist(), pattern):
@@ -120,7 +120,7 @@ def _members(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def note_checksum(root: Path, file: str, sha256: str) -> None:
-    """Remember what a download was, for `verify_checksums`."""
+    """Store the checksum of a download, for `verify_checksums`."""
     save_json(root / CHECKSUMS, {**load_checksums(root), file: sha256})
 
 
@@ -132,38 +132,38 @@ def load_checksums(root: Path) -> dict[str, str]:
 
 
 def verify_checksums(root: Path) -> list[str]:
-    """Names of the downloaded files that are still what they were.
+    """Verify the stored checksums of downloaded files, and return the names of these files.
 
     Raises:
-        UserError: one of them has changed.
+        UserError: a file has changed.
     """
     present = {name: digest for name, digest in load_checksums(root).items() if (root / name).is_file()}
     for name, digest in present.items():
         if digest_file(root / name) != digest:
-            raise UserError(f"{root / name} is not what was downloaded; delete it and download it again")
+            raise UserError(f"{root / name} has changed since its download; delete it and download it again")
     return list(present)
 
 
 def render(
     name: str, root: Path, num_images: int | None, seed: int, progress: Progress | None = None
 ) -> Path:
-    """Write procedural images in the layout of the published file.
+    """Write procedural images in the format of the published file.
 
     Args:
-        name: of a data set that can be drawn.
+        name: a data set with a procedural stand-in.
         root: the folder.
-        num_images: a random subset of so many; None for all.
-        seed: of the subset.
-        progress: told (images done, images in all).
+        num_images: size of a random subset; None for all images.
+        seed: seed of the subset.
+        progress: called with (images done, total images).
 
     Raises:
-        UserError: there is no procedural form, or not so many images, or the published file is there, or the
-            disk is full.
+        UserError: there is no procedural stand-in, `num_images` is out of range, the folder has the published
+            file, or the disk is full.
     """
     data_set, options = DATA_SETS[name], DataOptions(name, str(root))
     if data_set.draw is None:
         drawn = ", ".join(name for name, each in DATA_SETS.items() if each.draw)
-        raise UserError(f"there is no procedural {name}; --procedural is for {drawn}")
+        raise UserError(f"there is no procedural {name}; --procedural works with {drawn}")
     source = data_set.draw(options)
     if num_images is not None and not 1 <= num_images <= len(source):
         raise UserError(f"--num-images must be from 1 to {len(source)}, got {num_images}")
@@ -173,7 +173,7 @@ def render(
         index = torch.randperm(len(source), generator=generator)[:num_images].sort().values
     found = data_set.find(root)
     if found is not None and not open_data(options).procedural:
-        raise UserError(f"{found} is there and not procedural; move it away or choose another --root")
+        raise UserError(f"{found} exists and is not procedural; move it away or choose another --root")
     path = root / {"shapes3d": "3dshapes.h5", "dsprites": f"{STEM}.npz"}[name]
     write = {"shapes3d": write_shapes3d, "dsprites": write_dsprites}[name]
     write(path, source, index, progress)
@@ -202,10 +202,10 @@ def write_dsprites(path: Path, source: ImageSource, index: Tensor, progress: Pro
 
 
 def convert(source: Pictures, progress: Progress | None = None) -> Path:
-    """Decode all pictures of a source once, into an array beside them that is mapped from then on.
+    """Decode all pictures of a source once into an array in their folder, which later runs memory-map.
 
     Raises:
-        UserError: a picture cannot be read, or the disk is full; then nothing is left.
+        UserError: a picture cannot be read, or the disk is full; then no file is created.
     """
     path, done = source.prepared_path(), 0
     shape = (len(source), 3, source.image_size, source.image_size)
@@ -220,10 +220,10 @@ def convert(source: Pictures, progress: Progress | None = None) -> Path:
 
 
 def check(options: DataOptions, progress: Progress | None = None) -> str:
-    """Read everything that lies in a folder, and say what it is.
+    """Read all images of a data set, and return a line that describes it.
 
     Raises:
-        UserError: something is missing, damaged or empty.
+        UserError: a file is missing or damaged, or an image is empty.
     """
     root = Path(options.root)
     verify_checksums(root)
@@ -246,10 +246,10 @@ def check(options: DataOptions, progress: Progress | None = None) -> str:
 
 
 def check_pictures(source: Pictures, progress: Progress | None = None) -> str:
-    """Read every picture.
+    """Read every picture, and return a line that describes the data set.
 
     Raises:
-        UserError: some cannot be read.
+        UserError: some pictures cannot be read.
     """
     bad = source.find_corrupt(progress)
     if bad:

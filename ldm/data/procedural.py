@@ -1,15 +1,15 @@
-"""A procedural Shapes3D: the factors of the real data set, drawn by a small ray caster.
+"""Procedural Shapes3D: images with the factors of Shapes3D, rendered by a small ray caster.
 
-A square room is seen from a camera that turns round it with the orientation factor; one shaded object with a
-highlight and a soft contact shadow stands in the middle. For one geometry (scale, shape, orientation: 480 of
-them) an image is linear in the three material colours plus a white highlight,
+A camera looks into a square room and moves around its centre with the orientation factor. One shaded object
+with a highlight and a soft contact shadow stands in the middle. For a given geometry (scale, shape,
+orientation: 480 of them) an image is linear in the three material colours plus a white highlight,
 
     image = floor_map * floor_rgb + wall_map * wall_rgb + object_map * object_rgb + highlight,
 
-so 480 x 4 maps hold all 480,000 images, and a batch is a gather and an einsum on any device.
+so 480 x 4 maps are enough for all 480,000 images, and a batch is a gather and an einsum on any device.
 
-Deviation: this is not the data set of Burgess & Kim (2018), only its factors and layout; every output names
-it procedural.
+Deviation: these are not the images of Burgess & Kim (2018), only their factors and layout; every output says
+"procedural".
 """
 
 import colorsys
@@ -76,10 +76,9 @@ def hue_to_rgb(num_hues: int) -> Tensor:
 
 
 def camera_rays(angle: float) -> tuple[Tensor, Tensor]:
-    """Origin (3,) and unit directions (R, 3) of the rays of a camera at `angle` radians, R = (64 *
-    supersampling)^2.
+    """Origin (3,) and unit directions (R, 3) of the rays of a camera at `angle` radians.
 
-    At angle 0 the camera looks straight into the far corner of the room.
+    R = (64 * supersampling)^2. At angle 0 the camera looks into the far corner of the room.
     """
     azimuth = math.pi / 4 + angle
     origin = torch.tensor([math.cos(azimuth), math.sin(azimuth), 0.0]) * CAMERA_DISTANCE
@@ -95,7 +94,7 @@ def camera_rays(angle: float) -> tuple[Tensor, Tensor]:
 
 
 def render_maps(origin: Tensor, directions: Tensor, shape: int, scale: float) -> Tensor:
-    """Cast the rays into the room with one object; return the four averaged maps, shape (4, 64, 64)."""
+    """Trace the rays through the room with one object; return the four averaged maps, shape (4, 64, 64)."""
     floor, wall = shade_room(origin, directions, shadow_radius=scale * (0.95, 0.85, 0.8, 0.65)[shape])
     distance, normal = intersect_object(origin, directions, shape, scale)
     hit = distance.isfinite()
@@ -116,7 +115,7 @@ def render_maps(origin: Tensor, directions: Tensor, shape: int, scale: float) ->
 
 
 def shade_room(origin: Tensor, directions: Tensor, shadow_radius: float) -> tuple[Tensor, Tensor]:
-    """Shading of floor and far walls where each is what the ray meets, zero elsewhere; shapes (R,), (R,)."""
+    """Shading of floor and far walls, each zero for rays that meet the other; shapes (R,), (R,)."""
     to_walls = (directions[:, :2].sign() * ROOM_HALF_SIDE - origin[:2]) / directions[:, :2]
     to_walls = torch.where(to_walls > 0, to_walls, torch.inf)
     wall_distance, wall_axis = to_walls.min(dim=1)
@@ -124,13 +123,13 @@ def shade_room(origin: Tensor, directions: Tensor, shadow_radius: float) -> tupl
     is_floor = floor_distance < wall_distance
     point = origin + directions * torch.minimum(floor_distance, wall_distance)[:, None]
 
-    offset = torch.tensor([-0.25, 0.3]) * shadow_radius  # the shadow falls away from the light
+    offset = torch.tensor([-0.25, 0.3]) * shadow_radius  # the shadow is on the side away from the light
     away = (point[:, :2] - offset).norm(dim=1) / shadow_radius
     shadow = 1 - 0.6 * torch.sigmoid((1.25 - away) * 5)
     corner = ROOM_HALF_SIDE - point[:, :2].abs()  # distance to the two pairs of walls
     floor = 0.82 * shadow * (1 - 0.3 * torch.exp(-1.5 * corner.min(dim=1).values.clamp(min=0)))
 
-    facing = torch.where(wall_axis == 0, 0.9, 0.66)  # the two visible walls catch the light differently
+    facing = torch.where(wall_axis == 0, 0.9, 0.66)  # the two visible walls have different brightness
     along = corner.gather(1, 1 - wall_axis[:, None]).squeeze(1).clamp(min=0)
     wall = (
         facing
@@ -173,7 +172,7 @@ def _nearest(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _solve_quadratic(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:
-    """Smaller root of a x^2 + 2 half_b x + c, infinite where there is none."""
+    """Smaller root of a x^2 + 2 half_b x + c; infinite if there is no root."""
     discriminant = half_b**2 - a * c
     root = (-half_b - discriminant.clamp(min=0).sqrt()) / a
     return torch.where(discriminant > 0, root, torch.inf)

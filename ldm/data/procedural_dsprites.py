@@ -1,13 +1,13 @@
-"""A procedural dSprites: the factors of the real data set, drawn from implicit shapes.
+"""Procedural dSprites: images with the factors of dSprites, drawn from implicit shapes.
 
 With the pixel p, the centre c, the angle a and the half size r, a sprite covers p where its shape covers
 R(-a) (p - c) / r: the square max(|u|, |v|) <= 1, an ellipse, or the heart (u^2 + v^2 - 1)^3 <= u^2 v^3. A
-pixel is 255 where its centre is covered and 0 elsewhere; in the antialiased variant it is the share of 4x4
-points that are covered.
+pixel is 255 if its centre is covered and 0 otherwise; in the antialiased variant its value is 255 times the
+share of 4x4 points that are covered.
 
-Deviation: this is not the data set of Matthey et al. (2017), only its factors. Angles are 2 pi k / 40, so
-that the first and the last differ: in the published values both ends of [0, 2 pi] occur. Every output names
-it procedural.
+Deviation: these are not the images of Matthey et al. (2017), only their factors. Angles are 2 pi k / 40, so
+the first and the last differ; the published values include both ends of [0, 2 pi], which are the same angle.
+Every output says "procedural".
 """
 
 import math
@@ -20,14 +20,14 @@ from ldm.data.dsprites import DSPRITES
 from ldm.data.grid import GREY
 
 IMAGE_SIZE = 64
-HALF_SIZE = 9.0  # of the square of scale 1, in pixels
-MARGIN = 15.5  # of the outermost centres from the border, in pixels
-POINTS = 4  # a side, per pixel, of the antialiased variant
+HALF_SIZE = 9.0  # half side of the square at scale 1, in pixels
+MARGIN = 15.5  # distance of the outermost centres from the border, in pixels
+POINTS = 4  # points per pixel and axis in the antialiased variant
 CHUNK = 64  # images drawn at once
 
 
 class ProceduralDSprites:
-    """All 737,280 images of the procedural dSprites, drawn when asked for (an `ImageSource`)."""
+    """All 737,280 images of the procedural dSprites, drawn on access (an `ImageSource`)."""
 
     name = "dsprites"
     procedural = True
@@ -36,7 +36,7 @@ class ProceduralDSprites:
     factor_space = DSPRITES
 
     def __init__(self, antialias: bool = False) -> None:
-        """Draw with hard edges, or with smooth ones."""
+        """Draw binary images, or antialiased ones."""
         self.antialias = antialias
         self.identity = f"dsprites-procedural-1{'-antialiased' * antialias}"
         self.preparation = f"{'antialiased' if antialias else 'binary'}, {GREY}"
@@ -66,11 +66,11 @@ class ProceduralDSprites:
 
 
 def sprite_coordinates(factors: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where each of side x side points lies on the sprite, whose unit is its half size; v points up.
+    """Coordinates of side x side points relative to the sprite, in units of its half size; v points up.
 
     Args:
         factors: shape (n, 5) int64.
-        side: points along a side of the image.
+        side: number of points along a side of the image.
 
     Returns:
         u and v, shapes (n, side, side).

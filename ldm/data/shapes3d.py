@@ -1,9 +1,9 @@
-"""Shapes3D: 480,000 images 64x64x3 of a room with one object, the full grid of six factors, the last fastest.
+"""Reader of Shapes3D: 480,000 images 64x64x3 of a room with one object, the full grid of six factors.
 
-Two forms are read: `3dshapes.h5` (`images` uint8 (n, 64, 64, 3), `labels` float64 (n, 6)) and
-`3dshapes.npz` (`images`, optionally `labels`). Files with fewer images, as `disdiff data` writes
-them, need labels: these say which combination each image shows. In a full file that is the position, and
-labels are only checked against it.
+Two formats are read: `3dshapes.h5` (`images` uint8 (n, 64, 64, 3), `labels` float64 (n, 6)) and
+`3dshapes.npz` (`images`, optionally `labels`). In a full file the position determines the factors, the last
+factor fastest, and labels are only checked. Files with fewer images, as `disdiff data` writes them, need
+labels.
 """
 
 import hashlib
@@ -39,9 +39,9 @@ WRITE_BATCH = 1024
 
 
 class Shapes3D:
-    """An `ImageSource` over the files; images are read from disk when asked for.
+    """An `ImageSource` over the files; images are read from disk on access.
 
-    `procedural` is true for files that `disdiff data` rendered: they carry that attribute.
+    `procedural` is true for files that `disdiff data` rendered; they have this attribute.
     """
 
     name = "shapes3d"
@@ -54,16 +54,15 @@ class Shapes3D:
 
         Args:
             root: the folder.
-            progress: told (images done, images in all) while all images are read for the identity, and a
-                compressed file is unpacked to `<root>/3dshapes.images.npy`, which takes 5.9 GB of disk; both
-                happen once.
+            progress: called with (images done, total images) the first time, while the identity is computed
+                and a compressed file is unpacked to `<root>/3dshapes.images.npy` (5.9 GB).
 
         Raises:
-            UserError: the file is missing, damaged, of another shape, or has labels that Shapes3D has not.
+            UserError: the file is missing or damaged, has another shape, or has invalid labels.
         """
         path = find_shapes3d(Path(root))
         if path is None:
-            remedy = "`disdiff data shapes3d` says how to get one"
+            remedy = "`disdiff data shapes3d` explains how to get one"
             raise UserError(f"{root} has neither 3dshapes.h5 nor 3dshapes.npz; {remedy}")
         unpacked = path.with_name("3dshapes.images.npy")
         if path.suffix == ".h5":
@@ -101,7 +100,7 @@ def find_shapes3d(root: Path) -> Path | None:
 
 
 def factors_to_labels(factors: Tensor) -> np.ndarray:
-    """The values that the files hold for factors (n, 6) int64: shape (n, 6) float64."""
+    """Convert factors (n, 6) int64 to the label values of the files, shape (n, 6) float64."""
     values = [np.array(FACTOR_VALUES[name]) for name in SHAPES3D.names]
     return np.stack(
         [levels[column] for levels, column in zip(values, factors.numpy().T, strict=True)], axis=1
@@ -109,7 +108,7 @@ def factors_to_labels(factors: Tensor) -> np.ndarray:
 
 
 def labels_to_factors(labels: np.ndarray) -> Tensor:
-    """Factors (n, 6) int64 of labels (n, 6); the inverse of `factors_to_labels`.
+    """Convert labels (n, 6) to factors (n, 6) int64; the inverse of `factors_to_labels`.
 
     Raises:
         ValueError: the shape does not fit, or a label is not a value of its factor.
@@ -133,9 +132,9 @@ def write_shapes3d(path: Path, source: ImageSource, index: Tensor, progress: Pro
 
     Args:
         path: the file.
-        source: has the factors of Shapes3D.
+        source: an image source with the factors of Shapes3D.
         index: the images to write, shape (n,) int64, in this order.
-        progress: told (images done, images in all).
+        progress: called with (images done, total images).
 
     Raises:
         UserError: the file cannot be written.
@@ -163,7 +162,7 @@ def _combinations(path: Path, labels: np.ndarray | None, num_images: int) -> Ten
     try:
         combinations = SHAPES3D.index(labels_to_factors(labels))
     except ValueError as error:
-        raise UserError(f"{path} does not hold Shapes3D: {error}; get the file again") from error
+        raise UserError(f"{path} is not Shapes3D: {error}; get the file again") from error
     if num_images == len(SHAPES3D) and not torch.equal(combinations, everything):
         raise UserError(f"{path}: the labels of the full data set are not in its order; get the file again")
     return combinations

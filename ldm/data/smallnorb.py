@@ -1,10 +1,10 @@
-"""SmallNORB (LeCun et al. 2004): 48,600 grey photographs of toys, here those of the first camera, at 64x64.
+"""Reader of SmallNORB (LeCun et al. 2004): 48,600 grey photographs of toys by the first camera, at 64x64.
 
-Six files in NYU's binary matrix format, also as `.gz`: for `training` and `testing` the images (`dat`, uint8
-(24300, 2, 96, 96)), the category (`cat`, int32 (24300,)) and (`info`, int32 (24300, 4)) instance, elevation,
-azimuth (even numbers) and lighting. The format: magic number, number of dimensions n, then max(n, 3) sizes,
-all little-endian int32, then the values. Images keep the order of the files, training first. The instance,
-which of ten toys of a category it is, is not a factor, as is usual.
+There are six files in NYU's binary matrix format, also as `.gz`: for `training` and `testing` the images
+(`dat`, uint8 (24300, 2, 96, 96)), the category (`cat`, int32 (24300,)), and instance, elevation, azimuth
+(even numbers) and lighting (`info`, int32 (24300, 4)). The format is: magic number, number of dimensions n,
+then max(n, 3) sizes, all little-endian int32, then the values. Images keep the order of the files, training
+first. The instance (one of ten toys per category) is not used as a factor, as is usual.
 """
 
 import gzip
@@ -30,18 +30,18 @@ SPACE = FactorSpace(("category", "elevation", "azimuth", "lighting"), (5, 9, 18,
 PARTS = ("5x46789x9x18x6x2x96x96-training", "5x01235x9x18x6x2x96x96-testing")
 MAGIC = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 PHOTOGRAPHS = (2, 96, 96)
-BLOCK = 512  # pairs of photographs held in memory
+BLOCK = 512  # pairs of photographs in memory at once
 
 
 def open_smallnorb(root: str | Path, progress: Progress | None = None) -> GridImages:
-    """Open the six files of a folder; the images are brought to 64x64 once, in `smallnorb.images.npy`.
+    """Open the six files in a folder; the images are resized to 64x64 once, into `smallnorb.images.npy`.
 
     Args:
         root: the folder.
-        progress: told (images done, images in all) the first time.
+        progress: called with (images done, total images) the first time.
 
     Raises:
-        UserError: a file is missing, damaged, truncated or of another shape.
+        UserError: a file is missing, damaged or truncated, or has another shape.
     """
     root = Path(root)
     labels, images = [], []
@@ -49,12 +49,12 @@ def open_smallnorb(root: str | Path, progress: Progress | None = None) -> GridIm
         category, info = (read_matrix(_locate(root, part, kind)) for kind in ("cat", "info"))
         if category.ndim != 1 or info.shape != (len(category), 4):
             raise UserError(f"{root}: the labels of smallnorb-{part} have another shape; get the files again")
-        azimuth = np.where(info[:, 2] % 2, -1, info[:, 2] // 2)  # there are no odd ones
+        azimuth = np.where(info[:, 2] % 2, -1, info[:, 2] // 2)  # valid azimuths are even
         labels.append(np.stack([category, info[:, 1], azimuth, info[:, 3]], axis=1))
         images.append(_locate(root, part, "dat"))
     factors = torch.from_numpy(np.concatenate(labels).astype(np.int64))
     if bool(((factors < 0) | (factors >= torch.tensor(SPACE.sizes))).any()):
-        raise UserError(f"{root}: a label is none that SmallNORB has; get the files again")
+        raise UserError(f"{root}: a label is not a value of SmallNORB; get the files again")
     counts = [len(part) for part in labels]
     blocks = (
         block for path, count in zip(images, counts, strict=True) for block in _read_images(path, count)
@@ -72,20 +72,20 @@ def find_smallnorb(root: Path) -> Path | None:
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """A whole file.
+    """Read a whole matrix file.
 
     Raises:
-        UserError: it is damaged or truncated.
+        UserError: the file is damaged or truncated.
     """
     with _open_matrix(path) as (stream, dtype, shape):
         data = stream.read()
         if len(data) != math.prod(shape) * dtype.itemsize:
-            raise EOFError("it is truncated or longer than it says")
+            raise EOFError("it is truncated or longer than its header says")
         return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _read_images(path: Path, count: int) -> Iterator[np.ndarray]:
-    """The first camera's images in blocks, at 64x64."""
+    """Yield the first camera's images in blocks, at 64x64."""
     with _open_matrix(path) as (stream, dtype, shape):
         if shape != (count, *PHOTOGRAPHS) or dtype != np.uint8:
             expected = f"uint8 of shape {(count, *PHOTOGRAPHS)}"
@@ -95,24 +95,24 @@ def _read_images(path: Path, count: int) -> Iterator[np.ndarray]:
             data = _read(stream, size * int(np.prod(PHOTOGRAPHS)))
             pairs = np.frombuffer(data, np.uint8).reshape(size, *PHOTOGRAPHS)
             yield np.stack([shrink(left) for left in pairs[:, 0]])
-        if stream.read(1):  # reaching the end checks the sum of a `.gz`
-            raise ValueError("it is longer than it says")
+        if stream.read(1):  # reading to the end verifies the checksum of a `.gz`
+            raise ValueError("it is longer than its header says")
 
 
 @contextmanager
 def _open_matrix(path: Path) -> Iterator[tuple[BinaryIO, np.dtype, tuple[int, ...]]]:
-    """A file after its header, with the type and shape of the values."""
+    """Open a file and read its header; yield the stream, and the dtype and shape of the values."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             magic, num_dims = np.frombuffer(_read(stream, 8), "<i4").tolist()
             if magic not in MAGIC or not 1 <= num_dims <= 8:
-                raise ValueError("it does not begin as one")
+                raise ValueError("its magic number is wrong")
             sizes = np.frombuffer(_read(stream, 4 * max(num_dims, 3)), "<i4")[:num_dims].tolist()
             if min(sizes) < 1:
-                raise ValueError(f"its header says a shape of {tuple(sizes)}")
+                raise ValueError(f"its header has the shape {tuple(sizes)}")
             yield stream, MAGIC[magic], tuple(sizes)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} is no whole matrix file of SmallNORB ({error}); get it again") from error
+        raise UserError(f"{path} is not a complete SmallNORB file ({error}); get it again") from error
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:

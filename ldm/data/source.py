@@ -1,4 +1,4 @@
-"""What every data set offers: images and factors by index, and the split into training and evaluation.
+"""The interface of image data sets (`ImageSource`), and the split into training and evaluation images.
 
 A reader is any class with these attributes and methods; it needs no base class. Images stay uint8 until a
 batch is on its device, where `to_float` maps {0, ..., 255} to [-1, 1] by x / 127.5 - 1.
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from ldm.data.factor_space import FactorSpace
 
-SPLIT_SEED = 20230531  # of the one permutation that separates training from evaluation images, in every run
+SPLIT_SEED = 20230531  # seed of the permutation that separates training and evaluation images in every run
 
 
 class ImageSource(Protocol):
-    """A data set, read lazily and safe to hand to worker processes.
+    """A data set, read lazily; can be passed to worker processes.
 
     Attributes:
-        name: of the data set, for instance "shapes3d".
-        procedural: whether the images are our rendering instead of the published files.
-        identity: short string that changes with the content and not with the path; stage hashes use it.
+        name: the data set's name, for instance "shapes3d".
+        procedural: whether the images are rendered by this project instead of read from published files.
+        identity: short string that depends on the content, not on the path; stage hashes use it.
         image_size: height and width in pixels.
-        channels: of an image.
-        factor_space: of the labels; None for data without factors.
+        channels: channels of an image.
+        factor_space: names and sizes of the factors; None for data without factors.
     """
 
     name: str
@@ -47,10 +47,10 @@ class ImageSource(Protocol):
 
 @runtime_checkable
 class AttributeSource(Protocol):
-    """What an `ImageSource` has beside that when its images have named binary attributes.
+    """Additional interface of an `ImageSource` whose images have named binary attributes.
 
     Attributes:
-        attribute_names: in the order of the columns; empty without attributes.
+        attribute_names: names in the order of the columns; empty without attributes.
     """
 
     attribute_names: tuple[str, ...]
@@ -61,7 +61,7 @@ class AttributeSource(Protocol):
 
 
 def describe_source(source: ImageSource) -> dict[str, Any]:
-    """A data set as `metrics.json` has it; what does not apply to it is left out."""
+    """Description of a data set for `metrics.json`, with only the keys that apply to it."""
     facts = {"name": source.name, "procedural": source.procedural, "num_images": len(source)}
     for key in ("preparation", "attribute_names", "attributes_sha256", "skipped"):
         value = getattr(source, key, None)
@@ -81,11 +81,10 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def split_indices(source: ImageSource, num_train: int | None, num_eval: int) -> tuple[Tensor, Tensor]:
-    """Training and evaluation images: the first and the last of one fixed permutation of the data set.
+    """Return the training and the evaluation images: the first and the last of one fixed permutation.
 
-    They are disjoint whenever num_train + num_eval <= len(source); otherwise, and always when training on
-    everything, the evaluation images are among the training images too. Asking for more than there are
-    means all of them.
+    They are disjoint if num_train + num_eval <= len(source). Otherwise, and always if training uses all
+    images, some or all evaluation images are also training images. Numbers above len(source) mean all images.
 
     Args:
         source: only its length is used.

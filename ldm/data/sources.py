@@ -1,7 +1,7 @@
-"""Where the published data sets come from: files, sizes, licences, addresses.
+"""Files, sizes, licences and download addresses of the published data sets.
 
-Sizes are those of the arrays, derived from their shapes. No publisher's checksum is known to us; what was
-downloaded is noted with its sha256, so that `check` finds later damage.
+Sizes are those of the arrays, derived from their shapes. The publishers give no checksums; the sha256 of a
+download is stored, so that `check` can find later damage.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SEE = "see the source"
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download: address, name under the root, and for an archive the suffix of what it is for."""
+    """A file to download: address, name below the root, and for an archive the files to extract."""
 
     url: str
     file: str
@@ -26,7 +26,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a person must know to get a data set; `remotes` is empty where only a person can get it."""
+    """What a user needs to know to get a data set; `remotes` is empty if it must be downloaded by hand."""
 
     content: str
     layout: str
@@ -49,7 +49,7 @@ def _mpi3d(kind: str, num_images: str, gigabytes: float, remotes: tuple[Remote, 
 
 
 def _pictures(content: str, page: str, remotes: tuple[Remote, ...] = (), note: str = "") -> Origin:
-    layout = "a folder of pictures, nested as it is, or an LMDB (pip install -e '.[lmdb]')"
+    layout = "a folder of pictures, nested or not, or an LMDB (pip install -e '.[lmdb]')"
     return Origin(content, layout, page, SEE, remotes, note)
 
 
@@ -63,7 +63,7 @@ ORIGINS = {
         "A compressed file is unpacked once to 3dshapes.images.npy beside it, which takes another 5.9 GB.",
     ),
     "cars3d": Origin(
-        "Cars3D: 17,568 images with elevation 4, azimuth 24 and car 183, brought from 128x128 to 64x64",
+        "Cars3D: 17,568 images with elevation 4, azimuth 24 and car 183, resized from 128x128 to 64x64",
         "cars/*.mat (183 files; im uint8 (128, 128, 3, 24, 4)), or cars3d.npz (images, in factor order)",
         "http://www.scottreed.info",
         SEE,
@@ -97,7 +97,7 @@ ORIGINS = {
         ),
     ),
     "smallnorb": Origin(
-        "SmallNORB: 48,600 grey photographs of 96x96 with four factors, brought to 64x64",
+        "SmallNORB: 48,600 grey photographs of 96x96 with four factors, resized to 64x64",
         "smallnorb-5x46789x9x18x6x2x96x96-training-{dat,cat,info}.mat and "
         "smallnorb-5x01235x9x18x6x2x96x96-testing-{dat,cat,info}.mat, also as .gz",
         NORB,
@@ -112,18 +112,18 @@ ORIGINS = {
         "CelebA: 202,599 aligned faces of 178x218 with 40 binary attributes",
         "img_align_celeba/*.jpg, list_attr_celeba.txt, list_eval_partition.txt",
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
-        note="The publisher hands it out through Google Drive: fetch it by hand.",
+        note="The publisher distributes it through Google Drive: download it by hand.",
     ),
     "ffhq": _pictures(
         "FFHQ: 70,000 faces of 1024x1024 or smaller",
         "https://github.com/NVlabs/ffhq-dataset",
-        note="The publisher hands it out through Google Drive: fetch it by hand.",
+        note="The publisher distributes it through Google Drive: download it by hand.",
     ),
     "bedroom": _pictures(
         "LSUN bedroom: 3,033,042 photographs, shorter side 256",
         "https://github.com/fyu/lsun",
         (Remote(f"{LSUN}/bedroom_train_lmdb.zip", "bedroom.zip", "bedroom_train_lmdb/*.mdb"),),
     ),
-    "horse": _pictures("LSUN horse: photographs", "https://github.com/fyu/lsun", note="Fetch it by hand."),
+    "horse": _pictures("LSUN horse: photographs", "https://github.com/fyu/lsun", note="Download it by hand."),
     "folder": _pictures("Your own pictures, of any kind and size", "your disk"),
 }  # fmt: skip

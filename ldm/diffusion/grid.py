@@ -1,8 +1,9 @@
-"""Grids of steps: which of the T steps a sampler visits, from T - 1 down to 0 and on to the clean latent.
+"""Step grids of the samplers: which of the T diffusion steps a sampler visits.
 
-A grid of S steps costs S calls of the network. Both grids include both ends. Starting below T - 1 would tell
-the network of less noise than there is. The last jump returns z0_hat, the mean of all latents that the noise
-leaves possible, and the noise is least at t = 0.
+A grid of S steps costs S calls of the network. Both grids start at T - 1 and end at 0; the last jump goes
+from 0 to the clean latent. A grid that started below T - 1 would give the network a t with less noise than
+z_T has. The last jump returns z0_hat, the mean over all latents that could have led to z_t; it is most exact
+at t = 0, where the noise is least.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ Progress = Callable[[Iterable], Iterable]
 def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
     """Return steps evenly spaced in t, the grid of DDPM and DDIM; a single step is T - 1.
 
-    Deviation: latent diffusion takes every (T // S)-th step from t = 1 and so stops short of T - 1.
+    Deviation: latent diffusion takes every (T // S)-th step from t = 1, so its grid does not reach T - 1.
 
     Args:
         num_train_steps: T, the length of the schedule.
@@ -39,7 +40,8 @@ def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
 def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
     """Return the steps nearest to even spacing in log-SNR, the grid of DPM-Solver; a single step is T - 1.
 
-    Near t = 0 one step covers much log-SNR: where targets fall together, they take the next free steps.
+    Near t = 0 one step covers much log-SNR, so several targets may be nearest to the same step; they then
+    take the next free steps.
 
     Args:
         schedule: the noise schedule, of T steps.
@@ -64,17 +66,18 @@ def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
 def walk(
     schedule: Schedule, grid: Tensor, z: Tensor, progress: Progress | None, upwards: bool = False
 ) -> Iterator[tuple[Tensor, Level, Level]]:
-    """Go from each step of a grid to the next, the last being the clean latent.
+    """Iterate over the jumps from each step of a grid to the next; the last goes to the clean latent.
 
     Args:
         schedule: the noise schedule.
         grid: decreasing steps, shape (S,), int64.
-        z: the batch that walks, shape (B, ...).
+        z: the batch that is sampled, shape (B, ...); gives the number of samples and the device.
         progress: wraps the list of jumps, such as tqdm; None for no display.
-        upwards: take the jumps in reverse order, the clean latent's first; each still points downwards.
+        upwards: yield the jumps in reverse order, from the clean latent up; each tuple is unchanged.
 
     Yields:
-        t, the upper step once per sample, shape (B,), int64, on z's device; its level; the lower one's.
+        t, the upper step repeated for each sample, shape (B,), int64, on z's device; the level of the upper
+        step; the level of the lower step.
     """
     jumps = list(pairwise([*grid.tolist(), CLEAN]))
     if upwards:
@@ -85,7 +88,7 @@ def walk(
 
 
 def _check(num_train_steps: int, num_steps: int) -> None:
-    """Refuse a number of steps that no grid has."""
+    """Raise UserError if the number of steps is not in [1, T]."""
     if not 1 <= num_steps <= num_train_steps:
         raise UserError(
             f"cannot sample in {num_steps} steps; choose from 1 to the noise schedule's {num_train_steps}"

@@ -1,8 +1,8 @@
-"""The denoising error: how far predicted noise is from the noise that was added.
+"""The denoising loss: the error of the predicted noise.
 
 With "l2", its mean over samples, steps and noise is the simple loss of Ho, Jain, Abbeel, "Denoising Diffusion
-Probabilistic Models", 2020, arXiv:2006.11239, Eq. (14); DisDiff's released configurations take "l1". Weights
-over steps and the mean over the batch are the caller's.
+Probabilistic Models", 2020, arXiv:2006.11239, Eq. (14). DisDiff's released configurations use "l1". The
+caller weights the steps and takes the mean over the batch.
 """
 
 from torch import Tensor
@@ -13,7 +13,7 @@ KINDS = ("l1", "l2")
 
 
 def denoising_error(eps_hat: Tensor, eps: Tensor, kind: str) -> Tensor:
-    """Compare predicted with true noise.
+    """Return the error of the predicted noise for each sample.
 
     Args:
         eps_hat: predicted noise, shape (B, ...).
@@ -21,10 +21,10 @@ def denoising_error(eps_hat: Tensor, eps: Tensor, kind: str) -> Tensor:
         kind: "l1" for the absolute, "l2" for the squared difference.
 
     Returns:
-        The mean over all axes but the batch's, shape (B,).
+        The mean over all axes except the batch, shape (B,).
 
     Raises:
-        UserError: unknown kind.
+        UserError: `kind` is unknown.
         ValueError: the shapes differ.
     """
     if eps_hat.shape != eps.shape:

@@ -1,4 +1,4 @@
-"""The diffusion process in closed form: adding noise, taking it out, and one step back when z_0 is known.
+"""The diffusion process in closed form: add noise, remove predicted noise, and the posterior of one step.
 
     z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps,   eps ~ N(0, I)
 
@@ -25,7 +25,7 @@ class Gaussian(NamedTuple):
 
 
 def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """Add the noise eps, in step t's proportion, to a clean latent.
+    """Return the noisy latent z_t of a clean latent, for given noise.
 
     Args:
         schedule: the noise schedule.
@@ -42,7 +42,7 @@ def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
 
 
 def predict_z0(schedule: Schedule, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
-    """Take the predicted noise out of a noisy latent.
+    """Return the clean latent that a noisy latent and its predicted noise imply.
 
     Args:
         schedule: the noise schedule.
@@ -59,7 +59,7 @@ def predict_z0(schedule: Schedule, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> T
 
 
 def predict_eps(schedule: Schedule, z_t: Tensor, t: Tensor, z_0: Tensor) -> Tensor:
-    """Tell which noise leads from a clean latent to a noisy one.
+    """Return the noise that leads from a clean latent to a noisy one.
 
     Args:
         schedule: the noise schedule.
@@ -76,7 +76,7 @@ def predict_eps(schedule: Schedule, z_t: Tensor, t: Tensor, z_0: Tensor) -> Tens
 
 
 def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor) -> Gaussian:
-    """Return q(z_{t-1} | z_t, z_0), the step backwards when the clean latent is known; DDPM Eqs. (6) and (7).
+    """Return q(z_{t-1} | z_t, z_0), the reverse step for a known clean latent; DDPM, Eqs. (6) and (7).
 
     Args:
         schedule: the noise schedule.
@@ -96,9 +96,9 @@ def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor) -> Gaussi
 
 
 def sample_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard normal noise shaped like a tensor, on its device and of its dtype.
+    """Draw standard normal noise with the shape, device and dtype of `like`.
 
-    The draw happens on the generator's device, so that a CPU generator gives the same noise for every device.
+    It is drawn on the generator's device and then moved, so a CPU generator gives the same noise everywhere.
     """
     return sample_noise_shape(like.shape, generator, like.device, like.dtype)
 
@@ -109,5 +109,5 @@ def sample_noise_shape(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw standard normal noise of a shape on the generator's device, then move it to `device`."""
+    """Draw standard normal noise of this shape on the generator's device, then move it to `device`."""
     return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=dtype).to(device)

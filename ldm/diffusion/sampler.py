@@ -1,4 +1,6 @@
-"""Samplers: from noise z_T to a clean latent z_0, and back, by asking a noise predictor `eps_fn(z_t, t)`.
+"""DDPM, DDIM and DPM-Solver++ samplers (noise z_T => clean latent z_0) and DDIM inversion (z_0 => z_T).
+
+Every sampler calls a noise predictor `eps_fn(z_t, t)`.
 
 With signal_t = sqrt(alpha_bar_t), noise_t = sqrt(1 - alpha_bar_t), eps_hat = eps_fn(z_t, t) and
 z0_hat = (z_t - noise_t eps_hat) / signal_t, one jump from step t down to step s is
@@ -9,8 +11,8 @@ z0_hat = (z_t - noise_t eps_hat) / signal_t, one jump from step t down to step s
 
 where sigma = eta (noise_s / noise_t) sqrt(1 - signal_t^2 / signal_s^2), and D extrapolates two steps' z0_hat.
 
-`eps_fn` may be any callable: guidance and edits wrap it, and the samplers know nothing of them. Whether
-gradients flow is the caller's choice. `t` reaches `eps_fn` with shape (B,), int64, on the latent's device.
+`eps_fn` may be any callable; guidance and edits wrap it. The caller decides whether gradients are recorded.
+`eps_fn` gets `t` with shape (B,), int64, on the latent's device.
 
 References:
     Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239 (DDPM).
@@ -36,7 +38,7 @@ SAMPLERS = ("ddim", "ddpm", "dpm_solver")
 
 @dataclass
 class SamplerConfig:
-    """Which sampler, in how many steps (`ddpm` always takes all T), with how much new noise (`ddim` only)."""
+    """Sampler name, number of steps (`ddpm` takes all T) and `eta`, the share of new noise (`ddim` only)."""
 
     name: str = "ddim"
     num_steps: int = 50
@@ -51,11 +53,11 @@ def sample(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Draw clean latents with the sampler that a configuration names.
+    """Draw clean latents with the configured sampler.
 
     Args:
         config: the sampler's name and settings.
-        eps_fn: (z_t, t) to eps_hat.
+        eps_fn: noise predictor, (z_t, t) => eps_hat.
         schedule: the noise schedule.
         z_T: standard normal noise, shape (B, ...).
         generator: source of new noise, for `ddpm` and for `ddim` with eta above 0.
@@ -65,7 +67,7 @@ def sample(
         z_0, shape (B, ...).
 
     Raises:
-        UserError: unknown sampler, or a setting out of its range.
+        UserError: the sampler is unknown, or a setting is out of range.
     """
     if config.name == "ddim":
         return sample_ddim(eps_fn, schedule, z_T, config.num_steps, config.eta, generator, progress=progress)
@@ -85,10 +87,10 @@ def sample_ddpm(
 ) -> Tensor:
     """Draw clean latents by ancestral sampling over all T steps, with the posterior's variance.
 
-    DDPM, Algorithm 2, with the mean written as that of q(z_{t-1} | z_t, z0_hat).
+    This is DDPM, Algorithm 2, with the mean written as that of q(z_{t-1} | z_t, z0_hat).
 
     Args:
-        eps_fn: (z_t, t) to eps_hat.
+        eps_fn: noise predictor, (z_t, t) => eps_hat.
         schedule: the noise schedule.
         z_T: standard normal noise, shape (B, ...).
         generator: source of the noise that each step adds.
@@ -98,7 +100,7 @@ def sample_ddpm(
         z_0, shape (B, ...).
 
     Raises:
-        ValueError: there is no generator.
+        ValueError: `generator` is None.
     """
     if generator is None:
         raise ValueError("expected a generator for DDPM, got None")
@@ -124,24 +126,24 @@ def sample_ddim(
     """Draw clean latents by DDIM, Eqs. (12) and (16), over `time_grid`.
 
     Args:
-        eps_fn: (z_t, t) to eps_hat.
+        eps_fn: noise predictor, (z_t, t) => eps_hat.
         schedule: the noise schedule.
         z_T: standard normal noise, shape (B, ...).
         num_steps: S, from 1 to T.
-        eta: share of new noise, from 0 (deterministic) to 1 (with S = T: DDPM itself).
-        generator: source of new noise, needed when eta is above 0.
-        clip_z0: clamp each z0_hat to [-clip_z0, clip_z0] and take eps_hat from it; None to leave them.
+        eta: share of new noise, from 0 (deterministic) to 1 (equal to DDPM if S = T).
+        generator: source of new noise, needed if eta is above 0.
+        clip_z0: clamp each z0_hat to [-clip_z0, clip_z0] and recompute eps_hat from it; None for no clamping.
         progress: wraps the iterable of steps.
 
     Returns:
         z_0, shape (B, ...).
 
     Raises:
-        UserError: num_steps or eta out of range.
-        ValueError: eta is above 0 and there is no generator.
+        UserError: num_steps or eta is out of range.
+        ValueError: eta is above 0 and `generator` is None.
     """
     if not 0 <= eta <= 1:
-        raise UserError(f"DDIM's eta is a share from 0 to 1, got {eta}; use 0 for a deterministic sampler")
+        raise UserError(f"DDIM's eta must be from 0 to 1, got {eta}; use 0 for a deterministic sampler")
     if eta > 0 and generator is None:
         raise ValueError(f"expected a generator for eta={eta}, got None")
     z_t = z_T
@@ -165,14 +167,14 @@ def invert_ddim(
     num_steps: int,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Find the noise from which deterministic DDIM samples a latent: z_0 => z_T, `time_grid` walked upwards.
+    """Find the noise from which deterministic DDIM samples a latent: z_0 => z_T, `time_grid` in reverse.
 
-    A jump from t to s is undone with eps_fn told t, as when it was made, but shown z_s, as z_t is unknown.
-    At the clean end it is shown z_0 and told t = 0, the least noise. The result is exact when eps_fn does not
-    depend on the latent, else off by the first order of the step size.
+    To undo a jump from t to s, eps_fn is called with the step t of that jump, but with the latent z_s, since
+    z_t is not known yet. The first call is with z_0 and t = 0. The result is exact if eps_fn does not depend
+    on the latent; otherwise the error is of first order in the step size.
 
     Args:
-        eps_fn: (z_t, t) to eps_hat, the same as for sampling.
+        eps_fn: noise predictor, (z_t, t) => eps_hat, the same as for sampling.
         schedule: the noise schedule.
         z_0: clean latent, shape (B, ...).
         num_steps: S, from 1 to T, the same as for sampling.
@@ -200,11 +202,11 @@ def sample_dpm_solver(
 ) -> Tensor:
     """Draw clean latents by DPM-Solver++(2M), Algorithm 2, over `log_snr_grid`: deterministic, second order.
 
-    Two jumps are of first order: the first, which has no history, and the last, which is infinitely long in
-    log-SNR and returns z0_hat.
+    Two jumps are of first order: the first, which has no earlier z0_hat, and the last, which is infinitely
+    long in log-SNR and returns z0_hat.
 
     Args:
-        eps_fn: (z_t, t) to eps_hat.
+        eps_fn: noise predictor, (z_t, t) => eps_hat.
         schedule: the noise schedule.
         z_T: standard normal noise, shape (B, ...).
         num_steps: S, from 1 to T.
@@ -230,5 +232,5 @@ def sample_dpm_solver(
 
 
 def _denoise(z_t: Tensor, eps_hat: Tensor, level: Level) -> Tensor:
-    """Do as `predict_z0`, for one level that the whole batch shares and that may be clean."""
+    """Same as `predict_z0`, for one level shared by the batch; the level may be the clean one."""
     return (z_t - level.noise * eps_hat) / level.signal

@@ -1,9 +1,9 @@
-"""The noise schedule: how much signal and how much noise a latent carries at each of T steps.
+"""Noise schedules: beta for each of T diffusion steps, and the quantities derived from it.
 
     alpha_t = 1 - beta_t,   alpha_bar_t = alpha_1 ... alpha_t,   snr_t = alpha_bar_t / (1 - alpha_bar_t)
     q(z_t | z_0) = N(sqrt(alpha_bar_t) z_0, (1 - alpha_bar_t) I)
 
-Steps count from 0, the least noise, to T - 1. The clean latent is the step before the first, `CLEAN`.
+Steps count from 0 (least noise) to T - 1. `CLEAN` (-1) stands for the clean latent, one step before 0.
 
 References:
     Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239 (Sections 2 and 3.2).
@@ -25,7 +25,7 @@ KINDS = ("scaled_linear", "linear")
 
 @dataclass
 class ScheduleConfig:
-    """Which betas: `linear` in beta, or `scaled_linear` in sqrt(beta), latent diffusion's choice."""
+    """Evenly spaced betas (`linear`) or square roots of beta (`scaled_linear`, as in latent diffusion)."""
 
     kind: str = "scaled_linear"
     num_steps: int = 1000
@@ -34,7 +34,7 @@ class ScheduleConfig:
 
 
 class Level(NamedTuple):
-    """One step's amounts as host floats in double precision: z_t = signal * z_0 + noise * eps."""
+    """Signal and noise coefficient of one step as Python floats: z_t = signal * z_0 + noise * eps."""
 
     signal: float
     noise: float
@@ -46,21 +46,21 @@ class Level(NamedTuple):
 
 
 class Schedule(nn.Module):
-    """The schedule's sequences, each of shape (T,), computed in float64 and served as float32 buffers.
+    """The schedule's sequences, each of shape (T,), computed in float64 and stored as float32 buffers.
 
-    The buffers follow the module's device and stay out of checkpoints, for the configuration decides them.
+    The buffers follow the module's device. They are not in checkpoints, as the configuration defines them.
 
     Attributes:
         beta: variance added by a step.
         alpha: 1 - beta.
         alpha_bar: cumulative product of alpha, falling from almost 1 to almost 0.
-        alpha_bar_prev: alpha_bar one step earlier, 1 before the first.
-        noise_variance: 1 - alpha_bar, kept because that difference loses digits in float32 at small t.
+        alpha_bar_prev: alpha_bar one step earlier; 1 for the first step.
+        noise_variance: 1 - alpha_bar, stored because computing it in float32 loses digits at small t.
         snr: alpha_bar / (1 - alpha_bar).
         posterior_variance: beta (1 - alpha_bar_prev) / (1 - alpha_bar), DDPM Eq. (7); 0 at the first step.
 
     Raises:
-        UserError: the configuration is not a schedule.
+        UserError: the configuration is invalid, or alpha_bar of the last step is 0 in float32.
     """
 
     beta: Tensor
@@ -100,7 +100,7 @@ class Schedule(nn.Module):
         return len(self._alpha_bar)
 
     def level(self, step: int) -> Level:
-        """Return the signal and noise at `step`, from 0 to T - 1 or `CLEAN`, without asking the device.
+        """Return signal and noise at `step`, from 0 to T - 1 or `CLEAN`, without a device synchronisation.
 
         Raises:
             ValueError: the step is outside the schedule.
@@ -112,13 +112,13 @@ class Schedule(nn.Module):
 
 
 def compute_beta(config: ScheduleConfig) -> Tensor:
-    """Return beta_t for every step.
+    """Return beta of every step.
 
     Returns:
         Shape (T,), float64, not decreasing, in (0, 1).
 
     Raises:
-        UserError: unknown kind, no steps, or betas that do not satisfy 0 < beta_start <= beta_end < 1.
+        UserError: the kind is unknown, num_steps is below 1, or not 0 < beta_start <= beta_end < 1.
     """
     start, end = config.beta_start, config.beta_end
     if config.num_steps < 1:
@@ -138,7 +138,7 @@ def compute_beta(config: ScheduleConfig) -> Tensor:
 
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """Pick each sample's value of a sequence, ready to multiply a batch.
+    """Look up each sample's value in a sequence over steps, in a shape that broadcasts to a batch.
 
     Args:
         values: a sequence over steps, shape (T,).
@@ -149,7 +149,7 @@ def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
         Shape (B, 1, ..., 1).
 
     Raises:
-        ValueError: t does not hold one step per sample.
+        ValueError: t does not have one step per sample.
     """
     if t.shape != like.shape[:1]:
         raise ValueError(f"expected t of shape {tuple(like.shape[:1])}, got {tuple(t.shape)}")

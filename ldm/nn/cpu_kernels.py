@@ -1,11 +1,10 @@
-"""What a CPU computes piece by piece, so that what lies between input and output stays in its cache.
+"""CPU versions of self-attention and GroupNorm that keep their intermediate results in the cache.
 
-Two functions of the networks make large tensors only to reduce them again: attention its weights, and a norm
-with its modulation and activation several maps of the input's size. Here they go through a few images at a
-time in buffers that are used again, keep nothing but input, output and statistics for the gradient, and
-compute the rest anew. Equal to PyTorch's own operators to rounding; where those serve better (on another
-device, with another number format, within `torch.compile`), `attends`, `normalises` and `lays_channels_last`
-say so.
+Both operators make large intermediate tensors: attention its weights, and a norm with modulation and
+activation several maps of the input's size. Here a few images at a time go through buffers that are reused.
+Only input, output and statistics are saved for the backward pass, which recomputes the rest. The results
+equal those of PyTorch's operators up to rounding. `attends`, `normalises` and `lays_channels_last` tell when
+these versions are faster; they are not used on other devices, in other number formats or in `torch.compile`.
 """
 
 import math
@@ -16,51 +15,51 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NUMBERS = 2**18  # of maps that are normalised together: 1 MB of float32
-PAIRS = 2**20  # of pixels, over all heads, up to which the attention of an image fits
-WIDTH = 8  # channels of a head up to which this attention is the faster one,
-PIXELS = 128  # and from how many pixels on
-CHANNELS = 128  # of the deepest maps from which on a decoder gains by channels last
+NUMBERS = 2**18  # entries that are normalised together: 1 MB of float32
+PAIRS = 2**20  # most (query, key) pairs of an image, over all heads, whose weights fit in the cache
+WIDTH = 8  # most channels of a head at which this attention is faster,
+PIXELS = 128  # and fewest pixels
+CHANNELS = 128  # fewest channels of the bottleneck at which a decoder is faster in channels-last layout
 LOG2_E = 1 / math.log(2)
 
 
 def takes(x: Tensor) -> bool:
-    """Whether this module works on tensors such as `x`, better or not."""
+    """Whether this module can work on tensors such as `x` (device, dtype, no autocast, no compilation)."""
     plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     return plain and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
 def attends(qkv: Tensor, num_heads: int) -> bool:
-    """Whether `attend` is the better attention of `qkv` (B, M, 3 C)."""
+    """Whether `attend` is faster than PyTorch's attention for `qkv` (B, M, 3 C)."""
     pixels, channels = qkv.shape[1], qkv.shape[2] // (3 * num_heads)
     return takes(qkv) and channels <= WIDTH and pixels >= PIXELS and num_heads * pixels**2 <= PAIRS
 
 
 def lays_channels_last(bottleneck: Tensor) -> bool:
-    """Whether maps of a decoder whose deepest are `bottleneck` (B, C, H, W) had better lie channels last."""
+    """Whether a decoder with this `bottleneck` (B, C, H, W) is faster in channels-last layout."""
     return takes(bottleneck) and bottleneck.shape[1] >= CHANNELS
 
 
 def normalises(h: Tensor) -> bool:
-    """Whether `normalise` is the better norm of `h` (B, C, H, W)."""
+    """Whether `normalise` is faster than PyTorch's GroupNorm for `h` (B, C, H, W)."""
     return takes(h) and h.is_contiguous(memory_format=torch.channels_last)
 
 
 def attend(qkv: Tensor, num_heads: int) -> Tensor:
-    """Self-attention of `qkv` (B, M, 3 C), heads being contiguous blocks of [q, k, v]; shape (B, M, C)."""
+    """Self-attention of `qkv` (B, M, 3 C); each head is a contiguous block of [q, k, v]; shape (B, M, C)."""
     return _Attention.apply(qkv, num_heads)
 
 
 def normalise(h: Tensor, num_groups: int, scale: Tensor, shift: Tensor, eps: float, activate: bool) -> Tensor:
-    """`GN(h) * scale + shift`, and SiLU of it if `activate`.
+    """Compute `GN(h) * scale + shift`, then SiLU if `activate`.
 
     Args:
         h: maps, shape (B, C, H, W), channels last.
         num_groups: groups of the norm.
-        scale: of each channel, shape (C,), or of each image's, shape (B, C).
-        shift: likewise.
+        scale: per channel, shape (C,), or per image and channel, shape (B, C).
+        shift: the same shapes.
         eps: added to the variances.
-        activate: whether SiLU follows.
+        activate: whether to apply SiLU.
 
     Returns:
         Maps, shape (B, C, H, W), channels last.
@@ -72,21 +71,23 @@ def normalise(h: Tensor, num_groups: int, scale: Tensor, shift: Tensor, eps: flo
 
 
 def _split(tokens: Tensor, num_heads: int, parts: int) -> tuple[Tensor, ...]:
-    """Copies of the `parts` of one image's tokens (M, heads * parts * d), shape (heads, d, M) each."""
+    """Split one image's tokens (M, heads * parts * d) into `parts` copies of shape (heads, d, M)."""
     return tokens.T.contiguous().view(num_heads, parts, -1, len(tokens)).unbind(1)
 
 
 class _Attention(torch.autograd.Function):
-    """Image by image. Heads lie as (channels, pixels) and weights as (keys, queries): products with so few
-    channels are fast in that order only. Weights are powers of 2, which take a fifth of the time of those of
-    e.
+    """Self-attention, one image at a time.
+
+    Heads are stored as (channels, pixels) and weights as (keys, queries): matrix products with so few
+    channels are fast only in this order. The softmax uses powers of 2, which take a fifth of the time of
+    powers of e.
     """
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, num_heads: int) -> Tensor:
         batch, pixels, width = qkv.shape
         attended = qkv.new_empty(batch, pixels, width // 3)
-        log_sum = qkv.new_empty(batch, num_heads, 1, pixels)  # of each query's weights, to base 2
+        log_sum = qkv.new_empty(batch, num_heads, 1, pixels)  # log2 of the sum of each query's weights
         weight = qkv.new_empty(num_heads, pixels, pixels)
         for image in range(batch):
             q, k, v = _split(qkv[image], num_heads, 3)
@@ -112,7 +113,7 @@ class _Attention(torch.autograd.Function):
             (g,), (out,) = (_split(x[image], ctx.num_heads, 1) for x in (grad, attended))
             scale = 1 / math.sqrt(q.shape[1])
             q *= LOG2_E * scale
-            # one more channel subtracts what all keys of a query share
+            # an extra channel subtracts the term that all keys of a query share
             torch.bmm(*_subtracting(k, q, log_sum[image]), out=weight).exp2_()
             torch.bmm(*_subtracting(v, g, (g * out).sum(dim=1, keepdim=True)), out=change).mul_(weight)
             grad_q = torch.bmm(k, change).mul_(scale)
@@ -123,13 +124,13 @@ class _Attention(torch.autograd.Function):
 
 
 def _subtracting(a: Tensor, b: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of the product `a^T b - shared`: a, b (heads, d, M), shared (heads, 1, M)."""
+    """Two factors whose product is `a^T b - shared`; a, b (heads, d, M), shared (heads, 1, M)."""
     minus_one = a.new_full((1, 1, 1), -1.0).expand_as(shared)
     return torch.cat([a, minus_one], dim=1).transpose(1, 2), torch.cat([b, shared], dim=1)
 
 
 class _Norm(torch.autograd.Function):
-    """Of maps as tokens (B, M, C), scale and shift (B, 1, C); statistics are kept by image and group."""
+    """GroupNorm of tokens (B, M, C) with scale and shift (B, 1, C); saves the statistics of each image."""
 
     @staticmethod
     def forward(
@@ -179,11 +180,11 @@ class _Norm(torch.autograd.Function):
 
 
 def _pieces(batch: int, images: int) -> Iterator[slice]:
-    """Rows of a batch, `images` at a time."""
+    """Slices of a batch's rows, `images` at a time."""
     return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
 
 
 def _group_mean(sums: Tensor, num_groups: int, pixels: int) -> Tensor:
-    """Means over groups of channels of what `sums` (B, 1, C) sums over pixels, repeated to (B, 1, C)."""
+    """Mean over each group's channels and pixels, from sums over pixels (B, 1, C); repeated to (B, 1, C)."""
     groups = sums.unflatten(2, (num_groups, -1))
     return groups.mean(dim=3, keepdim=True).div_(pixels).expand_as(groups).flatten(2)

@@ -1,12 +1,12 @@
-"""Layers of the denoiser: time embedding, attention, and a residual block that many units can share.
+"""Layers of the denoiser: time embedding, attention, and a residual block.
 
-The residual block is ADM's (Dhariwal & Nichol 2021, arXiv:2105.05233): GroupNorm, SiLU, convolution, then an
-adaptive GroupNorm whose scale and shift come from the time embedding and, where there is one, from a
+The residual block is that of ADM (Dhariwal & Nichol 2021, arXiv:2105.05233): GroupNorm, SiLU, convolution,
+then an adaptive GroupNorm. Its scale and shift come from the time embedding and, if there is one, from a
 condition (PDAE, Eq. 9: time first, condition second):
 
     h <- (GN(h) * (1 + s_t) + b_t) * (1 + s_c) + b_c
 
-or, as in latent diffusion's first models, a time embedding that is added before the norm instead.
+With `adds_time` the time embedding is added before the norm instead, as in the first latent diffusion models.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.nn import cpu_kernels
 
-TRANSPOSED_FROM = 4  # pixels a side: on smaller maps the doubled convolution is as fast
+TRANSPOSED_FROM = 4  # smallest side in pixels at which the transposed convolution is faster
 
 
 def embed_time(t: Tensor, dim: int) -> Tensor:
@@ -38,7 +38,7 @@ def build_norm(channels: int, num_groups: int) -> nn.GroupNorm:
     groups = min(num_groups, channels)
     if channels % groups:
         raise UserError(
-            f"{channels} channels cannot be split into {groups} groups; choose num_groups to divide them"
+            f"{channels} channels cannot be split into {groups} groups; choose a num_groups that divides them"
         )
     return nn.GroupNorm(groups, channels)
 
@@ -51,26 +51,27 @@ def zero_init(layer: nn.Module) -> nn.Module:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Exclude `module` from training: no gradients, evaluation mode. A training task keeps it so through
-    `train()`.
+    """Exclude `module` from training: no gradients, evaluation mode.
+
+    `StageTask.keep_frozen` also keeps evaluation mode when the task is switched to training mode.
     """
     return module.requires_grad_(False).eval()
 
 
 def to_tokens(h: Tensor) -> Tensor:
-    """The pixels of maps `h` (B, C, H, W) as tokens, shape (B, HW, C)."""
+    """Reshape maps `h` (B, C, H, W) to one token per pixel, shape (B, HW, C)."""
     return h.flatten(2).transpose(1, 2)
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Tokens (B, HW, C) as maps of the size of `like` (B, C', H, W), channels last."""
+    """Reshape tokens (B, HW, C) to maps (B, C, H, W), channels last; H and W are those of `like`."""
     return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
 
 
 def map_tokens(tokens: Tensor, layer: nn.Conv1d) -> Tensor:
-    """The convolution `layer` of width 1 applied to tokens (B, M, C): one matrix product.
+    """Apply the convolution `layer` of width 1 to tokens (B, M, C): one matrix product.
 
-    On a CPU by the library of convolutions: not every library of matrix products uses all of the processor.
+    On a CPU it runs as a 2D convolution, because some builds of PyTorch have slow matrix products there.
     """
     if tokens.device.type != "cpu":
         return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
@@ -85,14 +86,14 @@ def normalise(
     modulation: tuple[Tensor, Tensor] | None = None,
     activate: bool = True,
 ) -> Tensor:
-    """`norm(h)`, times a scale, plus a shift, then SiLU.
+    """Compute `norm(h) * scale + shift`, then SiLU if `activate`.
 
     Args:
-        h: maps, shape (B, C, H, W).
-        norm: of all channels that `h` is a part of.
-        part: which of them `h` holds: whole groups.
+        h: maps, shape (B, C, H, W); all channels of `norm`, or a part of them.
+        norm: the layer that holds the groups, the weight and the bias.
+        part: the channels of `norm` that `h` holds; they must be whole groups.
         modulation: scale and shift, shape (B, C) each; None for neither.
-        activate: whether SiLU follows.
+        activate: whether to apply SiLU.
     """
     weight, bias = norm.weight[part], norm.bias[part]
     num_groups = norm.num_groups * h.shape[1] // norm.num_channels
@@ -126,16 +127,14 @@ class SelfAttention(nn.Module):
         if cpu_kernels.attends(qkv, self.num_heads):
             attended = cpu_kernels.attend(qkv, self.num_heads)
         else:
-            # PyTorch's fused attention wants channels side by side; without, it falls back to plain products.
+            # PyTorch's fused attention needs contiguous channels; otherwise it uses plain matrix products.
             q, k, v = qkv.unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
             attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return h + to_map(map_tokens(attended, self.out), h)
 
 
 class CrossAttention(nn.Module):
-    """Attention from the pixels of a map to the tokens of a condition, residual, with a zero-initialised
-    output.
-    """
+    """Attention from a map's pixels to a condition's tokens, residual, with a zero-initialised output."""
 
     def __init__(self, channels: int, context_dim: int, num_heads: int, num_groups: int) -> None:
         super().__init__()
@@ -160,9 +159,9 @@ class CrossAttention(nn.Module):
 class ResBlock(nn.Module):
     """ADM residual block with optional condition, optional resampling and optional skip input.
 
-    Several conditions may share one input. When `emb` has k times the rows of `h`, or `h` k times those of
-    `skip`, row i of the smaller belongs to rows i*k ... i*k+k-1 of the larger, and all that depends on the
-    smaller alone is computed once. The result equals that of repeating the smaller first.
+    Several conditions may share one input. When `emb` has k times as many rows as `h`, or `h` k times as many
+    as `skip`, row i of the smaller belongs to rows i*k ... i*k+k-1 of the larger. What depends only on the
+    smaller is computed once. The result equals that of repeating the smaller first.
     """
 
     def __init__(
@@ -201,7 +200,7 @@ class ResBlock(nn.Module):
         Args:
             h: input, shape (B, C, H, W).
             emb: time embedding, shape (K, E), K a multiple of B.
-            cond: condition, shape (K, cond_dim); None when the block was built without.
+            cond: condition, shape (K, cond_dim); None if the block was built without `cond_dim`.
             skip: skip connection, shape (S, C', H, W), S a divisor of B.
 
         Returns:
@@ -224,11 +223,10 @@ class ResBlock(nn.Module):
         return self.in_conv(update), self.shortcut(h)
 
     def _shared_skip_input(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise and convolve [h, skip] with the part that depends on `skip` alone computed once per row
-        of `skip`.
+        """Normalise and convolve [h, skip]; what depends only on `skip` is computed once per row of `skip`.
 
-        GroupNorm and convolution both split over channels at a group's border; skip channels in the group
-        that straddles the join go with `h`.
+        GroupNorm and convolution both split over channels at a group's border. If a group has channels of
+        both, its skip channels are processed with `h`.
         """
         norm, channels = self.in_norm, h.shape[1] + skip.shape[1]
         group_size = channels // norm.num_groups
@@ -271,11 +269,11 @@ class ResBlock(nn.Module):
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:
-    """Repeat each row of `x` (B, ...) so that there are `rows` of them, copies side by side."""
+    """Repeat each row of `x` (B, ...) to get `rows` rows; copies of a row are adjacent."""
     if x.shape[0] == rows:
         return x
     zeros = x.new_zeros(rows // x.shape[0], *[1] * (x.ndim - 1))
-    return (x.unsqueeze(1) + zeros).flatten(0, 1)  # a sum keeps the memory layout of `x`
+    return (x.unsqueeze(1) + zeros).flatten(0, 1)  # unlike repeat, a sum keeps the memory layout
 
 
 def add_shared(x: Tensor, shared: Tensor) -> Tensor:
@@ -289,10 +287,10 @@ def double(h: Tensor) -> Tensor:
 
 
 def convolve_doubled(h: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`conv(double(h))` of a padded 3x3 convolution and `h` (B, C, H, W), shape (B, C', 2H, 2W).
+    """Compute `conv(double(h))` for a padded 3x3 convolution; h (B, C, H, W), result (B, C', 2H, 2W).
 
-    On a CPU, where it pays, as a transposed convolution: pixels that repeat meet the sum of their weights,
-    which leaves 4/9 of the operations. Equal to rounding.
+    On a CPU, larger maps use a transposed convolution. It multiplies each pixel by the sum of the weights
+    that its repeated copies would meet, which takes 4/9 of the operations; equal up to rounding.
     """
     if h.device.type != "cpu" or min(h.shape[2:]) < TRANSPOSED_FROM:
         return conv(double(h))

@@ -1,10 +1,10 @@
-"""The denoiser: a U-Net in two halves, whose features are the interface between them.
+"""The denoiser: a U-Net in two halves, with the down path's features as the interface between them.
 
 `UNet.features(z_t, t)` runs the time embedding and the down path; `UNet.decode(features)` runs the middle and
-the up path. Whoever wants another decoder on the same features (PDAE's and DisDiff's gradient decoders)
-builds a `UNetDecoder` of their own. A condition enters every residual block by its adaptive norm
-(`cond_affine` `scale_shift` or `scale`), or as tokens by a cross-attention after each (`attention`). Layout
-and initialisation follow latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+the up path. Another `UNetDecoder` can read the same features, as the gradient decoders of PDAE and DisDiff
+do. A condition enters every residual block through its adaptive norm (`cond_affine` `scale_shift` or
+`scale`), or as tokens through a cross-attention after each block (`attention`). Layout and initialisation
+follow latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
 """
 
 from dataclasses import dataclass, field
@@ -35,12 +35,12 @@ class UNetConfig:
         channel_mult: width of each level as a multiple of `channels`; each level halves the resolution.
         num_res_blocks: residual blocks per level on the way down; one more on the way up.
         attention_levels: levels (0 is full resolution) with self-attention; the middle always has it.
-        num_heads: heads of each attention; a negative number -c means heads of c channels, as many as fit.
+        num_heads: heads of each attention; a negative number -c means as many heads of c channels as fit.
         dropout: rate inside residual blocks.
         num_groups: groups of GroupNorm.
-        resample: `residual` resamples inside a residual block (DisDiff, LDM's churches), `conv` with a
-            convolution; `conv_shift` as well, in blocks that add the time embedding instead of scaling by it
-            (LDM's faces and bedrooms).
+        resample: `residual` resamples inside a residual block (DisDiff, LDM's churches model); `conv` uses a
+            convolution; `conv_shift` does too, and its residual blocks add the time embedding instead of
+            scaling by it (LDM's faces and bedrooms models).
     """
 
     channels: int = 64
@@ -60,7 +60,7 @@ class UNetConfig:
 
 @dataclass
 class Features:
-    """What a decoder reads: everything the down path knows of z_t and t.
+    """Output of the down path for z_t and t, the input of a decoder.
 
     Attributes:
         emb: time embedding, shape (B, E).
@@ -73,7 +73,7 @@ class Features:
     skips: tuple[Tensor, ...]
 
     def channels_last(self) -> "Features":
-        """The same features, their maps with channels side by side in memory."""
+        """The same features with maps in channels-last memory layout."""
         bottleneck, *skips = (
             h.contiguous(memory_format=torch.channels_last) for h in (self.bottleneck, *self.skips)
         )
@@ -81,7 +81,7 @@ class Features:
 
 
 class Level(nn.Module):
-    """A residual block; after it self-attention, cross-attention and resampling, each or not."""
+    """A residual block, optionally followed by self-attention, cross-attention and resampling."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Level(nn.Module):
 
 
 class Resampling(NamedTuple):
-    """What a value of `UNetConfig.resample` stands for."""
+    """Meaning of a value of `UNetConfig.resample`."""
 
     residual: bool
     adds_time: bool
@@ -122,7 +122,7 @@ RESAMPLINGS = {
 
 
 class BlockFactory:
-    """Builds the blocks of one U-Net, so that both halves agree on every option."""
+    """Builds the blocks of both halves of a U-Net with the same options."""
 
     def __init__(self, config: UNetConfig, emb_dim: int, cond_dim: int | None, cond_affine: str) -> None:
         attends = cond_affine == "attention"
@@ -148,7 +148,7 @@ class BlockFactory:
         return SelfAttention(channels, self._num_heads(channels), self.config.num_groups)
 
     def cross(self, channels: int) -> CrossAttention | None:
-        """A cross-attention to the condition's tokens, where there are any."""
+        """A cross-attention to the condition's tokens; None if the condition is not given as tokens."""
         if self.context_dim is None:
             return None
         return CrossAttention(channels, self.context_dim, self._num_heads(channels), self.config.num_groups)
@@ -156,11 +156,13 @@ class BlockFactory:
     def _num_heads(self, channels: int) -> int:
         heads = self.config.num_heads
         if not heads:
-            raise UserError("num_heads=0 is out of range; give a number of heads, or minus their channels")
+            raise UserError(
+                "num_heads=0 is out of range; give a number of heads, or -c for heads of c channels"
+            )
         return heads if heads > 0 else max(1, channels // -heads)
 
     def level(self, in_channels: int, out_channels: int, depth: int, resample: str | None = None) -> Level:
-        """A residual block of level `depth` with the attention and resampling that belong to it."""
+        """A residual block of level `depth` with its attention and resampling."""
         attention = self.attention(out_channels) if depth in self.config.attention_levels else None
         res, cross = self.res(in_channels, out_channels), self.cross(out_channels)
         return Level(res, attention, self.resample(out_channels, resample), cross)
@@ -174,7 +176,7 @@ class BlockFactory:
 
 
 class UNetDecoder(nn.Module):
-    """Middle, up path and output layer: reads features, gives one map per row of `emb`."""
+    """Middle, up path and output layer: maps features to one output per row of `emb`."""
 
     def __init__(
         self,
@@ -186,17 +188,17 @@ class UNetDecoder(nn.Module):
     ) -> None:
         """Build a decoder of size `config` on the features of a U-Net of size `feature_config`.
 
-        The two sizes may differ in width and, downwards, in `num_res_blocks`: then the first skips of each
-        level are read, those nearest the bottleneck.
+        The two sizes may differ in width, and `config` may have fewer `num_res_blocks`. Then only the skips
+        of each level that are nearest to the bottleneck are read.
 
         Raises:
-            UserError: more blocks are wanted than there are skips.
+            UserError: `config` has more residual blocks per level than `feature_config`.
         """
         super().__init__()
         if config.num_res_blocks > feature_config.num_res_blocks:
             raise UserError(
                 f"a decoder of num_res_blocks={config.num_res_blocks} needs more skips than a U-Net of "
-                f"num_res_blocks={feature_config.num_res_blocks} leaves; choose at most that"
+                f"num_res_blocks={feature_config.num_res_blocks} has; choose at most the latter"
             )
         blocks = BlockFactory(config, feature_config.emb_dim, cond_dim, cond_affine)
         self.num_blocks = config.num_res_blocks + 1
@@ -224,8 +226,8 @@ class UNetDecoder(nn.Module):
 
         Args:
             features: of B inputs.
-            emb: time embedding of B * k outputs, copies of one input side by side, shape (B * k, E); None
-                takes the features' own.
+            emb: time embedding of B * k outputs, those of one input adjacent, shape (B * k, E); None for the
+                embedding in `features`.
             cond: condition, shape (B * k, cond_dim), or its tokens, shape (B * k, M, cond_dim).
 
         Returns:
@@ -245,7 +247,7 @@ class UNetDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts the noise in z_t; conditional on `cond` when built with `cond_dim`.
+    """Predicts the noise in z_t; conditional on `cond` if built with `cond_dim`.
 
     Raises:
         UserError: levels of different widths have no residual block to change from one to the next.
@@ -300,7 +302,7 @@ class UNet(nn.Module):
 
 
 def list_skip_channels(config: UNetConfig) -> list[int]:
-    """Channels of each skip that the down path leaves, in order of creation."""
+    """Channels of each skip of the down path, in order of creation."""
     channels = [config.channels]
     for depth, mult in enumerate(config.channel_mult):
         resampled = depth < len(config.channel_mult) - 1

@@ -1,8 +1,7 @@
-"""Checkpoints of a stage in training: what Lightning saves, when the clock says so, under one name,
-atomically.
+"""Checkpoints of a stage in training, saved to one file at intervals of time, atomically.
 
-Deviation: Lightning's ModelCheckpoint keys files by epoch or optimiser step, which an adversarial stage
-doubles.
+Deviation: Lightning's ModelCheckpoint names files by epoch or optimiser step; a stage with a discriminator
+makes two optimiser steps per training step.
 """
 
 import time
@@ -18,7 +17,7 @@ from ldm.training.monitor import Monitor
 
 
 class StageCheckpoint(pl.Callback):
-    """Saves `path` every `seconds`."""
+    """Saves a checkpoint to `path` every `seconds`."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path, seconds
@@ -27,18 +26,18 @@ class StageCheckpoint(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
     ) -> None:
-        """Lightning's hook: save when it is time, unless the loss or the weights are not finite."""
+        """Lightning's hook: save if `seconds` have passed and the losses and weights are finite."""
         if time.monotonic() - self._last >= self.seconds:
             next(callback for callback in trainer.callbacks if isinstance(callback, Monitor)).check()
             if not all(parameter.isfinite().all() for parameter in task.parameters()):
-                return  # the next loss will tell
+                return  # the next loss is then not finite, and `Monitor` reports it
             with atomic_path(self.path) as temporary:
-                trainer.save_checkpoint(temporary, weights_only=False)  # with the optimiser
+                trainer.save_checkpoint(temporary, weights_only=False)  # includes the optimiser's state
             self._last = time.monotonic()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running anything that it may contain.
+    """Read a checkpoint without executing code that it may contain.
 
     Raises:
         UserError: the file is unreadable.
@@ -47,13 +46,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         count_steps(checkpoint)
         return checkpoint
-    except Exception as error:  # torch raises a dozen kinds for damaged files
+    except Exception as error:  # torch raises a dozen exception types for damaged files
         message = (
-            f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to start this stage anew"
+            f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to restart this stage"
         )
         raise UserError(message) from error
 
 
 def count_steps(checkpoint: dict[str, Any]) -> int:
-    """Training steps that a checkpoint has behind it."""
+    """Number of training steps before the checkpoint."""
     return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]

@@ -2,7 +2,7 @@
 
     average <- d * average + (1 - d) * weights,   d = min(decay, (1 + n) / (10 + n)) after n updates
 
-The average is a sub-module of its owner, so that it is saved and moved with it.
+The average is a sub-module of the training task, so it is saved and moved with the task.
 """
 
 import copy
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class EMA(nn.Module):
-    """The average of `module`, which it copies; buffers (BatchNorm statistics) are copied, not averaged."""
+    """Average of a copy of `module`; buffers (BatchNorm statistics) are copied, not averaged."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run one stage's task with Lightning's Trainer: resume, log, checkpoint, picture."""
+"""Train one stage's task with Lightning's Trainer, with resuming, logs, checkpoints and preview images."""
 
 import logging
 import warnings
@@ -23,8 +23,8 @@ LOG_EVERY = 50
 
 
 class Preview(pl.Callback):
-    """Writes `preview.png`, a picture of the state of training, every so many steps and at the end, and tells
-    the logger of it.
+    """Writes `preview.png`, images that show the state of training, every `every` steps and at the end, and
+    gives them to the logger.
     """
 
     def __init__(self, path: Path, every: int, num_steps: int) -> None:
@@ -57,18 +57,18 @@ def fit(
 ) -> float:
     """Train `task` to the end of its budget, from its last checkpoint if there is one.
 
-    Processes that `torchrun` has started train it together (`ldm.training.ranks`); the first of them writes.
+    Processes started by `torchrun` train together (`ldm.training.ranks`); only process 0 writes files.
 
     Args:
-        task: of the stage.
-        make_loader: batches from a given first step on; its length is the number of all steps.
-        folder: of the stage: `resume.ckpt`, `log.csv`, `preview.png`.
-        name: of the stage, for the progress bar.
-        machine: to compute on.
-        watches: what else looks at the steps.
+        task: the stage's task.
+        make_loader: returns a loader that starts at a given step; its length is the total number of steps.
+        folder: the stage's folder, for `resume.ckpt`, `log.csv` and `preview.png`.
+        name: the stage's name, for the progress bar.
+        machine: device, precision and other settings.
+        watches: additional Lightning callbacks.
 
     Returns:
-        Seconds of training, those before an interruption included; 0 for processes that do not write.
+        Seconds of training, including those before an interruption; 0 for processes other than 0.
 
     Raises:
         UserError: training diverged, the checkpoint is unreadable, or the folder cannot be written.
@@ -104,7 +104,7 @@ def fit(
             run_loop(
                 trainer, task, share_loader(make_resident(make_loader(first_step), machine), ranks), resume
             )
-        else:  # killed after its last step
+        else:  # an earlier run was killed after its last step
             saved = read_checkpoint(checkpoint)
             task.on_load_checkpoint(saved)
             task.load_state_dict(saved["state_dict"])
@@ -112,12 +112,12 @@ def fit(
                 monitor.load_state_dict(saved["callbacks"][monitor.state_key])
     task.to("cpu")
     release(task)
-    wait_for_all()  # who starts late reads the checkpoint still, which goes when the stage is saved
+    wait_for_all()  # a late process still reads the checkpoint, which is deleted once the stage is saved
     return 0.0 if monitor is None else monitor.seconds
 
 
 def run_loop(trainer: pl.Trainer, task: StageTask, loader: DataLoader, checkpoint: str | None) -> None:
-    """Run Lightning's loop; an interrupt, of which Lightning makes an exit, is an interrupt again."""
+    """Run Lightning's loop; raise KeyboardInterrupt where Lightning turns an interrupt into an exit."""
     try:
         trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except SystemExit as error:
@@ -127,7 +127,7 @@ def run_loop(trainer: pl.Trainer, task: StageTask, loader: DataLoader, checkpoin
 
 
 class quiet_lightning:
-    """Silence, for a while, what Lightning says of loaders, hardware and tips: none of it applies here."""
+    """Context that silences Lightning's messages on loaders, hardware and tips; they do not apply here."""
 
     def __enter__(self) -> None:
         self._logger = logging.getLogger("pytorch_lightning")

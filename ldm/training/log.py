@@ -1,4 +1,4 @@
-"""The CSV log of a stage, and durations and scores as people read them."""
+"""Read and write the CSV log of a stage; format durations and scores."""
 
 import csv
 import math
@@ -8,7 +8,7 @@ from ldm.files import atomic_path
 
 
 def save_log(path: Path, rows: list[dict]) -> None:
-    """Write log rows as CSV; columns are all names in order of appearance."""
+    """Write log rows as CSV; the columns are all keys, in order of first appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -17,7 +17,7 @@ def save_log(path: Path, rows: list[dict]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a log, values as text; none when there is no log."""
+    """Rows of a log, values as text; an empty list if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -25,7 +25,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as people say it: `40 s`, `12 min`, `3.2 h`."""
+    """Format a duration as `40 s`, `12 min` or `3.2 h`."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 90:

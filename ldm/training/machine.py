@@ -1,7 +1,8 @@
-"""Where and how a stage is computed: device, precision, and options that make the same losses cheaper.
+"""Device, precision and speed options of training.
 
-None of the options changes what is computed beyond rounding: memory layout, compilation, latents that stay on
-the device, and batches in parts whose gradients are added (with dropout and BatchNorm, which see a part).
+The speed options are memory layout, compilation, latents kept on the device, and gradient accumulation over
+parts of a batch. They change results only by rounding; the exception is accumulation with dropout or
+BatchNorm, which then see only a part of the batch.
 """
 
 import os
@@ -20,24 +21,24 @@ from ldm.memory import keep_freed_memory
 from ldm.training.loggers import check_logger
 from ldm.training.ranks import read_ranks
 
-RESIDENT_SHARE = 0.25  # of the device's free memory, at most, for latents that stay there
+RESIDENT_SHARE = 0.25  # largest fraction of the device's free memory for latents kept there
 COMPILATIONS = {"none": None, "default": "default", "cuda_graphs": "reduce-overhead"}
-GRAPHS_KEPT = 64  # versions of one function that PyTorch may compile: every width has its own
+GRAPHS_KEPT = 64  # versions of one function that PyTorch may compile: one per width
 PRECISIONS = {"float32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass
 class Machine:
-    """How to compute.
+    """Device, precision and speed options.
 
     Attributes:
         device: `cpu`, `cuda` or `mps`.
-        precision: Lightning's name of it, such as `32-true`.
+        precision: Lightning's name of the precision, such as `32-true`.
         tf32: whether products of float32 matrices on CUDA round their factors to TF32.
-        channels_last: whether the weights of convolutions, and so all maps, lie channels last.
-        compile: `none`, `default`, or `cuda_graphs`; what cannot be compiled runs as it is.
-        resident: whether latents lie on the device: `auto` (on CUDA, where they fit), `always` or `never`.
-        accumulate: parts in which a process takes its rows of a batch.
+        channels_last: whether convolution weights, and therefore all maps, are in channels-last layout.
+        compile: `none`, `default`, or `cuda_graphs`; functions that cannot be compiled run uncompiled.
+        resident: whether latents are kept on the device: `auto` (on CUDA, if they fit), `always` or `never`.
+        accumulate: number of parts into which a process splits its rows of a batch.
         logger: where training is shown beside `log.csv`, see `ldm.training.loggers`.
     """
 
@@ -52,10 +53,10 @@ class Machine:
 
 
 def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
-    """Turn `auto` into what this machine offers; `options` are further attributes of `Machine`.
+    """Replace `auto` by what this machine supports; `options` are further attributes of `Machine`.
 
     Raises:
-        UserError: an unknown name, a device that is not here, or what a device cannot do.
+        UserError: a name is unknown, the device is not available, or it lacks an option.
     """
     device = resolve_device(device, "trainer.device")
     names = {"auto": PRECISIONS["bf16" if device == "cuda" else "float32"], **PRECISIONS}
@@ -72,20 +73,21 @@ def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
 
 
 def configure_process(machine: Machine, threads: int | None) -> None:
-    """Set for the whole process how many CPU threads compute, joblib's included (None: as they are), and on
-    a CPU that freed memory is kept.
+    """Set the number of CPU threads of this process, joblib's included, and on a CPU keep freed memory.
+
+    `threads` None leaves the number of threads unchanged.
     """
     if threads:
         torch.set_num_threads(threads)
-        os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)  # what `joblib.cpu_count` counts at most
+        os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)  # upper limit of `joblib.cpu_count`
     if machine.device == "cpu":
         keep_freed_memory()
 
 
 def prepare(task: nn.Module, machine: Machine) -> None:
-    """Lay out and compile the networks of `task`, and set what PyTorch keeps for the whole process.
+    """Set the memory layout of the networks of `task`, compile them, and set PyTorch's global options.
 
-    Compiled calls keep the names of parameters; evaluation and the average of the weights stay uncompiled.
+    Compilation keeps the names of parameters. The average of the weights is not compiled.
     """
     if machine.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = machine.tf32
@@ -102,13 +104,13 @@ def prepare(task: nn.Module, machine: Machine) -> None:
 
 
 def release(task: nn.Module) -> None:
-    """Undo what `prepare` compiled: what is compiled is so for training only."""
+    """Undo the compilation by `prepare`, which is for training only."""
     for module in task.modules():
-        module._compiled_call_impl = None  # what `nn.Module.compile` sets; PyTorch has no way back
+        module._compiled_call_impl = None  # set by `nn.Module.compile`; PyTorch has no function to undo it
 
 
 class GraphSteps(pl.Callback):
-    """Tells recorded CUDA graphs where a step begins: what they gave in the last one may be overwritten."""
+    """Marks the beginning of a step for CUDA graphs, which may then overwrite outputs of the step before."""
 
     def on_train_batch_start(self, *hook: Any) -> None:
         """Lightning's hook."""
@@ -116,15 +118,15 @@ class GraphSteps(pl.Callback):
 
 
 def is_network(module: nn.Module) -> bool:
-    """Whether `module` has a forward pass of this project's: PyTorch's own layers are compiled within it."""
+    """Whether `module` has its own forward pass and is not one of PyTorch's layers."""
     cls = type(module)
     return not cls.__module__.startswith("torch.") and cls.forward is not nn.Module.forward
 
 
 def make_resident(loader: DataLoader, machine: Machine) -> DataLoader:
-    """A loader of the same batches whose arrays lie on the device, where `machine` says so and they fit.
+    """Return a loader of the same batches with arrays on the device, if `machine` allows it and they fit.
 
-    A loader of images that are drawn or read one by one stays as it is.
+    Otherwise, and for loaders of single images, `loader` itself is returned.
     """
     batches = loader.dataset
     if machine.resident == "never" or not isinstance(batches, TensorBatches):
@@ -132,13 +134,13 @@ def make_resident(loader: DataLoader, machine: Machine) -> DataLoader:
     if machine.resident == "auto" and (machine.device != "cuda" or not fits(batches)):
         return loader
     device = torch.device(machine.device)
-    everything = batches[torch.arange(len(batches))]  # read from the disk: a map cannot be a tensor
+    everything = batches[torch.arange(len(batches))]  # reads memory-mapped arrays into memory
     arrays = {name: rows.to(device) for name, rows in everything.items()}
     return build_loader(TensorBatches(arrays), loader.sampler, num_workers=0, pin_memory=False)
 
 
 def fits(batches: TensorBatches) -> bool:
-    """Whether the arrays take no more than their share of what is free on the current CUDA device."""
+    """Whether the arrays need at most `RESIDENT_SHARE` of the free memory of the current CUDA device."""
     first = batches[torch.zeros(1, dtype=torch.int64)]
     size = len(batches) * sum(rows.numel() * rows.element_size() for rows in first.values())
     return size <= RESIDENT_SHARE * torch.cuda.mem_get_info()[0]

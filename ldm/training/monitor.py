@@ -1,6 +1,4 @@
-"""What one sees of a training stage: a progress bar with the losses, a CSV log, throughput, and a stop at the
-first NaN.
-"""
+"""Progress bar, CSV log and throughput of a training stage; training stops if a loss is not finite."""
 
 import sys
 import time
@@ -20,9 +18,9 @@ from ldm.training.loggers import log_values
 class Monitor(pl.Callback):
     """Progress bar and `log.csv` of one stage.
 
-    What is logged is an exponential average over about as many steps as lie between two rows. It stays on the
-    device, so that steps need not wait for each other. The first step at which a statistic is not finite is
-    remembered there as well and reported at the next row.
+    The log has exponential averages over about as many steps as there are between two rows. They stay on the
+    device, so that a step does not wait for it. The first step at which a statistic is not finite is also
+    stored on the device and reported at the next row.
     """
 
     def __init__(
@@ -30,9 +28,9 @@ class Monitor(pl.Callback):
     ) -> None:
         self.path, self.every, self.batch_size = path, every, batch_size
         self.step, self.first_step, self.num_steps = first_step, first_step, num_steps
-        self.seconds = 0.0  # of training, those before a resume included
+        self.seconds = 0.0  # seconds of training, including those before a resume
         self._average: dict[str, Tensor] = {}
-        # By set of names, as some statistics belong to some steps only: the first bad step of each, or -1.
+        # First bad step of each statistic, or -1, by set of names: some steps have only some statistics.
         self._trouble: dict[tuple[str, ...], Tensor] = {}
         self._bar = tqdm(
             total=num_steps,
@@ -55,7 +53,7 @@ class Monitor(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
     ) -> None:
-        """Lightning's hook: count, remember trouble, write a row when it is time."""
+        """Lightning's hook: count the step, check its statistics, write a row every `every` steps."""
         self.step += 1
         self._watch(task.stats)
         for name, value in task.stats.items():
@@ -67,7 +65,7 @@ class Monitor(pl.Callback):
             self._write_row(trainer, self._average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning's hook: what a checkpoint keeps."""
+        """Lightning's hook: the state to save in a checkpoint."""
         average = {name: float(value) for name, value in self._average.items()}
         return {"seconds": time.monotonic() - self._clock, "average": average}
 
@@ -77,10 +75,10 @@ class Monitor(pl.Callback):
         self._average = {name: torch.tensor(value) for name, value in state["average"].items()}
 
     def check(self) -> None:
-        """Stop when a statistic was not finite.
+        """Stop training if a statistic was not finite.
 
         Raises:
-            UserError: naming the step and the term.
+            UserError: a statistic was not finite; the message names the step and the statistic.
         """
         found = [
             (step, name)

@@ -1,4 +1,4 @@
-"""How a stage is optimised: budget, optimiser, learning rate over the steps."""
+"""Training budget, optimiser and learning-rate schedule of a stage."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from ldm.training.muon import Muon
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 DECAYS = ("constant", "cosine")
-WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # keys of `TrainConfig` that change no weight
+WITHOUT_EFFECT = ("checkpoint_seconds", "preview_steps")  # keys of `TrainConfig` that do not affect weights
 
 
 @dataclass
@@ -20,18 +20,18 @@ class TrainConfig:
     """Training of one stage.
 
     Attributes:
-        images: budget: training images seen, repeats counted.
+        images: budget: number of training images, repeats included.
         batch_size: images per step on the CPU.
-        cuda_batch_factor: on CUDA the batch is this many times larger, steps as many times fewer, and the
-            learning rate grows by the factor's square root.
+        cuda_batch_factor: on CUDA the batch is this many times larger, the number of steps is divided by this
+            factor, and the learning rate is multiplied by its square root.
         optimizer: `adam`, `adamw`, or `muon`: orthogonal steps for the weights of layers, AdamW for the rest.
-        learning_rate: at its highest.
-        betas: of the optimiser.
-        weight_decay: of the optimiser.
+        learning_rate: the highest learning rate.
+        betas: betas of the optimiser.
+        weight_decay: weight decay of the optimiser.
         warmup_steps: the learning rate rises linearly over these steps.
         decay: `constant`, or `cosine` to zero over the budget.
-        grad_clip: largest norm of the gradient; null for none.
-        ema_decay: of the average of the weights that is kept as the result; null keeps the last weights.
+        grad_clip: largest norm of the gradient; null for no clipping.
+        ema_decay: decay of the average of the weights, which is the result; null for the last weights.
         checkpoint_seconds: time between checkpoints.
         preview_steps: steps between pictures of the state of training.
     """
@@ -53,7 +53,7 @@ class TrainConfig:
 
 @dataclass
 class Budget:
-    """What a `TrainConfig` means on a device."""
+    """Batch size, number of steps and highest learning rate on a device."""
 
     batch_size: int
     num_steps: int
@@ -77,12 +77,13 @@ def resolve_budget(config: TrainConfig, device: str) -> Budget:
 def build_optimizer(
     config: TrainConfig, parameters: Iterable[nn.Parameter] | list[dict], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The configured optimiser of parameters, or of groups that may have learning rates of their own.
+    """Build the configured optimiser for parameters, or for groups that may have their own learning rates.
 
-    One kernel updates all parameters: a third of the time of PyTorch's default on a CPU, equal to rounding.
+    A fused kernel updates all parameters. On a CPU it takes a third of the time of PyTorch's default; the
+    results are equal up to rounding.
 
     Raises:
-        UserError: it is unknown.
+        UserError: the optimiser is unknown.
     """
     if config.optimizer not in OPTIMIZERS:
         raise UserError(f"unknown optimizer {config.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
@@ -99,7 +100,7 @@ def list_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
     """Give the optimiser's moments the memory layout of their parameters.
 
-    A fused kernel goes through both as they lie in memory, and a checkpoint keeps the layout it was made in.
+    A fused kernel needs the same layout for both, and a checkpoint keeps the layout of the run that saved it.
     """
     for parameter in list_parameters(optimizer):
         state = optimizer.state.get(parameter, {})

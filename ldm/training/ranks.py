@@ -1,10 +1,10 @@
-"""Several processes that train one model: `torchrun` starts them, Lightning's DDP averages their gradients.
+"""Training with several processes: `torchrun` starts them and Lightning's DDP averages their gradients.
 
-The batch of the configuration is the whole one. Process r of R reads its rows r B/R, ..., (r + 1) B/R - 1,
-and draws the random numbers of the whole batch, of which it keeps its rows: noise belongs to (seed, step,
-row), however many processes there are. A loss that is a mean over the batch has then the gradient of one
-process with the whole batch, and the learning rate needs no rule. Process 0 alone writes. Accumulation is the
-same in time: a process takes its rows in parts, one after the other, and adds their gradients.
+The configured batch size B is that of all R processes together. Process r reads the rows r B/R, ...,
+(r + 1) B/R - 1. It draws the random numbers of the whole batch and keeps those of its rows, so noise depends
+on (seed, step, row) and not on R. If the loss is a mean over the batch, the gradient equals that of one
+process with the whole batch, and the learning rate need not change. Only process 0 writes files. Gradient
+accumulation uses the same mechanism: a process takes its rows in parts and adds their gradients.
 """
 
 import os
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from ldm.data.batches import build_loader
 from ldm.errors import UserError
 
-PATIENCE = timedelta(days=2)  # of processes that wait while process 0 encodes or evaluates
+PATIENCE = timedelta(days=2)  # timeout of processes that wait while process 0 encodes or evaluates
 DRAWS = {torch.randn, torch.rand, torch.randint}
 
 
@@ -38,15 +38,15 @@ class Share:
     count: int
 
     def rows(self, size: int) -> slice:
-        """Its rows of a batch of `size`.
+        """The rows of this part in a batch of `size`.
 
         Raises:
-            UserError: the batch cannot be shared evenly.
+            UserError: `size` is not divisible by `count`.
         """
         if size % self.count:
             raise UserError(
                 f"a batch of {size} cannot be split into {self.count} equal parts; choose a train.batch_size "
-                "that the number of processes divides, and trainer.accumulate what is left to each"
+                "that is divisible by the number of processes times trainer.accumulate"
             )
         step = size // self.count
         return slice(self.index * step, (self.index + 1) * step)
@@ -54,7 +54,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all that train: number `rank` of `size`, of which `local_size` on this machine."""
+    """Rank of this process, number of processes (`size`) and number of processes on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -62,7 +62,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes."""
+        """Whether this is process 0, which writes files."""
         return self.rank == 0
 
     @property
@@ -71,12 +71,12 @@ class Ranks:
         return Share(self.rank, self.size)
 
     def trainer_options(self, device: str) -> dict[str, Any]:
-        """What Lightning's Trainer needs to know of the processes, on `cpu` or `cuda`."""
+        """Arguments for Lightning's Trainer that describe the processes, on `cpu` or `cuda`."""
         if self.size == 1:
             return {"devices": 1}
         strategy = SharedBatchDDP(
             self,
-            find_unused_parameters=True,  # an encoder that is held, terms of some steps only
+            find_unused_parameters=True,  # a frozen encoder, or loss terms that only some steps have
             process_group_backend="nccl" if device == "cuda" else "gloo",
             timeout=PATIENCE,
         )
@@ -84,14 +84,14 @@ class Ranks:
 
 
 def read_ranks() -> Ranks:
-    """What `torchrun` says of this process; a process that it did not start is alone."""
+    """Read this process's rank from the variables of `torchrun`; one single process without `torchrun`."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
 
 
 class SharedBatchDDP(DDPStrategy):
-    """DDP whose processes draw the random numbers of the whole batch, and of which one saves checkpoints."""
+    """DDP in which every process draws the whole batch's random numbers and process 0 saves checkpoints."""
 
     def __init__(self, ranks: Ranks, **options: Any) -> None:
         super().__init__(**options)
@@ -103,14 +103,15 @@ class SharedBatchDDP(DDPStrategy):
             return super().training_step(*args, **kwargs)
 
     def barrier(self, name: str | None = None) -> None:
-        """Lightning's hook; nobody waits for a checkpoint, as process 0 saves it by its own clock."""
+        """Lightning's hook; no waiting for checkpoints, as process 0 saves them by its own clock."""
         if name != "Trainer.save_checkpoint":
             super().barrier(name)
 
 
 class SharedDraws(TorchFunctionMode):
-    """Within it, what is drawn from a generator is drawn for the whole batch, of which `share` keeps its
-    rows. One within another draws for the outer's whole.
+    """Context in which generators draw for the whole batch and only the rows of `share` are kept.
+
+    If two are nested, draws are made for the whole batch of the outer one.
     """
 
     def __init__(self, share: Share) -> None:
@@ -120,7 +121,7 @@ class SharedDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """PyTorch's hook: every call of one of its functions."""
+        """PyTorch's hook, called for every PyTorch function."""
         kwargs = kwargs or {}
         if func not in DRAWS or kwargs.get("generator") is None:
             return func(*args, **kwargs)
@@ -130,7 +131,7 @@ class SharedDraws(TorchFunctionMode):
 
 
 class SharedBatches(Sampler[Tensor]):
-    """One share's rows of every batch of positions."""
+    """Sampler of one share's rows of every batch."""
 
     def __init__(self, batches: Sampler[Tensor], share: Share) -> None:
         self.batches, self.share = batches, share
@@ -143,7 +144,7 @@ class SharedBatches(Sampler[Tensor]):
 
 
 def share_loader(loader: DataLoader, ranks: Ranks) -> DataLoader:
-    """A loader that reads this process's rows of every batch only."""
+    """Return a loader that reads only this process's rows of every batch."""
     if ranks.size == 1:
         return loader
     sampler = SharedBatches(loader.sampler, ranks.share)
@@ -151,7 +152,7 @@ def share_loader(loader: DataLoader, ranks: Ranks) -> DataLoader:
 
 
 class AverageStats(pl.Callback):
-    """Makes what a step reports the mean over all processes."""
+    """Averages the statistics of a step over all processes."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: object, step: int
@@ -164,7 +165,7 @@ class AverageStats(pl.Callback):
 
 @contextmanager
 def main_first() -> Iterator[bool]:
-    """Let process 0 go first; the others wait for it, and find on disk what it has made.
+    """Context that process 0 runs first; the others wait and then find its files on disk.
 
     Yields:
         Whether this is process 0.
@@ -181,7 +182,7 @@ def main_first() -> Iterator[bool]:
 
 
 def wait_for_all() -> None:
-    """Come back when every process has come here."""
+    """Wait until every process has called this function."""
     if read_ranks().size > 1:
         dist.barrier(_waiting_group())
 

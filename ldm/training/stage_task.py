@@ -1,8 +1,7 @@
-"""What every stage's task shares: a budget, an optimiser, an average, frozen parts, and random numbers keyed
-by the step.
+"""Base class of all training tasks: budget, optimiser, weight average, frozen modules and random generators.
 
-The generator of step s depends on (seed, s) only, so that a resumed run draws what an uninterrupted one would
-have. A Lightning run is one epoch whose batches are the steps.
+The generator of step s depends only on (seed, s), so a resumed run draws the same numbers as an uninterrupted
+one. A Lightning run is one epoch whose batches are the steps.
 """
 
 from abc import abstractmethod
@@ -26,17 +25,17 @@ from ldm.training.ranks import Share, SharedDraws
 
 
 def spread(rows: Tensor) -> Tensor:
-    """Standard deviation of each column of `rows` (B, ...), to be logged, shape (...); 0 for a single row."""
+    """Standard deviation of each column of `rows` (B, ...), detached, shape (...); 0 for a single row."""
     return rows.detach().std(dim=0, correction=min(1, len(rows) - 1))
 
 
 class StageTask(pl.LightningModule):
-    """Trains one module (`self.trained`) with one optimiser; subclasses say what the loss is.
+    """Trains one module (`self.trained`) with one optimiser; subclasses define the loss.
 
     Attributes:
-        trained: the module that learns.
+        trained: the module to train.
         stats: losses and statistics of the last step by name, detached, shape ().
-        num_parts: in which a step takes its batch; their gradients are added.
+        num_parts: number of parts into which a step splits its batch; their gradients are added.
     """
 
     def __init__(self, trained: nn.Module, config: TrainConfig, budget: Budget, seed: int) -> None:
@@ -51,7 +50,7 @@ class StageTask(pl.LightningModule):
 
     @abstractmethod
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """The loss of a batch, shape (); fills `self.stats`."""
+        """Return the loss of a batch, shape (), and set `self.stats`."""
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor | None:
         """Images that show the state of training, shape (rows, columns, 3, H, W) in [-1, 1]; or None."""
@@ -59,7 +58,7 @@ class StageTask(pl.LightningModule):
 
     @property
     def result(self) -> nn.Module:
-        """The module whose weights are the stage's outcome."""
+        """The module with the stage's final weights: the average if there is one, else `trained`."""
         return self.trained if self.ema is None else self.ema.average
 
     def keep_frozen(self, module: nn.Module) -> nn.Module:
@@ -68,7 +67,7 @@ class StageTask(pl.LightningModule):
         return module
 
     def train(self, mode: bool = True) -> "StageTask":
-        """Set training mode, except for what is frozen."""
+        """Set training mode, except for frozen modules."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -82,14 +81,14 @@ class StageTask(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
         """Lightning's hook: the loss of step `step`."""
-        # For dropout, the one layer that takes no generator: masks differ between processes.
+        # For dropout, the only layer without a generator: masks differ between processes.
         torch.manual_seed((self.seed + 7_919 * self.global_rank) * 1_000_003 + step)
         if self.num_parts == 1:
             return self.compute_loss(batch, step, self.step_generator(step))
         return self._accumulate(batch, step)
 
     def _accumulate(self, batch: dict[str, Tensor], step: int) -> Tensor:
-        """The loss of the batch's last part, when the gradients of the others are there."""
+        """Add the gradients of all parts except the last, and return the loss of the last part."""
         parts = []
         for part in range(self.num_parts):
             share = Share(part, self.num_parts)
@@ -108,12 +107,12 @@ class StageTask(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's hook. Under bf16 Lightning itself would refuse to clip for a fused optimiser."""
+        """Lightning's hook: clip the gradient, which Lightning refuses for bf16 and a fused optimiser."""
         if self.config.grad_clip:
             nn.utils.clip_grad_norm_(list_parameters(optimizer), self.config.grad_clip)
 
     def optimizer_zero_grad(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Lightning's hook, between loss and gradients: too late when a batch has parts."""
+        """Lightning's hook, does nothing: it runs after the first parts' gradients; see `optimizer_step`."""
 
     def optimizer_step(self, epoch: int, step: int, optimizer: object, closure: object = None) -> None:
         """Lightning's hook: step, then update the average; both precede any checkpoint of this step."""
@@ -123,7 +122,7 @@ class StageTask(pl.LightningModule):
             self.ema.update(self.trained, step)
 
     def parameter_groups(self) -> list[dict]:
-        """What is optimised, and with what learning rate where it differs from the budget's."""
+        """Parameter groups of the optimiser; a group may set its own learning rate."""
         return [{"params": list(self.trained.parameters())}]
 
     def configure_optimizers(self) -> dict:
@@ -135,20 +134,20 @@ class StageTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Lightning's hook, after a checkpoint was loaded."""
+        """Lightning's hook, called after a checkpoint was loaded: restore the optimiser's memory layout."""
         for optimizer in self.trainer.optimizers:
             lay_out_state(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Lightning's hook: frozen weights are not saved, they belong to other stages."""
+        """Lightning's hook: leave frozen weights out, as they belong to other stages."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in self._own_keys()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Lightning's hook: complete the state by the frozen weights, which are loaded already.
+        """Lightning's hook: add the frozen weights, which are already loaded, to the state.
 
         Raises:
-            UserError: the weights are of another configuration.
+            UserError: the checkpoint is from another configuration.
         """
         state, saved = self.state_dict(), checkpoint["state_dict"]
         wrong = {(key, state[key].shape) for key in self._own_keys()} ^ {
@@ -156,8 +155,8 @@ class StageTask(pl.LightningModule):
         }
         if wrong:
             raise UserError(
-                f"resume.ckpt is of another configuration ({min(wrong)[0]} does not fit); "
-                "delete it to start this stage anew"
+                f"resume.ckpt is from another configuration ({min(wrong)[0]} does not fit); "
+                "delete it to restart this stage"
             )
         checkpoint["state_dict"] = {**state, **saved}
 

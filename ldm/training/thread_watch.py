@@ -1,4 +1,4 @@
-"""A new choice of the number of CPU threads during training, when the steps have become slow."""
+"""Choose the number of CPU threads again during training if steps have become slow."""
 
 import logging
 import time
@@ -12,31 +12,31 @@ from tqdm import tqdm
 from ldm.training.threads import choose_count, describe_choice, screen_counts
 
 log = logging.getLogger(__name__)
-WINDOW_STEPS, WINDOW_SECONDS = 5, 5.0  # the least of both over which the time of a step is averaged
-SLOWER = 2.0  # times as long as usual: slow
-OVERHEAD = 0.01  # seconds of a step that a trial before training does not see: hooks, optimiser
-TRIAL_STEPS = 4  # with each number of threads, after one to warm up
-RETRY_SECONDS = 600.0  # after which fewer threads than at the start have to be the better choice anew
+WINDOW_STEPS, WINDOW_SECONDS = 5, 5.0  # the time of a step is averaged over at least both
+SLOWER = 2.0  # a step this many times as long as usual is slow
+OVERHEAD = 0.01  # seconds per step that the trial before training does not measure: hooks, optimiser
+TRIAL_STEPS = 4  # timed steps per number of threads, after one warm-up step
+RETRY_SECONDS = 600.0  # time until the next trial after fewer threads than at the start were chosen
 
 
 class ThreadWatch(pl.Callback):
     """Tries the numbers of threads again when steps take more than twice as long as usual, and logs a change.
 
-    The trial takes the next steps of training, a few with each number of threads that is not hopeless. They
-    are computed once, as all others are, so it changes no weights, no optimiser and no random state. When it
-    happens depends on the clock: losses depend on that by the order of floating-point sums and nothing else.
+    A trial times the next training steps, a few with each promising number of threads. Every step is computed
+    once, as without a trial, so weights, optimiser and random state are unaffected. When a trial happens
+    depends on the clock, and losses then differ only by the order of floating-point sums.
 
-    When the trial has chosen fewer threads than training began with, it is made again every ten minutes.
+    If a trial has chosen fewer threads than training started with, it is repeated every ten minutes.
 
     Args:
         counts: numbers of threads to choose from.
-        usual: seconds of a step by the trial before training; None for those of the first steps here.
+        usual: seconds per step measured before training; None to measure the first steps here.
     """
 
     def __init__(self, counts: Sequence[int], usual: float | None) -> None:
         self.counts, self.usual = counts, usual
-        self._window: list[float] = []  # seconds of steps
-        self._plan: list[int] = []  # threads of the trial's steps to come
+        self._window: list[float] = []  # seconds of the latest steps
+        self._plan: list[int] = []  # numbers of threads of the trial's remaining steps
         self._taken: dict[int, list[float]] = {}
         self._lowered: float | None = None  # when fewer threads than at the start were chosen
 
@@ -65,7 +65,7 @@ class ThreadWatch(pl.Callback):
                 self._judge(now, sum(self._window) / len(self._window))
 
     def _judge(self, now: float, seconds: float) -> None:
-        """Begin a trial if steps, of `seconds` each, are slow, or if the last one was long ago."""
+        """Start a trial if a step of `seconds` is slow, or if a repeated trial is due."""
         self._window = []
         self.usual = seconds if self.usual is None else self.usual
         overdue = self._lowered is not None and now - self._lowered > RETRY_SECONDS
@@ -77,7 +77,7 @@ class ThreadWatch(pl.Callback):
             self.usual = min(self.usual, seconds)
 
     def _finish_trial(self, now: float, step: int) -> None:
-        """Take the best number of threads; the steps that follow are the usual ones."""
+        """Set the best number of threads; the next steps define the usual time again."""
         seconds = {count: sum(taken[1:]) / TRIAL_STEPS for count, taken in self._taken.items()}
         scale = seconds[self.counts[0]] / self._screen[self.counts[0]]
         seconds = {count: seconds.get(count, scale * self._screen[count]) for count in self.counts}
@@ -89,7 +89,7 @@ class ThreadWatch(pl.Callback):
                 log.info(f"{describe_choice(seconds)}; until step {step} it was {before}")
 
     def on_train_end(self, *hook: Any) -> None:
-        """Lightning's hook: a trial that training has cut short chooses nothing."""
+        """Lightning's hook: restore the chosen number of threads if a trial was not finished."""
         torch.set_num_threads(self._chosen)
 
     def on_exception(self, *hook: Any) -> None:

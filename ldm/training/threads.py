@@ -1,12 +1,13 @@
-"""How many CPU threads compute: a fixed number, or one chosen by measurement.
+"""Set the number of CPU threads: a fixed number, or the one that a short measurement finds best.
 
-PyTorch's threads spin at every barrier. On a busy machine two threads can take several times as long as one,
-and on an idle machine they are seldom twice as fast. So a few steps are timed with one thread, with half of
-the threads that PyTorch would take, and with all of them. More threads are taken where they clearly pay.
+PyTorch's threads busy-wait at every barrier. On a busy machine two threads can take several times as long as
+one, and on an idle machine they are seldom twice as fast. So a few steps are timed with one thread, with half
+of PyTorch's default number, and with the default number. More threads are used only if they are clearly
+faster.
 
-The number holds for the whole process: training, encoding, sampling and evaluation. It is the only thing here
-that depends on the clock. A trial touches no weights, no optimiser and no random state of its caller, so the
-results of a seed do not depend on it beyond the order in which floating-point sums are taken.
+The number holds for the whole process: training, encoding, sampling and evaluation. A trial does not touch
+the weights, optimiser or random state of its caller, so it changes the results of a seed only by the order of
+floating-point sums.
 """
 
 import logging
@@ -21,16 +22,16 @@ from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
 ALL_THREADS = torch.get_num_threads()  # PyTorch's own choice, before anyone changes it
-GAIN = 1.3  # times as fast as fewer threads that more threads have to be
-SLOW_SECONDS, SLOW_RATIO = 0.1, 3.0  # of a call; a number of threads that is slower is not timed again
-SAMPLE_CALLS = 8  # of the layers that are timed where there is no step of training
+GAIN = 1.3  # more threads are chosen if they are at least this many times as fast
+SLOW_SECONDS, SLOW_RATIO = 0.1, 3.0  # a call slower than both (ratio to the fastest) is not repeated
+SAMPLE_CALLS = 8  # timed calls of `sample_layers`, if there is no training step to time
 
 
 def list_counts(fixed: int | None, device: str, num_processes: int = 1) -> list[int]:
-    """The numbers of threads to choose from, ascending; a single one where there is nothing to choose.
+    """The numbers of threads to choose from, ascending.
 
-    That is so for a `fixed` number, on CUDA, and for one of several processes, each of which has its share of
-    the cores already (`torchrun` gives it one thread, or `OMP_NUM_THREADS`).
+    It is a single number if `fixed` is given, on CUDA, and if there are several processes, to each of which
+    `torchrun` already gives one thread or `OMP_NUM_THREADS`.
     """
     if fixed is not None:
         return [fixed]
@@ -40,22 +41,23 @@ def list_counts(fixed: int | None, device: str, num_processes: int = 1) -> list[
 
 
 def screen_counts(counts: Sequence[int]) -> dict[int, float]:
-    """Seconds that layers such as the models' take with each number of threads. The trial is short, also on
-    a busy machine, where two threads may need a minute for a step of training.
+    """Seconds that `sample_layers` take with each number of threads.
+
+    This trial is short even on a busy machine, where a training step with two threads may take a minute.
     """
     return time_counts(sample_layers(), dict.fromkeys(counts, 1.0), SAMPLE_CALLS)
 
 
 def time_counts(work: Callable[[], object], screen: dict[int, float], calls: int) -> dict[int, float]:
-    """Mean seconds of a call of `work` with each number of threads, after one call to warm up.
+    """Mean seconds per call of `work` with each number of threads, after one warm-up call.
 
-    A number of threads that takes much longer than fewer do is timed by one call.
+    A number of threads that is much slower than fewer threads is timed with one call only.
 
     Args:
-        work: what is timed.
-        screen: seconds by number of threads, ascending, as of `screen_counts`; a number of threads that is
-            slower there than the first one is taken to be as much slower here.
-        calls: with each number of threads.
+        work: the function to time.
+        screen: seconds by number of threads, ascending, from `screen_counts`; a number of threads that is
+            slower than the first there is not timed, and the same ratio is assumed for `work`.
+        calls: number of timed calls per number of threads.
     """
     seconds: dict[int, float] = {}
     fewest = min(screen)
@@ -78,7 +80,7 @@ def _time(work: Callable[[], object]) -> float:
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Compute with some number of threads for a while."""
+    """Context in which PyTorch uses `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -97,7 +99,7 @@ def choose_count(seconds: dict[int, float]) -> int:
 
 
 def describe_choice(seconds: dict[int, float]) -> str:
-    """What was chosen and why, such as `threads: 1 of 2 (2 threads are 1.2 times as fast; 1.3 is needed)`."""
+    """The choice and why, such as `threads: 1 of 2 (2 threads are 1.2 times as fast; 1.3 is needed)`."""
     chosen = choose_count(seconds)
     reasons = []
     if chosen > 1:
@@ -116,14 +118,15 @@ def _speed(seconds: dict[int, float], count: int, other: int) -> float:
 
 
 def settle_threads(seconds: dict[int, float]) -> None:
-    """Take what was measured as the best number of threads for this process, and log which and why."""
+    """Set the number of threads of this process to the best measured one, and log the choice."""
     torch.set_num_threads(choose_count(seconds))
     log.info(describe_choice(seconds))
 
 
 def set_threads(counts: Sequence[int]) -> None:
-    """Set the number of threads of this process where there is no step of training to time: the only one of
-    `counts`, else the one that suits layers such as the models' (a trial of less than a second).
+    """Set the number of threads of this process if there is no training step to time.
+
+    If `counts` has several numbers, the choice is made by timing `sample_layers`, in less than a second.
     """
     if len(counts) > 1:
         settle_threads(screen_counts(counts))
@@ -132,7 +135,7 @@ def set_threads(counts: Sequence[int]) -> None:
 
 
 def sample_layers() -> Callable[[], Tensor]:
-    """A forward pass through norms, activations and convolutions on 8 maps (64, 16, 16)."""
+    """Return a forward pass through norms, activations and convolutions on 8 maps (64, 16, 16)."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 64, 16, 16, generator=generator)
     weight = torch.randn(64, 64, 3, 3, generator=generator) / 24

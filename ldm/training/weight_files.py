@@ -1,4 +1,4 @@
-"""Weights of a module on disk, as safetensors; what identifies them, and how many there are."""
+"""Save and load a module's weights as safetensors; fingerprint and count them."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
-WEIGHTS = "model.safetensors"  # the name under which a stage keeps them
+WEIGHTS = "model.safetensors"  # file name of a stage's weights
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -21,7 +21,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers in the parameters of `module`."""
+    """Number of parameters of `module`."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -31,23 +31,23 @@ def save_weights(path: Path, module: nn.Module) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(
             safetensors.torch.save(tensors)
-        )  # save_file has an error of its own for a full disk
+        )  # unlike save_file, this raises OSError if the disk is full
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
-    """Read weights into a module; every tensor must be there and fit.
+    """Load weights into a module; the file must have every tensor with the right shape.
 
     Raises:
-        UserError: the file is missing, damaged, or of another configuration.
+        UserError: the file is missing, damaged, or from another configuration.
     """
     try:
         tensors = safetensors.torch.load_file(path)
-    except Exception as error:  # safetensors raises its own kind for damaged files
+    except Exception as error:  # safetensors raises its own exception type for damaged files
         message = f"cannot read the weights {path} ({error}); delete their folder to train that stage again"
         raise UserError(message) from error
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        message = f"{path} holds weights of another configuration ({first}); choose another run.name"
+        message = f"{path} has weights of another configuration ({first}); choose another run.name"
         raise UserError(message) from error

@@ -201,7 +201,7 @@ def test_crops_of_celeba_are_for_aligned_pictures(randomise):
     assert torch.equal(to_images(face, SIZE, crop="d2c128"), to_images(np.array(box), SIZE))
     other = picture_of("RGB", (178, 178))
     assert torch.equal(to_images(other, SIZE, crop="d2c128"), to_images(other, SIZE))
-    with pytest.raises(UserError, match="the picture cannot be used: it holds floats"):
+    with pytest.raises(UserError, match="the picture cannot be used: it has floats"):
         to_images(Image.fromarray(np.zeros((4, 4), np.float32)), SIZE)
 
 

@@ -112,7 +112,7 @@ def test_corrupt_pictures_stop_or_are_left_out(call, folder_command, pictures, t
 def test_an_empty_folder(call, folder_command, tmp_path):
     (tmp_path / "data").mkdir()
     status, _, errors = call(*folder_command(tmp_path, tmp_path / "data"))
-    assert status == 2 and errors.count("\n") == 1 and "holds no pictures" in errors
+    assert status == 2 and errors.count("\n") == 1 and "has no pictures" in errors
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ class TestBadInput:
                 ["--base", "configs/disdiff/shapes3d.yaml", "data.root=/absent/2024_06_01"],
                 "/absent/2024_06_01",
             ),
-            (["--base", "configs/disdiff/shapes3d.yaml", "data.root=~/absent #1"], "absent #1 is no folder"),
+            (["--base", "configs/disdiff/shapes3d.yaml", "data.root=~/absent #1"], "#1 is not a folder"),
             (
                 ["--base", "configs/disdiff/dsprites.yaml", "data.root=nowhere", "-t"],
                 "data.procedural=always",

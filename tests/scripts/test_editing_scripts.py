@@ -91,7 +91,7 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["swap", "--guidance", "nan"], "sampler.guidance=nan is out of range"),
         (["sample", "--steps", "0"], "--steps: 0 is out of range; it must be at least 1"),
         (["swap", "--steps", "-3"], "--steps: -3 is out of range"),
-        (["traverse", "--steps", "2.5"], "'2.5' is no whole number"),
+        (["traverse", "--steps", "2.5"], "'2.5' is not a whole number"),
         (["traverse", "--reach", "nan"], "--reach: nan is out of range"),
         (["traverse", "--reach", "inf"], "--reach: inf is out of range"),
         (["sample", "--seed", "-1"], "at least 0 and at most 4294967295"),

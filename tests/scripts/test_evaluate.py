@@ -96,7 +96,7 @@ def test_runs_on_procedural_and_real_data_are_not_pooled(call, save, arrays):
         ({"factors": np.random.rand(2_500, 2)}, "factors must be integers, but their type is float64"),
         ({"factors": np.tile([[0, 1]], (2_500, 1))}, "factors have a single value in column(s) [0, 1]"),
         ({"codes": np.ones((2_500, 2))}, "codes are constant in every unit"),
-        ({"codes": np.full((2_500, 2), np.nan)}, "codes hold NaN"),
+        ({"codes": np.full((2_500, 2), np.nan)}, "codes contain NaN"),
         ({"codes": np.array([["a"]])}, "codes must be floating-point numbers"),
     ],
 )

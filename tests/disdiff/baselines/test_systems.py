@@ -121,7 +121,7 @@ def test_every_system_encodes_decodes_inverts_and_swaps(path, randomise):
         inferred = invert(model, image, code, 2)
     assert first.shape == image.shape and inferred.shape == z_T.shape
     assert not torch.equal(first, swapped)
-    with pytest.raises(UserError, match="no gradient fields of their own"):
+    with pytest.raises(UserError, match="no separate gradient fields"):
         decode_code(model, code, z_T, sampler, units=[0])
 
 

@@ -52,7 +52,7 @@ def test_the_clip_is_part_of_what_the_stage_is(build):
 def test_what_a_guided_run_needs_is_said(build):
     with pytest.raises(UserError, match="input=z is unknown; choose one of clip"):
         build("code.encoder.input=z")
-    with pytest.raises(UserError, match="runs/no-clip holds no CLIP"):
+    with pytest.raises(UserError, match="runs/no-clip has no CLIP"):
         build("clip.model=local-dir:runs/no-clip")
 
 

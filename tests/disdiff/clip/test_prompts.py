@@ -52,7 +52,7 @@ def test_principal_axes_span_the_differences_and_no_more(directions):
         ({"factors": {"wall": {"red": ["a"], "blue": [["b"]]}}}, "'blue' of 'wall' needs a list"),
         ({"factors": ["wall"]}, "factors must be names"),
         ({"factors": {"wall": ["red", "blue"]}}, "'wall' needs two values"),
-        ({"factors": {"": {"red": ["a"], "blue": ["b"]}}}, "'' is no name"),
+        ({"factors": {"": {"red": ["a"], "blue": ["b"]}}}, "'' is not a name"),
         ({"factors": WALL, "template": ["a {}"]}, "'template' is unknown"),
         ({"factors": WALL, "templates": "a {}"}, "templates must be a list"),
         ({"factors": WALL, "templates": []}, "templates must be a list"),
@@ -66,7 +66,7 @@ def test_principal_axes_span_the_differences_and_no_more(directions):
         ({"factors": WALL, "labels": []}, "labels must be names of factors"),
         ({"factors": WALL, "labels": "wall hue"}, "labels must be names of factors"),
         ({"factors": WALL, "labels": {"wall": ["hue"]}}, "the label of 'wall' must be one text"),
-        ({"factors": WALL, "labels": {"floor": "hue"}}, "labels has 'floor', which is no factor"),
+        ({"factors": WALL, "labels": {"floor": "hue"}}, "labels has 'floor', which is not a factor"),
     ],
 )
 def test_bad_files_are_named_with_an_example(tmp_path, content, says):
@@ -139,8 +139,8 @@ def test_factors_that_are_the_same_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        ((["a red wall"], ["a red, wall!"]), "'red' and 'blue' of 'wall' as the same"),
-        ((["a red wall", "red."], ["a red 1 wall", "red?"]), "'red' and 'blue' of 'wall' as the same"),
+        ((["a red wall"], ["a red, wall!"]), "'red' and 'blue' of 'wall' have the same CLIP embedding"),
+        ((["a red wall", "red."], ["a red 1 wall", "red?"]), "'red' and 'blue' of 'wall' have the same CLIP embedding"),
         ((["a red wall"], ["a red" + " wall" * 30]), "'a photo of a red wall wall.*' is too long"),
     ],
 )
@@ -155,8 +155,8 @@ def test_a_tokenizer_that_reads_two_values_as_one(random_clip, texts, says):
     [
         ("factors:\n\twall: {red: [a], blue: [b]}", "line 2: .*indent with spaces"),
         ("factors:\n  wall:\n  \t red: [a]", "line 3: .*indent with spaces"),
-        ("factors:\n  wall: {red: [a], blue: [b], red: [c]}", "line 2: 'red' stands there twice"),
-        ("factors:\n  a: {b: [c], d: [e]}\n  a: {f: [g], h: [i]}", "line 3: 'a' stands there twice"),
+        ("factors:\n  wall: {red: [a], blue: [b], red: [c]}", "line 2: 'red' occurs twice"),
+        ("factors:\n  a: {b: [c], d: [e]}\n  a: {f: [g], h: [i]}", "line 3: 'a' occurs twice"),
         ("factors: {wall: {red: [a], [b]: [b]}}", "line 1: .*found unhashable key"),
         ("factors: &a {wall: *a}", "recursive"),
         ("a: 1\n---\nb: 2", "single document"),

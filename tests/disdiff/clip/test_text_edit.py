@@ -19,7 +19,7 @@ def test_the_best_unit_of_a_name_is_found():
         Finding(4, "not named", 1.0, name="sky", score=0.9),
     ]
     assert find_unit(findings, "wall").unit == 3
-    with pytest.raises(UserError, match="no unit is named 'sky'; names are: wall"):
+    with pytest.raises(UserError, match="no unit has the name 'sky'; names are: wall"):
         find_unit(findings, "sky")
     with pytest.raises(UserError, match="no unit has a name"):
         find_unit(findings[2:], "wall")

@@ -94,11 +94,11 @@ def test_places_where_weights_of_a_tag_may_lie(tmp_path):
 @pytest.mark.parametrize(
     ("model", "pretrained", "says"),
     [
-        ("ViT-B-33", None, "ViT-B-33 is no architecture of open_clip"),
+        ("ViT-B-33", None, "ViT-B-33 is not an architecture of open_clip"),
         ("ViT-B-32", None, "needs clip.pretrained: a tag .*laion2b_s34b_b79k"),
         ("ViT-B-32", "laion3b", "neither a file nor a tag of ViT-B-32; its tags: openai"),
         ("ViT-B-16-SigLIP", "webli", "files of the Hugging Face hub"),
-        ("local-dir:absent", None, "absent holds no CLIP .*disdiff tiny-clip --out absent"),
+        ("local-dir:absent", None, "absent has no CLIP .*disdiff tiny-clip --out absent"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_sentence(model, pretrained, says):
@@ -108,13 +108,13 @@ def test_what_is_not_there_is_said_in_one_sentence(model, pretrained, says):
 
 def test_damaged_weights_and_folders(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"no weights at all")
-    with pytest.raises(UserError, match="bad.safetensors holds no weights of tiny_clip"):
+    with pytest.raises(UserError, match="bad.safetensors has no weights of tiny_clip"):
         load_clip(tiny(str(tmp_path / "bad.safetensors")))
     (tmp_path / "open_clip_config.json").write_text('{"preprocess_cfg": {}}')
-    with pytest.raises(UserError, match="no CLIP that open_clip reads"):
+    with pytest.raises(UserError, match="open_clip cannot read"):
         load_clip(ClipConfig(model=f"local-dir:{tmp_path}"))
     (tmp_path / "bad.safetensors").unlink()
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="has no weights"):
         load_clip(ClipConfig(model=f"local-dir:{tmp_path}"))
 
 

@@ -157,5 +157,5 @@ def test_the_cut_is_in_the_gap() -> None:
 
 
 def test_more_numbers_than_dimensions_are_refused() -> None:
-    with pytest.raises(UserError, match="lower num_units or unit_dim"):
+    with pytest.raises(UserError, match="lower code.num_units or code.unit_dim"):
         PrincipalComponents(6, 8).fit(torch.randn(100, 6))

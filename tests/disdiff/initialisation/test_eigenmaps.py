@@ -113,7 +113,7 @@ def test_no_unit_is_left_when_loops_take_them_all(bent: dict[str, torch.Tensor])
 
 
 def test_too_few_inputs_are_refused() -> None:
-    with pytest.raises(UserError, match="more than 17 images, here are 15"):
+    with pytest.raises(UserError, match="more than 17 images, got 15"):
         EigenmapCoordinates(40, 5).fit(torch.randn(15, 40))
 
 

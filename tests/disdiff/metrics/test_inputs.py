@@ -23,8 +23,8 @@ def spoil(array, value):
 @pytest.mark.parametrize(
     ("change_codes", "change_factors", "sentence"),
     [
-        (lambda c: spoil(c, np.nan), lambda f: f, r"codes hold NaN \(1 rows\)"),
-        (lambda c: spoil(c, np.inf), lambda f: f, "codes hold .* infinity"),
+        (lambda c: spoil(c, np.nan), lambda f: f, r"codes contain NaN \(1 rows\)"),
+        (lambda c: spoil(c, np.inf), lambda f: f, "codes contain .* infinity"),
         (lambda c: c[:-1], lambda f: f, "codes have 2999 rows but factors have 3000"),
         (lambda c: np.ones_like(c), lambda f: f, "codes are constant in every unit"),
         (lambda c: c[:, 0], lambda f: f, "codes must have shape"),

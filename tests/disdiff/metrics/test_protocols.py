@@ -126,7 +126,7 @@ def test_every_metric_refuses_nan_and_an_all_constant_code_and_bears_one_constan
 ):
     spoilt = identity.copy()
     spoilt[7, 1] = np.nan
-    with pytest.raises(UserError, match="codes hold NaN"):
+    with pytest.raises(UserError, match="codes contain NaN"):
         metrics[name](spoilt, factors, seed=0)
     with pytest.raises(UserError, match="codes are constant"):
         metrics[name](np.ones_like(identity), factors, seed=0)

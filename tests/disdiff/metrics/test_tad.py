@@ -112,7 +112,7 @@ def test_binarised_factors_are_named_by_factor_and_value(factors):
 
 
 def test_bad_attributes_and_too_few_rows_are_named(codes, attributes):
-    with pytest.raises(UserError, match="attributes must be 0 or 1, but hold"):
+    with pytest.raises(UserError, match="attributes must be 0 or 1, but contain"):
         score(codes, attributes * 2 - 1)
     with pytest.raises(UserError, match="codes have 1000 rows but 10000 are needed"):
         compute_tad(codes, attributes)

@@ -25,7 +25,7 @@ def test_one_factor_loses_the_beta_vae_score_only(identity, factors):
     scores = scores_of(identity, factors[:, :1])
     assert set(scores) == {*NAMES, "undefined"} - {"beta_vae"}
     assert list(scores["undefined"]) == ["beta_vae"]
-    assert "tells factors apart" in scores["undefined"]["beta_vae"]
+    assert "distinguishes factors" in scores["undefined"]["beta_vae"]
     assert scores["factor_vae"]["eval_accuracy"] == 1.0 and scores["mig"]["score"] > 0.9
 
 

@@ -74,7 +74,7 @@ def test_unknown_kinds_are_the_users_error(key):
 
 
 @pytest.mark.parametrize(
-    ("kind", "weight", "usual"), [("vq", 1e-5, "1.0 is usual"), ("kl", 1.0, "1.0e-5 is usual")]
+    ("kind", "weight", "usual"), [("vq", 1e-5, "use e.g. 1.0"), ("kl", 1.0, "use e.g. 1.0e-5")]
 )
 def test_a_weight_that_suits_the_other_bottleneck_is_refused(kind, weight, usual):
     with pytest.raises(UserError, match=f"weight_regulariser={weight:g} .*kind={kind}.*{usual}"):

@@ -62,7 +62,7 @@ def test_an_npz_whose_array_is_shorter_than_its_header_says(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("images.npy", npy_header((100, 4, 5), np.dtype(np.uint8)) + IMAGES[:99].tobytes())
     with pytest.raises(
-        UserError, match="a.npz is not npz, truncated or incomplete .*shorter than its header"
+        UserError, match="a.npz is not an npz file, or is truncated or incomplete .*shorter than its header"
     ):
         npz_rows(path, FORMAT, tmp_path / "a.npy")
 
@@ -96,7 +96,7 @@ def test_a_failed_unpacking_leaves_nothing(tmp_path, monkeypatch):
     content = bytearray(path.read_bytes())
     content[1500] ^= 1  # in the middle of the images: the checksum no longer fits
     path.write_bytes(content)
-    with pytest.raises(UserError, match="a.npz is not npz, truncated or incomplete"):
+    with pytest.raises(UserError, match="a.npz is not an npz file, or is truncated or incomplete"):
         npz_rows(path, FORMAT, unpacked)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -133,7 +133,7 @@ def test_no_data_and_damaged_chunks(tmp_path):
     content = bytearray(path.read_bytes())
     content[place : place + 200] = bytes(200)
     path.write_bytes(content)
-    with pytest.raises(UserError, match="a.h5 is not HDF5, truncated or incomplete"):
+    with pytest.raises(UserError, match="a.h5 is not an HDF5 file, or is truncated or incomplete"):
         h5_rows(path, FORMAT, tmp_path / "a.npy")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -37,11 +37,11 @@ def test_a_file_is_preferred_to_its_stand_in(tmp_path, shapes3d):
     [
         ({"name": "shapes4d"}, "data.name=shapes4d is unknown; choose one of shapes3d"),
         ({"name": "shapes3d", "procedural": "maybe"}, "data.procedural=maybe is unknown"),
-        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* for shapes3d, dsprites"),
-        ({"name": "shapes3d", "image_size": 32}, "data.image_size is for pictures"),
-        ({"name": "mpi3d_toy", "crop": "pad"}, "data.crop is for pictures"),
-        ({"name": "folder", "partition": "train"}, "data.partition is for celeba"),
-        ({"name": "shapes3d", "antialias": True}, "data.antialias is for the procedural dsprites"),
+        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* with shapes3d, dsprites"),
+        ({"name": "shapes3d", "image_size": 32}, "data.image_size only applies to picture files"),
+        ({"name": "mpi3d_toy", "crop": "pad"}, "data.crop only applies to picture files"),
+        ({"name": "folder", "partition": "train"}, "data.partition is only for celeba"),
+        ({"name": "shapes3d", "antialias": True}, "data.antialias is only for procedural dsprites"),
         ({"name": "celeba", "partition": "half"}, "data.partition=half is unknown"),
         ({"name": "folder", "crop": "round"}, "data.crop=round is unknown"),
     ],
@@ -62,7 +62,7 @@ def test_a_folder_takes_size_and_crop(tmp_path):
 @pytest.mark.parametrize("root", ["absent", "file.txt", "deep/er/absent"])
 def test_a_folder_that_was_named_and_is_not_there_is_no_reason_to_draw(tmp_path, name, root):
     (tmp_path / "file.txt").write_text("no folder")
-    with pytest.raises(UserError, match="data.root=.* is no folder; .*data.procedural=always"):
+    with pytest.raises(UserError, match="data.root=.* is not a folder; .*data.procedural=always"):
         open_data(DataOptions(name, str(tmp_path / root)))
     assert open_data(DataOptions(name, str(tmp_path / root), "always")).procedural
 

@@ -61,7 +61,7 @@ def test_partitions(root, partition, rows):
 def test_another_crop_and_size(root):
     source = open_celeba(root, crop="center178", image_size=32)
     assert source.images(torch.tensor([0])).shape == (1, 3, 32, 32)
-    with pytest.raises(UserError, match="celeba has attributes of its own"):
+    with pytest.raises(UserError, match="celeba has its own attributes"):
         open_celeba(root, attributes="x.csv")
 
 

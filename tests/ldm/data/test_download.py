@@ -55,7 +55,7 @@ def names(folder):
 
 def break_off(server, target, size=1_200_000):
     server.limit = size
-    with pytest.raises(UserError, match="broke off.*run it again"):
+    with pytest.raises(UserError, match="stopped after.*run again"):
         download(server.url, target)
     server.limit = None
 

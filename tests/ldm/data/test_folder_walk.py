@@ -73,7 +73,7 @@ class TestLinks:
         draw(tmp_path / "a.png")
         (tmp_path / "b.PNG").symlink_to("nowhere.png")
         source = open_folder(tmp_path)
-        with pytest.raises(UserError, match="picture b.PNG cannot be read .it is a broken link or no file"):
+        with pytest.raises(UserError, match="b.PNG cannot be read .it is a broken link or not a file"):
             source._read(1)
         assert open_folder(tmp_path, corrupt="skip").skipped == ("b.PNG",)
 
@@ -131,7 +131,7 @@ class TestNames:
 
     def test_two_files_of_one_name_are_refused(self, tmp_path):
         draw(tmp_path / COMPOSED, 1), draw(tmp_path / DECOMPOSED, 2)
-        with pytest.raises(UserError, match="different pictures under one name, in two Unicode forms .é.png"):
+        with pytest.raises(UserError, match="names differ only in their Unicode form .é.png"):
             FolderStore(tmp_path)
 
     def test_two_rows_of_one_name_are_refused(self, tmp_path):

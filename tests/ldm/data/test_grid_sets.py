@@ -130,7 +130,7 @@ class TestMPI3D:
             open_mpi3d("mpi3d_toy", tmp_path)
         np.savez(path, images=images)
         path.write_bytes(path.read_bytes()[:-5000])
-        with pytest.raises(UserError, match="mpi3d_toy.npz is not npz, truncated"):
+        with pytest.raises(UserError, match="mpi3d_toy.npz is not an npz file, or is truncated"):
             open_mpi3d("mpi3d_toy", tmp_path)
 
 
@@ -174,10 +174,10 @@ class TestDSprites:
     def test_bad_files(self, tmp_path, arrays):
         part = {name: array[:50] for name, array in arrays.items()}
         self.write(tmp_path, ".npz", {**part, "latents_classes": part["latents_classes"][:49]})
-        with pytest.raises(UserError, match="has 50 images but not as many rows of 6 classes"):
+        with pytest.raises(UserError, match="has 50 images but not one row of 6 classes for each"):
             open_dsprites(tmp_path)
         self.write(tmp_path, ".npz", {**part, "latents_classes": part["latents_classes"] + 7})
-        with pytest.raises(UserError, match="a class that dSprites has not"):
+        with pytest.raises(UserError, match="a class that dSprites does not have"):
             open_dsprites(tmp_path)
         shuffled = {**arrays, "latents_classes": arrays["latents_classes"][::-1]}
         self.write(tmp_path, ".npz", shuffled)
@@ -226,7 +226,7 @@ class TestCars3D:
             open_cars3d(tmp_path)
         second = tmp_path / "cars" / "car_001_mesh.mat"
         second.write_bytes((tmp_path / "cars" / "car_000_mesh.mat").read_bytes()[:100_000])
-        with pytest.raises(UserError, match="car_001_mesh.mat is no MATLAB file .*or truncated"):
+        with pytest.raises(UserError, match="car_001_mesh.mat is not a MATLAB file .*or is truncated"):
             open_cars3d(tmp_path)
         savemat(second, {"im": meshes[0][:64]})
         with pytest.raises(UserError, match="car_001_mesh.mat: expected 'im' to be uint8 of shape"):
@@ -281,28 +281,28 @@ class TestSmallNORB:
         path = tmp_path / f"smallnorb-{PARTS[1]}-dat.mat"
         whole = path.read_bytes()
         path.write_bytes(whole[:-100])
-        with pytest.raises(UserError, match="testing-dat.mat is no whole matrix file .*truncated"):
+        with pytest.raises(UserError, match="testing-dat.mat is not a complete SmallNORB file .*truncated"):
             open_smallnorb(tmp_path)
         path.write_bytes(b"MATLAB 5.0 MAT-file" + whole)
-        with pytest.raises(UserError, match="testing-dat.mat is no whole matrix file"):
+        with pytest.raises(UserError, match="testing-dat.mat is not a complete SmallNORB file"):
             open_smallnorb(tmp_path)
         path.unlink()
         with pytest.raises(UserError, match="has no smallnorb-5x01235.*-dat.mat nor"):
             open_smallnorb(tmp_path)
         assert not (tmp_path / "smallnorb.images.npy").exists()
         self.write(tmp_path, [parts[0], {**parts[1], "info": parts[1]["info"] + 9}])
-        with pytest.raises(UserError, match="a label is none that SmallNORB has"):
+        with pytest.raises(UserError, match="a label is not a value of SmallNORB"):
             open_smallnorb(tmp_path)
 
     def test_odd_azimuths_and_other_shapes(self, tmp_path, parts):
         parts[0]["info"][3, 2] += 1
         self.write(tmp_path, parts)
-        with pytest.raises(UserError, match="a label is none that SmallNORB has"):
+        with pytest.raises(UserError, match="a label is not a value of SmallNORB"):
             open_smallnorb(tmp_path)
         path = tmp_path / f"smallnorb-{PARTS[0]}-cat.mat"
         for size in (-200, 0, 2**31 - 1):
             path.write_bytes(struct.pack("<5i", 0x1E3D4C54, 1, size, 1, 1) + bytes(800))
-            with pytest.raises(UserError, match="training-cat.mat is no whole matrix file"):
+            with pytest.raises(UserError, match="training-cat.mat is not a complete SmallNORB file"):
                 open_smallnorb(tmp_path)
 
     @pytest.mark.parametrize("kind", ["dat", "cat", "info"])
@@ -310,7 +310,7 @@ class TestSmallNORB:
         self.write(tmp_path, parts)
         with (tmp_path / f"smallnorb-{PARTS[1]}-{kind}.mat").open("ab") as file:
             file.write(b"x")
-        with pytest.raises(UserError, match=f"testing-{kind}.mat is no whole matrix file .*longer"):
+        with pytest.raises(UserError, match=f"testing-{kind}.mat is not a complete SmallNORB file .*longer"):
             open_smallnorb(tmp_path)
 
     @pytest.mark.parametrize("kind", ["dat", "cat", "info"])
@@ -320,6 +320,6 @@ class TestSmallNORB:
         data = bytearray(path.read_bytes())
         data[-8] ^= 1  # of the checksum
         path.write_bytes(data)
-        with pytest.raises(UserError, match=f"testing-{kind}.mat.gz is no whole matrix file .*CRC"):
+        with pytest.raises(UserError, match=f"testing-{kind}.mat.gz is not a complete SmallNORB file .*CRC"):
             open_smallnorb(tmp_path)
         assert not (tmp_path / "smallnorb.images.npy").exists()

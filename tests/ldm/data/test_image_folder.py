@@ -42,11 +42,11 @@ def test_lists_nested_pictures_by_path(folder):
 
 def test_folders_without_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match=r"holds no pictures \(.*\.png.*\); name another"):
+    with pytest.raises(UserError, match=r"has no pictures \(.*\.png.*\); set another"):
         FolderStore(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         FolderStore(tmp_path / "absent")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         FolderStore(tmp_path / "notes.txt")
 
 
@@ -72,7 +72,7 @@ class TestAttributes:
             (("file,hat,hat", *ROWS), "the attribute hat more than once"),
             (
                 ("file,glasses,hat", "x.png,1,1", *ROWS[2:]),
-                r"x.png stands for 2 pictures \(a/x.png, b/x.png\)",
+                r"x.png fits 2 pictures \(a/x.png, b/x.png\)",
             ),
             (("file,glasses,hat", "a/x.png,1,2", *ROWS[1:]), "row of a/x.png needs 2 values, each 0 or 1"),
             (("file,glasses,hat", "a/x.png,1", *ROWS[1:]), "row of a/x.png needs 2 values"),
@@ -129,7 +129,7 @@ class TestAttributes:
         assert names == ["a/deep/y.JPG", "a/x.png", "b/x.png"] and values.tolist() == [[0, 0], [1, 0], [0, 1]]
 
     def test_skip_with_no_row_that_fits(self, folder):
-        with pytest.raises(UserError, match="none of its rows is of a picture"):
+        with pytest.raises(UserError, match="no row belongs to a picture"):
             match(write(folder, "file,hat", "gone.png,1"), folder, skip=True)
 
     def test_a_file_that_is_no_text(self, folder):

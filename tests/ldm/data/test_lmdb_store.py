@@ -96,7 +96,7 @@ class TestBadInput:
 
     def test_no_database(self, tmp_path, write):
         (tmp_path / "data.mdb").write_bytes(bytes(10_000))
-        with pytest.raises(UserError, match="data.mdb is no LMDB"):
+        with pytest.raises(UserError, match="data.mdb is not an LMDB"):
             LmdbStore(tmp_path, 16)
 
     def test_fewer_pictures_than_it_says(self, tmp_path, write):
@@ -104,7 +104,7 @@ class TestBadInput:
             LmdbStore(write(tmp_path, {**numbered(), b"length": b"31"}), 16)
 
     def test_empty(self, tmp_path, write):
-        with pytest.raises(UserError, match="holds no pictures"):
+        with pytest.raises(UserError, match="has no pictures"):
             LmdbStore(write(tmp_path, {}), 16)
 
     def test_a_corrupt_picture_is_named_by_its_key(self, tmp_path, write):
@@ -118,7 +118,7 @@ class TestBadInput:
 
     def test_several_databases(self, tmp_path, write):
         write(tmp_path / "a", lsun()), write(tmp_path / "b", lsun())
-        with pytest.raises(UserError, match="holds 2 databases"):
+        with pytest.raises(UserError, match="has 2 databases"):
             find_lmdb(tmp_path)
 
     def test_without_the_package(self, monkeypatch):
@@ -130,5 +130,5 @@ class TestBadInput:
             return real(name, *rest)
 
         monkeypatch.setattr(builtins, "__import__", refuse)
-        with pytest.raises(UserError, match=r"need the package lmdb; .*pip install -e '\.\[lmdb\]'"):
+        with pytest.raises(UserError, match=r"needs the package lmdb; .*pip install -e '\.\[lmdb\]'"):
             import_lmdb()

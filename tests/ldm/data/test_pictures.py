@@ -224,7 +224,7 @@ class TestCorruptPictures:
 
     def test_all_are_corrupt(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"no")
-        with pytest.raises(UserError, match="no picture that can be read"):
+        with pytest.raises(UserError, match="has no readable pictures"):
             open_folder(tmp_path, corrupt="skip")
 
     def test_an_unknown_choice(self, folder):

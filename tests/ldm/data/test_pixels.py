@@ -204,9 +204,9 @@ class TestNaming:
     @pytest.mark.parametrize(("message", "data"), UNKNOWN.items(), ids=list(UNKNOWN))
     def test_the_file_and_the_mode(self, tmp_path, message, data):
         (tmp_path / "x.tif").write_bytes(data)
-        with pytest.raises(UserError, match=f"x.tif cannot be read .it holds {message}"):
+        with pytest.raises(UserError, match=f"x.tif cannot be read .it has {message}"):
             open_data(DataOptions("folder", str(tmp_path), image_size=8))._read(0)
-        with pytest.raises(UserError, match=f"cannot read the picture .*x.tif: it holds {message}"):
+        with pytest.raises(UserError, match=f"cannot read the picture .*x.tif: it has {message}"):
             to_images(tmp_path / "x.tif", 8)
 
     def test_damaged_files_as_input_of_a_model(self, tmp_path):

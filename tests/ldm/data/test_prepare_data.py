@@ -97,7 +97,7 @@ class TestPictures:
         assert status == 0 and "good; 9 pictures" in said
         (folder / "deep" / "4.png").write_bytes(b"no")
         status, _, error = prepare("check", "folder", "--root", folder)
-        assert status == 2 and "1 of 9 pictures cannot be read: deep/4.png (it is no picture)" in error
+        assert status == 2 and "1 of 9 pictures cannot be read: deep/4.png (it is not a picture)" in error
 
     def test_convert(self, prepare, folder):
         (folder / "deep" / "4.png").write_bytes(b"no")
@@ -202,7 +202,7 @@ class TestDownload:
             file.seek(-10, 2)
             file.write(b"x")
         status, _, error = prepare("check", "--root", root)
-        assert status == 2 and "is not what was downloaded" in error
+        assert status == 2 and "has changed since its download" in error
 
     def write_archive(self, served, names):
         with tarfile.open(served / "cars.tar.gz", "w:gz") as archive:
@@ -241,7 +241,7 @@ class TestDownload:
         whole = (served / "cars.tar.gz").read_bytes()
         (served / "cars.tar.gz").write_bytes(whole[: len(whole) * 3 // 4])
         status, _, error = prepare("cars3d", "--download", "--root", tmp_path / "data")
-        assert status == 2 and "cars.tar.gz is no whole archive" in error
+        assert status == 2 and "cars.tar.gz is a damaged archive" in error
         assert not (tmp_path / "data" / "cars" / "car_002_mesh.mat").exists()
         self.write_archive(served, ["other.txt"])
         status, _, error = prepare("cars3d", "--download", "--root", tmp_path / "more")
@@ -298,7 +298,7 @@ def test_check_finds_empty_images(prepare, tmp_path, shapes3d):
         (["shapes3d", "--procedural", "--num-images", "480001"], "from 1 to 480000"),
         (["shapes3d", "--num-images", "5"], "goes with --procedural"),
         (["shapes4d"], "invalid choice"),
-        (["cars3d", "--procedural"], "there is no procedural cars3d; --procedural is for shapes3d, dsprites"),
+        (["cars3d", "--procedural"], "no procedural cars3d; --procedural works with shapes3d, dsprites"),
         (["shapes3d", "cars3d"], "name one data set"),
         (["shapes3d", "--procedural", "--convert", "--num-images", "2"], "--convert is for pictures"),
         (["shapes3d", "--encode", "nowhere"], "nowhere"),

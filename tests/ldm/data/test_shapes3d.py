@@ -159,7 +159,7 @@ def test_missing(tmp_path):
 def test_truncated_h5(tmp_path, shapes3d, layout, keep):
     path = shapes3d.write_h5(tmp_path, **H5_LAYOUTS[layout])
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(UserError, match="3dshapes.h5 is not HDF5, truncated or incomplete .*; get it again"):
+    with pytest.raises(UserError, match="3dshapes.h5 is not an HDF5 file, .* incomplete .*; get it again"):
         Shapes3D(tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_truncated_h5(tmp_path, shapes3d, layout, keep):
 def test_truncated_npz(tmp_path, shapes3d, keep):
     path = shapes3d.write_npz(tmp_path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(UserError, match="3dshapes.npz is not npz, truncated or incomplete .*; get it again"):
+    with pytest.raises(UserError, match="3dshapes.npz is not an npz file, .* incomplete .*; get it again"):
         Shapes3D(tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_reading_never_runs_code(tmp_path, run, tiny_task):
     with pytest.raises(UserError, match="cannot read the checkpoint .*resume.ckpt"):
         run(tiny_task(), tmp_path)
     (tmp_path / "resume.ckpt").write_bytes(pickle.dumps(Malicious(trace), protocol=2))
-    with pytest.raises(UserError, match="delete it to start this stage anew"):
+    with pytest.raises(UserError, match="delete it to restart this stage"):
         run(tiny_task(), tmp_path)
     assert not trace.exists()
 

@@ -1,4 +1,4 @@
-"""Disentangled representation learning with diffusion models: `disdiff.load(path)` gives a trained one."""
+"""Disentangled representation learning with diffusion models; `disdiff.load(path)` loads a trained model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,13 @@ __all__ = ["Edit", "Model", "__version__", "load"]
 if getattr(ldm, "PROJECT", None) != "disdiff":
     place = [*getattr(ldm, "__path__", []), ldm.__file__][0]
     raise ImportError(
-        f"disdiff needs its own package `ldm`, but Python finds another one, {place}: leave that folder, "
-        "take it off PYTHONPATH, or install disdiff in an environment of its own"
+        f"disdiff needs its own package `ldm`, but Python imports another package of that name from {place}; "
+        "leave that folder, remove it from PYTHONPATH, or install disdiff in a separate environment"
     )
 
 
 def __getattr__(name: str) -> Any:
-    """Import the interface when it is asked for, so that `import disdiff` takes no time."""
+    """Import the interface on first use, so that `import disdiff` is fast."""
     if name == "__version__":
         from disdiff.config.version import find_version
 

@@ -231,13 +231,13 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
         (lambda: disdiff.load(tmp_path), "no run folder"),
         (lambda: disdiff.load(tmp_path, "tpu"), "choose one of auto, cpu, cuda"),
         (lambda: disdiff.load(model.run.folder, guidance=-1.0), "sampler.guidance=-1.0 is out of range"),
-        (lambda: model.decode(torch.zeros(2, 3)), "codes are tensors of shape"),
+        (lambda: model.decode(torch.zeros(2, 3)), "codes must have shape"),
         (lambda: model.decode(model.encode(images), torch.zeros(1, 4, 8, 8)), "noise for 1"),
         (lambda: model.swap(images, images[[0, 0, 1]], 0), "cannot take units of 3"),
         (lambda: model.gradient_fields(images, t=1000), "no step t=1000"),
         (lambda: model.edit(images, disdiff.Edit(0)), "needs one of toward"),
         (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs one of toward"),
-        (lambda: model.edit(images, []), "nothing to edit"),
+        (lambda: model.edit(images, []), "list of edits is empty"),
         (lambda: model.move_attribute(images[0], "colour", 1, [1]), "this run knows: wall hue, scale"),
     ]
     for request, says in requests:
@@ -312,19 +312,22 @@ def test_odd_arguments_are_one_sentence(model, images):
             lambda: model.encode(np.zeros((SIZE, SIZE, 3), np.uint16)),
             lambda: model.encode(images.to_sparse()),
         ],
-        "codes are tensors of shape": [
+        "codes must have shape": [
             *(lambda c=c: model.decode(c, noise) for c in (codes[0], codes[:, 1:], codes > 0, None, "codes")),
             *(lambda c=c: model.decode(c, noise) for c in (codes[:0], codes * torch.nan, codes.tolist())),
             lambda: model.decode(torch.cat([codes, codes], dim=2), noise),
         ],
-        "noise is a tensor of shape": [
+        "noise must have shape": [
             *(lambda z=z: model.decode(codes, z) for z in (noise[..., 1:], noise.flatten(1), nan, 3, [1])),
         ],
         "there are 2": [lambda: model.infer_noise(images, codes[:1]), lambda: model.decode(codes, noise[0])],
         "steps=": [lambda s=s: model.decode(codes, noise, steps=s) for s in (0, -1, True, 2.5, "2", [2])],
         "cannot sample in": [lambda: model.decode(codes, noise, steps=10**6)],
         "seed=": [lambda s=s: model.decode(codes, seed=s) for s in (2**70, 1.5, "a", None, True)],
-        "no unit to move": [lambda: model.swap(images, images, []), lambda: model.traverse(images, ())],
+        "list of units is empty": [
+            lambda: model.swap(images, images, []),
+            lambda: model.traverse(images, ()),
+        ],
         "amounts": [
             lambda a=a: model.traverse(images, 0, a) for a in ([], [torch.nan], "12", [None], [True])
         ],
@@ -334,9 +337,9 @@ def test_odd_arguments_are_one_sentence(model, images):
             lambda: model.edit(images, disdiff.Edit(0, toward=images, strength=None)),
             lambda: disdiff.load(model.run.folder, guidance="2"),
         ],
-        "is no edit": [lambda e=e: model.edit(images, e) for e in ("edit", None, [3])],
+        "is not an edit": [lambda e=e: model.edit(images, e) for e in ("edit", None, [3])],
         "give one, or as many": [lambda: model.edit(images, disdiff.Edit(0, toward=many))],
-        "one image at a time": [
+        "expected a single image": [
             lambda: model.interpolate(images, images[0]),
             lambda: model.move_attribute(images, "scale", 1, [0.1]),
         ],
@@ -344,7 +347,7 @@ def test_odd_arguments_are_one_sentence(model, images):
         "strengths is empty": [lambda: model.move_attribute(images[0], "scale", 1, [])],
         "value=": [lambda v=v: model.move_attribute(images[0], "scale", v, [0.1]) for v in ("1", 1.0, None)],
         "t=": [lambda t=t: model.gradient_fields(images, t) for t in (2.5, True, -1)],
-        "no path of a run folder": [lambda p=p: disdiff.load(p) for p in (None, 3)],
+        "not the path of a run folder": [lambda p=p: disdiff.load(p) for p in (None, 3)],
     }
     for says, calls in requests.items():
         for call in calls:

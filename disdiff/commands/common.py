@@ -54,8 +54,8 @@ def add_sampler_options(
 def load_run_of(arguments: argparse.Namespace) -> Run:
     """Load the run named on the command line, with `--device` and `--guidance` applied.
 
-    On a CPU this also configures the process: freed memory is kept for reuse, and the number of threads is the
-    run's `trainer.threads`, or the number that a short trial finds fastest.
+    On a CPU this also configures the process: freed memory is kept for reuse, and the number of threads is
+    the run's `trainer.threads`, or the number that a short trial finds fastest.
     """
     device = resolve_device(arguments.device)
     if device == "cpu":
@@ -118,8 +118,9 @@ def choose_path(arguments: argparse.Namespace, name: str) -> Path:
 def label_run(run: Path) -> str:
     """A label of a run folder for file names, different for every folder.
 
-    This is the name of a folder in `runs`, the relative path of another folder in the working directory, the
-    path within the package of a shipped model, and for all other folders the name with a checksum of the path.
+    The label of a folder in `runs` is its name, that of another folder in the working directory its relative
+    path, and that of a shipped model its path in the package. Any other folder gets its name with a checksum
+    of its path.
     """
     here, place = Path.cwd(), run.resolve()
     if place.is_relative_to(PRETRAINED) and find(name := place.relative_to(ROOT)).resolve() == place:
@@ -139,7 +140,7 @@ def put_beside(picture: Path, suffix: str) -> Path:
     """
     if picture.suffix == suffix:
         raise UserError(
-            f"{picture} would be overwritten by the data file of the picture; choose an --out that ends in .png"
+            f"{picture} is also the name of the picture's data file; choose an --out that ends in .png"
         )
     return picture.with_suffix(suffix)
 

@@ -1,6 +1,6 @@
-"""Export a run as a folder to hand on: weights of all stages, configuration, scores, codes, and a model card.
+"""Export a run as a portable folder: weights of all stages, configuration, scores, codes and a model card.
 
-The folder needs nothing outside itself, holds no paths of this machine, and loads by `disdiff.load(TARGET)`.
+The folder is self-contained, holds no paths of this machine, and is loaded with `disdiff.load(TARGET)`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   disdiff export runs/disdiff-folder-small-s0 exports/mine --license cc-by-4.0
 then
   disdiff edit exports/mine photo.png --unit 0 --by 2
-  hf upload NAME/MODEL exports/mine .        with the hub's own client; read exports/mine/README.md first"""
+  hf upload NAME/MODEL exports/mine .        upload it (read exports/mine/README.md first)"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,12 +23,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("target", metavar="TARGET", type=expand_home, help="new or empty folder")
-    parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
+    parser.add_argument(
+        "--license", metavar="NAME", help="licence of the weights, for the card (default: none)"
+    )
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Export, and say what there is now."""
+    """Export the run and print what was written."""
     target = export_run(arguments.run, arguments.target, arguments.license)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     for path in files:

@@ -142,7 +142,7 @@ def test_an_interrupt_says_how_to_go_on(call, monkeypatch):
     monkeypatch.setattr(campaign, "run_job", interrupt)
     status, _, complained = call("--systems", "beta_vae")
     assert status == 130 and complained.endswith(
-        "stopped; the same command goes on from the last checkpoint\n"
+        "stopped; the same command continues from the last checkpoint\n"
     )
 
 

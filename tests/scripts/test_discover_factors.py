@@ -92,9 +92,9 @@ def test_an_edit_by_name_is_measured_and_shown(discover, run_folder, monkeypatch
     [
         (["--prompts", "absent.yaml"], "cannot read the prompts absent.yaml"),
         (["--edit", "wall colour"], "--edit needs --prompts"),
-        (["--pretrained", "openai"], "--pretrained goes with --clip"),
+        (["--pretrained", "openai"], "--pretrained needs --clip"),
         (["--clip", "local-dir:nowhere"], "nowhere holds no CLIP"),
-        (["--images", "1"], "--images of 2 or more"),
+        (["--images", "1"], "give 2 or more"),
         (["--prompts", PROMPTS, "--edit", "mood"], "no unit is named 'mood'"),
     ],
 )

@@ -77,8 +77,8 @@ def test_attributes_and_walks(call, tmp_path):
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ([], "give one of --unit"),
-        (["photo.png", "--unit", "0", "--by", "1", "--walk", "other.png"], "give one of --unit"),
+        ([], "give exactly one of --unit"),
+        (["photo.png", "--unit", "0", "--by", "1", "--walk", "other.png"], "give exactly one of --unit"),
         (["photo.png", "--unit", "0"], "needs one of toward"),
         (["photo.png", "--unit", "0", "--by", "1", "--toward", "other.png"], "needs one of toward"),
         (["photo.png", "--unit", "colour", "--by", "1"], "no unit is called 'colour'"),

@@ -97,7 +97,7 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["sample", "--seed", "-1"], "at least 0 and at most 4294967295"),
         (["sample", "--seed", str(2**32)], "at most 4294967295 and at least 0"),
         (["swap", "--seed", str(2**64)], "at most 4294967295 and at least 0"),
-        (["sample", "--units", "a"], "no list of units"),
+        (["sample", "--units", "a"], "not a list of units"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(call, tmp_path, command, says):

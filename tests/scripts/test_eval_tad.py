@@ -83,7 +83,7 @@ def test_factors_give_the_binarised_form_under_its_own_name_only(call, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "name a run folder or --codes FILE"),
+        ([], "give either a run folder or --codes FILE"),
         (["--codes", "absent.npz"], "cannot read codes from absent.npz"),
         (["--codes", "CODES", "--seeds", "one"], "--seeds one"),
         (["--codes", "CODES", "--seeds", "0,-1"], "--seeds 0,-1"),

@@ -61,7 +61,7 @@ def choose_files(arguments: argparse.Namespace) -> list[Path]:
 
 
 def describe(values: np.ndarray) -> str:
-    """Mean of values (runs, seeds), with standard deviations over runs and over seeds if there are several."""
+    """Mean of values (runs, seeds), with standard deviations over runs and seeds if there are several."""
     num_runs, num_seeds = values.shape
     spread = f" +- {values.mean(axis=1).std():.4f} over {num_runs} runs" if num_runs > 1 else ""
     if num_seeds > 1:

@@ -210,7 +210,7 @@ def test_crops_of_celeba_are_for_aligned_pictures(randomise):
     [
         (np.zeros((SIZE, SIZE, 3)), "uint8 of shape .* got float64"),
         (np.zeros((3, SIZE, SIZE), np.uint8), "uint8 of shape"),
-        (np.zeros((32, 32, 3), np.uint8), "PIL pictures may have any size"),
+        (np.zeros((32, 32, 3), np.uint8), "PIL picture, which may have any size"),
         (torch.zeros(3, 32, 32), r"of shape \(3, 64, 64\)"),
         (torch.zeros(3, SIZE, SIZE, dtype=torch.int64), "int64"),
         (torch.full((3, SIZE, SIZE), 255.0), "values up to 255"),
@@ -235,8 +235,8 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
         (lambda: model.decode(model.encode(images), torch.zeros(1, 4, 8, 8)), "noise for 1"),
         (lambda: model.swap(images, images[[0, 0, 1]], 0), "cannot take units of 3"),
         (lambda: model.gradient_fields(images, t=1000), "no step t=1000"),
-        (lambda: model.edit(images, disdiff.Edit(0)), "needs one of toward"),
-        (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs one of toward"),
+        (lambda: model.edit(images, disdiff.Edit(0)), "needs exactly one of toward"),
+        (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs exactly one of toward"),
         (lambda: model.edit(images, []), "list of edits is empty"),
         (lambda: model.move_attribute(images[0], "colour", 1, [1]), "this run knows: wall hue, scale"),
     ]
@@ -338,7 +338,7 @@ def test_odd_arguments_are_one_sentence(model, images):
             lambda: disdiff.load(model.run.folder, guidance="2"),
         ],
         "is not an edit": [lambda e=e: model.edit(images, e) for e in ("edit", None, [3])],
-        "give one, or as many": [lambda: model.edit(images, disdiff.Edit(0, toward=many))],
+        "or a single one": [lambda: model.edit(images, disdiff.Edit(0, toward=many))],
         "expected a single image": [
             lambda: model.interpolate(images, images[0]),
             lambda: model.move_attribute(images, "scale", 1, [0.1]),

@@ -131,7 +131,7 @@ def test_the_card_says_what_it_is_and_what_not_to_believe(folder, tmp_path):
     assert "64x64x3 a code of 3 units of 2 numbers" in body and 'disdiff.load("mine")' in body
     assert "480,000 images" in body and "Left out: 2 pictures" in body
     assert "Protocol `fast`" in body and "| DCI disentanglement | 0.250 | 40 train |" in body
-    assert "Unit 0 carries wall hue (importance 0.60)" in body and "17.2 dB" in body
+    assert "Unit 0 encodes wall hue (importance 0.60)" in body and "17.2 dB" in body
     assert "| factors | factors-hash | 7 | 112 | 12 min |" in body and "versions: torch 2.0" in body
     caveats = body.partition("## Caveats")[2]
     for caveat in ("are procedural", "A tiny model", "scores mean nothing", "compare with none", "keeps 12%"):
@@ -156,7 +156,7 @@ def test_names_stay_as_they_are_in_the_card(folder, tmp_path, name):
     text = (export_run(folder, tmp_path / "out") / "README.md").read_text()
     cell = name.replace("|", "\\|")
     assert f"| {cell} | unit 0 | 0.500 | 0.25 ({cell}) |  |  |" in text
-    assert f"- Unit 0 carries {name} (importance 0.60)." in text
+    assert f"- Unit 0 encodes {name} (importance 0.60)." in text
 
 
 class Evil:

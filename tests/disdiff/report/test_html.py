@@ -61,7 +61,7 @@ def test_report_says_what_was_found_and_how_it_was_measured(run_folder):
     page = read(write_report(run_folder))
     assert "disdiff on shapes3d (procedural)" in page.text and run_folder.name in page.text
     assert "The data are procedural" in page.text
-    assert "Unit 1 carries wall <hue> (importance 1.00) and scale (importance 0.90)." in page.text
+    assert "Unit 1 encodes wall <hue> (importance 1.00) and scale (importance 0.90)." in page.text
     assert "Protocol: paper" in page.text and "trees; 10,000 train" in page.text
     for number in ("0.87", "0.432", "65 %", "25.5 dB", "0.88 (scale)", "15 min"):
         assert number in page.text, number
@@ -198,9 +198,9 @@ def hundreds(full_run_folder, codes, edit_metrics):
 def test_of_hundreds_of_units_the_most_important_are_shown_and_the_page_stays_small(hundreds):
     path = write_report(hundreds)
     page = read(path)
-    assert page.text.count("Shown are the 32 of 512 units of highest importance.") == 4
-    assert page.text.index("Unit 1 carries") < page.text.index("Unit 0 carries")
-    assert page.text.count("carries no factor.") == 30
+    assert page.text.count("Shown are the 32 of 512 units with the highest importance.") == 4
+    assert page.text.index("Unit 1 encodes") < page.text.index("Unit 0 encodes")
+    assert page.text.count("encodes no factor.") == 30
     heights = {image["alt"]: Image.open(decode(image["src"])).size[1] for image in page.images}
     assert heights["Importance (DCI)"] < 3_000
     assert path.stat().st_size < 10_000_000

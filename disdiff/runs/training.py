@@ -1,4 +1,4 @@
-"""How each stage of a run is trained, one function per stage."""
+"""Train the stages of a run, one function per stage."""
 
 import logging
 
@@ -49,7 +49,7 @@ def build_task(context: Context, name: str) -> StageTask:
 
 
 def train_stage(context: Context, name: str) -> None:
-    """Train a stage and keep it.
+    """Train a stage and save it.
 
     Raises:
         UserError: training diverged, or the folder cannot be written.
@@ -64,7 +64,7 @@ def train_stage(context: Context, name: str) -> None:
 
 
 def train_autoencoder(context: Context, stage: Stage) -> None:
-    """Stage 1, then the standardisation of its latents over the training images."""
+    """Train stage 1, then fit the standardisation of its latents on the training images."""
     task, latent_space = build_task(context, stage.name), context.latent_space
     batches = ImageBatches(context.source, context.train_index)
     seconds = fit_stage(context, stage, task, batches) if context.has_parameters(stage.name) else 0.0
@@ -85,7 +85,7 @@ def train_latent_diffusion(context: Context, stage: Stage) -> None:
 
 
 def train_code(context: Context, stage: Stage) -> None:
-    """The stage that finds the code."""
+    """Train the stage `code`."""
     batches = code_batches(context)
     latents = initial_latents(context, batches) if "autoencoder" in context.stages else None
     if latents is not None:
@@ -98,7 +98,7 @@ def train_code(context: Context, stage: Stage) -> None:
 
 
 def train_latent_dpm(context: Context, stage: Stage) -> None:
-    """A diffusion model of the training images' codes."""
+    """Train the latent DPM on the codes of the training images."""
     codes = encode_training_codes(context)
     context.latent_dpm.fit_standardisation(codes)
     task = build_task(context, stage.name)
@@ -109,10 +109,10 @@ def train_latent_dpm(context: Context, stage: Stage) -> None:
 def fit_stage(
     context: Context, stage: Stage, task: StageTask, batches: ImageBatches | TensorBatches
 ) -> float:
-    """Train a task on batches, in the stage's folder; returns the seconds it took."""
+    """Train a task on batches, in the folder of the stage; returns the seconds it took."""
 
     def make_loader(first_step: int) -> DataLoader:
-        """Batches from `first_step` on."""
+        """Loader of the batches from `first_step` on."""
         budget = task.budget
         sampler = StepSampler(len(batches), budget.batch_size, budget.num_steps, task.seed, first_step)
         workers = context.config.data.num_workers if isinstance(batches, ImageBatches) else 0
@@ -125,7 +125,7 @@ def fit_stage(
             stage.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(stage.folder)
     watches = []
-    # compiled code keeps its threads
+    # compiled code keeps the number of threads it was compiled with
     if len(context.thread_counts) > 1 and context.machine.compile == "none":
         watches = [ThreadWatch(context.thread_counts, context.step_seconds.get(stage.name))]
     return fit(task, make_loader, stage.folder, stage.name, context.machine, watches)
@@ -139,7 +139,7 @@ def save_stage(
     seconds: float,
     scores: dict[str, float],
 ) -> None:
-    """Keep a trained stage and the record of its training."""
+    """Save a trained stage and the record of its training."""
     steps = task.budget.num_steps if context.has_parameters(stage.name) else 0
     record = {
         "seconds": round(seconds, 1),
@@ -157,7 +157,7 @@ def save_stage(
 
 @torch.no_grad()
 def measure_reconstruction(context: Context) -> dict[str, float]:
-    """MSE and PSNR of the first stage on evaluation images, and statistics of its bottleneck."""
+    """MSE and PSNR of the autoencoder on evaluation images, and statistics of its bottleneck."""
     autoencoder = context.latent_space.autoencoder.eval()
     image = to_float(context.source.images(context.eval_index[:BATCH]))
     reconstruction = autoencoder.reconstruct(image)
@@ -166,5 +166,5 @@ def measure_reconstruction(context: Context) -> dict[str, float]:
 
 
 def format_scores(scores: dict[str, float]) -> str:
-    """Scores on one line, in parentheses; nothing for none."""
+    """Scores on one line in parentheses; an empty text without scores."""
     return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""

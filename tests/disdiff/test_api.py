@@ -228,7 +228,7 @@ def test_what_is_no_image_is_named(images, says):
 
 def test_bad_requests_are_one_sentence(model, images, tmp_path):
     requests = [
-        (lambda: disdiff.load(tmp_path), "no run folder"),
+        (lambda: disdiff.load(tmp_path), "not a run folder"),
         (lambda: disdiff.load(tmp_path, "tpu"), "choose one of auto, cpu, cuda"),
         (lambda: disdiff.load(model.run.folder, guidance=-1.0), "sampler.guidance=-1.0 is out of range"),
         (lambda: model.decode(torch.zeros(2, 3)), "codes must have shape"),

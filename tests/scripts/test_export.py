@@ -184,7 +184,7 @@ def retrain(folder):
         (spoil_weights, "cannot read the weights"),
         (retrain, "metrics.json is of another factors"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json is not valid JSON"),
-        (lambda folder: (folder / "config.yaml").unlink(), "is no run folder"),
+        (lambda folder: (folder / "config.yaml").unlink(), "is not a run folder"),
         (lambda folder: shutil.rmtree(folder / "stages" / "code"), "cannot read .*stage.json"),
     ],
 )

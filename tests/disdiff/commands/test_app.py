@@ -54,7 +54,7 @@ def test_a_command_like_no_other_is_told_where_they_are_listed(call):
 def test_bad_input_ends_in_one_sentence(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, says in (
-        (("swap", "nothing"), "nothing is no run folder"),
+        (("swap", "nothing"), "nothing is not a run folder"),
         (("show", "--base", "configs/none.yaml"), "cannot read the configuration configs/none.yaml"),
         (("train", "--base", "configs/disdiff/shapes3d.yaml", "factors.units=6"), "'code.num_units'"),
         (("train", "--base", "configs/disdiff/shapes3d.yaml", "--fast"), "'--fast' is no override"),

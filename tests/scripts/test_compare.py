@@ -101,10 +101,10 @@ def test_a_run_without_scores_is_compared_by_the_rest_and_named(write, call):
 @pytest.mark.parametrize(
     ("others", "says"),
     [
-        ({"protocols": ("fast",)}, "numbers of different protocols do not compare"),
+        ({"protocols": ("fast",)}, "scores of different protocols are not comparable"),
         ({"procedural": False}, "shapes3d (procedural) and"),
         ({"data": "cars3d"}, "make one table for each"),
-        ({"seed": 0}, "name one of them"),
+        ({"seed": 0}, "give only one of them"),
     ],
 )
 def test_what_does_not_compare_is_refused(write, call, others, says):
@@ -145,7 +145,7 @@ def test_every_published_value_says_where_it_comes_from():
 
 def test_bad_files_are_named(tmp_path, call):
     (tmp_path / "list.json").write_text("[]")
-    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "is no metrics.json")):
+    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "is not a metrics.json")):
         status, _, error = call(path)
         assert status == 2 and says in error and "Traceback" not in error
 

@@ -55,7 +55,7 @@ def test_samples_of_pdae_by_its_latent_dpm_with_and_without_the_last_steps(make_
         (path,) = call("sample", folder, "--num", 2, "--out", f"{i}.png", *extra)
         pictures.append(Path(path).read_bytes())
     assert len(set(pictures)) == 3
-    assert "was held to no prior" in call("sample", folder, "--codes", "prior")[1]
+    assert "was trained without a prior" in call("sample", folder, "--codes", "prior")[1]
     assert "cannot be combined" in call("sample", folder, "--units", 0, "--during", 0, 500)[1]
 
 

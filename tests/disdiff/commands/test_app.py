@@ -138,5 +138,5 @@ def test_completion_is_valid_bash_with_every_command(call):
 def test_completion_without_shtab_is_told_what_to_install(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert call("completion", "bash")[2] == (
-        "error: completion needs the package shtab; install it by `pip install shtab`\n"
+        "error: completion needs the package shtab; run `pip install shtab`\n"
     )

@@ -71,7 +71,7 @@ def test_the_table_says_what_is_a_name_and_what_a_guess(result):
     assert "Seen by: tiny CLIP trained on captions. 48 images" in text
     assert "1 of 6 factors are named right (wall hue); wrong names: unit 1 (size: shape)" in text
     assert "Control" not in text
-    assert "A name here is a false one" in format_findings(result | {"control": "a random output layer"})
+    assert "Every name found here is false" in format_findings(result | {"control": "a random output layer"})
 
 
 def test_an_edit_is_one_sentence():
@@ -94,10 +94,10 @@ def test_the_section_has_table_pictures_and_edits_and_says_where_words_come_from
     for name in (PICTURE, EDIT["picture"]):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     page = show(tmp_path)
-    assert "learnt its words from captions of this very kind of image" in page
+    assert "was trained on captions of the same kind of images" in page
     assert "floor hue 0.99, scale 0.75" in page
     assert page.count("<img") == 2 and "Edit by name: wall colour" in page
     open_world = result | {"clip": {"name": "ViT-B-32 (<tag>)"}}
     save_json(tmp_path / FILE, open_world)
     page = show(tmp_path)
-    assert "captions of this very kind" not in page and "ViT-B-32 (&lt;tag&gt;)" in page
+    assert "captions of the same kind" not in page and "ViT-B-32 (&lt;tag&gt;)" in page

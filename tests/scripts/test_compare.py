@@ -145,7 +145,7 @@ def test_every_published_value_says_where_it_comes_from():
 
 def test_bad_files_are_named(tmp_path, call):
     (tmp_path / "list.json").write_text("[]")
-    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "is not a metrics.json")):
+    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "not a metrics.json")):
         status, _, error = call(path)
         assert status == 2 and says in error and "Traceback" not in error
 

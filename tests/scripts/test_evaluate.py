@@ -86,7 +86,7 @@ def test_runs_are_pooled(script, call, save, arrays, monkeypatch):
 
 def test_runs_on_procedural_and_real_data_are_not_pooled(call, save, arrays):
     status, said, (last,) = call(save("a", arrays), save("b", arrays, procedural=False))
-    assert status == 2 and not said and "do not compare" in last
+    assert status == 2 and not said and "are not comparable" in last
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_the_table_says_what_is_a_name_and_what_a_guess(result):
     assert "named" in lines[2] and " wall colour " in lines[2] and "red to cyan" in lines[2]
     assert "2.0e-05" in lines[2] and "(size)" in lines[3] and "no effect" in lines[4]
     text = "\n".join(lines)
-    assert "Seen by: tiny CLIP trained on captions. 48 images" in text
-    assert "1 of 6 factors are named right (wall hue); wrong names: unit 1 (size: shape)" in text
+    assert "CLIP model: tiny CLIP trained on captions. 48 images" in text
+    assert "1 of 6 factors are named correctly (wall hue); wrong names: unit 1 (size: shape)" in text
     assert "Control" not in text
     assert "Every name found here is false" in format_findings(result | {"control": "a random output layer"})
 
@@ -78,7 +78,7 @@ def test_an_edit_is_one_sentence():
     said = describe_edit("wall colour", EDIT)
     assert said.startswith("Move the unit named wall colour (unit 0): it changes in 90% of 48 images, ")
     assert "the others stay in 85% (worst 70%; 95% and 80% where" in said
-    assert said.endswith("seen to change: wall hue 90%, scale 10%.")
+    assert said.endswith("changed factors: wall hue 90%, scale 10%.")
     unknown = {key: value for key, value in EDIT.items() if not key.startswith(("changed", "kept"))}
     assert "images in which a probe sees a factor change: wall hue 90%" in describe_edit("mood", unknown)
     assert "no labels" in describe_edit("mood", {"unit": 3})

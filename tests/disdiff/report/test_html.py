@@ -88,10 +88,10 @@ def test_report_is_one_file_that_needs_no_other(full_run_folder):
 def test_every_figure_says_what_it_shows(full_run_folder):
     text = read(write_report(full_run_folder)).text
     for sentence in (
-        "Held best by one unit: wall <hue>, 100% of whose importance lies in unit 1.",
+        "Most concentrated: wall <hue>, with 100% of its importance in unit 1.",
         "Widest gap: wall <hue>, 1.10 nats between unit 1 and the next. Narrowest: scale, 0.50 nats.",
-        "2 of 2 units got votes. Clearest: wall <hue>, 98% of whose votes went to unit 1.",
-        "The loss went from 0.5 at step 10 to 0.4 at step 20.",
+        "2 of 2 units got votes. Clearest: wall <hue>, with 98% of its votes for unit 1.",
+        "The loss changed from 0.5 at step 10 to 0.4 at step 20.",
         "first stage alone 29.0 dB; code and inferred noise 25.5 dB",
         "62.3% of the codebook's vectors occur in the evaluation images. The perplexity is 812",
     ):
@@ -198,7 +198,7 @@ def hundreds(full_run_folder, codes, edit_metrics):
 def test_of_hundreds_of_units_the_most_important_are_shown_and_the_page_stays_small(hundreds):
     path = write_report(hundreds)
     page = read(path)
-    assert page.text.count("Shown are the 32 of 512 units with the highest importance.") == 4
+    assert page.text.count("shows the 32 of 512 units with the highest importance.") == 4
     assert page.text.index("Unit 1 encodes") < page.text.index("Unit 0 encodes")
     assert page.text.count("encodes no factor.") == 30
     heights = {image["alt"]: Image.open(decode(image["src"])).size[1] for image in page.images}

@@ -344,8 +344,8 @@ def read_schedule(betas: Tensor) -> ScheduleConfig:
             if agrees(compute_beta(config).float(), betas):
                 return config
     raise UserError(
-        "the stored betas follow neither the linear nor the scaled linear schedule; give a checkpoint with one "
-        "of these"
+        "the stored betas follow neither the linear nor the scaled linear schedule; give a checkpoint with "
+        "one of these"
     )
 
 

@@ -305,7 +305,7 @@ class _Machine:
         return made
 
     def _find(self, identity: Any) -> Any:
-        """The storage of a persistent id; None for the source code of a module."""
+        """The storage of a persistent id; a placeholder if the id is not that of a storage."""
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] not in ("storage", b"storage"):
             return Foreign("persistent", [identity])
         _, kind, key, _, numel = identity[:5]

@@ -134,7 +134,13 @@ def test_the_card_says_what_it_is_and_what_not_to_believe(folder, tmp_path):
     assert "Unit 0 encodes wall hue (importance 0.60)" in body and "17.2 dB" in body
     assert "| factors | factors-hash | 7 | 112 | 12 min |" in body and "versions: torch 2.0" in body
     caveats = body.partition("## Caveats")[2]
-    for caveat in ("are procedural", "A tiny model", "scores are meaningless", "only comparable within", "keeps 12%"):
+    for caveat in (
+        "are procedural",
+        "A tiny model",
+        "scores are meaningless",
+        "only comparable within",
+        "keeps 12%",
+    ):
         assert caveat in caveats
 
 

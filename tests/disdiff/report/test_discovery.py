@@ -77,10 +77,10 @@ def test_the_table_says_what_is_a_name_and_what_a_guess(result):
 def test_an_edit_is_one_sentence():
     said = describe_edit("wall colour", EDIT)
     assert said.startswith("Move the unit named wall colour (unit 0): it changes in 90% of 48 images, ")
-    assert "the others stay in 85% (worst 70%; 95% and 80% where" in said
+    assert "the others stay in 85% (worst 70%; 95% and 80% if" in said
     assert said.endswith("changed factors: wall hue 90%, scale 10%.")
     unknown = {key: value for key, value in EDIT.items() if not key.startswith(("changed", "kept"))}
-    assert "images in which a probe sees a factor change: wall hue 90%" in describe_edit("mood", unknown)
+    assert "with the fraction of images: wall hue 90%" in describe_edit("mood", unknown)
     assert "no labels" in describe_edit("mood", {"unit": 3})
 
 

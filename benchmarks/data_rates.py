@@ -80,10 +80,10 @@ def measure_data(
     """Images per second that each way gives and each stage's step consumes, and the share of every pair.
 
     Args:
-        steps: of the stages, by name.
-        batch_size: of those steps.
-        rounds: of which the median counts.
-        num_images: of the files that are written.
+        steps: training steps of the stages, by name.
+        batch_size: batch size of the steps.
+        rounds: number of rounds; the median is used.
+        num_images: number of images in the files.
     """
     latent = steps["latent_diffusion"].batch["statistics"][0].cpu()
     with tempfile.TemporaryDirectory() as folder:

@@ -41,7 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("runs", metavar="RUN", nargs="*", type=find, help="run folder or metrics.json")
-    parser.add_argument("--protocol", choices=("paper", "fast"), help="(default: the one that all runs have)")
+    parser.add_argument(
+        "--protocol", choices=("paper", "fast"), help="protocol of the scores (default: the common one)"
+    )
     parser.add_argument("--csv", metavar="FILE", type=expand_home, help="also write the table as CSV")
     parser.add_argument("--latex", metavar="FILE", type=expand_home, help="also write it as LaTeX (booktabs)")
     parser.add_argument(

@@ -335,7 +335,9 @@ def read_schedule(betas: Tensor) -> ScheduleConfig:
         UserError: none of our schedules has these betas.
     """
     if betas.ndim != 1 or not len(betas) or not 0 < betas[0] <= betas[-1] < 1:
-        raise UserError("the stored betas are no noise schedule; the file is damaged")
+        raise UserError(
+            "the stored betas are not a noise schedule; the file is damaged, so download it again"
+        )
     whole = 6 if rounding(betas) < TOLERANCE else 2  # half precision: the fewest digits that agree
     for digits in range(whole, 7):
         ends = [float(f"{float(value):.{digits}g}") for value in (betas[0], betas[-1])]

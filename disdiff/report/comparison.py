@@ -171,7 +171,7 @@ def choose_protocol(metrics: list[tuple[Path, dict[str, Any]]], wanted: str | No
         if wanted is not None and wanted not in protocols:
             raise UserError(
                 f"{path} has no scores of the protocol {wanted}, only {', '.join(sorted(protocols))}; "
-                f"leave it out, or run the main job on it with evaluation.protocol={wanted}"
+                f"leave it out, or run disdiff train on it with evaluation.protocol={wanted}"
             )
     shared = set.intersection(*scored.values()) if scored else set()
     if scored and wanted is None and len(shared) != 1:

@@ -53,17 +53,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """Name of the run."""
         return self.config.run.name
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(self.config.run.root) / self.name
 
     @property
     def arguments(self) -> list[str]:
-        """Of the main job."""
+        """Command-line arguments of `disdiff train` for this run."""
         return ["--base", str(self.file), *self.overrides]
 
     @property

@@ -85,6 +85,7 @@ def invert(
         image: shape (B, 3, H, W) in [-1, 1].
         code: codes of the images, shape (B, N, D).
         num_steps: number of DDIM steps.
+        progress: wraps the iterable of steps.
 
     Returns:
         z_T for deterministic DDIM in `num_steps` steps, shape (B, C, h, w).

@@ -216,9 +216,9 @@ def test_crops_of_celeba_are_for_aligned_pictures(randomise):
         (torch.full((3, SIZE, SIZE), 255.0), "values up to 255"),
         (torch.full((3, SIZE, SIZE), torch.nan), "lie in"),
         ("missing.png", "cannot read the picture missing.png"),
-        ([], "list is no image"),
-        ({"image": 1}, "dict is no image"),
-        (None, "NoneType is no image"),
+        ([], "list is not an image"),
+        ({"image": 1}, "dict is not an image"),
+        (None, "NoneType is not an image"),
     ],
 )
 def test_what_is_no_image_is_named(images, says):
@@ -233,7 +233,7 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
         (lambda: disdiff.load(model.run.folder, guidance=-1.0), "sampler.guidance=-1.0 is out of range"),
         (lambda: model.decode(torch.zeros(2, 3)), "codes must have shape"),
         (lambda: model.decode(model.encode(images), torch.zeros(1, 4, 8, 8)), "noise for 1"),
-        (lambda: model.swap(images, images[[0, 0, 1]], 0), "cannot take units of 3"),
+        (lambda: model.swap(images, images[[0, 0, 1]], 0), "do not match 3 target images"),
         (lambda: model.gradient_fields(images, t=1000), "no step t=1000"),
         (lambda: model.edit(images, disdiff.Edit(0)), "needs exactly one of toward"),
         (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs exactly one of toward"),

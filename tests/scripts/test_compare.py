@@ -87,7 +87,7 @@ def test_runs_of_one_method_are_pooled_wherever_they_lie(write):
         ("disdiff-shapes3d", (21, 22, 23)),
         ("six", (21,)),
     ]
-    with pytest.raises(UserError, match="two of one system and of seed 22"):
+    with pytest.raises(UserError, match="runs of one method with seed 22"):
         compare_runs([*runs, write("again", seed=22, config=(runs[1] / "config.yaml").read_text())])
 
 
@@ -208,4 +208,4 @@ def test_supervised_runs_stand_apart(write, call):
     plain = write("disdiff-shapes3d-small-s0")
     status, said, _ = call(guided, plain)
     assert status == 0 and re.search(r"disdiff +disdiff_clip \(weakly supervised\)", said)
-    assert "weak: by a CLIP; not to be ranked with unsupervised systems" in said
+    assert "weak: by a CLIP; not comparable with unsupervised systems" in said

@@ -57,7 +57,7 @@ def test_bad_input_ends_in_one_sentence(call, tmp_path, monkeypatch):
         (("swap", "nothing"), "nothing is not a run folder"),
         (("show", "--base", "configs/none.yaml"), "cannot read the configuration configs/none.yaml"),
         (("train", "--base", "configs/disdiff/shapes3d.yaml", "factors.units=6"), "'code.num_units'"),
-        (("train", "--base", "configs/disdiff/shapes3d.yaml", "--fast"), "'--fast' is no override"),
+        (("train", "--base", "configs/disdiff/shapes3d.yaml", "--fast"), "'--fast' is not an override"),
     ):
         status, _, error = call(*words)
         assert status == 2 and says in error and error.startswith("error: ") and error.count("\n") == 1

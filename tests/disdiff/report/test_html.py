@@ -92,7 +92,7 @@ def test_every_figure_says_what_it_shows(full_run_folder):
         "Widest gap: wall <hue>, 1.10 nats between unit 1 and the next. Narrowest: scale, 0.50 nats.",
         "2 of 2 units got votes. Clearest: wall <hue>, with 98% of its votes for unit 1.",
         "The loss changed from 0.5 at step 10 to 0.4 at step 20.",
-        "first stage alone 29.0 dB; code and inferred noise 25.5 dB",
+        "autoencoder alone 29.0 dB; code and inferred noise 25.5 dB",
         "62.3% of the codebook's vectors occur in the evaluation images. The perplexity is 812",
     ):
         assert sentence in text, sentence
@@ -100,7 +100,7 @@ def test_every_figure_says_what_it_shows(full_run_folder):
 
 def test_sliders_start_at_the_mean_and_carry_the_names_of_their_units(full_run_folder):
     page = read(write_report(full_run_folder))
-    assert page.texts.count("mean") == 2 and "in 2 images at once" in page.text
+    assert page.texts.count("mean") == 2 and "in 2 images" in page.text
     assert "unit 1 · wall <hue> 1.00, scale 0.90" in page.texts
     text = (full_run_folder / "report.html").read_text()
     assert 'data-amounts="-1.5 std|mean|+1.5 std"' in text and "background-position: 50.000% 100.000%" in text

@@ -122,7 +122,9 @@ def read_metrics(run: Run) -> dict | None:
     for name, noted in metrics.get("stages", {}).items():
         path = run.folder / "stages" / name / RECORD
         if path.exists() and load_json(path).get("hash") != noted.get("hash"):
-            raise UserError(f"{run.folder}/metrics.json belongs to another {name}; run disdiff train again")
+            raise UserError(
+                f"{run.folder}/metrics.json belongs to other weights of stage {name}; run disdiff train again"
+            )
     data = dict(metrics.get("dataset") or {})
     if isinstance(data.get("skipped"), list):
         data["skipped"] = f"{len(data['skipped'])} pictures"

@@ -188,7 +188,7 @@ def retrain(folder):
     [
         (spoil_codes, "codes.npz is damaged"),
         (spoil_weights, "cannot read the weights"),
-        (retrain, "metrics.json belongs to another factors"),
+        (retrain, "metrics.json belongs to other weights of stage code"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json is not valid JSON"),
         (lambda folder: (folder / "config.yaml").unlink(), "is not a run folder"),
         (lambda folder: shutil.rmtree(folder / "stages" / "code"), "cannot read .*stage.json"),

@@ -1,10 +1,12 @@
-"""Controls of a run, on the same images and protocol: a PCA of the latents, an untrained encoder, and what
-the run's own encoder started as, with each simpler start.
+"""Score controls for a run, on the same images and with the same protocol.
+
+The controls are a PCA of the latents, an untrained encoder, and the run's encoder before training with its
+own start and every simpler one.
 
 usage:
   python benchmarks/controls.py runs/disdiff-shapes3d-small-s0 --protocol paper
 
-The third control, DisDiff without its disentangling loss, is a run of its own:
+A further control, DisDiff without its disentangling loss, needs a separate run:
   python main.py --base configs/disdiff/shapes3d.yaml -t code.loss.weight_disentangle=0
   run.name=without-l-dis
 """
@@ -25,7 +27,7 @@ from disdiff.runs.run_folder import Run, load_run
 from ldm.data.source import split_indices, to_float
 from ldm.files import save_json
 
-# of the encoder, from least to most that it starts with
+# starts of the encoder, from the simplest to the most informed
 STARTS = ("random", "principal", "circular", "bilinear", "eigenmaps")
 
 
@@ -34,10 +36,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = begin_parser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
     parser.add_argument(
-        "--protocol", default="paper", choices=("paper", "fast"), help="of the metrics (paper)"
+        "--protocol",
+        default="paper",
+        choices=("paper", "fast"),
+        help="protocol of the metrics (default: paper)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the untrained encoder (0)")
-    parser.add_argument("--out", type=Path, help="where to write the JSON (RUN/controls.json)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the untrained encoder (default: 0)")
+    parser.add_argument("--out", type=Path, help="output JSON (default: RUN/controls.json)")
     return parser
 
 
@@ -62,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def encode_untrained(run: Run, index: torch.Tensor, seed: int, start: str) -> dict[str, np.ndarray]:
-    """Codes of the run's own encoder before any training; its running statistics see ten batches."""
+    """Codes of the run's encoder before training; ten batches set its running statistics."""
     torch.manual_seed(seed)
     config = copy.deepcopy(run.config)
     config.code.encoder.start = start
@@ -80,7 +85,7 @@ def encode_untrained(run: Run, index: torch.Tensor, seed: int, start: str) -> di
 
 @torch.no_grad()
 def encode_pca(run: Run, index: torch.Tensor) -> dict[str, np.ndarray]:
-    """The first principal components of the flattened latents, as many as the run has units."""
+    """The first N principal components of the flattened latents, where N is the run's number of units."""
     space = run.model.latent_space
     latents = [space.encode(to_float(run.source.images(part))).flatten(1) for part in index.split(256)]
     codes = PCA(run.config.code.num_units, random_state=0).fit_transform(torch.cat(latents).numpy())

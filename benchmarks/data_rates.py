@@ -1,13 +1,13 @@
-"""Images per second of every way of reading, beside what training consumes: does data limit?
+"""Measure the images per second of every way of reading data, compared with the rate of training steps.
 
 usage:
   python benchmarks/data_rates.py                       presets paper and small, batch 16
   python benchmarks/data_rates.py --presets small --batch-size 128 --rounds 9
 
-Ways of reading: `procedural`, images drawn as they are wanted; `h5`, images of a `3dshapes.h5`, a procedural
-one that is written here first; `latents`, the cache of the later stages; `latents and images`, for an encoder
-that reads images. `share` is the time of reading a batch over that of the training step which wants it;
-beyond 0.1 data would be said to limit.
+Ways of reading: `procedural` renders images on demand; `h5` reads a `3dshapes.h5`, written here from
+procedural images; `latents` reads the cache of the later stages; `latents and images` is for an encoder that
+reads images. `share` is the time to read a batch divided by the time of a training step; above 0.1, data
+count as a bottleneck.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from ldm.data.latents import encode_to_cache
 from ldm.data.shapes3d import Shapes3D, write_shapes3d
 from ldm.files import save_json
 
-LIMIT = 0.1  # of a step's time
+LIMIT = 0.1  # as a fraction of the step time
 BATCHES_PER_ROUND = 20
 WANTED = {"autoencoder": ("procedural", "h5"), "latent_diffusion": ("latents",)}
 
@@ -36,15 +36,17 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__)
     parser.add_argument("--presets", nargs="+", choices=("paper", "small"), default=["paper", "small"])
-    parser.add_argument("--batch-size", type=int, default=16, help="of a training step (16)")
-    parser.add_argument("--num-images", type=int, default=8192, help="of the files that are written (8192)")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (5)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="batch size of a training step (default: 16)"
+    )
+    parser.add_argument("--num-images", type=int, default=8192, help="images in the files (default: 8192)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is used (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/data_rates.json"), help="JSON")
     return parser
 
 
 def list_readers(folder: Path, num_images: int, latent: Tensor) -> dict[str, ImageBatches | TensorBatches]:
-    """Every way of reading, by name; `latent` is one image's cached statistics, shape (C, h, w)."""
+    """All ways of reading, by name; `latent` holds the cached statistics of one image, shape (C, h, w)."""
     procedural = procedural_images()
     order = torch.randperm(len(procedural), generator=torch.Generator().manual_seed(0))
     chosen = order[:num_images].sort().values
@@ -53,7 +55,7 @@ def list_readers(folder: Path, num_images: int, latent: Tensor) -> dict[str, Ima
     index = torch.arange(len(source))
 
     def encode(images: Tensor) -> Tensor:
-        """Latents that differ from image to image, at no cost."""
+        """Cheap latents that differ between images."""
         return latent.expand(len(images), *latent.shape) * images.float().mean(dim=(1, 2, 3), keepdim=True)
 
     cache = encode_to_cache(encode, source, index, folder / "cache", "key", 256, with_images=True)
@@ -66,7 +68,7 @@ def list_readers(folder: Path, num_images: int, latent: Tensor) -> dict[str, Ima
 
 
 def endless(batches: ImageBatches | TensorBatches, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Batches as training reads them, without end."""
+    """An endless iterator over batches as training reads them."""
     for seed in itertools.count():
         sampler = StepSampler(len(batches), batch_size, 1000, seed)
         yield from build_loader(batches, sampler, num_workers=0, pin_memory=torch.cuda.is_available())
@@ -78,10 +80,10 @@ def measure_data(
     """Images per second that each way gives and each stage's step consumes, and the share of every pair.
 
     Args:
-        steps: of the stages, by name.
-        batch_size: of those steps.
-        rounds: of which the median counts.
-        num_images: of the files that are written.
+        steps: training steps of the stages, by name.
+        batch_size: batch size of the steps.
+        rounds: number of rounds; the median is used.
+        num_images: number of images in the files.
     """
     latent = steps["latent_diffusion"].batch["statistics"][0].cpu()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""The plain training step of stage 3: the units one after the other, every block's input joined and computed
-whole, both predictions decoded and encoded one after the other.
+"""The plain training step of stage 3, which loops over the units; the reference for the fast step.
 
-It is the oracle of the fast step, and what that is compared with. It is an honest one: the frozen model runs
-once and without gradients, attention, memory, optimiser and precision are the same, and no network is copied;
-norms and convolutions are PyTorch's own, in its usual layout. Random numbers are drawn in the fast step's
-order, so that losses can be compared.
+Units are computed one after the other, every block concatenates its input and processes all of it, and the
+two predictions are decoded and encoded one after the other. The comparison is fair: the frozen model runs
+once and without gradients; attention, memory, optimiser and precision are the same; no network is copied;
+norms and convolutions are PyTorch's own in the default memory format. Random numbers are drawn in the order
+of the fast step, so the losses of both can be compared.
 """
 
 import torch
@@ -23,10 +23,10 @@ from ldm.tasks import sample_latents
 
 
 class LoopTask(DisDiffTask):
-    """Stage 3 as `DisDiffTask` defines it, computed plainly. Of its options it knows those of the presets."""
+    """A plain implementation of `DisDiffTask`; supports only the options that the presets use."""
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """All terms of the loss, each a mean over the batch."""
+        """The sum of all loss terms, each a mean over the batch."""
         self._check_options()
         model, loss, schedule = self.model, self.loss, self.model.schedule
         z_0 = sample_latents(model.latent_space, batch["statistics"], generator)
@@ -73,7 +73,9 @@ class LoopTask(DisDiffTask):
     def _check_options(self) -> None:
         loss = self.loss
         if (loss.detach_condition, loss.train_evaluator) != (False, False):
-            raise ValueError("expected detach_condition=false and train_evaluator=false, got another of them")
+            raise ValueError(
+                "expected detach_condition=false and train_evaluator=false, but one of them is true"
+            )
         if (loss.dis_weighting, loss.change_space) != ("change", "z"):
             raise ValueError(
                 "expected dis_weighting=change and change_space=z, "
@@ -82,14 +84,14 @@ class LoopTask(DisDiffTask):
 
 
 def draw(low: int, high: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """One number in low .. high - 1 per row of `like`, shape (B,) int64, on its device."""
+    """Draw one integer in low .. high - 1 per row of `like`, shape (B,) int64, on its device."""
     return torch.randint(low, high, (len(like),), generator=generator, device=generator.device).to(
         like.device
     )
 
 
 def compute_fields(decoder: GradientDecoder, features: Features, code: Tensor) -> list[Tensor]:
-    """The gradient field of each unit, N tensors of shape (B, C, h, w), by N passes."""
+    """Compute the gradient fields with one pass per unit, N tensors of shape (B, C, h, w)."""
     embedding = None if decoder.unit_embedding is None else decoder.unit_embedding()
     fields = []
     for k in range(code.shape[1]):
@@ -100,7 +102,7 @@ def compute_fields(decoder: GradientDecoder, features: Features, code: Tensor) -
 
 
 def decode(decoder: UNetDecoder, features: Features, emb: Tensor, cond: Tensor) -> Tensor:
-    """One map per input, shape (B, C, h, w), of one condition each."""
+    """Decode one map per input and condition, shape (B, C, h, w)."""
     h = apply_block(decoder.middle_in, features.bottleneck, emb, cond)
     h = apply_block(decoder.middle_out, decoder.middle_attention(h), emb, cond)
     skips = features.skips[::-1]
@@ -111,7 +113,7 @@ def decode(decoder: UNetDecoder, features: Features, emb: Tensor, cond: Tensor) 
 
 
 def apply_level(level: Level, h: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
-    """Residual block, self-attention and resampling, the latter two where there are any."""
+    """Apply residual block, self-attention and resampling; the last two only if the level has them."""
     h = apply_block(level.res, h, emb, cond)
     h = h if level.attention is None else level.attention(h)
     if isinstance(level.resample, ResBlock):
@@ -120,8 +122,10 @@ def apply_level(level: Level, h: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
 
 
 def apply_block(block: ResBlock, h: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
-    """GN, SiLU, nearest upsampling of both ways where wanted, convolution; then GN, the time's scale and
-    shift, the condition's, SiLU, convolution; beside a shortcut.
+    """Apply a residual block.
+
+    The residual branch is GN, SiLU, optional nearest upsampling (also on the shortcut), convolution, GN,
+    scale and shift by the time, scale and shift by the condition, SiLU, convolution.
     """
     update = F.silu(block.in_norm(h))
     if block.resample == "up":

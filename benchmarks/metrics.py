@@ -1,14 +1,14 @@
-"""How long every metric takes: the full table of a protocol, on codes that mix the factors of a data set.
+"""Time every metric of a protocol, on codes that mix the factors of a data set.
 
 usage:
-  python benchmarks/metrics.py                                  every case, protocols fast and paper; minutes
-  python benchmarks/metrics.py --protocols fast --repeats 3     medians of three
+  python benchmarks/metrics.py                                  all cases, both protocols; takes minutes
+  python benchmarks/metrics.py --protocols fast --repeats 3     median of three repeats
   python benchmarks/metrics.py --data cars3d --units 10 --metrics dci
   python benchmarks/metrics.py --codes runs/disdiff-shapes3d-small-s0/codes.npz
 
-The codes are random mixtures of the standardised factors with noise, so that no metric has an easy answer;
-the factors are drawn from the sizes of the named data set (its images are not needed). Limits, on two cores:
-the table of `paper` for at most 10 units 4 minutes, that of `fast` 20 seconds.
+The codes are random mixtures of the standardised factors with noise, so that no metric is trivial. The
+factors are drawn from the factor sizes of the data set; images are not needed. Time limits on two cores: 4
+minutes for `paper` with at most 10 units, 20 seconds for `fast`.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from ldm.files import save_json
 SIZES = {"shapes3d": (10, 10, 10, 8, 4, 15), "cars3d": (183, 24, 4)}
 CASES = (("shapes3d", 10), ("shapes3d", 16), ("cars3d", 10))
 LIMITS = {"paper": 240.0, "fast": 20.0}  # seconds
-LIMIT_UNITS = {"paper": 10, "fast": None}  # up to how many units the limit is meant
+LIMIT_UNITS = {"paper": 10, "fast": None}  # largest number of units for which the limit applies
 NUM_ROWS = 15_000
 PACKAGES = ("numpy", "scipy", "scikit-learn")
 
@@ -40,19 +40,19 @@ PACKAGES = ("numpy", "scipy", "scikit-learn")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__)
-    parser.add_argument("--codes", metavar="FILE", type=Path, help="codes of your own instead")
+    parser.add_argument("--codes", metavar="FILE", type=Path, help="your own codes.npz")
     parser.add_argument("--data", choices=SIZES, help="only the cases of this data set")
-    parser.add_argument("--units", type=int, help="only, or instead, this many units")
+    parser.add_argument("--units", type=int, help="only this number of units")
     parser.add_argument("--protocols", nargs="+", choices=tuple(PROTOCOLS), default=["fast", "paper"])
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="only these, such as dci mig")
-    parser.add_argument("--repeats", type=int, default=1, help="of each metric; the median counts (1)")
-    parser.add_argument("--seed", type=int, default=0, help="of codes and metrics (0)")
+    parser.add_argument("--repeats", type=int, default=1, help="repeats; the median is used (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of codes and metrics (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/metrics.json"), help="JSON")
     return parser
 
 
 def draw_codes(data: str, num_units: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Correlated codes (n, N) and their factors (n, F), of the sizes of a data set."""
+    """Correlated codes (n, N) and factors (n, F) with the factor sizes of a data set."""
     random = np.random.default_rng(seed)
     factors = random.integers(0, SIZES[data], (NUM_ROWS, len(SIZES[data])))
     mixed = (factors - factors.mean(axis=0)) / factors.std(axis=0)
@@ -74,7 +74,7 @@ def list_cases(arguments: argparse.Namespace) -> dict[str, tuple[np.ndarray, np.
 
 
 def measure(codes: np.ndarray, factors: np.ndarray, protocol: str, arguments: argparse.Namespace) -> dict:
-    """Median seconds of each metric, their total, and whether that is within the limit."""
+    """Median seconds of each metric, the total, and whether the total is within the limit."""
     metrics, factors = build_metrics(get_protocol(protocol)), check_factors(factors, len(codes))
     seconds = {}
     for name in arguments.metrics or metrics:

@@ -1,14 +1,14 @@
-"""Where the time of a training step of stage 3 goes: parts, operators, floating-point operations, rate.
+"""Profile a training step of stage 3: time by part and operator, floating-point operations, achieved rate.
 
 usage:
   python benchmarks/profile_step.py                            preset paper, batch 16
   python benchmarks/profile_step.py --preset small --overrides code.num_units=20
   python benchmarks/profile_step.py --loop                     the plain loop over units instead
 
-`achieved` is the step's floating-point operations over its seconds; `of matrix product` divides that by the
-rate of a large float32 matrix product, measured in the same run. Operators are counted without those that
-they call. Weights are random and images procedural: neither changes the cost. On a GPU `launches` is the
-number of kernels of a step.
+`achieved` is the number of floating-point operations of the step divided by its seconds; `of matrix product`
+divides this by the rate of a large float32 matrix product, measured in the same run. The time of an operator
+excludes the operators that it calls. Weights are random and images procedural, which does not change the
+cost. On a GPU, `launches` is the number of kernels per step.
 """
 
 import argparse
@@ -34,19 +34,19 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__)
     parser.add_argument("--preset", choices=("paper", "small"), default="paper")
-    parser.add_argument("--batch-size", type=int, default=16, help="of the step (16)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
+    parser.add_argument("--batch-size", type=int, default=16, help="batch size (default: 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; the median is used (default: 3)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's)")
     parser.add_argument("--loop", action="store_true", help="profile the plain loop over units")
     parser.add_argument(
-        "--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of the configuration"
+        "--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="configuration overrides"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/profile_step.json"), help="JSON")
     return parser
 
 
 def list_parts(step: TrainingStep) -> dict[str, tuple[nn.Module, str]]:
-    """Parts of the forward pass: what they are called, and the module and method that do them."""
+    """Parts of the forward pass: name, module and method."""
     model, trained = step.task.model, step.task.trained
     autoencoder = model.latent_space.autoencoder
     return {
@@ -60,7 +60,7 @@ def list_parts(step: TrainingStep) -> dict[str, tuple[nn.Module, str]]:
 
 
 class Parts(ExitStack):
-    """Within it, calls of the parts are recorded under their names, and their operations counted."""
+    """Context in which calls of the parts are recorded by name and their operations are counted."""
 
     def __init__(self, step: TrainingStep, counter: FlopCounterMode | None = None) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Parts(ExitStack):
     def __enter__(self) -> "Parts":
         for name, (module, method) in list_parts(self.step).items():
             setattr(module, method, self._recorded(name, getattr(module, method)))
-            self.callback(delattr, module, method)  # the class's own is there again
+            self.callback(delattr, module, method)  # restores the method of the class
         return super().__enter__()
 
     def _recorded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ class Parts(ExitStack):
 
 
 def count_flops(step: TrainingStep) -> dict[str, Any]:
-    """Floating-point operations of a step: all, by kind of operator, and of the forward pass by part."""
+    """Floating-point operations of a step: in total, by operator, and of the forward pass by part."""
     counter = FlopCounterMode(display=False)
     with counter, Parts(step, counter) as parts:
         step()
@@ -117,7 +117,7 @@ def profile_operators(step: TrainingStep) -> tuple[dict[str, float], list[dict[s
 
 
 def measure(step: TrainingStep, rounds: int) -> dict[str, Any]:
-    """Everything about one step."""
+    """All measurements of one step."""
     timing = time_in_turn(
         {"gradients": step.compute_gradients, "update": step.update, "step": step}, rounds, warm_up=1
     )
@@ -141,7 +141,7 @@ def measure(step: TrainingStep, rounds: int) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any], batch_size: int) -> None:
-    """Print what `measure` found."""
+    """Print the result of `measure`."""
     step, flops = result["step"], result["flops"]
     print(
         f"step {step['seconds']:.3f} s ({step['least']:.3f} to {step['most']:.3f}, processor "

@@ -1,18 +1,23 @@
-"""What a training step costs here: all units in one pass against the plain loop over units, and the rest.
+"""Measure the cost of training steps, of sampling, data and metrics, and compare with the loop over units.
 
 usage:
-  python benchmarks/steps.py                                everything; about 15 minutes on two cores
+  python benchmarks/steps.py                                all parts; about 15 minutes on two cores
   python benchmarks/steps.py --presets small --only steps units
   python benchmarks/steps.py --threads 2 --rounds 9 --out here.json
 
-Parts: `steps`, the training step of each stage, the last one beside the plain loop (`loop_baseline.py`);
-`units`, its cost as N grows; `memory`, at the peak of a step; `sampling`, DDIM and a grid of swaps, of which
-some steps are timed; `data`, reading beside training (`data_rates.py`); `metrics`, every metric
-(`metrics.py`); `busy`, the step of the last stage beside no, one and two busy processes, with the number of
-threads that a trial chooses there, with one, and with all. What the output file holds of other presets and
-parts stays. Weights are random and images procedural: neither changes the cost. Ratios of one run mean
-something, seconds of a busy machine do not.
-Writes JSON, and a picture beside it.
+Parts:
+  steps      the training step of each stage, the last one compared with the plain loop (`loop_baseline.py`)
+  units      cost of the last stage's step as N grows
+  memory     peak memory of a step
+  sampling   DDIM and a grid of swaps, extrapolated from some timed steps
+  data       reading compared with training (`data_rates.py`)
+  metrics    every metric (`metrics.py`)
+  busy       the last stage's step with zero, one and two busy processes, with the number of threads that a
+             trial chooses, with one thread, and with all
+
+Results of other presets and parts in the output file are kept. Weights are random and images procedural,
+which does not change the cost. Ratios within one run are meaningful; seconds on a busy machine are not.
+Writes a JSON file and a picture with the same name.
 """
 
 import argparse
@@ -76,12 +81,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser = begin_parser(__doc__)
     parser.add_argument("--presets", nargs="+", choices=("paper", "small"), default=["paper", "small"])
     parser.add_argument("--only", "--parts", dest="parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--batch-size", type=int, default=16, help="of a training step (16)")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (5)")
-    parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
-    parser.add_argument("--images", type=int, default=64, help="to sample at once (64)")
-    parser.add_argument("--ddim-steps", type=int, default=TIMED_STEPS, help="timed, then scaled to 50 (5)")
-    parser.add_argument("--quick", action="store_true", help="tiny networks: shows that it works, no more")
+    parser.add_argument("--batch-size", type=int, default=16, help="batch size (default: 16)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is used (default: 5)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's)")
+    parser.add_argument("--images", type=int, default=64, help="images per sampling batch (default: 64)")
+    parser.add_argument(
+        "--ddim-steps", type=int, default=TIMED_STEPS, help="timed steps, scaled to 50 (default: 5)"
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny networks, to test the script only")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/steps.json"), help="JSON")
     return parser
 
@@ -129,13 +136,13 @@ def measure_units(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_of(preset: str, batch_size: int, overrides: list[str], looped: bool) -> float | None:
-    """Megabytes that two steps need at their peak above what was there before."""
+    """Peak memory of two steps in megabytes, above the memory used before."""
     step = build_step(preset, "code", batch_size, overrides, looped)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        forget_peak()  # of building, which draws images
+        forget_peak()  # forget the peak of building, which renders images
         before = anonymous_megabytes(peak=True)
     for _ in range(2):
         step()
@@ -145,7 +152,7 @@ def peak_of(preset: str, batch_size: int, overrides: list[str], looped: bool) ->
 
 
 def measure_memory(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of the fast step and of the loop, each in a process of its own."""
+    """Peak memory of the fast step and of the loop, each in a separate process."""
     peaks = {}
     for name, looped in (("one pass", False), ("loop over units", True)):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -182,14 +189,14 @@ def measure_sampling(preset: str, arguments: argparse.Namespace) -> dict[str, An
 
 
 def measure_reading(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of every way of reading, beside what training consumes."""
+    """Images per second of every way of reading, compared with training."""
     overrides = shrink(preset, arguments.quick)
     steps = {name: build_step(preset, name, arguments.batch_size, overrides) for name in STAGES}
     return measure_data(steps, arguments.batch_size, arguments.rounds, 512 if arguments.quick else 4096)
 
 
 def measure_busy(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Steps per second of the last stage beside busy processes, by how the number of threads is chosen."""
+    """Steps per second of the last stage next to busy processes, by choice of the number of threads."""
     step = build_step(preset, "code", arguments.batch_size, shrink(preset, arguments.quick))
     counts, rows = list_counts(None, "cpu"), {}
     for busy in BUSY:
@@ -219,13 +226,13 @@ def measure_busy(preset: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_with_threads(step: Callable[[], object], count: int) -> None:
-    """Take a step with some number of threads."""
+    """Run a step with the given number of threads."""
     with use_threads(count):
         step()
 
 
 def measure_metrics() -> dict[str, Any]:
-    """Seconds of every metric on 15,000 rows of 10 units, by the protocol `paper`."""
+    """Seconds of every metric of protocol `paper` on 15,000 rows of 10 units."""
     options = metrics.make_parser().parse_args(["--data", "shapes3d", "--units", "10"])
     return {
         name: metrics.measure(*arrays, "paper", options)
@@ -244,12 +251,12 @@ MEASURES = {
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line and flush."""
     print(line, flush=True)
 
 
 def draw(path: Path, content: dict[str, Any]) -> None:
-    """A picture of the steps of the last stage, one pass beside loop, and of their cost over N."""
+    """Plot the step of the last stage (one pass and loop) and its cost over N."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     bars, line = figure.subplots(1, 2)
     names = [preset for preset, result in content["results"].items() if "steps" in result]
@@ -260,7 +267,7 @@ def draw(path: Path, content: dict[str, Any]) -> None:
         bars.bar_label(drawn, fmt="%.3g s")
     bars.set_xticks(range(len(names)), names)
     bars.set_yscale("log" if names else "linear")
-    bars.margins(y=0.12)  # room for the numbers
+    bars.margins(y=0.12)  # space for the numbers
     bars.set(ylabel="seconds", title=f"Training step of stage 3, batch {content['batch_size']}")
     for name, result in content["results"].items():
         if "units" in result:

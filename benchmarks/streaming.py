@@ -1,18 +1,19 @@
-"""Training from disk against training from memory: images per second in pairs, and anonymous memory.
+"""Compare training from disk with training from memory: images per second, and anonymous memory.
 
 usage:
-  python benchmarks/streaming.py                         full size: a procedural Shapes3D is written first,
-                                                         7 GB of disk, 8 GB of memory
-  python benchmarks/streaming.py --root data/shapes3d    the file that lies there
-  python benchmarks/streaming.py --num-images 20000 --preset smoke --steps 10 --rounds 3          a trial
+  python benchmarks/streaming.py                         full size: writes a procedural Shapes3D first,
+                                                         needs 7 GB of disk and 8 GB of memory
+  python benchmarks/streaming.py --root data/shapes3d    use the file in this folder
+  python benchmarks/streaming.py --num-images 20000 --preset smoke --steps 10 --rounds 3
+                                                         a quick trial
 
-Each stage is opened as `main.py` opens it, the first of the later ones builds the latent cache, and takes
-real training steps (with random weights: they cost the same) from the loader it has in a run. Meanwhile a
-thread notes the most anonymous memory above that of the imports: what a process has beside files. Mapped
-files do not count, as the system takes them back when it needs to. Then the same steps are timed on the
-arrays that the context maps (`streamed`) and on copies of them in memory (`resident`), in pairs of the same
-images, in one order and then in the other, after a pair of warm-up. `speed` is streamed over resident by
-pairs: median, least, most. `reading` is the same for the loaders alone, without training.
+Each stage is opened as `main.py` opens it (the first stage after the autoencoder builds the latent cache) and
+takes real training steps from the loader that it has in a run. Weights are random, which does not change the
+cost. Meanwhile a thread records the peak of anonymous memory above that of the imports. Anonymous memory
+excludes mapped files, which the system can reclaim at any time. Then the same steps are timed on the mapped
+arrays (`streamed`) and on copies in memory (`resident`), in pairs with the same images and alternating order,
+after a warm-up pair. `speed` is the ratio streamed / resident over pairs: median, minimum and maximum.
+`reading` is the same for the loaders without training.
 """
 
 import argparse
@@ -51,29 +52,33 @@ from ldm.errors import UserError
 from ldm.memory import return_freed_memory
 
 PREPARE = Path(__file__).resolve().parents[1] / "scripts" / "prepare_data.py"
-MEGABYTES, SPEED = 2000, 0.95  # at most, at least
+MEGABYTES, SPEED = 2000, 0.95  # upper limit of memory, lower limit of speed
 Batches = ImageBatches | TensorBatches
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__)
-    parser.add_argument("--root", type=Path, help="folder of a Shapes3D file (a procedural one, made here)")
-    parser.add_argument("--num-images", type=int, default=len(SHAPES3D), help="of the one made here (480000)")
+    parser.add_argument("--root", type=Path, help="folder of a Shapes3D file (default: a new one)")
+    parser.add_argument(
+        "--num-images", type=int, default=len(SHAPES3D), help="images of the new file (480000)"
+    )
     parser.add_argument("--preset", default="small", choices=("small", "smoke", "paper"), help="(small)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--steps", type=int, default=40, help="of training, in each half of a pair (40)")
-    parser.add_argument("--rounds", type=int, default=8, help="pairs; 0 measures memory alone (8)")
-    parser.add_argument("--threads", type=int, help="of the processor (PyTorch's choice)")
-    parser.add_argument("--scratch", type=Path, help="where the temporary files go")
+    parser.add_argument("--steps", type=int, default=40, help="steps per half of a pair (default: 40)")
+    parser.add_argument("--rounds", type=int, default=8, help="pairs; 0 measures memory only (default: 8)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's)")
+    parser.add_argument("--scratch", type=Path, help="folder of temporary files")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure memory, then speed; print both as JSON, and what they come to."""
+    """Measure memory, then speed; print both as JSON and compare them with the limits."""
     imported = anonymous_megabytes()
     if imported is None:
-        raise UserError("anonymous memory is read from /proc/self/status, which this system has not")
+        raise UserError(
+            "anonymous memory is read from /proc/self/status, which this system lacks; run on Linux"
+        )
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
@@ -98,7 +103,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def render(root: Path, num_images: int) -> Path:
-    """Write procedural images in the published layout, by a process of its own."""
+    """Write procedural images in the published layout, in a separate process."""
     command = [sys.executable, str(PREPARE), "shapes3d", "--procedural", "--root", str(root)]
     if subprocess.run([*command, "--num-images", str(num_images)], stdout=subprocess.DEVNULL).returncode:
         raise UserError(f"no procedural Shapes3D could be written to {root}; see above")
@@ -127,7 +132,7 @@ def open_stage(
 
 
 def walk(batches: Batches, seed: int, num_steps: int, step: TrainingStep, train: bool = True) -> None:
-    """Some steps of training, or of reading alone, on the images that `seed` chooses."""
+    """Run some training steps, or only read batches, on the images that `seed` selects."""
     budget = step.task.budget
     sampler = StepSampler(len(batches), budget.batch_size, num_steps, seed)
     device = next(step.task.parameters()).device
@@ -139,9 +144,9 @@ def walk(batches: Batches, seed: int, num_steps: int, step: TrainingStep, train:
 
 @contextmanager
 def watch_memory(seconds: float = 0.005) -> Iterator[list[float]]:
-    """Yield a list of anonymous memory in megabytes, which grows with every new peak.
+    """Yield a list of anonymous memory in megabytes, which is extended at every new peak.
 
-    Memory that lies free in the process does not count: it is given back first.
+    Freed memory is returned to the system first, so it is not counted.
     """
     return_freed_memory()
     peaks, over = [0.0], threading.Event()
@@ -162,7 +167,7 @@ def watch_memory(seconds: float = 0.005) -> Iterator[list[float]]:
 
 
 def hold(batches: Batches) -> TensorBatches:
-    """The same batches from memory."""
+    """Copy the batches into memory."""
     first = batches[torch.arange(1)]
     arrays = {
         name: torch.empty(len(batches), *value.shape[1:], dtype=value.dtype) for name, value in first.items()
@@ -174,12 +179,12 @@ def hold(batches: Batches) -> TensorBatches:
 
 
 def compare_speeds(batches: Batches, step: TrainingStep, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Streamed over resident, training and reading alone, in pairs."""
+    """Ratio of streamed to resident speed in pairs, for training and for reading only."""
     kinds = {"resident": hold(batches), "streamed": batches}
     images = arguments.steps * step.task.budget.batch_size
 
     def run(kind: str, train: bool) -> Callable[[], None]:
-        seeds = iter(range(1, 10**9))  # other images in every pair, the same in both halves of it
+        seeds = iter(range(1, 10**9))  # new images in every pair, the same in both halves of a pair
         return lambda: walk(kinds[kind], next(seeds), arguments.steps, step, train)
 
     result = {}
@@ -193,7 +198,7 @@ def compare_speeds(batches: Batches, step: TrainingStep, arguments: argparse.Nam
 
 
 def judge(result: dict[str, Any]) -> Iterator[str]:
-    """The aims and what was reached, in lines."""
+    """Lines that compare the results with the limits."""
     peaks = result["megabytes_above_imports"]
     most = max(peaks, key=peaks.get)
     verdict = "kept" if peaks[most] <= MEGABYTES else "MISSED"

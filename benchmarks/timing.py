@@ -1,8 +1,8 @@
-"""What the benchmarks share: training steps to time, timing in turn, memory, and a name for the machine.
+"""Shared code of the benchmarks: training steps, interleaved timing, memory, description of the machine.
 
-Whatever is compared is timed in turn, in one order and then in the other, after a round of warm-up, so that a
-busy or throttled machine slows all of it alike. A ratio is the median of the ratios of rounds. Beside the
-wall clock stands the processor time of the process, which other processes disturb less.
+Alternatives are timed in turn, with the order reversed every other round and after a warm-up round, so that a
+busy or throttled machine slows all of them equally. A ratio is the median over the ratios of the rounds. The
+processor time of the process, which other processes disturb less, is reported next to the wall clock time.
 """
 
 import contextlib
@@ -38,19 +38,19 @@ from ldm.training.stage_task import StageTask
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "disdiff" / "shapes3d.yaml"
 STAGES = ("autoencoder", "latent_diffusion", "code")
-# Weights are random: the cost of a step does not depend on them. LPIPS needs weights that may not be here.
+# Weights are random, which does not change the cost. LPIPS is off, because its weights may be missing.
 UNTRAINED = ["data.procedural=always", "stages.pretrained=false", "autoencoder.loss.perceptual=none"]
 
 
 @dataclass
 class Timing:
-    """Seconds of each round, by the wall clock and of the processor, shape (rounds,) each."""
+    """Wall clock and processor seconds of each round, shape (rounds,) each."""
 
     wall: np.ndarray
     processor: np.ndarray
 
     def summary(self) -> dict[str, Any]:
-        """Median, least and most."""
+        """Median, minimum and maximum."""
         return {
             "seconds": float(np.median(self.wall)),
             "least": float(self.wall.min()),
@@ -61,7 +61,7 @@ class Timing:
 
 
 def time_in_turn(runs: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
-    """Time each of `runs` once a round, the order reversed every other round."""
+    """Time each of `runs` once per round; the order is reversed every other round."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(warm_up + rounds):
         for name in list(runs) if number % 2 else reversed(list(runs)):
@@ -74,7 +74,7 @@ def time_in_turn(runs: dict[str, Callable[[], object]], rounds: int, warm_up: in
 
 
 def compare(slow: Timing, fast: Timing) -> dict[str, float]:
-    """How many times faster: median of the rounds' ratios, least and most, and that of processor time."""
+    """Speed-up: median, minimum and maximum of the rounds' ratios, and the median for processor time."""
     ratios = slow.wall / fast.wall
     return {
         "ratio": float(np.median(ratios)),
@@ -85,20 +85,20 @@ def compare(slow: Timing, fast: Timing) -> dict[str, float]:
 
 
 def synchronise() -> None:
-    """Wait for the accelerator where there is one."""
+    """Wait for the accelerator if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def build_config(preset: str, stage: str, batch_size: int, overrides: list[str]) -> Config:
-    """The configuration of a preset with a batch size for one stage."""
+    """The configuration of a preset, with the batch size of one stage replaced."""
     batch = [f"{stage}.train.{key}" for key in (f"batch_size={batch_size}", "cuda_batch_factor=1")]
     return load_config([CONFIG], [f"preset={preset}", *UNTRAINED, *batch, *overrides])
 
 
 @dataclass
 class TrainingStep:
-    """One training step of a stage, again and again on one batch: loss, gradients, optimiser, average."""
+    """A repeatable training step of a stage on one batch: loss, gradients, optimiser, EMA."""
 
     task: StageTask
     batch: dict[str, Tensor]
@@ -109,12 +109,12 @@ class TrainingStep:
         self.task.train()
 
     def __call__(self) -> None:
-        """Take a step. It is numbered beyond every warm-up, so that all terms of the loss take part."""
+        """Run a step, with a step number beyond all warm-ups, so that all loss terms are active."""
         self.compute_gradients()
         self.update()
 
     def compute_gradients(self) -> None:
-        """Loss and gradients."""
+        """Compute loss and gradients."""
         step = max(1000, getattr(self.task, "freeze_steps", 0))
         self.task.compute_loss(self.batch, step, self.task.step_generator(step)).backward()
 
@@ -132,12 +132,12 @@ class TrainingStep:
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """So many other processes that compute all the while, each on a core where there is one for it."""
+    """Run `count` busy processes in the meantime, each on its own core if there are enough."""
     code = f"import os; print(flush=True)\nwhile os.getppid() == {os.getpid()}: sum(range(100_000))"
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)]
     try:
         for process in processes:
-            process.stdout.readline()  # it has started
+            process.stdout.readline()  # wait until the process has started
         yield
     finally:
         for process in processes:
@@ -149,7 +149,7 @@ def busy_processes(count: int) -> Iterator[None]:
 def build_step(
     preset: str, stage: str, batch_size: int, overrides: list[str] = (), looped: bool = False
 ) -> TrainingStep:
-    """A training step of a stage of DisDiff on Shapes3D, weights random; `looped` takes the plain one."""
+    """A training step of a stage of DisDiff on Shapes3D with random weights; `looped` uses `LoopTask`."""
     config = build_config(preset, stage, batch_size, list(overrides))
     torch.manual_seed(0)
     context = replace(open_context(config), source=procedural_images())
@@ -169,12 +169,12 @@ def build_step(
 
 @cache
 def procedural_images() -> ProceduralShapes3D:
-    """One data set for all steps: it is drawn when first wanted, which takes seconds."""
+    """The data set of all steps, built on first use, which takes seconds."""
     return ProceduralShapes3D()
 
 
 def fit_start(context: Context) -> None:
-    """What the encoder starts as, from few images: the cost of a step does not depend on them."""
+    """Fit the start of the encoder to a few images, whose number does not affect the cost of a step."""
     images = context.source.images(context.train_index[: INITIAL_IMAGES // 16])
     with torch.no_grad():
         context.model.eval().fit_start(context.latent_space.encode(to_float(images)))
@@ -190,7 +190,7 @@ def open_fields(task: DisDiffTask) -> None:
 
 
 def anonymous_megabytes(peak: bool = False) -> float | None:
-    """Memory of this process beside files, or all of it at its peak; None where the system does not tell."""
+    """Anonymous memory of this process, or its total peak memory; None if the system does not report it."""
     if not Path("/proc/self/status").exists():
         return None
     key = "VmHWM" if peak else "RssAnon"
@@ -199,15 +199,17 @@ def anonymous_megabytes(peak: bool = False) -> float | None:
 
 
 def forget_peak() -> None:
-    """Let the peak of this process's memory be what it uses now, where the system can (Linux)."""
+    """Reset the peak memory of this process to the current use (Linux only)."""
     return_freed_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def matrix_rate(size: int = 1024, rounds: int = 7) -> float:
-    """Floating-point operations per second of a float32 matrix product, the best of some rounds: the most
-    that a step could reach. On a CPU by processor time, which other processes disturb less.
+    """Floating-point operations per second of a float32 matrix product, the best of some rounds.
+
+    This is an upper bound for a training step. On a CPU it is based on processor time, which other processes
+    disturb less.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device)
@@ -217,7 +219,7 @@ def matrix_rate(size: int = 1024, rounds: int = 7) -> float:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor or GPU, threads, versions, date and load: what a number means nothing without."""
+    """Processor or GPU, threads, versions, date and load of the machine."""
     cuda = torch.cuda.is_available()
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -232,7 +234,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """As the system calls it."""
+    """Name of the processor as the system reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

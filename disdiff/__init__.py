@@ -13,13 +13,13 @@ __all__ = ["Edit", "Model", "__version__", "load"]
 if getattr(ldm, "PROJECT", None) != "disdiff":
     place = [*getattr(ldm, "__path__", []), ldm.__file__][0]
     raise ImportError(
-        f"disdiff needs its own package `ldm`, but Python imported another one, {place}: leave that folder, "
-        "remove it from PYTHONPATH, or install disdiff in its own environment"
+        f"disdiff needs its own package `ldm`, but Python imports another package of that name from {place}; "
+        "leave that folder, remove it from PYTHONPATH, or install disdiff in a separate environment"
     )
 
 
 def __getattr__(name: str) -> Any:
-    """Import the interface on first access, so that `import disdiff` is fast."""
+    """Import the interface on first use, so that `import disdiff` is fast."""
     if name == "__version__":
         from disdiff.config.version import find_version
 

@@ -1,4 +1,4 @@
-"""`python -m disdiff COMMAND`, the command `disdiff`."""
+"""Run the command line with `python -m disdiff COMMAND`, the same as `disdiff COMMAND`."""
 
 from disdiff.commands.app import main
 

@@ -2,12 +2,12 @@
 
     model = disdiff.load("pretrained/shapes3d")
     codes = model.encode(images)                     # (B, N, D)
-    noise = model.infer_noise(images)                # what of the images the codes do not say
+    noise = model.infer_noise(images)                # the part of the images that the codes leave out
     edited = model.decode(codes, noise)              # (B, 3, H, W) in [-1, 1]
 
-Images come in as tensors, arrays, PIL pictures or paths (`disdiff.editing.image_input`) and go out as
-tensors; `to_pictures` makes PIL pictures of them. Results lie on the model's device and carry no gradients;
-for those, `model.run.model` is the network itself.
+Methods take images as tensors, arrays, PIL pictures or paths (see `disdiff.editing.image_input`) and return
+tensors; `to_pictures` converts tensors to PIL pictures. Results are on the model's device and carry no
+gradients. To compute gradients, use the network `model.run.model`.
 """
 
 from collections.abc import Sequence
@@ -66,14 +66,15 @@ def load(
     """Load a run folder (of any system with a code), for instance `pretrained/shapes3d`.
 
     Args:
-        path: of the folder, or a model of the hub, `owner/name`, where no folder has that name.
-        device: `auto`, `cpu`, `cuda` or `mps`, or the `torch.device`.
-        guidance: by what gradient fields are multiplied; None for the run's own.
-        download: fetch a model of the hub; without it only the hub's cache on this machine is read.
+        path: the run folder, or a model of the hub, `owner/name`, if no folder has that name.
+        device: `auto`, `cpu`, `cuda` or `mps`, or a `torch.device`.
+        guidance: scale of the gradient fields at sampling and inversion; None for the run's own.
+        download: whether to fetch a model of the hub; otherwise only the hub's local cache is read.
         revision: branch, tag or commit of a model of the hub; None for its main branch.
 
     Raises:
-        UserError: it is no run folder, its files are damaged, or there is no such device; see `find_run`.
+        UserError: the path is not a run folder, a file is damaged, or the device is not available; see
+            `find_run`.
     """
     try:
         folder = find_run(path, download, revision)
@@ -86,10 +87,10 @@ class Model:
     """A trained system, frozen.
 
     Attributes:
-        run: the run folder with configuration, codes and scores, and the network itself (`run.model`).
-        image_size: height and width of images in pixels.
-        channels: of images, 3 or 1.
-        crop: how pictures of other sizes become square: as those that the run was trained on.
+        run: the run folder with configuration, codes and scores, and the network (`run.model`).
+        image_size: height and width of the images in pixels.
+        channels: number of image channels, 3 or 1.
+        crop: how pictures of other sizes are made square, the same way as the training images.
     """
 
     def __init__(self, run: Run) -> None:
@@ -114,17 +115,17 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model."""
         return self.run.model.device
 
     @cached_property
     def unit_names(self) -> list[str]:
-        """A label of each unit, such as `unit 3 · wall hue 0.91`; its number alone without scores."""
+        """Label of each unit, such as `unit 3 · wall hue 0.91`; only its number if the run has no scores."""
         return self.run.unit_names().labels
 
     @cached_property
     def directions(self) -> Directions:
-        """Along which each unit varies most over the run's evaluation images.
+        """The direction along which each unit varies most over the run's evaluation images.
 
         Raises:
             UserError: the run has no codes.npz.
@@ -133,10 +134,10 @@ class Model:
         return principal_directions(codes).to(self.run.model.latent_space.mean)
 
     def find_units(self, unit: Unit | Sequence[Unit]) -> list[int]:
-        """Units by index (a whole number of any type) or by name, or a list of those; see `UnitTable.find`.
+        """Indices of units given by index, by name, or as a list of both; see `UnitTable.find`.
 
         Raises:
-            UserError: there is none, or something is neither.
+            UserError: no unit has that index or name.
         """
         several = isinstance(unit, list | tuple | set | frozenset | range)
         if several or (isinstance(unit, np.ndarray | Tensor) and unit.ndim):
@@ -145,27 +146,27 @@ class Model:
 
     @torch.no_grad()
     def encode(self, images: Images) -> Tensor:  # image => code
-        """Codes of images, shape (B, N, D); `images` as `to_images` takes them.
+        """Encode images to codes, shape (B, N, D); `to_images` lists the accepted image types.
 
         Raises:
-            UserError: they are no images, or floats outside [-1, 1], see `to_images`.
+            UserError: the input is not an image, or holds floats outside [-1, 1]; see `to_images`.
         """
         return self._encode(self._read(images))
 
     @torch.no_grad()
     def infer_noise(self, images: Images, codes: Tensor | None = None, steps: int | None = None) -> Tensor:
-        """Noise from which `decode` makes these very images, in the same number of steps.
+        """Infer the noise from which `decode` reconstructs these images in the same number of steps.
 
         Args:
             images: B images.
-            codes: theirs, shape (B, N, D); None to encode them.
-            steps: of DDIM; None for the run's own.
+            codes: codes of the images, shape (B, N, D); None encodes the images.
+            steps: number of DDIM steps; None for the run's own.
 
         Returns:
-            Shape (B, C, h, w), empty for a system whose code says all.
+            Noise, shape (B, C, h, w); empty for a system that decodes the code without noise (VAEs).
 
         Raises:
-            UserError: images, codes or steps are none, or there are not as many codes as images.
+            UserError: images, codes or steps are invalid, or the numbers of images and codes differ.
         """
         return self._infer_noise(self._read(images), codes, steps)
 
@@ -179,20 +180,21 @@ class Model:
         seed: int = 0,
         steps: int | None = None,
     ) -> Tensor:  # code => image
-        """Images of codes.
+        """Decode codes to images.
 
         Args:
             codes: shape (B, N, D).
-            noise: of `infer_noise`; None draws it.
-            units: only these take part; None for all.
-            seed: of drawn noise, from 0 to 2^32 - 1.
-            steps: of DDIM; None for the run's own.
+            noise: from `infer_noise`; None draws random noise.
+            units: the units that are used; None for all.
+            seed: seed of the random noise, from 0 to 2^32 - 1.
+            steps: number of DDIM steps; None for the run's own.
 
         Returns:
-            Shape (B, C, H, W) in [-1, 1].
+            Images, shape (B, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: codes, noise, units or steps are none of this model, or noise is for other codes.
+            UserError: codes, noise, units or steps do not fit this model, or the numbers of codes and of
+                noise tensors differ.
         """
         codes = self._check(codes)
         if noise is None:
@@ -205,15 +207,23 @@ class Model:
     def swap(
         self, source: Images, target: Images, units: Unit | Sequence[Unit], steps: int | None = None
     ) -> Tensor:
-        """Source images with `units` of the target images; both B, or one of them 1. Shape (B, C, H, W).
+        """Replace `units` of the source images by those of the target images.
+
+        Either side may be a single image, which is then used for all images of the other side.
+
+        Returns:
+            Images, shape (B, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: images, units or steps are none, or there are other numbers of images.
+            UserError: images, units or steps are invalid, or the numbers of images do not match.
         """
         chosen = self._find_some(units)
         ours, theirs = self.encode(source), self.encode(target)
         if len(ours) != len(theirs) and 1 not in (len(ours), len(theirs)):
-            raise UserError(f"{len(ours)} images cannot take units of {len(theirs)}; give as many, or one")
+            raise UserError(
+                f"{len(ours)} source images do not match {len(theirs)} target images; give equal numbers, or "
+                "a single image on one side"
+            )
         count = max(len(ours), len(theirs))
         noise = repeat(self.infer_noise(source, ours, steps), count)
         swapped = swap_units(repeat(ours, count), repeat(theirs, count), chosen)
@@ -226,11 +236,19 @@ class Model:
         amounts: Sequence[float] = (-2, -1, 0, 1, 2),
         steps: int | None = None,
     ) -> Tensor:
-        """Images while the strongest of `unit` stands at `amounts` (A) standard deviations from the data's
-        mean along its principal direction, shape (B, A, C, H, W).
+        """Set one unit of the images to several positions along its principal direction.
+
+        Args:
+            images: B images.
+            unit: index or name; of several units with that name, the strongest moves.
+            amounts: A positions, in standard deviations from the mean of the data.
+            steps: number of DDIM steps; None for the run's own.
+
+        Returns:
+            Images, shape (B, A, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: images, unit, amounts or steps are none.
+            UserError: images, unit, amounts or steps are invalid.
         """
         chosen, numbers = self._find_some(unit)[0], as_numbers(amounts, "amounts")
         codes = self.encode(images)
@@ -242,15 +260,16 @@ class Model:
 
     @torch.no_grad()
     def gradient_fields(self, images: Images, t: int | None = None, seed: int = 0) -> Tensor:
-        """Gradient field of every unit at the images' noisy latents.
+        """Compute the gradient field of every unit at the noisy latents of images.
 
         Args:
             images: B images.
-            t: diffusion step, from 0 (no noise) to T - 1; None for the middle.
-            seed: of the noise, from 0 to 2^32 - 1.
+            t: diffusion step, from 0 (least noise) to T - 1; None for T / 2.
+            seed: seed of the noise, from 0 to 2^32 - 1.
 
         Returns:
-            Shape (B, N, C, h, w); (B, 1, C, h, w) for PDAE, whose units have one field together.
+            Gradient fields, shape (B, N, C, h, w); (B, 1, C, h, w) for PDAE, which has one field for all
+            units.
 
         Raises:
             UserError: the system has no gradient fields, or the step is out of range.
@@ -264,7 +283,7 @@ class Model:
         noise = partial(sample_noise, generator=seeded(seed))
 
         def compute(image: Tensor) -> Tensor:
-            """Fields (B, N, C, h, w) of one batch, whose noise follows that of the batches before it."""
+            """Gradient fields (B, N, C, h, w) of one batch; the noise generator continues across batches."""
             z_0, step = model.latent_space.encode(image), torch.full((len(image),), t, device=self.device)
             z_t = q_sample(model.schedule, z_0, step, noise(z_0))
             return model.predict(z_t, step, model.encode(image)).grad
@@ -272,26 +291,26 @@ class Model:
         return in_batches(compute, self._read(images))
 
     def edit(self, images: Images, edits: Edit | Sequence[Edit], steps: int | None = None) -> Edited:
-        """Change images by one or several edits of their codes, one after the other.
+        """Apply one or several edits to the codes of images, in order, and decode the result.
 
-        `toward` moves all units of a name, `by` the strongest one.
+        If several units have the name of an edit, `toward` changes all of them and `by` only the strongest.
 
         Raises:
-            UserError: an edit says neither or both of `toward` and `by`, or names no unit; or images or steps
-                are none.
+            UserError: an edit has neither or both of `toward` and `by`, no unit has its name, or images or
+                steps are invalid.
         """
         image = self._read(images)
         before = self._encode(image)
         codes, changed = before, []
         for edit in edits if isinstance(edits, list | tuple) else [edits]:
             if not isinstance(edit, Edit):
-                raise UserError(f"{show(edit)} is no edit; write for example disdiff.Edit(0, by=1)")
+                raise UserError(f"{show(edit)} is not an edit; write for example disdiff.Edit(0, by=1)")
             units = edit.choose(self.find_units(edit.unit))
             other = None if edit.toward is None else self.encode(edit.toward)
             codes = edit.apply(codes, units, other, self.directions if edit.by is not None else None)
             changed += [unit for unit in units if unit not in changed]
         if not changed:
-            raise UserError("there is nothing to edit; give at least one edit")
+            raise UserError("the list of edits is empty; give at least one edit")
         noise = self._infer_noise(image, before, steps)
         made = self.decode(torch.cat([before, codes]), noise.repeat(2, 1, 1, 1), steps=steps)
         reconstructed, after = made.chunk(2)
@@ -301,13 +320,17 @@ class Model:
     def interpolate(
         self, start: Images, end: Images, columns: int = 7, trajectory: bool = False, steps: int | None = None
     ) -> Tensor:
-        """Images on the way from one image to another, both ends included, shape (columns, C, H, W).
+        """Interpolate between two images, both ends included.
 
-        Codes go on a line and noise on an arc; with `trajectory` the noise predictions of both codes are
-        mixed on the noise of the start.
+        Codes are interpolated linearly and noise spherically. With `trajectory`, sampling starts from the
+        noise of `start` and mixes the noise predictions of the two codes at every step.
+
+        Returns:
+            Images, shape (columns, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: an end is not one image, or there are fewer than two columns.
+            UserError: an end is not a single image, there are fewer than two columns, or the system has no
+                noise predictions to mix.
         """
         model, sampler, columns = self.run.model, self._sampler(steps), as_whole(columns, "columns", 2)
         image = torch.cat([self._read_one(start), self._read_one(end)])
@@ -317,7 +340,7 @@ class Model:
             arc = slerp(noise[:1], noise[1:], share)[0] if noise.numel() else repeat(noise[:1], columns)
             return self.decode(interpolate_codes(codes[:1], codes[1:], columns)[0], arc, steps=steps)
         if not isinstance(model, DiffusionModel):
-            raise UserError("this system predicts no noise that could be mixed; leave out trajectory")
+            raise UserError("this system has no noise predictions to mix; leave out trajectory")
         ends = [model.eps_fn(part) for part in codes.split(1)]
         made = [sample(sampler, mix(*ends, place), model.schedule, noise[:1]) for place in share.tolist()]
         return model.latent_space.decode(torch.cat(made)).clamp(-1, 1)
@@ -325,16 +348,27 @@ class Model:
     def move_attribute(
         self, image: Images, name: str, value: int, strengths: Sequence[float], steps: int | None = None
     ) -> Tensor:
-        """One image moved towards the attribute `factor name == value` (away by negative strengths, usually
-        0.1 to 0.3) along a linear classifier of the run's codes, shape (A, C, H, W).
+        """Move one image towards the attribute `factor name == value`, along the normal of a linear
+        classifier that is fitted to the run's codes.
+
+        Args:
+            image: a single image.
+            name: name of the factor.
+            value: index of the factor's value.
+            strengths: A step lengths, usually 0.1 to 0.3; negative ones move away from the attribute.
+            steps: number of DDIM steps; None for the run's own.
+
+        Returns:
+            Images, shape (A, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: the run has no such factor, all or no images have that value, or it is not one image.
+            UserError: the run has no such factor, all or no images have that value, or there is more than one
+                image.
         """
         arrays, numbers = self.run.require_codes("factors"), as_numbers(strengths, "strengths")
         names = [str(each) for each in arrays.get("factor_names", [])]
         if name not in names or "factors" not in arrays:
-            raise UserError(f"there is no factor {name!r}; this run knows: {', '.join(names) or 'none'}")
+            raise UserError(f"there is no factor {name!r}; this run has: {', '.join(names) or 'none'}")
         labels = np.asarray(arrays["factors"])[:, names.index(name)] == as_whole(value, "value")
         attribute = fit_attribute(stack_codes(arrays), torch.from_numpy(labels))
         read = self._read_one(image)
@@ -352,51 +386,58 @@ class Model:
     def _read_one(self, images: Images) -> Tensor:
         image = self._read(images)
         if len(image) != 1:
-            raise UserError(f"this takes one image at a time, got {len(image)}; call it for each")
+            raise UserError(f"expected a single image, got {len(image)}; call the method once per image")
         return image
 
     @torch.no_grad()
     def _encode(self, image: Tensor) -> Tensor:
-        """Codes of what `_read` gives."""
+        """Codes (B, N, D) of images that `_read` has prepared."""
         return in_batches(self.run.model.encode, image)
 
     @torch.no_grad()
     def _infer_noise(self, image: Tensor, codes: Tensor | None, steps: int | None) -> Tensor:
-        """Noise of what `_read` gives; see `infer_noise`."""
+        """Noise of images that `_read` has prepared; see `infer_noise`."""
         codes = self._encode(image) if codes is None else self._check(codes)
         if len(codes) != len(image):
-            raise UserError(f"there are {len(image)} images and {len(codes)} codes; give as many of both")
+            raise UserError(f"there are {len(image)} images but {len(codes)} codes; give one code per image")
         num_steps = self._sampler(steps).num_steps
         return in_batches(lambda x, c: invert(self.run.model, x, c, num_steps), image, codes)
 
     def _find_some(self, units: Unit | Sequence[Unit]) -> list[int]:
         chosen = self.find_units(units)
         if not chosen:
-            raise UserError("there is no unit to move; name at least one")
+            raise UserError("the list of units is empty; name at least one unit")
         return chosen
 
     def _check(self, codes: Tensor | np.ndarray) -> Tensor:
         encoder = self.run.model.networks.encoder
         shape = (self.num_units, encoder.num_units * encoder.unit_dim // self.num_units)
-        return self._check_rows(codes, shape, f"codes are tensors of shape (B, {shape[0]}, {shape[1]})")
+        return self._check_rows(codes, shape, f"codes must have shape (B, {shape[0]}, {shape[1]})")
 
     def _check_noise(self, noise: Tensor | np.ndarray, count: int) -> Tensor:
         shape = tuple(self.run.model.noise_shape(self.image_size))
         if isinstance(noise, Tensor | np.ndarray) and noise.ndim and len(noise) != count:
-            raise UserError(f"there are {count} codes and noise for {len(noise)}; give as many of both")
-        return self._check_rows(noise, shape, f"noise is a tensor of shape {(count, *shape)}")
+            raise UserError(
+                f"there are {count} codes but noise for {len(noise)}; give one noise tensor per code"
+            )
+        return self._check_rows(noise, shape, f"noise must have shape {(count, *shape)}")
 
     def _check_rows(self, rows: Tensor | np.ndarray, shape: tuple[int, ...], wanted: str) -> Tensor:
-        """Finite numbers of shape (B, *shape) on the model's device, in its precision; `wanted` says so."""
+        """Check for finite numbers of shape (B, *shape) and move them to the model's device and dtype.
+
+        `wanted` states the required shape in error messages.
+        """
         if isinstance(rows, np.ndarray) and rows.dtype.kind in "fiu":
             rows = torch.from_numpy(rows.astype(np.float32))
         if not isinstance(rows, Tensor) or rows.dtype == torch.bool or rows.is_complex():
-            raise UserError(f"{wanted}, got {type(rows).__name__}; give what the model's own methods return")
+            raise UserError(f"{wanted}, got {type(rows).__name__}; pass what a method of the model returned")
         if rows.ndim != len(shape) + 1 or rows.shape[1:] != shape or not len(rows):
-            raise UserError(f"{wanted}, got {tuple(rows.shape)}; give what the model's own methods return")
+            raise UserError(f"{wanted}, got {tuple(rows.shape)}; pass what a method of the model returned")
         rows = rows.to(self.run.model.latent_space.mean)
         if not rows.isfinite().all():
-            raise UserError(f"{wanted}, got NaN or infinity; look at where they come from")
+            raise UserError(
+                f"{wanted} and finite values, got NaN or infinity; check where the values come from"
+            )
         return rows
 
     def _sampler(self, steps: int | None) -> SamplerConfig:

@@ -1,7 +1,7 @@
-"""From configuration to objects: the only module that knows both, and the list of systems.
+"""Build models, tasks and data sources from a configuration, and list the systems.
 
-Tasks are imported where they are built: they bring Lightning, which takes longer to import than all the
-rest.
+No other module turns configurations into objects. Tasks are imported inside the functions that build them,
+because they import Lightning, which takes longer than all other imports together.
 """
 
 import math
@@ -46,8 +46,8 @@ def build_source(config: DataConfig) -> ImageSource:
     """The images of a data set: its files, or its procedural stand-in.
 
     Raises:
-        UserError: the data set is unknown, an option does not fit it, or its files are damaged, or missing
-            where they must not be.
+        UserError: the data set is unknown, an option does not fit it, a file is damaged, or a required file
+            is missing.
     """
     options = DataOptions(**{item.name: getattr(config, item.name) for item in fields(DataOptions)})
     with tqdm(desc=f"opening {config.name}", unit="image", delay=2, leave=False) as bar:
@@ -98,7 +98,7 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
     code, options = config.code, config.code.encoder
     channels, size, _ = latent_space.latent_shape(image_size)
     inputs = {"image": (config.autoencoder.network.in_channels, image_size), "z": (channels, size)}
-    if "latent_diffusion" in get_system(config).stages:  # a frozen denoiser has something to tell
+    if "latent_diffusion" in get_system(config).stages:  # its frozen denoiser has features to read
         unet = config.latent_diffusion.unet
         inputs["features"] = (unet.channels * unet.channel_mult[-1], size >> (len(unet.channel_mult) - 1))
     reads = choose("code.encoder.input", options.input, inputs)
@@ -114,7 +114,7 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
 
 
 def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) -> EncoderInput:
-    """What the encoder reads: `image`, `z` or `features`.
+    """The input of the encoder: `image`, `z` or `features`.
 
     Raises:
         UserError: its kind is unknown.
@@ -143,7 +143,7 @@ def build_code_networks(config: Config, latent_space: LatentSpace, image_size: i
 
 
 def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> DisDiff:
-    """A DisDiff, or PDAE, with untrained factor networks on the given first two stages.
+    """A DisDiff or PDAE with untrained factor encoder and gradient decoder, on the given first two stages.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or latents are too large to be whitened.
@@ -189,7 +189,7 @@ def build_clip_disdiff(
 def build_conditional(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
 ) -> ConditionalDiffusion:
-    """An untrained EncDiff, Diff-AE or InfoDiffusion; `denoiser`, the unconditional one, has no part in it.
+    """An untrained EncDiff, Diff-AE or InfoDiffusion; the unconditional `denoiser` is not used.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
@@ -206,10 +206,10 @@ def build_conditional(
 
 
 def check_start(config: Config) -> None:
-    """Refuse a start of the code that the encoder of a conditional system cannot have.
+    """Refuse a `code.encoder.start` that the encoder of a conditional system does not support.
 
     Raises:
-        UserError: it starts at coordinates, but is no factor encoder, or reads or says something else.
+        UserError: the start is not `random`, and the trunk, the input or the posterior does not support it.
     """
     options = config.code.encoder
     if options.start != "random" and (
@@ -217,12 +217,12 @@ def check_start(config: Config) -> None:
     ):
         raise UserError(
             f"code.encoder.start={options.start} needs trunk.kind=disdiff, code.encoder.input=z and a "
-            "posterior other than bernoulli; change these, or set start=random"
+            "posterior other than bernoulli; change these, or set code.encoder.start=random"
         )
 
 
 def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> VAE:
-    """An untrained beta-VAE or InfoVAE in pixel space, whatever the shared stages are.
+    """An untrained beta-VAE or InfoVAE in pixel space; the shared stages are not used.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
@@ -243,7 +243,8 @@ def build_autoencoder_task(config: Config, latent_space: LatentSpace, device: st
     """The task of stage 1.
 
     Raises:
-        UserError: LPIPS is wanted and its weights are absent, or the regulariser's weight suits another kind.
+        UserError: LPIPS is configured but its weights are missing, or the regulariser's weight does not fit
+            the kind of autoencoder.
     """
     from ldm.tasks import AutoencoderTask
 
@@ -259,7 +260,7 @@ def build_autoencoder_task(config: Config, latent_space: LatentSpace, device: st
 
 
 def build_perceptual(config: WeightsConfig) -> nn.Module:
-    """LPIPS with the weights found by the configured rule."""
+    """LPIPS with the weight file that the configuration names or the weight search finds."""
     from ldm.autoencoder.perceptual import load_lpips  # here, as it imports torchvision's model zoo
 
     return load_lpips(config.vgg16, config.allow_download)
@@ -307,13 +308,13 @@ def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
 
 
 def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
-    """An untrained diffusion model of a model's codes."""
+    """An untrained latent DPM: a diffusion model of the codes of `model`."""
     numbers = config.code.num_units * config.code.unit_dim
     return LatentDPM(config.latent_dpm, (model.num_units, numbers // model.num_units))
 
 
 def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) -> "StageTask":
-    """The task of the stage after `code`."""
+    """The task of the stage `latent_dpm`, which follows `code`."""
     from disdiff.baselines.tasks import LatentDPMTask
 
     section = config.latent_dpm
@@ -323,15 +324,15 @@ def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) ->
 
 @dataclass(frozen=True)
 class System:
-    """What the pipeline knows of a system.
+    """What the pipeline needs to know about a system.
 
     Attributes:
-        stages: their names, in order.
-        build_model: (configuration, latent space, untrained denoiser, image size) to the untrained model;
-            None for a system that is a shared stage.
-        build_task: (configuration, model, device) to the task of the stage `code`.
-        sections: of the configuration beside `code` on which that stage depends, dotted.
-        unread: keys of `code` on which it does not.
+        stages: names of the stages, in order.
+        build_model: function of (configuration, latent space, untrained denoiser, image size) that returns
+            the untrained model; None for a system that consists of shared stages only.
+        build_task: function of (configuration, model, device) that returns the task of the stage `code`.
+        sections: dotted configuration sections, besides `code`, on which the stage `code` depends.
+        unread: keys of the section `code` on which the stage does not depend.
     """
 
     stages: tuple[str, ...]
@@ -368,13 +369,13 @@ def get_system(config: Config) -> System:
     """The system of a configuration.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no system of that name.
     """
     return choose("system", config.system, SYSTEMS)
 
 
 def list_stage_names(config: Config) -> tuple[str, ...]:
-    """Stages of a configuration, in order: its system's, and after `code` a latent DPM where wanted."""
+    """Stages of a configuration, in order: those of its system, then `latent_dpm` if it is enabled."""
     stages = get_system(config).stages
     return (*stages, "latent_dpm") if config.latent_dpm.enabled and "code" in stages else stages
 
@@ -382,10 +383,10 @@ def list_stage_names(config: Config) -> tuple[str, ...]:
 def build_model(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
 ) -> ImageModel | None:
-    """The untrained model of a configuration on the given shared stages; None where these are all of it.
+    """The untrained model on the given shared stages; None if the system consists of shared stages only.
 
     Raises:
-        UserError: the configuration does not fit together.
+        UserError: parts of the configuration do not fit together.
     """
     system = get_system(config)
     denoises = "latent_diffusion" in system.stages or "latent_diffusion.unet" in system.sections
@@ -394,7 +395,7 @@ def build_model(
     build = system.build_model
     if config.sampler.guidance != 1 and build not in (build_disdiff, build_clip_disdiff):
         raise UserError(
-            f"sampler.guidance={config.sampler.guidance:g} multiplies gradient fields, and {config.system} "
-            "has none; leave it at 1"
+            f"sampler.guidance={config.sampler.guidance:g} scales gradient fields, but {config.system} has "
+            "no gradient fields; set sampler.guidance=1"
         )
     return None if build is None else build(config, latent_space, denoiser, image_size)

@@ -1,4 +1,4 @@
-"""The command `disdiff`: one subcommand per task, of which only the chosen one is imported."""
+"""The command line `disdiff`: dispatches to one subcommand per task and imports only that subcommand."""
 
 import difflib
 import sys
@@ -11,26 +11,26 @@ from disdiff.config.version import find_version
 
 # name on the command line: (module in disdiff.commands, what it does)
 COMMANDS = {
-    "demo": ("demo", "see what the shipped model found, in seconds; trains nothing"),
+    "demo": ("demo", "show what the shipped model learned, in seconds; trains nothing"),
     "train": ("train", "train and evaluate a system: --base configs/disdiff/shapes3d.yaml"),
-    "show": ("show", "say what a configuration would train; train nothing"),
+    "show": ("show", "show what a configuration would train; trains nothing"),
     "swap": ("swap", "swap units between images"),
-    "traverse": ("traverse", "move one unit after the other of an image"),
-    "edit": ("edit", "edit a picture of your own by its units or by their names"),
-    "sample": ("sample", "draw new images"),
+    "traverse": ("traverse", "move the units of an image one at a time"),
+    "edit": ("edit", "edit your own picture through its units or their names"),
+    "sample": ("sample", "sample new images"),
     "report": ("report", "write the report of a run, one HTML page"),
-    "evaluate": ("evaluate", "score codes by a named protocol, over seeds and runs"),
-    "compare": ("compare", "set runs side by side; --train trains what is missing"),
-    "discover": ("discover", "name units in words, by a CLIP"),
+    "evaluate": ("evaluate", "compute disentanglement scores over seeds and runs"),
+    "compare": ("compare", "compare runs in a table; --train trains missing runs first"),
+    "discover": ("discover", "name units in words with a CLIP model"),
     "fid": ("fid", "FID and KID of samples or reconstructions"),
     "tad": ("tad", "TAD and linear probe of codes"),
-    "mean-gap": ("mean_gap", "how far the posterior mean is missed over t"),
-    "correction-stages": ("correction_stages", "which stage of sampling needs the code"),
-    "data": ("data", "what a data set needs; download, convert, check"),
-    "export": ("export", "a run as a folder to hand on, with a model card"),
-    "import": ("import_checkpoint", "released checkpoints as a run folder"),
-    "tiny-clip": ("tiny_clip", "train the tiny CLIP that ships"),
-    "completion": ("completion", "completion by the Tab key, for a shell"),
+    "mean-gap": ("mean_gap", "error of the predicted posterior mean over t"),
+    "correction-stages": ("correction_stages", "find which stage of sampling needs the code"),
+    "data": ("data", "describe, download, convert or check a data set"),
+    "export": ("export", "export a run as a portable folder with a model card"),
+    "import": ("import_checkpoint", "import released checkpoints as a run folder"),
+    "tiny-clip": ("tiny_clip", "train the small CLIP that ships with disdiff"),
+    "completion": ("completion", "print the Tab completion for a shell"),
 }
 WIDTH = max(map(len, COMMANDS)) + 2
 LISTING = "\n".join(f"  {name:<{WIDTH}}{text}" for name, (_, text) in COMMANDS.items())
@@ -40,8 +40,8 @@ Disentangled representation learning with diffusion models.
 
 {LISTING}
 
-`disdiff COMMAND --help` shows the options of a command, with examples; `disdiff --version` the version.
-Begin with `disdiff demo`."""
+`disdiff COMMAND --help` shows the options of a command with examples.
+`disdiff --version` prints the version. To start, run `disdiff demo`."""
 
 
 def load_command(name: str) -> ModuleType:
@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run a command.
 
     Args:
-        words: the command line after `disdiff`; by default the program's own.
+        words: the command line after `disdiff`; by default that of the process.
 
     Raises:
         SystemExit: with status 2 for bad input.

@@ -1,4 +1,4 @@
-"""What the commands on a run folder share: options, how a run is opened, images named on the command line."""
+"""Shared code of the commands on a run folder: options, opening the run, choosing images, output paths."""
 
 import argparse
 import hashlib
@@ -25,28 +25,35 @@ from ldm.training.threads import list_counts, set_threads
 
 
 def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
-    """A parser with what every script on a run folder takes: RUN, --out, --seed, --device."""
+    """A parser with the options of every command on a run folder: RUN, --out, --seed, --device."""
     parser = begin_parser(description, examples)
     parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
-    parser.add_argument("--out", type=expand_home, metavar="PATH", help="where to write")
-    parser.add_argument("--seed", type=number(SEED), default=0, help="of every random choice (0)")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (auto)")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="output file or folder")
+    parser.add_argument(
+        "--seed", type=number(SEED), default=0, help="seed of all random choices (default: 0)"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="compute device (default: auto)")
     return parser
 
 
-def add_sampler_options(parser: argparse.ArgumentParser, steps: str = "DDIM steps (the run's own)") -> None:
-    """Add what every script that samples takes: --steps, --guidance."""
+def add_sampler_options(
+    parser: argparse.ArgumentParser, steps: str = "number of DDIM steps (default: that of the run)"
+) -> None:
+    """Add the options of every command that samples: --steps, --guidance."""
     parser.add_argument("--steps", type=number(COUNT), help=steps)
     parser.add_argument(
-        "--guidance", type=float, metavar="W", help="times gradient fields, 1 as trained (the run's own)"
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="scale of the gradient fields; 1 is the trained scale (default: that of the run)",
     )
 
 
 def load_run_of(arguments: argparse.Namespace) -> Run:
-    """The run a script is called on, on its `--device` under its `--guidance`.
+    """Load the run named on the command line, with `--device` and `--guidance` applied.
 
-    The process is set up to compute with it: on a CPU it keeps freed memory, and computes with the run's
-    `trainer.threads`, else with as many threads as a short trial finds best.
+    On a CPU this also configures the process: freed memory is kept for reuse, and the number of threads is
+    the run's `trainer.threads`, or the number that a short trial finds fastest.
     """
     device = resolve_device(arguments.device)
     if device == "cpu":
@@ -58,14 +65,14 @@ def load_run_of(arguments: argparse.Namespace) -> Run:
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
-    """The run a script is called on (see `load_run_of`), and its sampler in `--steps` steps."""
+    """Load the run named on the command line (see `load_run_of`), and its sampler with `--steps` applied."""
     run = load_run_of(arguments)
     sampler = run.config.sampler
     return run, sampler if arguments.steps is None else replace(sampler, num_steps=arguments.steps)
 
 
 def number(limits: Range) -> Callable[[str], int | float]:
-    """A reader of options, for `argparse`, that accepts the numbers within `limits`."""
+    """An option type for `argparse` that accepts the numbers within `limits`."""
 
     def read(text: str) -> int | float:
         """Read one number."""
@@ -78,37 +85,40 @@ def number(limits: Range) -> Callable[[str], int | float]:
 
 
 def parse_units(text: str) -> list[int]:
-    """Units of a `--units`, such as `0,3`."""
+    """Parse the value of `--units`, such as `0,3`."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of units; write for example 0,3") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of units; write for example 0,3") from None
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds of a `--seeds`, such as `0,1,2`."""
+    """Parse the value of `--seeds`, such as `0,1,2`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and SEED.holds(int(part)) for part in parts):
-        raise UserError(f"--seeds {text} is no list of seeds from 0 to {SEED.most}; write for example 0,1,2")
+        raise UserError(
+            f"--seeds {text} is not a list of seeds from 0 to {SEED.most}; write for example 0,1,2"
+        )
     return [int(part) for part in parts]
 
 
 def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
-    """The image of an `--image` on the model's device, a random one without it, shape (1, 3, H, W)."""
+    """The image named by `--image`, or a random one, on the model's device, shape (1, 3, H, W)."""
     image = run.draw_images(1, seed) if name is None else load_image(name, run.source)
     return image.to(run.model.device)
 
 
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:
-    """Where a script writes: `--out`, else `edits/<run>-<name>`, see `label_run`."""
+    """Output path of a command: `--out`, else `edits/<run>-<name>`; see `label_run`."""
     return arguments.out or Path("edits") / f"{label_run(arguments.run)}-{name}"
 
 
 def label_run(run: Path) -> str:
-    """What stands for a run folder in the names of files, of which no two folders have the same.
+    """A label of a run folder for file names, different for every folder.
 
-    The name for a folder in `runs`, the path for another one below the working directory, what `find` finds a
-    shipped one by, and the name with a checksum of the path for those elsewhere.
+    The label of a folder in `runs` is its name, that of another folder in the working directory its relative
+    path, and that of a shipped model its path in the package. Any other folder gets its name with a checksum
+    of its path.
     """
     here, place = Path.cwd(), run.resolve()
     if place.is_relative_to(PRETRAINED) and find(name := place.relative_to(ROOT)).resolve() == place:
@@ -121,13 +131,15 @@ def label_run(run: Path) -> str:
 
 
 def put_beside(picture: Path, suffix: str) -> Path:
-    """Where the numbers of a picture go: beside it, under another ending.
+    """Path of the data file that belongs to a picture: the same name with another suffix.
 
     Raises:
-        UserError: the picture itself has that ending.
+        UserError: the picture itself has that suffix.
     """
     if picture.suffix == suffix:
-        raise UserError(f"{picture} is where the numbers beside the picture go; let --out end in .png")
+        raise UserError(
+            f"{picture} is also the name of the picture's data file; choose an --out that ends in .png"
+        )
     return picture.with_suffix(suffix)
 
 
@@ -140,7 +152,7 @@ def save_picture(
     rows: list[str] | None = None,
     columns: list[str] | None = None,
 ) -> None:
-    """Write a picture where the script is to (see `choose_path`) and say where; see `save_grid`."""
+    """Write a grid of images to the output path (see `choose_path`, `save_grid`) and print the path."""
     out = choose_path(arguments, name)
     save_grid(out, grid, title, run.title, rows, columns)
     print(out)
@@ -148,6 +160,6 @@ def save_picture(
 
 @contextmanager
 def show_progress(description: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar; yields what is to be called with the share that is done."""
+    """Show a progress bar; yields a function that takes the completed fraction, from 0 to 1."""
     with tqdm(total=100, desc=description, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
         yield lambda share: bar.update(round(100 * share) - bar.n)

@@ -1,4 +1,4 @@
-"""Print the completion of `disdiff` by the Tab key, for a shell; needs `pip install disdiff[completion]`."""
+"""Print the Tab completion of `disdiff` for a shell; needs `pip install disdiff[completion]`."""
 
 import argparse
 
@@ -13,16 +13,16 @@ EXAMPLES = """examples:
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell it is for")
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="target shell")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Build the parser of every command and print what the shell is to read."""
+    """Build the parser of every command and print the completion script."""
     try:
         import shtab
     except ImportError:
-        raise UserError("completion needs the package shtab; install it by `pip install shtab`") from None
+        raise UserError("completion needs the package shtab; run `pip install shtab`") from None
     print(shtab.complete(build_whole_parser(), arguments.shell))
 
 

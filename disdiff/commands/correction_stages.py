@@ -1,4 +1,4 @@
-"""Which stage of sampling needs the code: images corrected in the early, critical or late stage only."""
+"""Find which stage of sampling needs the code: sample with it in the early, critical or late stage only."""
 
 import argparse
 
@@ -25,28 +25,31 @@ NAME = "correction_stages.png"
 EXAMPLES = """examples:
   disdiff correction-stages runs/pdae-shapes3d-small-s0              8 random images
   disdiff correction-stages pretrained/shapes3d --images 12 70000 --steps 100
-Every row starts from the same noise. Early: SNR below 0.01, late: above 1, critical: between; our bounds.
-writes edits/<run>-correction_stages.png, and the numbers beside it as .json; --out PATH for another place"""
+All rows start from the same noise. The stages are early (SNR below 0.01), critical (0.01 to 1) and late
+(above 1); these bounds are ours. Writes edits/<run>-correction_stages.png and a .json beside it; --out PATH
+changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=8, help="how many random images (8)")
-    parser.add_argument("--images", nargs="+", metavar="I|FILE", help="these, by index or picture file")
+    parser.add_argument("--num", type=int, default=8, help="number of random images (default: 8)")
+    parser.add_argument(
+        "--images", nargs="+", metavar="I|FILE", help="use these images: data set indices or picture files"
+    )
     add_sampler_options(parser)
     return parser
 
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    """Sample with the code in one stage of sampling only, and measure what comes back."""
+    """Sample with the code in one stage of sampling only, and measure the reconstruction."""
     if arguments.num < 1:
-        raise UserError(f"cannot show {arguments.num} images; choose --num of 1 or more")
+        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     if not isinstance(model, DisDiff):
-        raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
+        raise UserError(f"{run.config.system} has no frozen model to correct; give a run of disdiff or pdae")
     if arguments.images:
         image = torch.cat([load_image(name, run.source) for name in arguments.images])
     else:
@@ -64,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
             steps = f" · t {window[1] - 1} to {window[0]}" if 0 < window[1] - window[0] < last else ""
             labels.append(f"{name}{steps} · {scores['psnr']:.1f} dB")
             progress((k + 1) / len(windows))
-    title = "When the code corrects the frozen model: in one stage of sampling only"
+    title = "The code corrects the frozen model in one stage of sampling only"
     details = {"num_images": len(image), "seed": arguments.seed, "num_steps": sampler.num_steps}
     numbers = put_beside(choose_path(arguments, NAME), ".json")
     save_json(numbers, {**details, "corrected": measured})

@@ -1,4 +1,4 @@
-"""Say what a data set needs; fetch it when told to, render its stand-in, convert it, check what is there."""
+"""Describe a data set's files; download, render, convert, encode or check them."""
 
 import argparse
 from pathlib import Path
@@ -21,13 +21,13 @@ from ldm.numbers import COUNT, SEED
 from ldm.training.threads import set_threads
 
 EXAMPLES = """examples:
-  disdiff data shapes3d                                  what it needs, where it goes
-  disdiff data dsprites --download                       fetch it; again: go on
+  disdiff data shapes3d                                  list the files it needs and their folder
+  disdiff data dsprites --download                       download; repeat the command to resume
   disdiff data shapes3d --procedural                     render 480,000 images (5.9 GB)
   disdiff data dsprites --procedural --num-images 20000  render a random subset
-  disdiff data folder --root PHOTOS --convert            decode all once, to read fast
-  disdiff data shapes3d --encode RUN                     latents of a run's images
-  disdiff data check                                     read what lies in data/
+  disdiff data folder --root PHOTOS --convert            decode all pictures into one fast array
+  disdiff data shapes3d --encode RUN                     cache the latents of a run's training images
+  disdiff data check                                     check every data set in data/
   disdiff data check cars3d --root /data/cars3d"""
 
 
@@ -38,27 +38,33 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("name", choices=[*DATA_SETS, "check"], metavar=names, help="data set, or `check`")
     parser.add_argument("checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check`")
     parser.add_argument("--root", type=expand_home, help="folder (data/NAME)")
-    parser.add_argument("--download", action="store_true", help="fetch the published files")
-    parser.add_argument("--procedural", action="store_true", help="write the procedural stand-in as a file")
-    parser.add_argument("--num-images", type=int, help="with --procedural: a random subset of this size")
-    parser.add_argument("--seed", type=number(SEED), default=0, help="of the random subset (0)")
-    parser.add_argument("--convert", action="store_true", help="decode all pictures once, into one array")
-    parser.add_argument("--image-size", type=number(COUNT), help="of pictures, as data.image_size")
-    parser.add_argument("--crop", help="of pictures, as data.crop")
-    parser.add_argument("--corrupt", default="stop", help="as data.corrupt: stop or skip (stop)")
+    parser.add_argument("--download", action="store_true", help="download the published files")
+    parser.add_argument("--procedural", action="store_true", help="render the procedural version to a file")
+    parser.add_argument(
+        "--num-images", type=int, help="with --procedural: render a random subset of this size"
+    )
+    parser.add_argument("--seed", type=number(SEED), default=0, help="seed of the subset (default: 0)")
+    parser.add_argument("--convert", action="store_true", help="decode all pictures into one array on disk")
+    parser.add_argument("--image-size", type=number(COUNT), help="side of the pictures in pixels")
+    parser.add_argument("--crop", help="how pictures are made square, as data.crop")
+    parser.add_argument(
+        "--corrupt", default="stop", help="at an unreadable picture: stop or skip (default: stop)"
+    )
     parser.add_argument("--encode", metavar="RUN", type=find, help="encode the training images of this run")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Do what was asked for; nothing asked for is an explanation."""
+    """Carry out the requested actions; without any, describe the data set."""
     name, root = arguments.name, arguments.root or Path("data") / arguments.name
     if name == "check":
         return check_all(arguments.checked, arguments.root)
     if arguments.checked:
-        raise UserError(f"{name} {arguments.checked}: name one data set, or `check` and one")
+        raise UserError(f"{name} {arguments.checked}: give one data set name, or `check` and a name")
     if arguments.num_images is not None and not arguments.procedural:
-        raise UserError("--num-images goes with --procedural")
+        raise UserError(
+            "--num-images only applies to --procedural; add --procedural or leave --num-images out"
+        )
     if arguments.download:
         got = fetch(name, root, lambda file: show(file, "B"))
         print("\n".join(map(str, got)) or f"{root}: everything is there")
@@ -71,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
         source = open_data(options, show("opening"))
         if not isinstance(source, Pictures):
-            raise UserError(f"{name} is read as it is; --convert is for pictures")
+            raise UserError(f"{name} needs no conversion; --convert is only for data sets of picture files")
         print(f"{convert(source, show('decoding'))}: {len(source)} pictures, {len(source.skipped)} left out")
     if arguments.encode:
         encode(arguments.encode, name, arguments.root)
@@ -80,22 +86,24 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check_all(checked: str | None, root: Path | None) -> None:
-    """Check one data set, or everything that lies in `data/`; of one folder, as the first that it fits."""
+    """Check one data set, or all data sets in `data/`; a given folder is checked as the first match."""
     names = [checked] if checked else list(DATA_SETS)
     roots = {name: root or Path("data") / name for name in names}
     found = [name for name in names if DATA_SETS[name].find(roots[name]) is not None]
     if not found:
         where = root or Path("data")
-        raise UserError(f"nothing lies in {where}; `disdiff data NAME` says what is needed")
-    for name in found[:1] if root else found:  # a folder of pictures is what any other folder might be too
+        raise UserError(
+            f"there is no data set in {where}; `disdiff data NAME` lists the files that are needed"
+        )
+    for name in found[:1] if root else found:  # `folder` comes last: it matches any folder with pictures
         print(check(DataOptions(name, str(roots[name]), "never"), show("reading")))
 
 
 def encode(folder: Path, name: str, root: Path | None) -> None:
-    """Write the latents of a run's training images, as its later stages would."""
+    """Encode and cache the latents of a run's training images, as its later stages would."""
     config = merge([read_yaml(folder / "config.yaml")])
     if config.data.name != name:
-        raise UserError(f"{folder} is a run on {config.data.name}, not on {name}; name its own data set")
+        raise UserError(f"{folder} is a run on {config.data.name}, not on {name}; give {config.data.name}")
     if root is not None:
         config.data.root = str(root)
     context = open_context(config)
@@ -104,11 +112,11 @@ def encode(folder: Path, name: str, root: Path | None) -> None:
         raise UserError(f"{folder} has no trained autoencoder to encode with; train it first")
     stage.load(context.latent_space)
     set_threads(context.thread_counts)
-    print(f"{len(encode_latents(context))} latents are there")
+    print(f"{len(encode_latents(context))} latents are cached")
 
 
 def show(title: str, unit: str = "image") -> Progress:
-    """A progress bar that is told (done, in all)."""
+    """A progress bar, as a function of (done, total)."""
     bar = tqdm(desc=title, unit=unit, unit_scale=unit == "B", delay=1, leave=False)
 
     def update(done: int, total: int) -> None:

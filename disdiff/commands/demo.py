@@ -1,4 +1,4 @@
-"""Show what the shipped model found in Shapes3D without labels: pictures, report, and a fresh swap."""
+"""Show what the shipped model learned about Shapes3D without labels: pictures, the report, and a new swap."""
 
 import argparse
 import shutil
@@ -16,19 +16,19 @@ from disdiff.report.pictures import draw_swap
 from ldm.files import atomic_path
 
 EXAMPLES = """examples:
-  disdiff demo                    into disdiff-demo
-  disdiff demo --seed 1           other images, for the fresh swap
-  disdiff demo --out shown        into another folder"""
+  disdiff demo                    write to the folder disdiff-demo
+  disdiff demo --seed 1           swap between other images
+  disdiff demo --out shown        write to another folder"""
 SHOWN = {
     "report.html": "everything on one page, with a slider per unit; open it in a browser",
-    "traversal.png": "each row moves one unit, the others stay",
-    "swap.png": "source, target, and the source with one unit after the other taken from the target",
+    "traversal.png": "each row moves one unit; the other units stay fixed",
+    "swap.png": "source, target, and then the source with one unit of the target per row",
 }
 FRESH, NUM_PAIRS = "fresh_swap.png", 6
 NEXT = """next:
   disdiff edit pretrained/shapes3d PICTURE --unit "wall hue" --by 2        edit a picture
-  disdiff train --base configs/disdiff/shapes3d.yaml preset=smoke          the whole training in miniature
-  disdiff train --base configs/disdiff/folder.yaml data.root=PHOTOS        your own pictures
+  disdiff train --base configs/disdiff/shapes3d.yaml preset=smoke          the whole training, in miniature
+  disdiff train --base configs/disdiff/folder.yaml data.root=PHOTOS        train on your own pictures
   disdiff --help                                                           all commands"""
 
 
@@ -36,14 +36,16 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("disdiff-demo"), help="folder (disdiff-demo)")
-    parser.add_argument("--seed", type=int, default=0, help="of the images of the fresh swap (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the images that are swapped (default: 0)"
+    )
     parser.set_defaults(run=PRETRAINED / "shapes3d", device="cpu")
     return parser
 
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    """Copy pictures and report, swap one unit between new images, and say where everything lies."""
+    """Copy pictures and report, swap one unit between new images, and print where everything is."""
     run = load_run_of(arguments)
     for name in SHOWN:
         with atomic_path(arguments.out / name) as temporary:
@@ -54,16 +56,16 @@ def main(arguments: argparse.Namespace) -> None:
     sampler = deterministic(run.config.sampler)
     z_T = invert(model, source, model.encode(source), sampler.num_steps)
     grid = draw_swap(model, source, target, [[unit]], sampler, z_T)
-    title = f"Only {names.labels[unit]} comes from the target"
+    title = f"Only {names.labels[unit]} is taken from the target"
     save_grid(arguments.out / FRESH, grid, title, run.title, ["source", "target", "swapped"])
     scores = run.scores
     factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
     print(f"{name_data(run.source.name, run.source.procedural)}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f}")
-    print("units, named by the factors that the scores say they carry:")
+    print("units, named after the factors that they encode according to the scores:")
     print(*(f"  {names.labels[k]}" for k in names.order), sep="\n")
     shown = {
         **SHOWN,
-        FRESH: f"drawn just now: {names.labels[unit]} swapped between {NUM_PAIRS} pairs of images",
+        FRESH: f"new: {names.labels[unit]} swapped between {NUM_PAIRS} pairs of images",
     }
     width = max(len(str(arguments.out / name)) for name in shown)
     print("", *(f"{str(arguments.out / name):<{width}}  {text}" for name, text in shown.items()), sep="\n")

@@ -1,4 +1,4 @@
-"""Name a run's units in words, by a CLIP: with a score, what chance would give, and pictures."""
+"""Name a run's units in words with a CLIP model; each name has a score and a comparison with chance."""
 
 import argparse
 
@@ -18,14 +18,14 @@ from ldm.files import expand_home
 from ldm.numbers import COUNT, POSITIVE
 
 EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
-  disdiff discover RUN --prompts P                     names, in RUN and in its report
-  disdiff discover RUN                                 no prompts: units that do the same
-  disdiff discover RUN --prompts P --edit "wall colour"  move that unit, measured
-  disdiff discover RUN --prompts P --control output    a random output layer gets no names
+  disdiff discover RUN --prompts P                     name the units; extends the report of RUN
+  disdiff discover RUN                                 no prompts: group units with the same effect
+  disdiff discover RUN --prompts P --edit "wall colour"  move the unit of that name and measure the edit
+  disdiff discover RUN --prompts P --control output    control: with a random output layer, names are false
   disdiff discover RUN --prompts P --clip ViT-B-32 --pretrained laion2b_s34b_b79k
-  disdiff discover pretrained/shapes3d --prompts P --out found    writes into another folder
-A guided run is looked at by the CLIP that guided it, any other by the tiny one that ships, unless
---clip names another. Writes discovery.json and discovery.png, and rewrites report.html."""
+  disdiff discover pretrained/shapes3d --prompts P --out found    write to another folder
+The CLIP model is that of --clip, else the one that guided the run, else the small CLIP that ships with
+disdiff. Writes discovery.json and discovery.png, and rewrites report.html."""
 
 TINY = "local-dir:pretrained/tiny_clip"
 
@@ -33,31 +33,41 @@ TINY = "local-dir:pretrained/tiny_clip"
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--prompts", type=expand_home, metavar="FILE", help="the factors in words")
-    parser.add_argument("--clip", metavar="MODEL", help="architecture of open_clip, or local-dir:FOLDER")
-    parser.add_argument("--pretrained", metavar="TAG|FILE", help="weights of an architecture")
     parser.add_argument(
-        "--by", choices=tuple(WAYS), default="traverse", help="how a unit is moved (traverse)"
+        "--prompts", type=expand_home, metavar="FILE", help="YAML file with the factors in words"
+    )
+    parser.add_argument("--clip", metavar="MODEL", help="open_clip architecture, or local-dir:FOLDER")
+    parser.add_argument("--pretrained", metavar="TAG|FILE", help="weights for --clip: open_clip tag or file")
+    parser.add_argument(
+        "--by", choices=tuple(WAYS), default="traverse", help="how a unit is moved (default: traverse)"
     )
     parser.add_argument(
-        "--amount", type=number(POSITIVE), default=2.0, help="of traverse, standard deviations (2)"
+        "--amount",
+        type=number(POSITIVE),
+        default=2.0,
+        help="distance of traverse, standard deviations (default: 2)",
     )
-    parser.add_argument("--images", type=int, default=128, help="images to move (128)")
+    parser.add_argument("--images", type=int, default=128, help="number of images to edit (default: 128)")
     parser.add_argument(
-        "--steps", type=number(COUNT), default=20, help="DDIM steps of inversion and of decoding (20)"
+        "--steps",
+        type=number(COUNT),
+        default=20,
+        help="number of DDIM steps of inversion and decoding (default: 20)",
     )
     parser.add_argument(
-        "--guidance", type=float, default=1.0, metavar="W", help="times gradient fields (1: as trained)"
+        "--guidance", type=float, default=1.0, metavar="W", help="scale of the gradient fields (default: 1)"
     )
-    parser.add_argument("--edit", action="append", default=[], metavar="NAME", help="edit by a unit's name")
-    parser.add_argument("--control", choices=tuple(CONTROLS), help="randomise the gradient decoder first")
+    parser.add_argument("--edit", action="append", default=[], metavar="NAME", help="also edit by this name")
+    parser.add_argument(
+        "--control", choices=tuple(CONTROLS), help="randomise this part of the gradient decoder first"
+    )
     return parser
 
 
 def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> ClipConfig:
-    """The CLIP that the command line names, else the run's own, else the tiny one."""
+    """The CLIP of the command line, else that of the run, else the tiny CLIP that ships."""
     if arguments.clip is None and arguments.pretrained is not None:
-        raise UserError("--pretrained goes with --clip MODEL")
+        raise UserError("--pretrained needs --clip MODEL; name the architecture of the weights")
     if arguments.clip is not None:
         return ClipConfig(model=arguments.clip, pretrained=arguments.pretrained)
     return own if system == "disdiff_clip" else ClipConfig(model=TINY)
@@ -65,11 +75,13 @@ def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> 
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    """Name the units, edit by the names, and write findings and report."""
+    """Name the units, edit by name, and write the results and the report."""
     if arguments.images < 2:
-        raise UserError("discovery needs --images of 2 or more")
+        raise UserError("--images is too small for a discovery; give 2 or more")
     if arguments.edit and arguments.prompts is None:
-        raise UserError("--edit needs --prompts: without them no unit has a name")
+        raise UserError(
+            "--edit needs --prompts, because units have no names without them; add --prompts FILE"
+        )
     run, sampler = open_run(arguments)
     config = run.config
     clip = load_clip(choose_clip(arguments, config.system, config.clip), config.weights.allow_download)

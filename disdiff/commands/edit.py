@@ -1,7 +1,8 @@
-"""Edit a picture: units towards another picture or along their direction, an attribute, or a walk.
+"""Edit a picture: change units, change an attribute, or interpolate to another picture.
 
-The picture (a file of any size, or an index in the data set; random without one) is encoded and inverted, its
-code is changed, and the result is decoded. Units have numbers, or the names that the evaluation gave them.
+PICTURE is a file of any size or an index in the data set; without it, a random image is used. It is encoded
+and inverted, its code is changed, and the result is decoded. Units are given by number, or by the name that
+the evaluation gave them.
 """
 
 import argparse
@@ -33,54 +34,68 @@ from ldm.numbers import FINITE, POSITIVE, SHARE
 
 EXAMPLES = """examples:
   disdiff edit RUN photo.png --unit "wall hue" --toward other.png --strength 0.7
-  disdiff edit RUN photo.png --unit 3 --by +2                   two standard deviations along unit 3
+  disdiff edit RUN photo.png --unit 3 --by +2                   move unit 3 by two standard deviations
   disdiff edit RUN photo.png --unit "wall hue" --toward a.png --unit scale --by -1
-  disdiff edit RUN 70000 --attribute "shape=0" --reach 0.5      away from a factor's value and to it
-  disdiff edit RUN a.png --walk b.png                           codes on a line, noise on an arc
-  disdiff edit RUN 12 --walk 70000 --trajectory                 one noise, noise predictions mixed
-each --toward, --strength and --by belongs to the --unit before it
-writes edits/<run>-edit.png, and for units the codes before and after beside it (.npz); --out PATH for
-another place"""
+  disdiff edit RUN 70000 --attribute "shape=0" --reach 0.5      away from and towards a factor's value
+  disdiff edit RUN a.png --walk b.png                           interpolate code and noise
+  disdiff edit RUN 12 --walk 70000 --trajectory                 mix the noise predictions
+Each --toward, --strength and --by applies to the --unit before it. Writes edits/<run>-edit.png and, for
+edits of units, the codes before and after to a .npz beside it; --out PATH changes the path."""
 
 
 class BeginEdit(argparse.Action):
-    """`--unit`: begins an edit."""
+    """The option `--unit`, which starts a new edit."""
 
     def __call__(self, parser: Any, space: argparse.Namespace, value: str, option: str | None = None) -> None:
-        """Add an edit that says nothing yet."""
+        """Add an edit of this unit without a change."""
         space.edits = [*(space.edits or []), Edit(value)]
 
 
 class ContinueEdit(argparse.Action):
-    """`--toward`, `--strength`, `--by`: say more of the edit that began last."""
+    """The options `--toward`, `--strength` and `--by`, which complete the last edit."""
 
     def __call__(self, parser: Any, space: argparse.Namespace, value: Any, option: str | None = None) -> None:
-        """Fill in one word of the last edit."""
+        """Set one field of the last edit."""
         if not space.edits:
-            parser.error(f"{option} belongs after the --unit that it edits")
+            parser.error(f"{option} must follow the --unit that it applies to")
         space.edits = [*space.edits[:-1], replace(space.edits[-1], **{self.metavar.lower(): value})]
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("picture", nargs="?", metavar="PICTURE", help="a file, or an index in the data set")
-    parser.add_argument("--unit", dest="edits", action=BeginEdit, metavar="NAME", help="number or name")
+    parser.add_argument(
+        "picture", nargs="?", metavar="PICTURE", help="file, or index in the data set (default: random)"
+    )
+    parser.add_argument(
+        "--unit", dest="edits", action=BeginEdit, metavar="NAME", help="unit to edit, by number or name"
+    )
     more = {"dest": "edits", "action": ContinueEdit}
-    parser.add_argument("--toward", metavar="TOWARD", help="picture to take the unit from", **more)
+    parser.add_argument("--toward", metavar="TOWARD", help="picture from which the unit is taken", **more)
     parser.add_argument(
-        "--strength", metavar="STRENGTH", type=number(SHARE), help="0 to 1, how far (1)", **more
+        "--strength",
+        metavar="STRENGTH",
+        type=number(SHARE),
+        help="fraction of the way, 0 to 1 (default: 1)",
+        **more,
     )
     parser.add_argument(
-        "--by", metavar="BY", type=number(FINITE), help="or: standard deviations to move it", **more
+        "--by",
+        metavar="BY",
+        type=number(FINITE),
+        help="instead of --toward: standard deviations to move",
+        **more,
     )
-    parser.add_argument("--attribute", metavar="NAME=VALUE", help="a factor's value, by a linear classifier")
+    parser.add_argument("--attribute", metavar="NAME=VALUE", help="move towards this factor value")
     parser.add_argument(
-        "--reach", type=number(POSITIVE), default=0.3, help="largest strength of the attribute (0.3)"
+        "--reach",
+        type=number(POSITIVE),
+        default=0.3,
+        help="largest step towards the attribute, usually 0.1 to 0.3 (default: 0.3)",
     )
-    parser.add_argument("--walk", metavar="PICTURE", help="another picture to walk to")
+    parser.add_argument("--walk", metavar="PICTURE", help="interpolate to this picture")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
-    parser.add_argument("--columns", type=int, default=7, help="places of an attribute or a walk (7)")
+    parser.add_argument("--columns", type=int, default=7, help="images of an attribute or walk (default: 7)")
     add_sampler_options(parser)
     return parser
 
@@ -98,10 +113,10 @@ def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: ar
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Edit units, move an attribute or walk to another picture, whichever is asked for."""
+    """Edit units, move along an attribute, or interpolate to another picture, as requested."""
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
-        raise UserError("give one of --unit, --attribute and --walk, and --columns of 2 or more")
+        raise UserError("give exactly one of --unit, --attribute and --walk, and --columns of 2 or more")
     model = Model(load_run_of(arguments))
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:
@@ -116,7 +131,9 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         factor, _, value = arguments.attribute.partition("=")
         if not value.isdecimal():
-            raise UserError(f"--attribute {arguments.attribute} is none; write NAME=NUMBER, as in shape=0")
+            raise UserError(
+                f"--attribute {arguments.attribute} is not valid; write NAME=NUMBER, for example shape=0"
+            )
         strengths = torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist()
         made = model.move_attribute(to_uint8(image), factor, int(value), strengths, arguments.steps)
         grid, title = torch.cat([image.to(made), made]), f"Away from and towards {arguments.attribute}"

@@ -1,4 +1,4 @@
-"""Score codes by a named protocol: every disentanglement metric, over seeds of the metrics and over runs."""
+"""Compute the disentanglement metrics of a protocol on codes, over metric seeds and runs."""
 
 import argparse
 from pathlib import Path
@@ -18,25 +18,28 @@ from ldm.files import expand_home, save_json
 EXAMPLES = """examples:
   disdiff evaluate pretrained/shapes3d                        the published protocol, seed 0
   disdiff evaluate runs/disdiff-shapes3d-small-s0 --protocol fast --seeds 0,1,2
-  disdiff evaluate runs/disdiff-shapes3d-small-s*             runs of several seeds, pooled
+  disdiff evaluate runs/disdiff-shapes3d-small-s*             mean over runs of several seeds
   disdiff evaluate --codes codes.npz --out scores.json        codes of another code base
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. Units of several numbers are
-reduced to their first principal component, as published; --units all takes every number as a code. Numbers
-of different protocols, or of different --units, do not compare."""
+reduced to their first principal component, as published; with --units all, every number is a unit. Scores of
+different protocols, or of different --units, are not comparable."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", nargs="*", type=find, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", nargs="+", type=find, help="codes instead of run folders")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=find, help="run folder with codes.npz")
+    parser.add_argument("--codes", metavar="FILE", nargs="+", type=find, help="code files instead of runs")
     parser.add_argument("--protocol", choices=("paper", "fast"), default="paper", help="(paper)")
     parser.add_argument(
-        "--units", choices=("pca1", "all"), default="pca1", help="how vectors become codes (pca1, published)"
+        "--units",
+        choices=("pca1", "all"),
+        default="pca1",
+        help="how units of several numbers are reduced (default: pca1)",
     )
-    parser.add_argument("--seeds", default="0", help="of the metrics, such as 0,1,2 (0)")
-    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results there as JSON")
+    parser.add_argument("--seeds", default="0", help="seeds of the metrics, such as 0,1,2 (default: 0)")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results as JSON")
     return parser
 
 
@@ -44,21 +47,21 @@ def choose_files(arguments: argparse.Namespace) -> list[Path]:
     """The `codes.npz` files to score.
 
     Raises:
-        UserError: runs and --codes are both named or both missing, a file is named twice, or runs are on
+        UserError: runs and --codes are both given or both missing, a file is given twice, or the runs have
             different data.
     """
     if bool(arguments.runs) == bool(arguments.codes):
-        raise UserError("name run folders or --codes FILE, one of them")
+        raise UserError("give either run folders or --codes FILE")
     named = arguments.runs or arguments.codes
     if len({path.resolve() for path in named}) < len(named):
-        raise UserError("a run is named twice, which would count it twice; name each once")
+        raise UserError("a run is given twice; give each run once")
     if len(arguments.runs) > 1:
         check_same_data([(run, load_metrics(run)) for run in arguments.runs])
     return arguments.codes or [run / "codes.npz" for run in arguments.runs]
 
 
 def describe(values: np.ndarray) -> str:
-    """Mean of values (runs, seeds) and the standard deviations over runs and over seeds, where several."""
+    """Mean of values (runs, seeds), with standard deviations over runs and seeds if there are several."""
     num_runs, num_seeds = values.shape
     spread = f" +- {values.mean(axis=1).std():.4f} over {num_runs} runs" if num_runs > 1 else ""
     if num_seeds > 1:
@@ -67,7 +70,7 @@ def describe(values: np.ndarray) -> str:
 
 
 def list_means(results: dict[str, dict[int, dict]]) -> list[str]:
-    """A line per score that is defined in every run for every seed; `results` by run and seed."""
+    """One line per score that is defined for every run and seed; `results` is keyed by run, then seed."""
     tables = [
         [{name: rest for name, *rest in list_scores(scores)} for scores in by_seed.values()]
         for by_seed in results.values()
@@ -78,7 +81,7 @@ def list_means(results: dict[str, dict[int, dict]]) -> list[str]:
 
 
 def list_all_notes(results: dict[str, dict[int, dict]]) -> list[str]:
-    """What must be said beside the scores, each once, named by run where there are several."""
+    """Notes on the scores, each once, with the name of the run if there are several."""
     notes = [
         f"note: {f'{run}: ' if len(results) > 1 else ''}{note}"
         for run, by_seed in results.items()
@@ -89,7 +92,7 @@ def list_all_notes(results: dict[str, dict[int, dict]]) -> list[str]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Score codes over runs and metric seeds and print the means."""
+    """Compute scores over runs and metric seeds, and print the means."""
     paths, seeds, results = choose_files(arguments), parse_seeds(arguments.seeds), {}
     for path in paths:
         arrays, results[str(path)] = read_labelled_codes(path, ["factors"]), {}
@@ -99,7 +102,7 @@ def main(arguments: argparse.Namespace) -> None:
             if reason is not None:
                 raise UserError(f"{path}: {reason}")
     units = (
-        ", every number of a unit a code (not the published reduction)" if arguments.units == "all" else ""
+        ", every number of a unit as a unit (not the published reduction)" if arguments.units == "all" else ""
     )
     print(
         f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}{units}"

@@ -1,7 +1,7 @@
-"""Export a run as a folder to hand on: weights of all stages, configuration, scores, codes, and a model card.
+"""Export a run as a portable folder: weights of all stages, configuration, scores, codes and a model card.
 
-The folder needs nothing outside itself, holds no paths of this machine, and loads by `disdiff.load(TARGET)`.
-With --to-hub it is uploaded instead, and loads by `disdiff.load("OWNER/NAME", download=True)`.
+The folder is self-contained, holds no paths of this machine, and is loaded with `disdiff.load(TARGET)`.
+With --to-hub it is uploaded instead, and loaded with `disdiff.load("OWNER/NAME", download=True)`.
 """
 
 import argparse
@@ -27,14 +27,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
     parser.add_argument("target", metavar="TARGET", nargs="?", type=expand_home, help="new or empty folder")
-    parser.add_argument("--to-hub", metavar="OWNER/NAME", help="upload it to the hub instead")
-    parser.add_argument("--private", action="store_true", help="if --to-hub makes a model, only you see it")
-    parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (none)")
+    parser.add_argument("--to-hub", metavar="OWNER/NAME", help="upload to the hub instead")
+    parser.add_argument("--private", action="store_true", help="create a private model with --to-hub")
+    parser.add_argument(
+        "--license", metavar="NAME", help="licence of the weights, for the card (default: none)"
+    )
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Export, and say what there is now.
+    """Export the run and print what was written.
 
     Raises:
         UserError: there is neither TARGET nor --to-hub, or both.

@@ -1,4 +1,4 @@
-"""FID and KID of a run's images against its data set's; reconstructions also get MSE, PSNR and SSIM."""
+"""Compute FID and KID of a run's images against its data set; of reconstructions also MSE, PSNR and SSIM."""
 
 import argparse
 from dataclasses import fields, replace
@@ -22,12 +22,13 @@ from ldm.weights import resolve_weight
 
 EXAMPLES = """examples:
   disdiff fid pretrained/shapes3d                       10,000 samples
-  disdiff fid pretrained/shapes3d --images inferred     reconstructions, from inferred noise
+  disdiff fid pretrained/shapes3d --images inferred     reconstructions from inferred noise
   disdiff fid pretrained/shapes3d --images other.npy    images of another code base
   disdiff fid pretrained/shapes3d --set weights.inception=FILE --resize tensorflow1
-  disdiff fid pretrained/shapes3d --features random --num 100   tries it out: not FID
-The same command again continues where it stopped. Numbers compare for one --num, --reference and --resize.
-writes RUN/fid/<images>.json, for a file <its name>-<its checksum>.json; --out PATH for another place"""
+  disdiff fid pretrained/shapes3d --features random --num 100   a trial without weights; not FID
+After an interruption, repeat the command to continue. Results are comparable only for the same --num,
+--reference and --resize. Writes RUN/fid/<images>.json (for a file, <name>-<checksum>.json); --out PATH
+changes the path."""
 WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
 
 
@@ -35,36 +36,41 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument(
-        "--images", default="samples", help=f"{', '.join(run_sets.KINDS)} or FILE.npy (samples)"
+        "--images", default="samples", help=f"{', '.join(run_sets.KINDS)} or FILE.npy (default: samples)"
     )
-    parser.add_argument("--num", type=int, default=10_000, help="how many images of each side (10000)")
+    parser.add_argument("--num", type=int, default=10_000, help="images on either side (default: 10000)")
     parser.add_argument(
-        "--reference", choices=run_sets.SPLITS, default="eval", help="images of the data (eval)"
+        "--reference",
+        choices=run_sets.SPLITS,
+        default="eval",
+        help="split of the reference images (default: eval)",
     )
-    parser.add_argument("--sampler", choices=SAMPLERS, help="(the run's own)")
-    add_sampler_options(parser, "sampling steps (the run's own)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="sampler (default: that of the run)")
+    add_sampler_options(parser, "number of sampling steps (default: that of the run)")
     parser.add_argument(
         "--features", choices=("inception", "random"), default="inception", help="(inception)"
     )
     parser.add_argument("--resize", choices=features.RESIZE_MODES, default="bilinear", help="(bilinear)")
-    parser.add_argument("--lpips", action="store_true", help="LPIPS of reconstructions too; needs VGG16")
-    parser.add_argument("--allow-few", action="store_true", help="accept fewer images than a FID needs")
-    parser.add_argument("--cache", type=expand_home, metavar="DIR", help="images and features (RUN/fid)")
+    parser.add_argument("--lpips", action="store_true", help="also LPIPS of reconstructions; needs VGG16")
+    parser.add_argument("--allow-few", action="store_true", help="accept fewer images than FID needs")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="other weights.* than the run's own"
+        "--cache", type=expand_home, metavar="DIR", help="cache of images and features (default: RUN/fid)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key weights.* of the run"
     )
     return parser
 
 
 def read_weights(own: WeightsConfig, texts: list[str]) -> WeightsConfig:
-    """The run's own `weights`, changed by the `--set` options."""
+    """The section `weights` of the run with the `--set` overrides applied."""
     for text in texts:
         choose("--set", text.partition("=")[0], dict.fromkeys(WEIGHTS))
     return merge([OmegaConf.create({"weights": to_container(own)}), parse_overrides(texts)]).weights
 
 
 def describe(result: dict) -> str:
-    """What was compared and how, and a line per number."""
+    """What was compared and how, then one line per result."""
     sampler = result["images"].get("sampler")
     made = f" by {sampler['name']} in {sampler['num_steps']} steps" if sampler else ""
     lines = [
@@ -81,7 +87,7 @@ def describe(result: dict) -> str:
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    """Make or load images, and measure their distances and errors."""
+    """Make or load images, and compute their distances and errors."""
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
     run = load_run_of(arguments)
     weights = read_weights(run.config.weights, arguments.set)

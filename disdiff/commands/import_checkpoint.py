@@ -1,9 +1,9 @@
-"""Turn released checkpoints (latent diffusion, DisDiff, diffusers autoencoders) into a run folder.
+"""Import released checkpoints (latent diffusion, DisDiff, diffusers autoencoders) as a run folder.
 
-Files are read without running anything in them. Every tensor is placed or named: OUT/import.json says where
-each went, what was assumed, and how the networks did on images of the data set. Of several files the last
-counts: its tensors replace those of the same name before it. Moving averages stand for the weights of their
-own file only.
+Files are read without executing code in them. OUT/import.json records where each tensor went or why it was
+left out, what was assumed, and how the networks perform on images of the data set. With several files,
+tensors of a later file replace those of the same name in an earlier one. Moving averages replace only the
+weights of their own file.
 """
 
 import argparse
@@ -20,39 +20,49 @@ EXAMPLES = """examples:
   disdiff import dis.ckpt --kind disdiff --data shapes3d --out runs/released
   disdiff import model.ckpt --kind ldm --data shapes3d --head-channels 32 --out runs/ldm
   disdiff import vae/ --kind autoencoder --data shapes3d --out runs/vae
-      (vae/ with config.json and diffusion_pytorch_model.safetensors, as diffusers keeps them)
-then, with a DisDiff:
-  disdiff train --base runs/released/config.yaml                  scores and pictures; trains nothing
+      (vae/ holds config.json and diffusion_pytorch_model.safetensors, the layout of diffusers)
+then, for an imported DisDiff:
+  disdiff train --base runs/released/config.yaml                  compute scores and pictures, no training
   disdiff swap runs/released
-and on a first stage or a latent diffusion:
-  disdiff train --base runs/vae/config.yaml system=disdiff run.name=mine   trains only what is missing"""
+or, for an imported autoencoder or latent diffusion model:
+  disdiff train --base runs/vae/config.yaml system=disdiff run.name=mine   train the missing stages"""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", type=expand_home, help="later ones over earlier ones"
+        "files",
+        metavar="FILE",
+        nargs="+",
+        type=expand_home,
+        help="checkpoints; later files override earlier ones",
     )
-    parser.add_argument("--kind", choices=tuple(SYSTEMS), required=True, help="how much of them to import")
+    parser.add_argument("--kind", choices=tuple(SYSTEMS), required=True, help="what the files hold")
     parser.add_argument("--data", metavar="NAME", required=True, help="data set, such as shapes3d")
     parser.add_argument(
-        "--root", metavar="FOLDER", type=expand_home, help="of the data set's files (its configuration's)"
+        "--root",
+        metavar="FOLDER",
+        type=expand_home,
+        help="folder of the data set's files (default: as configured)",
     )
     parser.add_argument("--out", metavar="RUN", type=expand_home, required=True, help="run folder to write")
     parser.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="moving averages where there are any (ema)"
+        "--weights",
+        choices=("ema", "raw"),
+        default="ema",
+        help="use moving averages if there are any, or raw weights (default: ema)",
     )
     heads = parser.add_mutually_exclusive_group()
-    heads.add_argument("--heads", type=int, metavar="N", help="attention heads, which no file tells")
-    heads.add_argument("--head-channels", type=int, metavar="C", help="or the channels of each")
-    parser.add_argument("--units", type=int, metavar="N", help="units of a DisDiff (from its widths)")
-    parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are not known")
+    heads.add_argument("--heads", type=int, metavar="N", help="attention heads, which files do not store")
+    heads.add_argument("--head-channels", type=int, metavar="C", help="instead: channels per head")
+    parser.add_argument("--units", type=int, metavar="N", help="units of DisDiff (default: from the widths)")
+    parser.add_argument("--allow-extra", action="store_true", help="leave out unknown tensors")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Import, write the run folder, say what happened."""
+    """Import, write the run folder, and print a summary."""
     for name in ("heads", "head_channels", "units"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
@@ -70,7 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def print_report(report: dict) -> None:
-    """Say what of the files went where, and how the networks did."""
+    """Print where the tensors went and how the networks perform."""
     for file in report["files"]:
         print(", ".join(f"{key} {value}" for key, value in file.items()))
     placed = (place.split(":")[0] for place in report["placed"].values() if ": replaced by" not in place)
@@ -87,5 +97,5 @@ def print_report(report: dict) -> None:
         print(f"{stage} on {data}: {', '.join(f'{name} {value}' for name, value in scores.items())}")
     errors = report["checks"].get("code") or report["checks"].get("latent_diffusion") or {}
     if max((value for name, value in errors.items() if name.startswith("noise_error")), default=0) >= 1:
-        print("warning: it predicts noise no better than guessing; wrong data set, heads, or weights?")
-    print(f"all of it: {REPORT}")
+        print("warning: its noise prediction is no better than chance; check data set, heads and weights")
+    print(f"full report: {REPORT}")

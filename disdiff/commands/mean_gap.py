@@ -1,4 +1,4 @@
-"""How far the posterior mean is missed over t: by the frozen model, and as the code corrects it."""
+"""Measure the error of the predicted posterior mean over t, for the frozen model and with the code."""
 
 import argparse
 
@@ -15,19 +15,21 @@ from ldm.files import atomic_path, save_json
 EXAMPLES = """examples:
   disdiff mean-gap pretrained/shapes3d                    1000 images, every tenth step
   disdiff mean-gap runs/pdae-shapes3d-small-s0 --every 1  every step
-writes edits/<run>-mean_gap.png, and the numbers beside it as .json; --out PATH for another place"""
+Writes edits/<run>-mean_gap.png and a .json beside it; --out PATH changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=1000, help="how many images (1000)")
-    parser.add_argument("--every", type=int, default=10, help="steps between measurements (10)")
+    parser.add_argument("--num", type=int, default=1000, help="number of images (default: 1000)")
+    parser.add_argument(
+        "--every", type=int, default=10, help="diffusion steps between measurements (default: 10)"
+    )
     return parser
 
 
 def draw(summary: dict, title: str) -> Figure:
-    """Both gaps over t."""
+    """Plot both gaps over t."""
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -40,17 +42,19 @@ def draw(summary: dict, title: str) -> Figure:
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    """Measure the gap over t, draw it and print what the correction is worth."""
+    """Measure the gap over t, plot it, and print how much the correction lowers it."""
     if arguments.num < 1 or arguments.every < 1:
-        raise UserError("there is nothing to measure; choose --num and --every of 1 or more")
+        raise UserError("--num and --every must be 1 or more; change them")
     out = choose_path(arguments, "mean_gap.png")
     numbers = put_beside(out, ".json")
     run = load_run_of(arguments)
     if not isinstance(run.model, DisDiff):
-        raise UserError(f"a run of {run.config.system} corrects no frozen model; give one of pdae or disdiff")
+        raise UserError(f"{run.config.system} has no frozen model to correct; give a run of disdiff or pdae")
     steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)
     if steps[-1] < FIRST:
-        raise UserError(f"no step from t = {FIRST} on would be measured; choose a smaller --every")
+        raise UserError(
+            f"--every {arguments.every} skips all steps from t = {FIRST} on; give a smaller number"
+        )
     image = run.draw_images(arguments.num, arguments.seed).to(run.model.device)
     generator = torch.Generator().manual_seed(arguments.seed)
     with show_progress("measuring") as progress:

@@ -1,4 +1,4 @@
-"""Write the report of a run, one HTML file that opens offline, from what lies in its folder."""
+"""Write the report of a run: one HTML file that works offline, made from the files in the run folder."""
 
 import argparse
 import sys
@@ -16,23 +16,23 @@ from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS
 
 EXAMPLES = """examples:
-  disdiff report runs/disdiff-shapes3d-small-s0                     writes report.html there
-  disdiff report pretrained/shapes3d --out /tmp/report.html         writes it elsewhere
-  disdiff report runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draws new pictures first
+  disdiff report runs/disdiff-shapes3d-small-s0                     write report.html there
+  disdiff report pretrained/shapes3d --out /tmp/report.html         write it elsewhere
+  disdiff report runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draw new pictures first
 
-A run folder of an earlier version, without some of the pictures, gets them first."""
-NEWER = ("traversal", "fields")  # parts that run folders may lack
+Pictures that are missing in a run folder of an earlier version are drawn first."""
+NEWER = ("traversal", "fields")  # parts that run folders of earlier versions lack
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--pictures", action="store_true", help="draw the run's pictures anew first")
+    parser.add_argument("--pictures", action="store_true", help="redraw the pictures of the run first")
     return parser
 
 
 def list_missing(arguments: argparse.Namespace) -> list[str]:
-    """Parts that the folder lacks and that its weights and codes can draw."""
+    """Parts that are missing in the folder and can be drawn from its weights and codes."""
     folder = arguments.run
     if not ((folder / "stages" / "code" / WEIGHTS).exists() and (folder / "codes.npz").exists()):
         return []
@@ -40,10 +40,10 @@ def list_missing(arguments: argparse.Namespace) -> list[str]:
 
 
 def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None) -> None:
-    """Draw those of some pictures that the model can have; with the run's own seed if None.
+    """Draw the given parts, as far as the model supports them; `seed` None uses the seed of the run.
 
     Raises:
-        UserError: the run cannot be loaded, or its data are not the ones that lie here.
+        UserError: the run cannot be loaded, or the data found here are not those of the run.
     """
     run = load_run_of(arguments)
     config, codes, scores = run.config, run.require_codes(), run.scores
@@ -51,8 +51,8 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
     if made_on != run.source.procedural:
         kinds = ("real", "procedural")
         raise UserError(
-            f"the run was made on {kinds[made_on]} {run.source.name}, but here are {kinds[not made_on]} "
-            "images; set data.root and data.procedural in its config.yaml"
+            f"the run was trained on {kinds[made_on]} {run.source.name}, but {kinds[not made_on]} images "
+            "were found; set data.root and data.procedural in its config.yaml"
         )
     parts = [part for part in list_pictures(run.model) if part in parts]
     if not parts:
@@ -70,18 +70,18 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write the report, drawing first what is missing or asked for."""
+    """Draw the missing or requested pictures, then write the report."""
     if arguments.pictures:
         if results_folder(arguments.run) != arguments.run:
             raise UserError(
-                f"{arguments.run} is part of the installed package, which stays as it is; copy it by "
-                "`disdiff export pretrained/shapes3d FOLDER` and draw there"
+                f"{arguments.run} is part of the installed package and is not changed; copy it with "
+                "`disdiff export pretrained/shapes3d FOLDER` and use the copy"
             )
         draw(arguments, PARTS, arguments.seed)
     elif missing := list_missing(arguments):
         try:
             draw(arguments, missing, None)
-        except UserError as error:  # the report is worth having without them
-            sys.stderr.write(f"note: no pictures of {' and '.join(missing)}: {error}\n")
+        except UserError as error:  # the report is useful without these pictures
+            sys.stderr.write(f"note: the pictures {' and '.join(missing)} were not drawn: {error}\n")
     out = arguments.out or results_folder(arguments.run) / "report.html"
     print(write_report(arguments.run, out))

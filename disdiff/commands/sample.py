@@ -1,5 +1,7 @@
-"""Sample images from random noise and codes (of the data set's images, of a prior, of a latent DPM), by all
-units or some of them, at all steps or some of them.
+"""Sample images from random noise and codes.
+
+Codes come from images of the data set, the prior or a latent DPM. The code can be restricted to some units or
+to some sampling steps.
 """
 
 import argparse
@@ -23,39 +25,41 @@ from ldm.errors import UserError
 EXAMPLES = """examples:
   disdiff sample pretrained/shapes3d                 32 images
   disdiff sample pretrained/shapes3d --num 100 --seed 1 --steps 100
-  disdiff sample pretrained/shapes3d --units 0,3     only these units shift the noise prediction
-  disdiff sample RUN --codes latent_dpm              codes of the run's latent DPM
-  disdiff sample RUN --codes latent_dpm --during 300 1000   as published for PDAE: none at low noise
-  disdiff sample RUN --codes prior                   codes of the prior (InfoDiffusion, VAEs)
-  disdiff sample RUN --codes prior --during 0 500    InfoDiffusion's two phases: first the
-                                               unconditional model, from t = 499 on the code
-writes edits/<run>-samples.png; --out PATH for another place"""
+  disdiff sample pretrained/shapes3d --units 0,3     use only these units
+  disdiff sample RUN --codes latent_dpm              codes from the run's latent DPM
+  disdiff sample RUN --codes latent_dpm --during 300 1000   as in the PDAE paper: no code at low noise
+  disdiff sample RUN --codes prior                   codes from the prior (InfoDiffusion, VAEs)
+  disdiff sample RUN --codes prior --during 0 500    as in InfoDiffusion: unconditional down to
+                                               t = 500, then with the code
+Writes edits/<run>-samples.png; --out PATH changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=32, help="how many images (32)")
-    parser.add_argument("--codes", choices=tuple(ORIGINS), default="data", help="where they come from (data)")
-    parser.add_argument("--units", type=parse_units, metavar="K,K", help="the subset S of units (all)")
+    parser.add_argument("--num", type=int, default=32, help="number of images (default: 32)")
+    parser.add_argument(
+        "--codes", choices=tuple(ORIGINS), default="data", help="source of the codes (default: data)"
+    )
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to use (default: all)")
     parser.add_argument(
         "--during",
         type=int,
         nargs=2,
         metavar=("FIRST", "LAST"),
-        help="the code takes part at FIRST <= t < LAST, an unconditional model elsewhere (all steps)",
+        help="use the code at FIRST <= t < LAST and an unconditional model elsewhere (default: all steps)",
     )
-    add_sampler_options(parser, "sampling steps (the run's own)")
+    add_sampler_options(parser, "number of sampling steps (default: that of the run)")
     return parser
 
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
-    """Draw samples."""
+    """Sample images and write them as a grid."""
     if arguments.num < 1:
-        raise UserError(f"cannot sample {arguments.num} images; choose --num of 1 or more")
+        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
     if arguments.during and arguments.units is not None:
-        raise UserError("--during and --units do not go together; leave one of them out")
+        raise UserError("--during and --units cannot be combined; leave one of them out")
     run, sampler = open_run(arguments)
     model = run.model
     if arguments.units is not None:

@@ -1,4 +1,4 @@
-"""Say what a configuration would train: its keys, stages, sizes, what is already trained; train nothing."""
+"""Show what a configuration would train (all keys, stages, sizes, stages already trained); trains nothing."""
 
 import argparse
 
@@ -15,6 +15,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Say it."""
+    """Show what would be trained."""
     arguments.dry_run = True
     train.main(arguments)

@@ -1,4 +1,4 @@
-"""Swap units between images: source, target, and the source with one unit after the other from the target."""
+"""Swap units between images: shows source, target, and the source with one unit of the target per row."""
 
 import argparse
 
@@ -23,8 +23,8 @@ EXAMPLES = """examples:
   disdiff swap pretrained/shapes3d --units 0,3                  these units, and both together
   disdiff swap pretrained/shapes3d --source 12 --target 70000   two images of the data set
   disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
-  disdiff swap pretrained/shapes3d --noise random --steps 100   noise without the source
-writes edits/<run>-swap.png; --out PATH for another place"""
+  disdiff swap pretrained/shapes3d --noise random --steps 100   random noise instead of the source's
+Writes edits/<run>-swap.png; --out PATH changes the path."""
 
 NUM_PAIRS = 8
 
@@ -32,10 +32,10 @@ NUM_PAIRS = 8
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to swap (all)")
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to swap (default: all)")
     parser.add_argument("--source", type=int, metavar="I", help="index of the source image in the data set")
     parser.add_argument("--target", type=int, metavar="J", help="index of the target image in the data set")
-    parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files instead")
+    parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files")
     parser.add_argument("--noise", choices=("inferred", "random"), default="inferred", help="x_T (inferred)")
     add_sampler_options(parser)
     return parser

@@ -1,8 +1,9 @@
-"""TAD of codes: how many attributes single dimensions detect, and what a linear probe reads from them all.
+"""Compute TAD (total AUROC difference) of codes, and the AUROC of a linear probe.
 
-With `attributes` (CelebA's, 0 or 1): TAD on exact AUROCs with the number of captured attributes, the form
-with eleven thresholds, and the probe's AUROC. Without, each value of each factor is an attribute:
-`tad_binarised`, whose numbers never stand beside those of CelebA.
+TAD measures how many attributes single dimensions of the code detect. With binary `attributes` (CelebA) the
+output is TAD from exact AUROCs, the number of captured attributes, TAD from eleven thresholds, and the AUROC
+of the probe. Without attributes, each value of each factor serves as one: `tad_binarised`, which is not
+comparable with TAD on CelebA.
 """
 
 import argparse
@@ -24,7 +25,7 @@ EXAMPLES = """examples:
   disdiff tad pretrained/shapes3d                      the first 10,000 codes, folds of seed 0
   disdiff tad runs/disdiff-celeba-small-s0 --seeds 0,1,2 --out tad.json
   disdiff tad --codes codes.npz                        codes of another code base
-  disdiff tad --codes codes.npz --num 4000             of fewer images: not as published
+  disdiff tad --codes codes.npz --num 4000             fewer codes than published
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `attributes` (n, A) in {0, 1} or `factors` (n, F),
 int; their names, if any, in `attribute_names` or `factor_names`."""
@@ -34,19 +35,21 @@ HEADLINES = ("score", "num_captured", "auroc", "accuracy")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", nargs="?", type=find, help="run folder, for its codes.npz")
-    parser.add_argument("--codes", metavar="FILE", type=find, help="codes instead of a run folder's")
+    parser.add_argument("run", metavar="RUN", nargs="?", type=find, help="run folder with codes.npz")
+    parser.add_argument("--codes", metavar="FILE", type=find, help="code file instead of a run folder")
     parser.add_argument(
-        "--protocol", choices=("paper", "fast"), default="paper", help="how many rows (paper)"
+        "--protocol", choices=("paper", "fast"), default="paper", help="number of codes (default: paper)"
     )
-    parser.add_argument("--num", type=int, metavar="N", help="the first N codes instead of the protocol's")
-    parser.add_argument("--seeds", default="0", help="of the folds, such as 0,1,2; published: 0 (0)")
-    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results there as JSON")
+    parser.add_argument(
+        "--num", type=int, metavar="N", help="use the first N codes, not the protocol's number"
+    )
+    parser.add_argument("--seeds", default="0", help="seeds of the folds, such as 0,1,2 (default: 0)")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results as JSON")
     return parser
 
 
 def score(arrays: dict[str, np.ndarray], protocol: str, seed: int, num_rows: int) -> dict[str, dict]:
-    """Scores of one seed, by name."""
+    """The scores of one seed, by name."""
     compute, labels = compute_binarised_scores, arrays.get("factors")
     if "attributes" in arrays:
         compute, labels = compute_attribute_scores, arrays["attributes"]
@@ -54,24 +57,24 @@ def score(arrays: dict[str, np.ndarray], protocol: str, seed: int, num_rows: int
 
 
 def choose_num(wanted: int | None, protocol: str, num_codes: int) -> int:
-    """How many codes to score.
+    """Number of codes to score.
 
     Raises:
-        UserError: there are not so many, or too few for folds.
+        UserError: there are fewer codes, or too few for the folds.
     """
     num = get_protocol(protocol).num_train if wanted is None else wanted
     if num < NUM_FOLDS:
-        raise UserError(f"--num {num} is too few: {NUM_FOLDS} folds need at least {NUM_FOLDS}")
+        raise UserError(f"--num {num} is too few for {NUM_FOLDS} folds; give at least {NUM_FOLDS}")
     if num > num_codes:
         raise UserError(
-            f"codes have {num_codes} rows but {num} are needed: encode more images, or give --num of"
-            f" {num_codes} or less, which is no published number"
+            f"there are {num_codes} codes but {num} are needed; encode more images, or give --num"
+            f" {num_codes} or less, which differs from the published protocol"
         )
     return num
 
 
 def name_captured(arrays: dict[str, np.ndarray], result: dict) -> list[str]:
-    """Attributes that most folds capture, by name or number."""
+    """Attributes that are captured in most folds, by name or number."""
     names = arrays.get("attribute_names", range(len(result["captured"])))
     if "attributes" in result:  # binarised: pairs of factor and value
         factors = arrays.get("factor_names", range(arrays["factors"].shape[1]))
@@ -80,7 +83,7 @@ def name_captured(arrays: dict[str, np.ndarray], result: dict) -> list[str]:
 
 
 def summarise(results: dict[int, dict[str, dict]]) -> dict[str, dict[str, float]]:
-    """Mean of every headline over the seeds, and `_std` between them."""
+    """Mean of every headline score over the seeds, and its standard deviation as `<name>_std`."""
     summary = {name: {} for name in next(iter(results.values())) if name != UNDEFINED}
     for name, key in ((name, key) for name in summary for key in HEADLINES):
         values = [scores[name][key] for scores in results.values() if key in scores.get(name, {})]
@@ -90,9 +93,9 @@ def summarise(results: dict[int, dict[str, dict]]) -> dict[str, dict[str, float]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure codes over seeds and print the summary."""
+    """Compute the scores over seeds and print a summary."""
     if (arguments.run is None) == (arguments.codes is None):
-        raise UserError("name a run folder or --codes FILE, one of them")
+        raise UserError("give either a run folder or --codes FILE")
     path, protocol = arguments.codes or arguments.run / NAME, arguments.protocol
     arrays, seeds = read_labelled_codes(path, ["attributes", "factors"]), parse_seeds(arguments.seeds)
     num = choose_num(arguments.num, protocol, len(np.atleast_1d(arrays["codes"])))

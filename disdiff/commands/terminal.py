@@ -1,4 +1,4 @@
-"""What every command shares at the terminal, quick to import: its parser, its log, errors as one sentence."""
+"""Shared terminal code of all commands: argument parser, logging, one-sentence errors. Fast to import."""
 
 import argparse
 import logging
@@ -11,17 +11,17 @@ from ldm.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses bad arguments as bad input is refused everywhere."""
+    """An argument parser whose errors have the same form as all other input errors."""
 
     def error(self, message: str) -> NoReturn:
-        """End with one sentence and exit status 2."""
+        """Print one sentence and exit with status 2."""
         self.exit(2, f"error: {message}\n")
 
 
 def begin_parser(
     description: str | None, examples: str | None = None, kind: type[argparse.ArgumentParser] = Parser
 ) -> argparse.ArgumentParser:
-    """A parser without arguments that shows description and examples as they are written."""
+    """A parser without arguments that keeps the line breaks of description and examples."""
     return kind(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,13 +32,15 @@ def run_script(
     parser: argparse.ArgumentParser,
     words: Sequence[str] | None = None,
 ) -> None:
-    """Parse the command line and run; bad input ends in one sentence and exit status 2, or in its traceback
-    after `--debug`, which every command takes.
+    """Parse the command line and run a command.
+
+    Bad input ends with one sentence on standard error and exit status 2. With `--debug`, an option of every
+    command, it ends with the traceback.
 
     Args:
-        main: the command.
-        parser: of its options.
-        words: the command line, by default the program's own.
+        main: function of the command.
+        parser: parser of its options.
+        words: the command line; by default that of the process.
     """
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(words)
@@ -53,8 +55,8 @@ def run_script(
 
 
 def word_error(message: str, arguments: argparse.Namespace) -> str:
-    """An error's message with its remedy as the command line `arguments` takes it."""
-    if hasattr(arguments, "overrides"):  # the remedies are written for this command line
+    """An error message whose remedy fits the command line `arguments`; see `place_advice`."""
+    if hasattr(arguments, "overrides"):  # the command accepts key=value as the messages advise
         return message
     return place_advice(
         message, "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
@@ -62,7 +64,7 @@ def word_error(message: str, arguments: argparse.Namespace) -> str:
 
 
 def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:
-    """Print what the library logs, from `level` on, as plain lines."""
+    """Print the library's log messages of at least `level` as plain lines."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("ldm", "disdiff"):

@@ -1,4 +1,4 @@
-"""Train the tiny CLIP on captions of Shapes3D, for trying the guided variant and discovery offline."""
+"""Train the tiny CLIP on captions of Shapes3D, to try CLIP guidance and discovery offline."""
 
 import argparse
 import time
@@ -21,12 +21,13 @@ from ldm.numbers import POSITIVE, SEED
 from ldm.training.threads import list_counts, set_threads
 
 EXAMPLES = """examples:
-  disdiff tiny-clip                       into runs/tiny-clip, as pretrained/tiny_clip
-  disdiff tiny-clip --minutes 5           ends in time, with what it has learnt by then
+  disdiff tiny-clip                       train pretrained/tiny_clip again, in runs/tiny-clip
+  disdiff tiny-clip --minutes 5           stop after five minutes
   disdiff tiny-clip --seed 1 --out runs/tiny-clip-1
 
-What it guides is weakly supervised: its captions are labels in words. It trains on the first images of the
-project's fixed split and is judged on the last; its folder says which, and discovery looks at others."""
+A model that this CLIP guides is weakly supervised, because the captions are labels in words. The CLIP is
+trained on the first images of the fixed split of the data set and evaluated on the last ones. Its folder
+records them, and discovery uses other images."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,36 +35,42 @@ def make_parser() -> argparse.ArgumentParser:
     parser = begin_parser(__doc__, EXAMPLES)
     defaults = TinyTraining()
     parser.add_argument(
-        "--out", type=expand_home, default=Path("runs/tiny-clip"), help="folder (runs/tiny-clip)"
+        "--out",
+        type=expand_home,
+        default=Path("runs/tiny-clip"),
+        help="output folder (default: runs/tiny-clip)",
     )
-    parser.add_argument("--minutes", type=number(POSITIVE), default=10.0, help="at most (10)")
+    parser.add_argument("--minutes", type=number(POSITIVE), default=10.0, help="time limit (default: 10)")
     parser.add_argument(
-        "--steps", type=int, default=defaults.num_steps, help=f"at most ({defaults.num_steps})"
+        "--steps",
+        type=int,
+        default=defaults.num_steps,
+        help=f"training steps at most (default: {defaults.num_steps})",
     )
-    parser.add_argument("--seed", type=number(SEED), default=0, help="of every random choice (0)")
-    parser.add_argument("--num-train", type=int, default=50_000, help="images to train on (50000)")
-    parser.add_argument("--num-eval", type=int, default=4_000, help="held-out images to judge on (4000)")
+    parser.add_argument("--seed", type=number(SEED), default=0, help="seed (default: 0)")
+    parser.add_argument("--num-train", type=int, default=50_000, help="training images (default: 50000)")
+    parser.add_argument("--num-eval", type=int, default=4_000, help="held-out images (default: 4000)")
     parser.add_argument(
         "--root",
         type=expand_home,
         default="data/shapes3d",
-        help="folder of the real Shapes3D (data/shapes3d)",
+        help="folder of the published Shapes3D file (default: data/shapes3d)",
     )
     parser.add_argument(
-        "--real", action="store_true", help="use the real files instead of the procedural data"
+        "--real", action="store_true", help="train on the published file instead of procedural data"
     )
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Train, judge on held-out images, and write weights and record."""
+    """Train, evaluate on held-out images, and write weights and record."""
     if min(arguments.steps, arguments.num_train, arguments.num_eval) < 1:
-        raise UserError("--steps, --num-train and --num-eval must be more than 0")
+        raise UserError("--steps, --num-train and --num-eval must be 1 or more; raise the one that is 0")
     kind = "never" if arguments.real else "always"
     source = build_source(DataConfig(root=str(arguments.root), procedural=kind))
     if arguments.num_train + arguments.num_eval > len(source):
         raise UserError(
-            f"--num-train and --num-eval together are more than the {len(source)} images there are"
+            f"--num-train and --num-eval add up to more than the {len(source)} images; lower one of them"
         )
     train, held_out = split_indices(source, arguments.num_train, arguments.num_eval)
     training = TinyTraining(num_steps=arguments.steps, seed=arguments.seed)
@@ -73,12 +80,12 @@ def main(arguments: argparse.Namespace) -> None:
     preprocess = Preprocess(
         source.image_size, PREPROCESSING["mean"], PREPROCESSING["std"], PREPROCESSING["interpolation"]
     )
-    source.images(train[:1])  # draws the procedural maps, before the clock starts
+    source.images(train[:1])  # builds the procedural maps before the clock starts
     start = time.monotonic()
     with tqdm(total=training.num_steps, desc=NAME, unit="step", dynamic_ncols=True, mininterval=1.0) as bar:
 
         def progress(done: int, loss: float) -> float:
-            """Show the step; returns the share of `--minutes` that is spent."""
+            """Show the step; returns the fraction of `--minutes` that has passed."""
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(done - bar.n)
             return (time.monotonic() - start) / (60 * arguments.minutes)

@@ -1,4 +1,4 @@
-"""Train and evaluate a system: autoencoder, latent diffusion, the stages of its own, scores, pictures."""
+"""Train the stages of a system (autoencoder, latent diffusion, code), then write scores and pictures."""
 
 import argparse
 import logging
@@ -11,29 +11,30 @@ from disdiff.commands.terminal import Parser, begin_parser, log_to_terminal
 
 EXAMPLES = """examples:
   disdiff train --base configs/disdiff/shapes3d.yaml
-      train what is missing, then scores and pictures in runs/disdiff-shapes3d-small-s0; again: resume
+      train the missing stages, then write scores and pictures to runs/disdiff-shapes3d-small-s0;
+      run the same command again to resume
   disdiff train --base configs/disdiff/shapes3d.yaml --dry-run
-      say what would be done: configuration, stages, sizes, what is already trained; train nothing
+      show what would be done (configuration, stages, sizes, what is already trained); train nothing
   disdiff train --base configs/disdiff/shapes3d.yaml preset=smoke
-      the whole pipeline in a minute, to see that it works
+      run the whole pipeline in about a minute, as a check of the installation
   disdiff train --base configs/disdiff/shapes3d.yaml preset=paper trainer.device=cuda
-      the published sizes, for a GPU
+      train the published sizes on a GPU
   disdiff train --base configs/disdiff/shapes3d.yaml seed=1 code.num_units=6 run.name=six-units
-      any key of the configuration can be set; a misspelt one is refused
+      override any configuration key; a misspelt key is an error
 
-presets: small (default; two CPU cores), smoke (a proof that all works), paper (published sizes)
-configs/... are found from any folder: your own of that name first, then those that ship."""
+presets: small (default, for two CPU cores), smoke (a one-minute check), paper (published sizes)
+configs/... works from any folder: your own file of that name is used first, then the shipped one."""
 
 
 class JobParser(Parser):
-    """A parser that takes `--base FILE ...` and puts every `key=value` into `overrides`."""
+    """A parser that accepts `--base FILE ...` and collects every `key=value` in `overrides`."""
 
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As of every parser; what is no option is an override."""
+        """Parse as every parser does, and treat words that are not options as overrides."""
         arguments, overrides = self.parse_known_args(args, namespace)
-        # `--base a.yaml key=value` hands overrides to --base; they are told apart by their form
+        # argparse puts the overrides of `--base a.yaml key=value` into --base too; split them off by form
         files = [text for text in arguments.base if not is_override(text)]
         arguments.overrides = [text for text in arguments.base if is_override(text)] + overrides
         if not files:
@@ -43,12 +44,12 @@ class JobParser(Parser):
 
 
 def is_override(text: str) -> bool:
-    """Whether a word after --base is `key=value`; a file that is there is none, whatever its path."""
+    """Whether a word after --base is an override `key=value`; a path of an existing file is not."""
     return "=" in text and not os.path.isfile(os.path.expanduser(text))
 
 
 def begin_job_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
-    """A parser with the configuration files and overrides of a run."""
+    """A parser for the configuration files and overrides of a run."""
     parser = begin_parser(description, examples, JobParser)
     parser.add_argument(
         "--base", nargs="+", required=True, metavar="FILE", help="configuration files, merged left to right"
@@ -59,13 +60,15 @@ def begin_job_parser(description: str | None, examples: str) -> argparse.Argumen
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_job_parser(__doc__, EXAMPLES)
-    parser.add_argument("--dry-run", action="store_true", help="train and write nothing, as `disdiff show`")
-    parser.add_argument("-t", "--train", action="store_true", help="changes nothing; main.py needs it")
+    parser.add_argument("--dry-run", action="store_true", help="train and write nothing, like `disdiff show`")
+    parser.add_argument(
+        "-t", "--train", action="store_true", help="no effect; accepted because main.py has it"
+    )
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Train, or say what would be trained; exit status 130 when interrupted."""
+    """Train, or show what would be trained; an interrupt ends with exit status 130."""
     if arguments.dry_run and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `disdiff show --base FILE | head` ends quietly
     from disdiff.config.schema import load_config  # after the arguments, so that --help is immediate

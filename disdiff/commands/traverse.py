@@ -1,4 +1,4 @@
-"""Move one unit after the other of an image along its principal direction, all else fixed."""
+"""Move the units of an image along their principal directions, one at a time, with all else fixed."""
 
 import argparse
 
@@ -25,18 +25,23 @@ EXAMPLES = """examples:
   disdiff traverse pretrained/shapes3d --units 0,3         these units
   disdiff traverse pretrained/shapes3d --image 70000       an image of the data set
   disdiff traverse pretrained/shapes3d --image photo.png --reach 3 --columns 13
-writes edits/<run>-traversal.png; --out PATH for another place"""
+Writes edits/<run>-traversal.png; --out PATH changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to move (all)")
-    parser.add_argument("--image", metavar="I|FILE", help="index in the data set, or a picture file (random)")
+    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to move (default: all)")
     parser.add_argument(
-        "--reach", type=number(POSITIVE), default=max(AMOUNTS), help="how far, in standard deviations (2)"
+        "--image", metavar="I|FILE", help="data set index or picture file (default: a random image)"
     )
-    parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="places on the way (9)")
+    parser.add_argument(
+        "--reach",
+        type=number(POSITIVE),
+        default=max(AMOUNTS),
+        help="largest distance, in standard deviations (default: 2)",
+    )
+    parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="images per row (default: 9)")
     add_sampler_options(parser)
     return parser
 
@@ -45,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Draw a traversal of each unit."""
     if arguments.columns < 2:
-        raise UserError("a traversal needs --columns of 2 or more")
+        raise UserError("--columns is too small for a traversal; give 2 or more")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()

@@ -1,4 +1,4 @@
-"""Where the settings that an error message advises are read from, outside `main.py`."""
+"""Add to an error message where its advised settings can be set, for commands other than `main.py`."""
 
 import re
 
@@ -8,8 +8,10 @@ TOLD = ("--set ", "disdiff train", "main.py", "main job", "config.yaml")
 
 
 def place_advice(message: str, where: str = CONFIG) -> str:
-    """An error's message, with `where` the settings that it advises are read from outside main.py, for whose
-    command line the remedies of errors are written.
+    """Append to an error message where the advised settings are read from.
+
+    Messages advise `key=value`, which only `main.py` and `disdiff train` accept. Elsewhere, the setting is
+    made in `where`, such as the config.yaml of the run folder.
     """
     if any(place in message for place in TOLD) or not ADVICE.search(message):
         return message

@@ -1,24 +1,25 @@
-"""Which CLIP a run uses, as the configuration has it; imports nothing of open_clip."""
+"""Configuration section `clip`: which CLIP a run uses. This module does not import open_clip."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-LOCAL = "local-dir:"  # begins a `model` that is a folder
-RANDOM = "random"  # as `pretrained`: untrained weights, named as such wherever they appear
+LOCAL = "local-dir:"  # prefix of a `model` that is a local folder
+RANDOM = "random"  # value of `pretrained` for untrained weights
 
 
 @dataclass
 class ClipConfig:
-    """A CLIP of open_clip.
+    """A CLIP model of open_clip.
 
     Attributes:
-        model: an architecture of open_clip, such as `ViT-B-32`, or `local-dir:FOLDER` with
+        model: an open_clip architecture, such as `ViT-B-32`, or `local-dir:FOLDER`, a folder with
             `open_clip_config.json` and weights.
-        pretrained: weights of an architecture: a tag of open_clip, a file, or `random`; null for a folder.
-        prompts: file with the factors in words, for `code.encoder.start=text`.
-        mean, std: of the normalisation, for weights whose preprocessing open_clip does not know; null for
-            the model's own.
+        pretrained: weights of the architecture: an open_clip tag, a file, or `random`; null for a folder.
+        prompts: YAML file that describes the factors in words, for `code.encoder.start=text`.
+        mean: channel means for normalising images; null uses the model's own. Set `mean` and `std` for
+            weights whose preprocessing open_clip does not know.
+        std: channel standard deviations for normalising images; null uses the model's own.
     """
 
     model: str = "ViT-B-32"
@@ -29,7 +30,7 @@ class ClipConfig:
 
 
 def rebase_paths(config: ClipConfig, rebase: Callable[[str], str]) -> ClipConfig:
-    """The same CLIP with `rebase` applied to everything that may be a path, tags of weights among them."""
+    """The same CLIP with `rebase` applied to every value that may be a path, weight tags included."""
     folder = config.model.removeprefix(LOCAL)
     return replace(
         config,
@@ -40,5 +41,5 @@ def rebase_paths(config: ClipConfig, rebase: Callable[[str], str]) -> ClipConfig
 
 
 def resolve_inside(config: ClipConfig, folder: Path) -> ClipConfig:
-    """The same CLIP with relative paths of what lies in `folder` leading there."""
+    """The same CLIP with relative paths resolved against `folder` where the file exists there."""
     return rebase_paths(config, lambda text: str(folder / text) if (folder / text).exists() else text)

@@ -1,8 +1,8 @@
-"""The limits of the numbers in a configuration, so that a slip is refused before anything is computed.
+"""Range checks for the numbers of a configuration, made before anything is computed.
 
-Every number is finite. Whole numbers are at least 1 and others at least 0, but for the
-exceptions below, by the last part of their key. What a value means together with others (sizes that must
-divide each other, ranges of steps) is checked where it is used.
+Every number must be finite. Integers must be at least 1 and floats at least 0; the exceptions are listed
+below by the last part of their key. Conditions on several values (sizes that must divide each other, ranges
+of steps) are checked where the values are used.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ MAY_NOT_BE_ZERO = {
 }
 MAY_BE_NEGATIVE = {"zeta", "num_heads", "initial_logvar"}
 BELOW_ONE = {"ema_decay", "betas", "dropout", "noise_share"}
-LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # of lists
+LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # required lengths of lists
 
 
 OF_NAME = {
@@ -52,7 +52,7 @@ def check_limits(tree: dict[str, Any], prefix: str = "") -> None:
     """Check every number of a complete configuration, as nested dictionaries.
 
     Raises:
-        UserError: a number is outside its limits, or a list has another length than it must have.
+        UserError: a number is outside its range, or a list has the wrong length.
     """
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -67,11 +67,13 @@ def check_limits(tree: dict[str, Any], prefix: str = "") -> None:
             if isinstance(number, int | float) and not isinstance(number, bool):
                 choose_range(name, number).check(key, number)
         if name == "num_heads" and value == 0:
-            raise UserError(f"{key}=0 is out of range; give a number of heads, or minus their channels")
+            raise UserError(
+                f"{key}=0 is out of range; give a number of heads, or minus the channels per head"
+            )
 
 
 def choose_range(name: str, number: int | float) -> Range:
-    """The limits of a number of the configuration, by the last part of its key and by its type."""
+    """The valid range of a configuration number, chosen by the last part of its key and its type."""
     if name in OF_NAME:
         return OF_NAME[name]
     if not isinstance(number, int):

@@ -1,6 +1,6 @@
-"""Where configurations, prompts and shipped models lie, in a checkout and in an installed package.
+"""Paths of the shipped configurations, prompts and models, in a checkout and in an installed package.
 
-In a checkout they are folders beside the packages; a wheel has them in `disdiff/_data`.
+In a checkout they are folders beside the packages; in a wheel they are in `disdiff/_data`.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ CONFIGS, PROMPTS, PRETRAINED = ROOT / "configs", ROOT / "prompts", ROOT / "pretr
 
 
 def find(path: str | Path) -> Path:
-    """A path as it is given, or what ships under that name if nothing lies there.
+    """Return `path` if it exists, else the shipped file of that name if there is one, else `path`.
 
-    So `configs/...`, `prompts/...` and `pretrained/...` are found from any working directory.
+    This finds `configs/...`, `prompts/...` and `pretrained/...` from any working directory.
     """
     path = Path(path).expanduser()
     if path.exists() or path.parts[:1] not in [(place.name,) for place in (CONFIGS, PROMPTS, PRETRAINED)]:
@@ -23,7 +23,7 @@ def find(path: str | Path) -> Path:
 
 
 def results_folder(run: Path) -> Path:
-    """Where results of a run folder go: into it, or, if it is installed with the package, below `edits`."""
+    """Folder for new results of a run: the run folder, or `edits/...` for a run of the installed package."""
     place = run.resolve()
     inside = INSTALLED and place.is_relative_to(ROOT)
     return Path("edits") / place.relative_to(ROOT) if inside else run

@@ -1,15 +1,21 @@
-"""The configuration of a run: one typed tree, merged from files and overrides, strict about every key.
+"""The typed configuration of a run, merged from YAML files and overrides; unknown keys are errors.
 
-Merge order, in `configs/_shared` unless said otherwise: the bases that a file names, the preset, the preset's
-values for the system (`presets/<system>/<preset>.yaml`) and for the system on the data set
-(`presets/<system>/<preset>/<base>.yaml`), the system's values for every preset (`systems/<system>.yaml`),
-the preset's values for small images (`sizes/<data.image_size>/<preset>.yaml`), the `--base` files from left
-to right, then dotted `key=value` overrides. The result is complete: it is printed, saved beside the run, and
-every key in it is read.
+Merge order, later entries win:
 
-Files and values are YAML, but a text is taken as it is written (`disdiff.config.yaml_texts`): `run.name=007`
-is the text 007. In a text, `${oc.env:NAME}` stands for a variable of the environment; `~` at the beginning
-of a path is the home folder.
+1. the shared files that a configuration names under `bases` (from `configs/_shared`);
+2. the preset, `presets/<preset>.yaml`;
+3. the preset's values for the system, `presets/<system>/<preset>.yaml`, and for the system on the data set,
+   `presets/<system>/<preset>/<base>.yaml`;
+4. the system's values under every preset, `systems/<system>.yaml`;
+5. the preset's values for an image size, `sizes/<data.image_size>/<preset>.yaml`;
+6. the `--base` files, from left to right;
+7. the overrides `key=value` of the command line.
+
+The result is complete: it is printed, saved in the run folder, and every key in it is used.
+
+Files and overrides are YAML, but values of text keys are taken literally (`disdiff.config.yaml_texts`):
+`run.name=007` is the text 007. In a text, `${oc.env:NAME}` is replaced by the environment variable NAME. A
+`~` at the start of a path is the home folder.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -46,11 +52,11 @@ PATHS = ("run.root", "data.root", "data.attributes", "clip.prompts", "weights.vg
 
 @dataclass
 class RunConfig:
-    """Where results go.
+    """Where results are written.
 
     Attributes:
         root: folder of all runs and of the shared stages.
-        name: of this run's folder; null makes it `<config>-<preset>-s<seed>`.
+        name: name of this run's folder; null means `<config>-<preset>-s<seed>`.
     """
 
     root: str = "runs"
@@ -59,23 +65,24 @@ class RunConfig:
 
 @dataclass
 class DataConfig:
-    """Which images.
+    """The data set.
 
     Attributes:
-        name: of the data set.
-        root: folder that holds its files.
-        procedural: `auto` draws the data set when its file is absent, `always` draws it, `never` insists on
-            the file.
-        num_train: images to train on, a fixed random subset; null for all.
-        num_workers: processes that read images.
-        image_size: of pictures, in pixels a side; null takes the data set's own.
-        crop: how pictures become square: `center`, `squash`, `pad`, and for CelebA `d2c128`, `center148` or
-            `center178`; null takes the data set's own.
-        corrupt: `stop` at a picture that cannot be read, or `skip` such pictures, and those without
-            attributes where there is a file of them.
-        attributes: CSV file of binary attributes of a folder's pictures; null takes its `attributes.csv`.
-        partition: of CelebA: `all`, `train`, `valid` or `test`.
-        antialias: draws the procedural dSprites with smooth edges.
+        name: name of the data set.
+        root: folder of the data set's files.
+        procedural: whether to render the data set instead of reading its file: `auto` renders it if the file
+            is missing, `always` renders it, `never` requires the file.
+        num_train: number of training images, a fixed random subset; null for all.
+        num_workers: number of processes that read images.
+        image_size: side of the images in pixels; null for the data set's default.
+        crop: how pictures are made square: `center`, `squash`, `pad`, and for CelebA `d2c128`, `center148` or
+            `center178`; null for the data set's default.
+        corrupt: `stop` with an error at an unreadable picture, or `skip` it. With an attributes file, `skip`
+            also leaves out pictures without attributes.
+        attributes: CSV file with binary attributes of the pictures in a folder; null for the folder's
+            `attributes.csv`.
+        partition: partition of CelebA: `all`, `train`, `valid` or `test`.
+        antialias: whether the procedural dSprites are rendered with smooth edges.
     """
 
     name: str = "shapes3d"
@@ -93,20 +100,22 @@ class DataConfig:
 
 @dataclass
 class AutoencoderConfig:
-    """Stage 1.
+    """Stage 1, the autoencoder.
 
     Attributes:
-        kind: bottleneck: `vq`, `kl`, `noise` (of a share of each channel's spread) or `identity` (pixel
-            space).
-        codebook_size: codes of `vq`.
-        noise_share: of `noise`: largest deviation of the noise that the decoder learns to read through, over
-            that of the channel.
+        kind: bottleneck: `vq`, `kl`, `noise` (noise of a share of each channel's spread) or `identity` (no
+            autoencoder, diffusion in pixel space).
+        network: layers of encoder and decoder.
+        codebook_size: number of codebook vectors of `vq`.
+        noise_share: of `noise`: largest standard deviation of the noise, relative to that of the channel.
         start: of `noise`: `random`, or `principal`: linear maps between blocks of pixels and their principal
-            components, beside which encoder and decoder learn.
-        legacy_codebook: `vq` weighs the codebook term instead of the commitment term, as the released models
-            do.
-        standardise: latents by one standard deviation over the data set (`scalar`) or by mean and deviation
-            of each channel (`channel`).
+            components are added to encoder and decoder.
+        legacy_codebook: whether `vq` weights the codebook term instead of the commitment term, as the
+            released models do.
+        standardise: how latents are standardised: by one standard deviation over the data set (`scalar`), or
+            by mean and standard deviation per channel (`channel`).
+        loss: loss terms and weights.
+        train: optimisation.
     """
 
     kind: str = "kl"
@@ -122,7 +131,14 @@ class AutoencoderConfig:
 
 @dataclass
 class LatentDiffusionConfig:
-    """Stage 2; `loss` is the norm of the noise error, `l1` or `l2`."""
+    """Stage 2, the unconditional latent diffusion model.
+
+    Attributes:
+        schedule: noise schedule.
+        unet: layers of the denoiser.
+        loss: norm of the noise prediction error, `l1` or `l2`.
+        train: optimisation.
+    """
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -132,9 +148,15 @@ class LatentDiffusionConfig:
 
 @dataclass
 class CodeConfig:
-    """The last stage: N = `num_units` latent units of D = `unit_dim` numbers.
+    """The stage `code`: the encoder that finds the code, and the networks that decode it.
 
-    `decoder` and `loss` are DisDiff's and PDAE's; other systems read sections of their own instead.
+    Attributes:
+        num_units: N, the number of latent units.
+        unit_dim: D, the numbers per unit.
+        encoder: the encoder from its input to the code.
+        decoder: the gradient decoder (DisDiff and PDAE only).
+        loss: loss terms and weights (DisDiff and PDAE only; other systems have their own sections).
+        train: optimisation.
     """
 
     num_units: int = 10
@@ -147,12 +169,12 @@ class CodeConfig:
 
 @dataclass
 class CodeSamplerConfig(SamplerConfig):
-    """How images are made of codes.
+    """How images are sampled from codes.
 
     Attributes:
-        guidance: by what gradient fields are multiplied wherever noise is predicted to sample or to invert
-            (the gradient scale of classifier guidance, Dhariwal & Nichol 2021, arXiv:2105.05233); 1 leaves
-            them as trained. Of systems that have gradient fields.
+        guidance: scale of the gradient fields at sampling and inversion; unused in training. 1 keeps the
+            trained scale. It corresponds to the gradient scale of classifier guidance (Dhariwal & Nichol
+            2021, arXiv:2105.05233). Only for systems with gradient fields (DisDiff, PDAE).
     """
 
     guidance: float = 1.0
@@ -160,15 +182,15 @@ class CodeSamplerConfig(SamplerConfig):
 
 @dataclass
 class EvaluationConfig:
-    """What the main job measures at its end.
+    """What `disdiff train` measures after training.
 
     Attributes:
-        protocol: of the disentanglement metrics, `fast` or `paper`.
-        num_images: evaluation images to encode.
-        seed: of the metrics.
-        num_pairs: pairs of images per factor for the editing success; 0 skips it.
-        num_reconstructions: images for the reconstruction errors.
-        probe_steps: training steps of the probe that judges edits.
+        protocol: protocol of the disentanglement metrics, `fast` or `paper`.
+        num_images: number of evaluation images to encode.
+        seed: seed of the metrics.
+        num_pairs: number of image pairs per factor for the edit success rate; 0 skips this evaluation.
+        num_reconstructions: number of images for the reconstruction errors.
+        probe_steps: training steps of the probe (the classifier that judges edits).
     """
 
     protocol: str = "paper"
@@ -181,12 +203,12 @@ class EvaluationConfig:
 
 @dataclass
 class WeightsConfig:
-    """Pretrained weights of others; nothing is downloaded unless allowed.
+    """Weight files of pretrained networks; nothing is downloaded unless `allow_download` is set.
 
     Attributes:
-        vgg16: file for LPIPS.
-        inception: file for FID and KID, which only disdiff fid reads.
-        allow_download: whether a file that is nowhere may be fetched from its publisher.
+        vgg16: VGG16 weight file for LPIPS.
+        inception: Inception weight file for FID and KID; only `disdiff fid` uses it.
+        allow_download: whether a missing file may be downloaded from its publisher.
     """
 
     vgg16: str | None = None
@@ -196,8 +218,11 @@ class WeightsConfig:
 
 @dataclass
 class StagesConfig:
-    """Whether stages of the same configuration that ship under `pretrained/` are used instead of training
-    them.
+    """Reuse of shipped stages.
+
+    Attributes:
+        pretrained: whether a shipped stage under `pretrained/` with the same configuration is used instead
+            of training the stage.
     """
 
     pretrained: bool = True
@@ -205,19 +230,23 @@ class StagesConfig:
 
 @dataclass
 class TrainerConfig:
-    """The machine: nothing here changes what is computed beyond rounding, but for `accumulate` where it says.
+    """The machine. These options change results only by rounding, except `accumulate` as described.
 
     Attributes:
         device: `auto` (CUDA, else the CPU), `cpu`, `cuda` or `mps`.
-        precision: `auto` (bf16 on CUDA), `float32`, `tf32` (float32 whose products are rounded on CUDA) or
+        precision: `auto` (bf16 on CUDA), `float32`, `tf32` (float32 with TF32 matrix products on CUDA) or
             `bf16`.
-        threads: of the CPU; null for the number that a trial finds best here (`ldm.training.threads`).
-        channels_last: whether convolutions keep their channels last in memory.
-        compile: of networks in training, by `torch.compile`: `none`, `default` or `cuda_graphs`.
-        resident: whether latents lie on the device: `auto` (on CUDA, where they fit), `always` or `never`.
-        accumulate: parts in which stages after the first take a batch, for less memory; their gradients are
-            added. BatchNorm, dropout and losses that are no means over images see a part.
-        logger: where training is shown: `csv` (`log.csv`, which is always there), `tensorboard`, `wandb` or
+        threads: number of CPU threads; null for the number that a short trial finds fastest
+            (`ldm.training.threads`).
+        channels_last: whether convolutions use the channels-last memory format.
+        compile: how networks are compiled for training with `torch.compile`: `none`, `default` or
+            `cuda_graphs`.
+        resident: whether the cached latents are kept on the device: `auto` (on CUDA, if they fit), `always`
+            or `never`.
+        accumulate: number of parts into which a batch is split to save memory, in the stages after the
+            first; gradients are summed over the parts. BatchNorm, dropout and losses that are not means over
+            images then see one part at a time.
+        logger: where training is logged beside `log.csv`: `csv` (nowhere else), `tensorboard`, `wandb` or
             `mlflow`.
     """
 
@@ -233,10 +262,12 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """Everything about a run; `seed` drives the last stage, `stage_seed` the shared ones before it.
+    """The complete configuration of a run.
 
-    Systems other than DisDiff also read `trunk` (all), `conditional` (EncDiff, Diff-AE, InfoDiffusion), `vae`
-    (beta-VAE, InfoVAE) and `prior` (all with a code of their own). `latent_dpm` is an optional stage of any.
+    `seed` seeds the last stage, `stage_seed` the shared stages before it. Not every system uses every
+    section: `conditional` is for EncDiff, Diff-AE and InfoDiffusion, `vae` for beta-VAE and InfoVAE, `prior`
+    for these five, `clip` for CLIP-guided DisDiff, and `trunk` for all but CLIP-guided DisDiff. `latent_dpm`
+    is an optional stage of every system with a code.
     """
 
     system: str = "disdiff"
@@ -263,10 +294,10 @@ class Config:
 
 @dataclass
 class ConfigFile(Config):
-    """What a file may hold: parts of a `Config`, and what they are merged over.
+    """The keys of a configuration file: those of `Config`, and `bases`.
 
     Attributes:
-        bases: names of files in `configs/_shared`, without their suffix.
+        bases: names of files in `configs/_shared`, without `.yaml`, over which this file is merged.
     """
 
     bases: list[str] = field(default_factory=list)
@@ -276,12 +307,12 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     """Merge files and overrides into a complete configuration.
 
     Args:
-        files: `--base` files, left to right; those that ship are found from any working directory.
+        files: `--base` files, left to right; shipped files are found from any working directory.
         overrides: dotted `key=value` texts.
 
     Raises:
-        UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong
-            type or is out of range.
+        UserError: a file cannot be read, a key is unknown (the message names the nearest valid key), or a
+            value has the wrong type or is out of range.
     """
     files = [find(file) for file in files]
     own = [read_yaml(file) for file in files]
@@ -334,10 +365,10 @@ def merge(trees: list[DictConfig]) -> Config:
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Read a YAML mapping whose texts are as written.
+    """Read a YAML mapping and take its texts literally.
 
     Raises:
-        UserError: the file is missing, is no YAML, or is no mapping.
+        UserError: the file is missing, is not valid YAML, or is not a mapping.
     """
     try:
         tree = OmegaConf.create(quote_texts(path.read_text(encoding="utf-8"), ConfigFile) or {})
@@ -353,17 +384,17 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def parse_overrides(overrides: list[str]) -> DictConfig:
-    """Turn `key=value` texts into a tree: texts as written, other values as YAML.
+    """Parse `key=value` overrides: values of text keys literally, other values as YAML.
 
     Raises:
-        UserError: one of them is not of that form.
+        UserError: an override does not have the form `key=value`.
     """
     tree, kinds = OmegaConf.create(), list_kinds(Config)
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or text.startswith("-"):
             raise UserError(
-                f"{text!r} is no override; write key=value, for example seed=1 or code.num_units=6"
+                f"{text!r} is not an override; write key=value, for example seed=1 or code.num_units=6"
             )
         kind = kinds.get(key)
         try:
@@ -378,22 +409,22 @@ def parse_overrides(overrides: list[str]) -> DictConfig:
 
 
 def list_keys(schema: type) -> list[str]:
-    """All dotted keys of a dataclass and the dataclasses within it."""
+    """All dotted keys of a dataclass and its nested dataclasses."""
     return list(list_kinds(schema))
 
 
 def to_yaml(config: Config) -> str:
-    """The complete configuration as YAML, from which `merge` and `read_yaml` make it again."""
+    """The complete configuration as YAML; `read_yaml` and `merge` restore it."""
     return OmegaConf.to_yaml(OmegaConf.create(escape(to_container(config))))
 
 
 def to_container(config: Any) -> dict:
-    """A configuration, or a part of it, as plain dictionaries and lists."""
+    """A configuration, or one of its sections, as plain dictionaries and lists."""
     return asdict(config)
 
 
 def select(config: Config, key: str) -> Any:
-    """The value of a dotted key, sections as plain dictionaries."""
+    """The value of a dotted key; a section is returned as nested dictionaries."""
     node: Any = to_container(config)
     for part in key.split("."):
         node = node[part]

@@ -1,5 +1,6 @@
-"""Which networks fit images of a size, where every level halves what the level above it sees, and how many
-images a system needs.
+"""Check that networks fit the image size and that there are enough images.
+
+Every level of a network halves the resolution, so the image size limits the number of levels.
 """
 
 from disdiff.config.schema import Config
@@ -7,15 +8,15 @@ from disdiff.method.model import DiffusionModel, ImageModel
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.errors import UserError
 
-LEAST_IMAGES = 2  # so that codes differ
+LEAST_IMAGES = 2  # one image gives a single code, which no metric can score
 
 
 def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
-    """Refuse networks with more levels than images, or latents of them, can be halved.
+    """Refuse networks with more levels than the images, or their latents, can be halved.
 
     Args:
-        config: of a system with a first stage.
-        image_size: of the data set, in pixels a side.
+        config: configuration of a system with a first stage.
+        image_size: side of the data set's images in pixels.
         denoises: whether the system has a U-Net on the latents.
 
     Raises:
@@ -30,16 +31,17 @@ def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
     if denoises and levels > most:
         raise UserError(
             f"latent_diffusion.unet.channel_mult has {levels} levels, but latents of {size}x{size} (images "
-            f"of {image_size} pixels through autoencoder.network) allow {most}; choose at most so many, "
-            "another data.image_size, or fewer levels of autoencoder.network.channel_mult"
+            f"of {image_size} pixels through autoencoder.network) allow at most "
+            f"{most}; remove levels, change data.image_size, or give autoencoder.network.channel_mult fewer "
+            "levels"
         )
 
 
 def reduce_size(network: NetworkConfig, image_size: int) -> int:
-    """Side of the latents of images of `image_size` pixels a side.
+    """Side of the latents of images whose side is `image_size` pixels.
 
     Raises:
-        UserError: the images are no multiple of what the first stage reduces them by.
+        UserError: the image size is not a multiple of the downsampling factor.
     """
     factor = network.downsampling_factor
     if image_size % factor:
@@ -53,7 +55,9 @@ def reduce_size(network: NetworkConfig, image_size: int) -> int:
 
 
 def check_discriminator(num_layers: int, image_size: int) -> None:
-    """Refuse a PatchGAN that leaves no patch: after its layers, two convolutions take a pixel each.
+    """Refuse a PatchGAN discriminator with too many layers, whose output would be empty.
+
+    After the strided layers, each of two 4x4 convolutions reduces the side by one pixel.
 
     Raises:
         UserError: naming the key.
@@ -67,29 +71,29 @@ def check_discriminator(num_layers: int, image_size: int) -> None:
 
 
 def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> None:
-    """Refuse too few images for a code and its results.
+    """Refuse data with too few images to train and evaluate a code.
 
     Args:
-        config: of a system that finds a code.
-        needed: images to train on, at least.
-        num_train: images to train on.
-        num_eval: images to evaluate on.
+        config: configuration of a system with a code.
+        needed: smallest number of training images.
+        num_train: number of training images.
+        num_eval: number of evaluation images.
 
     Raises:
-        UserError: there are fewer, naming how many are needed, and what fewer are good for.
+        UserError: there are too few images; the message names the number needed and the alternatives.
     """
     if num_train < needed:
-        start, fewer = "", "fewer do for system=autoencoder and system=latent_diffusion"
+        start, fewer = "", "train system=autoencoder or system=latent_diffusion, which need fewer"
         if needed > LEAST_IMAGES:
             start = f" for code.encoder.start={config.code.encoder.start}"
-            fewer = f"code.encoder.start=random needs {LEAST_IMAGES}"
+            fewer = f"set code.encoder.start=random, which needs {LEAST_IMAGES}"
         raise UserError(
-            f"{config.system} needs at least {needed} images to train on{start}, here are {num_train}; add "
-            f"some (data.root, data.num_train), or note that {fewer}"
+            f"{config.system} needs at least {needed} training images{start}, but there are {num_train}; add "
+            f"images (data.root, data.num_train), or {fewer}"
         )
     if num_eval < LEAST_IMAGES:
         raise UserError(
-            f"{config.system} needs at least {LEAST_IMAGES} images to evaluate on, here are {num_eval}; "
+            f"{config.system} needs at least {LEAST_IMAGES} evaluation images, but there are {num_eval}; "
             "raise evaluation.num_images, or add images"
         )
 

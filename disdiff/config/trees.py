@@ -1,4 +1,4 @@
-"""What is done with trees of keys and values, OmegaConf's or nested dictionaries."""
+"""Operations on configuration trees (OmegaConf trees or nested dictionaries)."""
 
 import difflib
 import re
@@ -22,10 +22,10 @@ def find_value(key: str, trees: list[DictConfig], default: Any) -> Any:
 
 @contextmanager
 def refuse_bad_values() -> Iterator[None]:
-    """Tell what OmegaConf finds wrong with a value in one sentence.
+    """Turn OmegaConf's errors about a value into a one-sentence `UserError`.
 
     Raises:
-        UserError: naming the key.
+        UserError: a value is invalid; the message names the key.
     """
     try:
         yield
@@ -33,23 +33,23 @@ def refuse_bad_values() -> Iterator[None]:
         key, reason = getattr(error, "full_key", None) or "a key", str(error).splitlines()[0]
         if isinstance(error, InterpolationResolutionError):
             reason = reason.rsplit("interpolation: ", 1)[-1].strip('"')
-            message = f"{key} cannot be filled in: {reason}; set that, or write the value itself"
+            message = f"{key} cannot be resolved: {reason}; set that variable, or write the value itself"
             raise UserError(message) from error
         raise UserError(f"{key} has a value of the wrong type: {reason}") from error
 
 
 def check_keys(tree: DictConfig, schema: type) -> None:
-    """Refuse keys that no part of a dataclass has, and values where a section belongs.
+    """Refuse unknown keys, and plain values where a section is expected.
 
     Raises:
-        UserError: naming the key and the nearest valid one.
+        UserError: a key is unknown; the message names the key and the nearest valid one.
     """
     valid = set(list_kinds(schema))
     sections = {key.rsplit(".", 1)[0] for key in valid if "." in key}
     for key, value in _items(OmegaConf.to_container(tree)):
         if key in sections and not isinstance(value, dict):
             raise UserError(
-                f"{key} has a value of the wrong type: it is a section, its keys are {key}.<name>"
+                f"{key} has a value of the wrong type: it is a section; set its keys {key}.<name> instead"
             )
         if key not in valid:
             last = key.rsplit(".", 1)[-1]
@@ -60,8 +60,9 @@ def check_keys(tree: DictConfig, schema: type) -> None:
 
 
 def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
-    """Dotted key of the first value in which two nested dictionaries of the same keys differ, run options
-    left out.
+    """Dotted key of the first value in which two configurations differ, or None.
+
+    Sections that do not affect the trained weights (run, trainer, evaluation and so on) are skipped.
     """
     for key in a:
         if key in ("run", "trainer", "evaluation", "sampler", "weights", "stages"):
@@ -76,7 +77,7 @@ def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:
 
 
 def escape(tree: Any) -> Any:
-    """Nested dictionaries whose texts OmegaConf takes as they are, `${` included."""
+    """Escape `${` in the texts of nested dictionaries, so that OmegaConf takes them literally."""
     if isinstance(tree, dict):
         return {key: escape(value) for key, value in tree.items()}
     if isinstance(tree, str):

@@ -1,4 +1,4 @@
-"""The version, which stands in `setup.cfg` alone."""
+"""Find the version of the package; `setup.cfg` is the only place that states it."""
 
 from configparser import ConfigParser
 from importlib import metadata

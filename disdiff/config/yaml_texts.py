@@ -1,8 +1,8 @@
-"""YAML whose texts stay as they are written: where a configuration has a text, `007`, `on` and `2024_06_01`
-are texts and neither numbers nor truth values.
+"""Read YAML so that values of text keys are taken literally.
 
-A YAML text is read into nodes, the scalars whose key is a text are quoted, and the nodes are written again;
-whoever reads the result finds the texts literal and all else as YAML has it.
+Where the configuration expects a text, `007`, `on` and `2024_06_01` are texts, not numbers or booleans. To
+this end a YAML document is parsed into nodes, the scalars of text keys are quoted, and the nodes are written
+back as YAML. All other values keep their YAML meaning.
 """
 
 from dataclasses import fields, is_dataclass
@@ -17,14 +17,14 @@ MERGE_KEY = "<<"
 
 
 def quote_texts(text: str, kind: Any) -> str:
-    """The same YAML with the scalars in quotes whose type is text.
+    """The same YAML document with quotes around the scalars whose type is text.
 
     Args:
         text: a YAML document.
-        kind: type of what it says: a dataclass, a text, a list of texts, or anything else.
+        kind: type of its content: a dataclass, a text, a list of texts, or anything else.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: the document is not valid YAML.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if node is None:
@@ -33,9 +33,9 @@ def quote_texts(text: str, kind: Any) -> str:
 
 
 def read_text(text: str, kind: Any) -> str | None:
-    """A text of the command line: what stands between quotes if all of it does, else every character of it.
+    """Read a text value from the command line, without its quotes if the whole value is quoted.
 
-    Nothing, and for a text that may be absent `null` or `~`, is None.
+    An empty value is None; so are `null` and `~` if the type allows None.
     """
     if text == "" or (may_be_none(kind) and text in NULLS):
         return None
@@ -50,17 +50,17 @@ def read_text(text: str, kind: Any) -> str | None:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether values of a type are texts, or texts or None."""
+    """Whether a type is text, or text or None."""
     return str in _members(kind)
 
 
 def may_be_none(kind: Any) -> bool:
-    """Whether a type has None."""
+    """Whether a type allows None."""
     return type(None) in _members(kind)
 
 
 def list_kinds(schema: type, prefix: str = "") -> dict[str, Any]:
-    """Type of every dotted key of a dataclass and the dataclasses within it, in order."""
+    """Type of every dotted key of a dataclass and its nested dataclasses, in order."""
     kinds = {}
     for item in fields(schema):
         kinds[prefix + item.name] = item.type

@@ -1,10 +1,10 @@
-"""Editing by attributes: a linear classifier on standardised codes, and steps along its normal.
+"""Edit by attributes: fit a linear classifier on standardised codes, and move along its normal.
 
     code_n <- code_n + strength * sqrt(d) * w / ||w||,   code_n = (code - mean) / std
 
-(Preechakul et al. 2022, arXiv:2111.15640; PDAE, Zhang et al. 2022, arXiv:2212.12990). An edited image comes
-from the edited code and the noise inferred under the original one. Any system's codes serve, flattened to d
-numbers.
+(Preechakul et al. 2022, arXiv:2111.15640; PDAE, Zhang et al. 2022, arXiv:2212.12990). The edited image is
+sampled from the edited code and the noise inferred with the original code. Codes of every system can be used;
+they are flattened to d numbers.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Attribute:
     """A linear classifier of one attribute.
 
     Attributes:
-        mean: of the codes, shape (d,).
-        std: of the codes, shape (d,).
-        weight: on standardised codes, shape (d,).
-        bias: shape ().
+        mean: mean of the codes, shape (d,).
+        std: standard deviation of the codes, shape (d,).
+        weight: weight vector on standardised codes, shape (d,).
+        bias: bias, shape ().
     """
 
     mean: Tensor
@@ -35,11 +35,11 @@ class Attribute:
     bias: Tensor
 
     def score(self, code: Tensor) -> Tensor:
-        """Logit of the attribute in codes (B, N, D), shape (B,)."""
+        """Logit of the attribute for codes (B, N, D), shape (B,)."""
         return (code.flatten(1) - self.mean) / self.std @ self.weight + self.bias
 
     def move(self, code: Tensor, strength: float) -> Tensor:
-        """Codes (B, N, D) moved towards the attribute; away by a negative `strength`, usually 0.1 to 0.3."""
+        """Move codes (B, N, D) by `strength` (usually 0.1 to 0.3) towards the attribute; away if negative."""
         step = strength * len(self.weight) ** 0.5 * F.normalize(self.weight, dim=0) * self.std
         return code + step.view_as(code[0])
 
@@ -48,15 +48,17 @@ def fit_attribute(codes: Tensor, labels: Tensor, weight_decay: float = 1e-3) -> 
     """Fit logistic regression by L-BFGS.
 
     Args:
-        codes: of a data set, shape (n, N, D).
-        labels: whether each has the attribute, shape (n,) bool.
-        weight_decay: of the squared weights.
+        codes: codes of a data set, shape (n, N, D).
+        labels: whether each image has the attribute, shape (n,) bool.
+        weight_decay: factor of the squared weights in the loss.
 
     Raises:
         UserError: all images have the attribute, or none.
     """
     if labels.all() or not labels.any():
-        raise UserError("all images have this attribute, or none has: it cannot be learned; choose another")
+        raise UserError(
+            "all images or no images have this attribute, so it cannot be learned; choose another"
+        )
     flat, target = codes.flatten(1), labels.to(codes.dtype)
     mean, std = flat.mean(dim=0), flat.std(dim=0).clamp(min=1e-6)
     x = (flat - mean) / std
@@ -64,7 +66,7 @@ def fit_attribute(codes: Tensor, labels: Tensor, weight_decay: float = 1e-3) -> 
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        """Mean cross-entropy (nats) and the decay of the weight, not of the bias; sets new gradients."""
+        """Mean cross-entropy in nats plus weight decay (not on the bias); recomputes the gradients."""
         optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(x @ weight + bias, target)
         loss = loss + weight_decay * weight.square().sum()

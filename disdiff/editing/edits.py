@@ -1,4 +1,4 @@
-"""Edits of an image's code: units taken from another image, wholly or in part, or moved along a direction.
+"""Edits of an image's code: move a unit towards its value in another image, or along its direction.
 
 toward:  code_k <- code_k + strength * (code_other_k - code_k)
 by:      code_k <- code_k + by * std_k * axis_k        (principal direction of the data, `Directions`)
@@ -22,8 +22,9 @@ class Edit:
     Attributes:
         unit: index, or the name that evaluation or discovery gave; see `Model.find_units`.
         toward: image from which the unit's code is taken.
-        strength: how far to go there, 0 not at all, 1 all the way.
-        by: instead, how many standard deviations to move along the unit's principal direction.
+        strength: fraction of the way to the code of `toward`, from 0 to 1.
+        by: instead of `toward`, the number of standard deviations to move along the unit's principal
+            direction.
     """
 
     unit: int | str
@@ -32,16 +33,18 @@ class Edit:
     by: float | None = None
 
     def choose(self, units: list[int]) -> list[int]:
-        """Which of the units that the name means are changed: `toward` all of them, `by` the strongest.
+        """Select the units to change among those that the name matches: all for `toward`, the first for `by`.
 
         Raises:
-            UserError: the edit says neither or both, or a number in it is out of range.
+            UserError: the edit has neither or both of `toward` and `by`, or a number is out of range.
         """
         SHARE.check("strength", self.strength)
         if self.by is not None:
             FINITE.check("by", self.by)
         if (self.toward is None) == (self.by is None):
-            raise UserError(f"the edit of unit {self.unit} needs one of toward (an image) and by (a number)")
+            raise UserError(
+                f"the edit of unit {self.unit} needs exactly one of toward (an image) and by (a number)"
+            )
         return units if self.by is None else units[:1]
 
     def apply(
@@ -50,10 +53,10 @@ class Edit:
         """Codes (B, N, D) after the edit.
 
         Args:
-            codes: before it.
-            units: that change.
+            codes: codes before the edit, shape (B, N, D).
+            units: units to change.
             other: codes of `toward`, shape (B, N, D) or (1, N, D).
-            directions: of the data, for `by`.
+            directions: principal directions of the units, for `by`.
         """
         codes = codes.clone()
         if other is not None:
@@ -66,14 +69,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Edited:
-    """An edit's result.
+    """The result of an edit.
 
     Attributes:
-        images: shape (B, C, H, W) in [-1, 1].
-        reconstructed: the same without the edit: what inversion alone costs.
-        codes: after the edit, shape (B, N, D).
-        codes_before: before it.
-        units: that were changed.
+        images: edited images, shape (B, C, H, W) in [-1, 1].
+        reconstructed: images sampled from the unedited codes, which show the error of inversion alone.
+        codes: codes after the edit, shape (B, N, D).
+        codes_before: codes before the edit, shape (B, N, D).
+        units: units that were changed.
     """
 
     images: Tensor
@@ -84,11 +87,11 @@ class Edited:
 
 
 def repeat(rows: Tensor, count: int) -> Tensor:
-    """`rows` (B, ...) when there are `count` of them; one row `count` times over.
+    """Return `rows` if there are `count` of them, or repeat a single row `count` times.
 
     Raises:
-        UserError: there is another number of them.
+        UserError: the number of rows is neither `count` nor 1.
     """
     if len(rows) not in (1, count):
-        raise UserError(f"there are {len(rows)} images for {count}; give one, or as many")
+        raise UserError(f"expected {count} images, got {len(rows)}; give {count} or a single one")
     return rows if len(rows) == count else rows.repeat(count, *[1] * (rows.ndim - 1))

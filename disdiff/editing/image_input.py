@@ -1,4 +1,4 @@
-"""Images as people have them (tensors, arrays, PIL pictures, files), as the models read them, and back."""
+"""Convert images (tensors, arrays, PIL pictures, files) to model inputs, and tensors to PIL pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,22 +18,22 @@ Images = Tensor | np.ndarray | Image.Image | str | Path | Sequence
 
 
 def to_images(images: Images, size: int, channels: int = 3, crop: str = "center") -> Tensor:
-    """Images as a batch.
+    """Convert images to a batch.
 
     Args:
-        images: one of, or a list of: tensor (C, H, W) or (B, C, H, W), floating in [-1, 1] (with a value
-            below 0, see `check_range`) or uint8 in [0, 255]; numpy array (H, W, C) or (B, H, W, C), uint8;
-            PIL picture or path of a picture file of any size and mode, which is prepared as the pictures of a
-            data set are (`prepare_any`).
+        images: one of the following, or a list of them: a tensor (C, H, W) or (B, C, H, W), float in [-1, 1]
+            (with a value below 0, see `check_range`) or uint8 in [0, 255]; a numpy array (H, W, C) or
+            (B, H, W, C), uint8; a PIL picture or the path of a picture file, of any size and mode, which is
+            prepared like the pictures of a data set (`prepare_any`).
         size: height and width in pixels.
         channels: 3, or 1 for grey images.
-        crop: how pictures become square, one of `ldm.data.pictures.CROPS`.
+        crop: how pictures are made square, one of `ldm.data.pictures.CROPS`.
 
     Returns:
-        Shape (B, channels, size, size), float32 in [-1, 1].
+        Images, shape (B, channels, size, size), float32 in [-1, 1].
 
     Raises:
-        UserError: type, shape or range is another.
+        UserError: an image has the wrong type, shape or range.
     """
     if isinstance(images, str | Path):
         return _from_file(images, size, channels, crop)
@@ -46,8 +46,8 @@ def to_images(images: Images, size: int, channels: int = 3, crop: str = "center"
     if isinstance(images, list | tuple) and images:
         return torch.cat([to_images(image, size, channels, crop) for image in images])
     raise UserError(
-        f"{type(images).__name__} is no image; give a tensor, a numpy array, a PIL picture, the path of a "
-        "picture, or a list of those"
+        f"{type(images).__name__} is not an image; give a tensor, a numpy array, a PIL picture, the path of "
+        "a picture, or a list of those"
     )
 
 
@@ -69,7 +69,7 @@ def _from_file(path: str | Path, size: int, channels: int, crop: str) -> Tensor:
 def _from_picture(picture: Image.Image, size: int, channels: int, crop: str) -> Tensor:
     try:
         prepared = prepare_any(picture, crop, size)
-    except (ValueError, OSError) as error:  # of an open file that is damaged
+    except (ValueError, OSError) as error:  # raised for an open file that is damaged
         raise UserError(f"the picture cannot be used: {describe(error)}") from error
     return _from_rgb(prepared, size, channels)
 
@@ -83,12 +83,12 @@ def _from_array(array: np.ndarray, size: int, channels: int) -> Tensor:
         array = array[..., None]
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-3:] != (size, size, channels):
         raise UserError(
-            f"numpy images are uint8 of shape ({size}, {size}, {channels}) or (B, {size}, {size}, "
-            f"{channels}), got {array.dtype} of {array.shape}; multiply floats in [0, 1] by 255 and round, "
-            "and put channels last; PIL pictures may have any size"
+            f"numpy images must be uint8 of shape ({size}, {size}, {channels}) or (B, {size}, {size}, "
+            f"{channels}), got {array.dtype} of {array.shape}; convert floats in [0, 1] to uint8, put "
+            "channels last, or give a PIL picture, which may have any size"
         )
     if not len(array):
-        raise UserError(f"there is no image in an array of shape {array.shape}; give at least one")
+        raise UserError(f"an array of shape {array.shape} holds no image; give at least one image")
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return to_float(tensor.reshape(-1, size, size, channels).permute(0, 3, 1, 2).contiguous())
 
@@ -102,12 +102,12 @@ def _from_tensor(tensor: Tensor, size: int, channels: int) -> Tensor:
         or tuple(tensor.shape[-3:]) != (channels, size, size)
     ):
         raise UserError(
-            f"image tensors are floating in [-1, 1] or uint8, of shape ({channels}, {size}, {size}) or "
+            f"image tensors must be float in [-1, 1] or uint8, of shape ({channels}, {size}, {size}) or "
             f"(B, {channels}, {size}, {size}), got {tensor.dtype} of {tuple(tensor.shape)}; put channels "
             "first, and resize pictures, or give them as PIL pictures"
         )
     if not tensor.numel():
-        raise UserError(f"there is no image in a tensor of shape {tuple(tensor.shape)}; give at least one")
+        raise UserError(f"a tensor of shape {tuple(tensor.shape)} holds no image; give at least one image")
     batch = tensor.reshape(-1, channels, size, size).contiguous()
     if batch.dtype == torch.uint8:
         return to_float(batch)
@@ -117,15 +117,15 @@ def _from_tensor(tensor: Tensor, size: int, channels: int) -> Tensor:
 
 
 def load_image(name: str | int, source: ImageSource) -> Tensor:
-    """An image of the data set by its index, or a picture file, shape (1, 3, H, W) in [-1, 1].
+    """Load an image of the data set by index, or a picture file, shape (1, 3, H, W) in [-1, 1].
 
-    A file is prepared as the data set's pictures are: upright, by their crop, at their size.
+    A file is rotated upright, cropped and resized like the pictures of the data set.
 
     Raises:
-        UserError: the index is out of range, or the file is missing or no picture.
+        UserError: the index is out of range, or the file is missing or is not a picture.
     """
     if isinstance(name, int) or (name.isdecimal() and not Path(name).exists()):
         if not 0 <= int(name) < len(source):
-            raise UserError(f"there is no image {name}: {source.name} has images 0 to {len(source) - 1}")
+            raise UserError(f"there is no image {name}; {source.name} has images 0 to {len(source) - 1}")
         return to_float(source.images(torch.tensor([int(name)])))
     return to_images(name, source.image_size, source.channels, getattr(source, "crop", "center"))

@@ -1,7 +1,7 @@
-"""Sampling in which a code takes part at some steps only; an unconditional model predicts at the others.
+"""Sampling that uses the code at some steps only, and an unconditional model at the other steps.
 
-Two published samplers are such windows of T = 1000 steps: InfoDiffusion's two phases (the code from t = 499
-down) and PDAE's unconditional sampling (no correction in the last three tenths).
+Two published samplers have this form, with T = 1000 steps: InfoDiffusion's two-phase sampling uses the code
+from t = 499 down, and PDAE's unconditional sampling uses no code in the last 30 % of the steps.
 """
 
 from collections.abc import Callable
@@ -16,29 +16,31 @@ from ldm.diffusion.sampler import EpsFunction, SamplerConfig, sample
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
 
-LATE_AND_EARLY = (1.0, 0.01)  # signal-to-noise ratios above which, and below which, a stage of sampling lies
+LATE_AND_EARLY = (1.0, 0.01)  # the late stage has a signal-to-noise ratio above 1, the early stage below 0.01
 
 
 def split_stages(schedule: Schedule) -> dict[str, tuple[int, int]]:
-    """PDAE's three stages of sampling in the order in which they come, as windows of `draw_windowed`.
+    """PDAE's three stages of sampling in temporal order, as windows for `draw_windowed`.
 
-    Early while the noise is more than a hundred times as strong as the signal, late once the signal is the
-    stronger; PDAE's weight lambda_t has its maximum between, at SNR = 1 / 9.
-    Deviation: these boundaries are ours; of the paper we know the names of the stages only.
+    The early stage has SNR < 0.01, the late stage SNR > 1, and the critical stage lies between. PDAE's weight
+    lambda_t is largest in the critical stage, at SNR = 1 / 9.
+    Deviation: these boundaries are ours; we know only the names of the stages from the paper.
     """
     late, early = (int((schedule.snr >= snr).sum()) for snr in LATE_AND_EARLY)
     return {"early": (early, schedule.num_steps), "critical": (late, early), "late": (0, late)}
 
 
 def check_window(window: tuple[int, int], schedule: Schedule) -> tuple[int, int]:
-    """Return (first, last) if first <= t < last are steps of the schedule, none of them included.
+    """Return (first, last) if first <= t < last are steps of the schedule; an empty window is allowed.
 
     Raises:
-        UserError: they are not.
+        UserError: the window reaches beyond the steps of the schedule.
     """
     first, last = window
     if not 0 <= first <= last <= schedule.num_steps:
-        raise UserError(f"the steps {first} to {last} are none of 0 to {schedule.num_steps}; choose others")
+        raise UserError(
+            f"the window {first} to {last} is not within 0 to {schedule.num_steps}; choose another"
+        )
     return first, last
 
 
@@ -52,20 +54,20 @@ def draw_windowed(
     generator: torch.Generator,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Images of codes that take part at some steps only.
+    """Sample images that use their codes at some steps only.
 
     Args:
-        model: of the codes.
-        elsewhere: the unconditional noise prediction, from `find_unconditional`.
-        code: shape (n, N, D).
+        model: model of the codes.
+        elsewhere: unconditional noise prediction for the other steps, from `find_unconditional`.
+        code: codes, shape (n, N, D).
         z_T: noise to start from, shape (n, C, h, w).
-        window: (first, last): the code takes part at steps first <= t < last.
-        sampler: which sampler.
-        generator: source of new noise, for samplers that add any.
-        progress: called with the share that is done.
+        window: (first, last); the code is used at steps first <= t < last.
+        sampler: sampler configuration.
+        generator: source of the noise that stochastic samplers add.
+        progress: called with the completed fraction, from 0 to 1.
 
     Returns:
-        Shape (n, 3, H, W), clamped to [-1, 1].
+        Images, shape (n, 3, H, W), clamped to [-1, 1].
     """
 
     def make(part: Tensor, noise: Tensor) -> Tensor:

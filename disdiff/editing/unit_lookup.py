@@ -1,7 +1,7 @@
-"""Which units a name means: an index, a name that discovery gave, or the factor that units carry.
+"""Look up units by index, by a name from discovery, or by the factor that they encode.
 
-The factors that units carry are what the evaluation found (importance of each unit for each factor, DCI).
-Names that discovery gave are those of the units it calls named in `discovery.json`.
+Which factor a unit encodes follows from the evaluation (DCI importance of each unit for each factor). Names
+from discovery are those of the units that `discovery.json` marks as named.
 """
 
 import operator
@@ -21,13 +21,13 @@ DISCOVERY = "discovery.json"
 
 @dataclass(frozen=True)
 class UnitTable:
-    """What is known of N units.
+    """Names and importances of N units.
 
     Attributes:
         num_units: N.
-        factor_names: of the data set; empty without labels.
-        importance: of each unit for each factor, shape (N, F); None without scores.
-        given: name of each unit, or None where it has none; empty when nothing named them.
+        factor_names: names of the data set's factors; empty without labels.
+        importance: importance of each unit for each factor, shape (N, F); None without scores.
+        given: name of each unit from discovery, None for an unnamed unit; empty without a discovery.
     """
 
     num_units: int
@@ -36,19 +36,22 @@ class UnitTable:
     given: Sequence[str | None] = ()
 
     def find(self, unit: int | str) -> list[int]:
-        """Units that `unit` means (a whole number of any type, or a name), the strongest first.
+        """Find the units that match an index or a name, the strongest first.
 
-        A text that is a whole number as one writes it (`7`, not `007`) is an index before it is a name. A
-        factor that was evaluated means the units that carry it more than any other factor; where there are
-        none, the one unit that matters most for it.
+        A text that is a plain integer (`7`, not `007`) is read as an index first. The name of an evaluated
+        factor matches the units that encode it more than any other factor; if there is none, it matches the
+        unit with the highest importance for the factor.
+
+        Args:
+            unit: an integer of any type, or a name.
 
         Raises:
-            UserError: there is no unit of that index or name, or it is neither.
+            UserError: there is no unit of that index or name, or `unit` has another type.
         """
         if is_whole(unit):
             return check_units([operator.index(unit)], self.num_units)
         if not isinstance(unit, str):
-            raise UserError(f"{show(unit)} is no unit; {self.describe_choice()}")
+            raise UserError(f"{show(unit)} is not a unit; {self.describe_choice()}")
         if re.fullmatch(r"[-+]?(0|[1-9]\d{,17})", unit.strip(), re.ASCII):
             return check_units([int(unit)], self.num_units)
         wanted = unit.strip().casefold()
@@ -59,17 +62,17 @@ class UnitTable:
                 return named
             if re.fullmatch(r"\d{1,18}", wanted, re.ASCII):
                 return check_units([int(wanted)], self.num_units)
-            raise UserError(f"no unit is called {unit!r}; {self.describe_choice()}")
+            raise UserError(f"no unit has the name {unit!r}; {self.describe_choice()}")
         column = np.asarray(self.importance, dtype=float)[:, factors.index(wanted)]
         own = np.asarray(self.importance).argmax(axis=1) == factors.index(wanted)
         order = np.argsort(-column, kind="stable").tolist()
         return [k for k in order if own[k] and column[k] >= STRONG] or order[:1]
 
     def describe_choice(self) -> str:
-        """What may be given instead of a name that is none."""
+        """The valid indices and names, as the end of an error message."""
         names = [name for name in self.given if name]
         names += list(self.factor_names) if self.importance is not None else []
         numbers = f"a number from 0 to {self.num_units - 1}"
         if not names:
-            return f"give {numbers}: this run has no scores that could name them"
+            return f"give {numbers}, because this run has no scores to name units"
         return f"give {numbers}, or one of: {', '.join(dict.fromkeys(names))}"

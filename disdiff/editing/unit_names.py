@@ -1,7 +1,7 @@
-"""What units and data sets are called in pictures and reports.
+"""Names of units and data sets in pictures and reports.
 
-A unit is named after the factors it carries, by its importance for each of them (DCI): how much of what a
-classifier of that factor reads, it reads from this unit.
+A unit is named after the factors that it encodes, according to its DCI importance: the share of a factor
+classifier's feature importance that falls on the unit.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STRONG = 0.2  # importance from which a unit is said to carry a factor
-WEAK = 0.05  # importance below which it is said to carry nothing
-MAX_ROWS = 32  # units in one picture; systems whose every number is a unit have hundreds
+STRONG = 0.2  # from this importance on, a unit is said to encode a factor
+WEAK = 0.05  # below this importance, a unit is said to encode no factor
+MAX_ROWS = 32  # largest number of units in one picture; some systems have hundreds of units
 
 
 @dataclass
@@ -19,11 +19,11 @@ class UnitNames:
     """Names of N units.
 
     Attributes:
-        labels: short, such as `unit 3 · wall hue 0.91`.
-        sentences: the same in words.
-        order: units from the most to the least important; without scores, in their own order, or where they
-            are too many for a picture from the most to the least varying.
-        ranked_by: what decides that order, "importance" or "variance".
+        labels: short names, such as `unit 3 · wall hue 0.91`.
+        sentences: the same as sentences.
+        order: units by decreasing importance. Without scores they keep their own order, or are sorted by
+            decreasing variance if they do not all fit into a picture.
+        ranked_by: criterion of the order, "importance" or "variance".
     """
 
     labels: list[str]
@@ -33,15 +33,15 @@ class UnitNames:
 
     @property
     def shown(self) -> list[int]:
-        """The first units of `order`, as many as fit in a picture."""
+        """The first units of `order`, as many as fit into a picture."""
         return self.order[:MAX_ROWS]
 
     @property
     def left_out(self) -> str:
-        """Which units pictures show, in words; empty where they show all."""
+        """Which units pictures show, in words; empty if they show all units."""
         if len(self.order) <= MAX_ROWS:
             return ""
-        return f"the {MAX_ROWS} of {len(self.order)} units of highest {self.ranked_by}"
+        return f"the {MAX_ROWS} of {len(self.order)} units with the highest {self.ranked_by}"
 
 
 def name_units(
@@ -54,9 +54,10 @@ def name_units(
 
     Args:
         num_units: N.
-        importance: of units for factors, shape (N, F); without it units are called by their numbers alone.
-        factor_names: F of them.
-        variance: of each unit over the data, shape (N,); ranks units without importance that are too many.
+        importance: importance of units for factors, shape (N, F); without it, names are unit numbers.
+        factor_names: names of the F factors.
+        variance: variance of each unit over the data, shape (N,); sorts units without importance that do not
+            all fit into a picture.
     """
     if importance is None:
         order = list(range(num_units))
@@ -64,7 +65,7 @@ def name_units(
             order = np.argsort(-variance, kind="stable").tolist()
         return UnitNames(
             [f"unit {unit}" for unit in range(num_units)],
-            [f"Unit {unit} has no name: there are no scores." for unit in range(num_units)],
+            [f"Unit {unit} has no name, because there are no scores." for unit in range(num_units)],
             order,
             "variance",
         )
@@ -79,7 +80,7 @@ def name_units(
 
 
 def name_scored_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:
-    """Names of a run's units from its `codes.npz` and the scores of one protocol; numbers without scores."""
+    """Name a run's units from its `codes.npz` and the scores of one protocol; numbers without scores."""
     importance = None if not scores or "dci" not in scores else np.array(scores["dci"]["importance"])
     array = np.asarray(codes["codes"])
     variance = (
@@ -90,22 +91,22 @@ def name_scored_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -
 
 
 def list_carried(row: np.ndarray, factor_names: list[str]) -> list[tuple[str, float]]:
-    """Factors that a unit of importances `row` (F,) carries, at most two, or the one it carries best."""
+    """The factors (at most two) that a unit with importances `row` (F,) encodes, or else its best factor."""
     best = [(factor_names[f], float(row[f])) for f in np.argsort(-row, kind="stable")[:2]]
     strong = [pair for pair in best if pair[1] >= STRONG]
     return strong or [pair for pair in best[:1] if pair[1] >= WEAK]
 
 
 def describe_unit(unit: int, carried: list[tuple[str, float]]) -> str:
-    """One sentence on what a unit carries."""
+    """One sentence on what a unit encodes."""
     if not carried:
-        return f"Unit {unit} carries no factor."
-    verb = "carries" if carried[0][1] >= STRONG else "has a little of"
+        return f"Unit {unit} encodes no factor."
+    verb = "encodes" if carried[0][1] >= STRONG else "weakly encodes"
     return (
         f"Unit {unit} {verb} {' and '.join(f'{name} (importance {value:.2f})' for name, value in carried)}."
     )
 
 
 def name_data(name: str, procedural: bool) -> str:
-    """A data set's name, saying whether it is our rendering."""
+    """The name of a data set, marked if its images are procedural."""
     return f"{name} (procedural)" if procedural else name

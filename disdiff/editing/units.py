@@ -1,10 +1,11 @@
-"""Editing through units: the noise prediction shifted by a subset S of units, and the codes to feed it.
+"""Edit images through units: sampling with a subset S of the units, inversion, and edited codes.
 
     eps_hat^S(z_t, t) = eps_base(z_t, t) - sqrt(1 - alpha_bar_t) * sum_{k in S} w_k grad_k(z_t, code_k, t)
 
-is a noise predictor like any other, so the samplers draw with it and DDIM inverts with it. With S all units
-this is conditional sampling, with one unit or some the composition z^S of DisDiff (Yang et al. 2023,
-arXiv:2301.13721). A swap, a traversal and an interpolation are no modes of anything: they are other codes.
+This is a noise prediction like any other, so every sampler can use it and DDIM can be inverted with it. With
+all units in S it is conditional sampling; with fewer units it is the composition z^S of DisDiff (Yang et al.
+2023, arXiv:2301.13721). Swaps, traversals and interpolations use the same sampler and differ only in the
+code.
 """
 
 import math
@@ -21,7 +22,7 @@ from ldm.diffusion.grid import Progress
 from ldm.diffusion.process import sample_noise_shape
 from ldm.diffusion.sampler import SamplerConfig
 
-BATCH = 32  # images that `in_batches` works on at once
+BATCH = 32  # batch size of `in_batches`
 
 
 def sample_start(model: ImageModel, num_images: int, image_size: int, generator: torch.Generator) -> Tensor:
@@ -39,15 +40,15 @@ def decode_code(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:  # code => image
-    """Make the images that codes describe, from given noise.
+    """Sample images from codes and given noise.
 
     Args:
         model: the model.
-        code: shape (B, N, D).
+        code: codes, shape (B, N, D).
         z_T: noise to start from, random or from `invert`, shape (B, C, h, w).
-        sampler: which sampler; with eta 0 the image is a function of code and z_T.
-        units: only these take part; None for all.
-        generator: source of new noise, for samplers that add any.
+        sampler: sampler configuration; with eta 0 the image is a function of code and z_T.
+        units: the units to use; None for all.
+        generator: source of the noise that stochastic samplers add.
         progress: wraps the iterable of steps.
 
     Returns:
@@ -59,13 +60,12 @@ def decode_code(
 def in_batches(
     function: Callable[..., Tensor], *rows: Tensor, progress: Callable[[float], None] | None = None
 ) -> Tensor:
-    """Apply `function` to `BATCH` rows of each tensor at a time and join the results, so that memory stays
-    bounded.
+    """Apply `function` to batches of `BATCH` rows and concatenate the results, to limit memory.
 
     Args:
-        function: takes as many tensors as there are in `rows`, gives one with as many rows.
-        rows: tensors of one length n.
-        progress: called with the share that is done.
+        function: takes one tensor per entry of `rows` and returns a tensor of the same length.
+        rows: tensors of equal length n.
+        progress: called with the completed fraction, from 0 to 1.
     """
     results, count = [], len(rows[0])
     for parts in zip(*(tensor.split(BATCH) for tensor in rows), strict=True):
@@ -78,17 +78,23 @@ def in_batches(
 def invert(
     model: ImageModel, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
 ) -> Tensor:  # image => z_T
-    """Infer the noise from which `image` (B, 3, H, W) is sampled with `code` (B, N, D): DDIM walked
-    backwards.
+    """Infer the noise from which `image` is sampled with `code`, by DDIM inversion.
+
+    Args:
+        model: the model.
+        image: shape (B, 3, H, W) in [-1, 1].
+        code: codes of the images, shape (B, N, D).
+        num_steps: number of DDIM steps.
+        progress: wraps the iterable of steps.
 
     Returns:
-        z_T, shape (B, C, h, w), for deterministic DDIM in `num_steps` steps.
+        z_T for deterministic DDIM in `num_steps` steps, shape (B, C, h, w).
     """
     return model.infer_noise(image, code, num_steps, progress)
 
 
 def deterministic(sampler: SamplerConfig) -> SamplerConfig:
-    """The sampler that undoes `invert`: DDIM with eta 0 in as many steps."""
+    """The sampler that reverses `invert`: DDIM with eta 0 and the same number of steps."""
     return replace(sampler, name="ddim", eta=0.0)
 
 
@@ -104,12 +110,12 @@ def reconstruct(
     Args:
         model: the model.
         image: shape (B, 3, H, W) in [-1, 1].
-        sampler: which sampler.
-        z_T: noise to start from, shape (B, C, h, w); None draws it.
-        generator: source of random z_T, and of new noise for samplers that add any.
+        sampler: sampler configuration.
+        z_T: noise to start from, shape (B, C, h, w); None draws random noise.
+        generator: source of random z_T and of the noise that stochastic samplers add.
 
     Raises:
-        ValueError: noise is to be drawn and there is no generator.
+        ValueError: both `z_T` and `generator` are None.
     """
     if z_T is None:
         if generator is None:
@@ -127,7 +133,7 @@ def draw_samples(
     units: list[int] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Images of codes (n, N, D) from random noise, shape (n, 3, H, W); `units` restricts which take part."""
+    """Sample images (n, 3, H, W) from codes (n, N, D) and random noise, with all units or only `units`."""
     decode = partial(decode_code, model, sampler=sampler, units=units, generator=generator)
     return in_batches(decode, code, sample_start(model, len(code), image_size, generator), progress=progress)
 
@@ -145,27 +151,27 @@ def swap_units(code_source: Tensor, code_target: Tensor, units: list[int]) -> Te
 
 
 def interpolate_codes(start: Tensor, end: Tensor, num_steps: int) -> Tensor:
-    """Codes on the lines from `start` to `end` (B, N, D), ends included, shape (B, num_steps, N, D)."""
+    """Interpolate linearly from `start` to `end` (B, N, D), ends included, shape (B, num_steps, N, D)."""
     share = torch.linspace(0, 1, num_steps, device=start.device)[:, None, None]
     return torch.lerp(start[:, None], end[:, None], share)
 
 
 def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Noise on the great circle from `start` to `end` (B, C, h, w), whose norm stays that of noise.
+    """Interpolate spherically between noise tensors, which keeps the norm typical of noise.
 
     Args:
         start: standard normal noise, shape (B, C, h, w).
-        end: more of it, same shape.
+        end: standard normal noise, shape (B, C, h, w).
         share: positions in [0, 1], shape (A,).
 
     Returns:
-        Shape (B, A, C, h, w).
+        Noise, shape (B, A, C, h, w).
     """
     a, b = start.flatten(1), end.flatten(1)
     cosine = F.cosine_similarity(a, b, dim=1).clamp(-1, 1)
     angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)[
         :, None
-    ]  # nearer, the arc is straight to float precision
+    ]  # for a smaller angle, linear interpolation is exact to float precision
     weight_a, weight_b = ((place * angle).sin() / angle.sin() for place in (1 - share, share))  # (B, A)
     mixed = weight_a[..., None] * a[:, None] + weight_b[..., None] * b[:, None]
     return mixed.unflatten(2, start.shape[1:])
@@ -173,12 +179,12 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 
 @dataclass
 class Directions:
-    """The line along which each unit varies most over a data set: mean + amount * std * axis.
+    """Principal direction of each unit over a data set: mean + amount * std * axis.
 
     Attributes:
-        mean: of each unit, shape (N, D).
-        axis: first principal direction of each unit, of length 1, shape (N, D).
-        std: standard deviation of the data along it, shape (N,).
+        mean: mean of each unit, shape (N, D).
+        axis: first principal direction of each unit, with length 1, shape (N, D).
+        std: standard deviation of the data along `axis`, shape (N,).
     """
 
     mean: Tensor
@@ -186,18 +192,18 @@ class Directions:
     std: Tensor
 
     def to(self, code: Tensor) -> "Directions":
-        """The same on the device and with the dtype of `code`."""
+        """The same directions with the device and dtype of `code`."""
         return Directions(self.mean.to(code), self.axis.to(code), self.std.to(code))
 
 
 def principal_directions(codes: Tensor) -> Directions:
-    """First principal direction of each unit, as the metrics reduce vector units to scalars.
+    """First principal direction of each unit; the metrics reduce vector units to scalars along it, too.
 
-    An eigenvector has no sign of its own: the entry of largest magnitude is made positive. With D = 1 the
+    The sign of an eigenvector is arbitrary; here its entry of largest magnitude is positive. With D = 1 the
     direction is the unit itself.
 
     Args:
-        codes: of a data set, shape (n, N, D).
+        codes: codes of a data set, shape (n, N, D).
     """
     centred = codes.double() - codes.double().mean(dim=0)
     covariance = torch.einsum("nkd,nke->kde", centred, centred) / len(codes)
@@ -209,18 +215,18 @@ def principal_directions(codes: Tensor) -> Directions:
 
 
 def traverse_code(code: Tensor, unit: int, directions: Directions, amounts: Tensor) -> Tensor:
-    """Codes whose `unit` stands at given places along its principal direction; all else stays.
+    """Set one unit to given positions along its principal direction.
 
-    What the unit holds across that direction stays as well.
+    The other units, and the unit's component orthogonal to the direction, stay unchanged.
 
     Args:
-        code: shape (B, N, D).
-        unit: which one moves.
-        directions: of the data set.
-        amounts: places in standard deviations from the data's mean, shape (A,).
+        code: codes, shape (B, N, D).
+        unit: the unit that moves.
+        directions: principal directions over the data set.
+        amounts: positions in standard deviations from the mean of the data, shape (A,).
 
     Returns:
-        Shape (B, A, N, D).
+        Codes, shape (B, A, N, D).
 
     Raises:
         UserError: the unit is out of range.

@@ -1,10 +1,13 @@
-"""`codes.npz`: the codes of many images and their labels, as runs leave them and other code bases bring them.
+"""Read and write `codes.npz`, which holds the codes of images and their labels.
 
-codes (n, N) or (n, N, D), float        factors (n, F), int            attributes (n, A), 0 or 1
-                                        factor_names (F,), text        attribute_names (A,), text
+    codes              (n, N) or (n, N, D), float
+    factors            (n, F), int
+    factor_names       (F,), text
+    attributes         (n, A), 0 or 1
+    attribute_names    (A,), text
 
-Only the arrays that are asked for are read, so that whatever else lies in the file does no harm. Arrays of
-Python objects are pickles, which are never loaded.
+The file comes from a run or from another code base. Only the requested arrays are read; other content is
+ignored. Arrays of Python objects are pickles and are never loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,26 +21,31 @@ from ldm.errors import UserError
 from ldm.files import atomic_path
 
 NAME = "codes.npz"
-NAMES = {"factors": "factor_names", "attributes": "attribute_names"}  # of the columns of labels
+NAMES = {
+    "factors": "factor_names",
+    "attributes": "attribute_names",
+}  # array of labels: array with the names of its columns
 
 
 def read_codes(path: str | Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays `wanted` of a file, as far as it has them.
+    """Read those of the arrays `wanted` that a file has.
 
-    Names of columns that are stored as Python objects are left out; columns then go by their numbers.
+    Column names that are stored as Python objects are left out; the columns are then numbered.
 
     Raises:
-        UserError: the file is missing or damaged, or a wanted array holds Python objects.
+        UserError: the file is missing or damaged, or a requested array holds Python objects.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"cannot read codes from {path}: there is no such file; give a codes.npz")
-    remedy = "save it again by numpy.savez, or delete it and run the main job again if it is a run's"
+        raise UserError(f"cannot read codes from {path}, because there is no such file; give a codes.npz")
+    remedy = (
+        "save it again with numpy.savez, or, if it belongs to a run, delete it and run disdiff train again"
+    )
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: _read(file, name) for name in wanted if name in file.files}
     except Exception as error:  # numpy and zipfile raise many kinds
-        raise UserError(f"cannot read codes, {path} is damaged ({error}); {remedy}") from error
+        raise UserError(f"cannot read codes, because {path} is damaged ({error}); {remedy}") from error
     arrays = {name: array for name, array in found.items() if array is not None}
     objects = [name for name in found if name not in arrays and name not in NAMES.values()]
     if objects:
@@ -46,31 +54,31 @@ def read_codes(path: str | Path, wanted: Sequence[str]) -> dict[str, np.ndarray]
 
 
 def read_labelled_codes(path: str | Path, labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """`codes` and the first of the arrays `labels` that a file has, with the names of its columns, if any.
+    """Read `codes` and the first of the arrays `labels` that a file has, with its column names if any.
 
     Raises:
-        UserError: see `read_codes`, or the file lacks them.
+        UserError: see `read_codes`; also if `codes` or all of `labels` are missing.
     """
     held = list_arrays(path)
     label = next((name for name in labels if name in held), None)
     if "codes" not in held or label is None:
         wanted = " or ".join(repr(name) for name in labels)
-        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}; not {sorted(held)}")
+        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}, but holds {sorted(held)}")
     return read_codes(path, ("codes", label, NAMES[label]))
 
 
 def read_run_codes(folder: Path, *labels: str) -> dict[str, np.ndarray] | None:
-    """`codes`, `factor_names` and the arrays `labels` of a run folder's file; None when it has no file.
+    """Read `codes`, `factor_names` and the arrays `labels` of a run folder; None without a codes.npz.
 
     Raises:
-        UserError: see `read_codes`, or there are no codes in it.
+        UserError: see `read_codes`; also if the file has no codes.
     """
     path = folder / NAME
     if not path.exists():
         return None
     arrays = read_codes(path, ("codes", "factor_names", *labels))
     if "codes" not in arrays:
-        raise UserError(f"{path} is damaged: it holds no 'codes'; delete it and run the main job again")
+        raise UserError(f"{path} is damaged: it holds no 'codes'; delete it and run disdiff train again")
     return arrays
 
 
@@ -98,7 +106,7 @@ def save_codes(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _read(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
-    """One array; None if it holds Python objects."""
+    """Read one array; None if it holds Python objects."""
     try:
         return file[name]
     except ValueError as error:

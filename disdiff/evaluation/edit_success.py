@@ -1,9 +1,9 @@
-"""Do the pictures say what the scores say? Edits and reconstructions, measured on images.
+"""Measure edits and reconstructions on images.
 
-Each factor is assigned the unit of highest importance. An edit takes that unit from a target image into a
-source image's code and samples from the noise inferred from the source. It succeeds when the factor has the
-target's value, and keeps another factor when that has still the source's. Who judges is a probe trained
-with labels for this evaluation only.
+Each factor is assigned the unit with the highest importance. An edit replaces that unit in the code of a
+source image by that of a target image, and samples from the noise inferred from the source. The edit succeeds
+if the factor takes the target's value, and it keeps another factor if that factor still has the source's
+value. A probe, an image classifier trained with labels for this evaluation only, reads the factors.
 """
 
 import hashlib
@@ -28,12 +28,15 @@ from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS, fingerprint, load_weights, save_weights
 
 Report = Callable[[str, float], None]
-ORDINAL = ("scale", "orientation")  # neighbouring values look alike: also judged to within one value
-NUM_JUDGED = 500  # held-out images on which the probe itself is judged
+ORDINAL = (
+    "scale",
+    "orientation",
+)  # neighbouring values look alike, so results within one value are reported too
+NUM_JUDGED = 500  # held-out images on which the probe is tested
 
 
 class Judge:
-    """What a probe sees in images that a model makes from codes; indices and factors stay on the CPU."""
+    """Reads factors with a probe from images that a model samples; indices and factors stay on the CPU."""
 
     def __init__(self, model: ImageModel, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
         self.model, self.source, self.probe, self.sampler = model, source, probe, sampler
@@ -55,7 +58,7 @@ class Judge:
         )
 
     def see(self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] | None = None) -> Tensor:
-        """Factors that the probe sees in the images sampled from `code` and `z_T`, shape (n, F)."""
+        """Factors that the probe reads from the images sampled from `code` and `z_T`, shape (n, F)."""
         return in_batches(
             lambda c, z: self.probe.predict(decode_code(self.model, c, z, self.sampler)),
             code,
@@ -64,7 +67,7 @@ class Judge:
         ).cpu()
 
     def see_first_stage(self, index: Tensor) -> Tensor:
-        """Factors that the probe sees in first-stage reconstructions of images `index` (n,), shape (n, F)."""
+        """Factors that the probe reads from autoencoder reconstructions of images `index`, shape (n, F)."""
         space = self.model.latent_space
         return in_batches(
             lambda part: self.probe.predict(space.decode(space.encode(self.images(part))).clamp(-1, 1)), index
@@ -84,25 +87,25 @@ def compute_editing(
     progress: Report | None = None,
     cache_folder: Path | None = None,
 ) -> dict[str, object]:
-    """Compute how often swapping the assigned unit does what it should, and nothing else.
+    """Compute how often a swap of the assigned unit changes its factor and keeps the others.
 
     Args:
-        model: in eval mode.
+        model: the model, in eval mode.
         source: the data set; all images outside `eval_index` train the probe.
         eval_index: images to edit, shape (n,).
-        importance: of units for factors (DCI), shape (N, F).
+        importance: DCI importance of units for factors, shape (N, F).
         sampler: gives the number of steps of deterministic DDIM and its inversion.
-        num_pairs: pairs of images per factor; they differ in that factor.
-        seed: of the probe and of the pairs.
+        num_pairs: number of image pairs per factor; the images of a pair differ in that factor.
+        seed: seed of the probe and of the pairs.
         probe_steps: training steps of the probe.
-        progress: called with what is at work and the share of it that is done.
-        cache_folder: folder in which probes are kept for other runs on the same first stage; None keeps none.
+        progress: called with the name of the current part and its completed fraction.
+        cache_folder: folder that keeps probes for other runs on the same autoencoder; None keeps none.
 
     Returns:
         JSON-ready rates: `success` per edited factor; `kept` per edited factor and other factor;
-        `unedited`, the probe's agreement on unchanged codes; `probe_accuracy` on first-stage
-        reconstructions; `*_within_one` for the factors in `ORDINAL`, a value off by one being right;
-        `assigned_unit` per factor. A factor of which all images to edit have the same value is not edited.
+        `unedited`, the agreement for unchanged codes; `probe_accuracy` on autoencoder reconstructions;
+        `*_within_one` for the factors in `ORDINAL`, which accept a value off by one; `assigned_unit` per
+        factor. A factor that has the same value in all images is not edited.
     """
     report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
@@ -147,8 +150,9 @@ def find_probe(
     seed: int,
     progress: Callable[[float], None],
 ) -> Probe:
-    """The probe of a first stage, trained on all images outside `eval_index` (n,), or as it was kept by a run
-    before: it depends on nothing that a system adds.
+    """Train the probe of an autoencoder on all images outside `eval_index` (n,), or load it from the cache.
+
+    The probe depends on the autoencoder and the data only, so all systems on the same autoencoder share it.
     """
     index = complement(eval_index, len(source))
     train = partial(train_probe, latent_space, source, index, num_steps, seed, progress)
@@ -167,14 +171,15 @@ def find_probe(
 
 
 def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:
-    """Rates of success and keeping.
+    """Compute the rates of success and of kept factors.
 
     Args:
-        edits: per edited factor, in order, the factors seen and those wanted, shapes (n, F).
+        edits: per edited factor, in order, the factors that the probe read and the desired ones, shapes
+            (n, F).
 
     Returns:
-        `success` and `kept` with their means, `kept_min`, and the forms in which a value off by one is
-        right for the factors in `ORDINAL`. What is kept of a single factor is null.
+        `success` and `kept` with their means, `kept_min`, and the same with a tolerance of one value for the
+        factors in `ORDINAL`. With a single factor, `kept` is null.
     """
     names = list(edits)
     exact = torch.stack([agreement(*pair) for pair in edits.values()])  # (F edited, F)
@@ -193,18 +198,18 @@ def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object
 
 
 def agreement(found: Tensor, wanted: Tensor, tolerance: int = 0) -> Tensor:
-    """Share of rows of `found` and `wanted` (n, F) that agree up to `tolerance`, shape (F,) float64."""
+    """Fraction of rows in which `found` and `wanted` (n, F) agree within `tolerance`, shape (F,) float64."""
     return ((found - wanted).abs() <= tolerance).double().mean(dim=0)
 
 
 def agreement_within_one(found: Tensor, wanted: Tensor, names: Sequence[str]) -> Tensor:
-    """`agreement`, a value off by one being right for those factors, of `names`, that are in `ORDINAL`."""
+    """`agreement` with a tolerance of one value for the factors of `names` that are in `ORDINAL`."""
     ordinal = torch.tensor([name in ORDINAL for name in names])
     return torch.where(ordinal, agreement(found, wanted, tolerance=1), agreement(found, wanted))
 
 
 def by_name(names: Sequence[str], values: Tensor, skip: str | None = None) -> dict[str, float]:
-    """Values (F,) under the names of their factors, one of them left out."""
+    """Values (F,) keyed by factor name, without the factor `skip`."""
     return {name: value for name, value in zip(names, values.tolist(), strict=True) if name != skip}
 
 
@@ -212,19 +217,19 @@ def complement(index: Tensor, size: int) -> Tensor:
     """All of 0 .. `size` - 1 that are not in `index` (n,), in order.
 
     Raises:
-        UserError: nothing is left to train a probe on.
+        UserError: no image is left to train a probe.
     """
     left = torch.ones(size, dtype=torch.bool)
     left[index] = False
     if not left.any():
         raise UserError(
-            "every image is an evaluation image, none is left to train the probe; lower num_images"
+            "every image is an evaluation image, so none is left to train the probe; lower num_images"
         )
     return left.nonzero().squeeze(1)
 
 
 def find_varying(source: ImageSource, index: Tensor) -> list[int]:
-    """Factors of which the images `index` (n,) have more than one value."""
+    """Indices of the factors that have more than one value in the images `index` (n,)."""
     factors = source.factors(index)
     return (factors != factors[:1]).any(dim=0).nonzero().flatten().tolist()
 
@@ -232,10 +237,10 @@ def find_varying(source: ImageSource, index: Tensor) -> list[int]:
 def draw_targets(
     source: ImageSource, index: Tensor, factor: int, values: Tensor, random: torch.Generator
 ) -> Tensor:
-    """For each of `values` (n,) an image among `index` (m,) with another value of `factor`, shape (n,).
+    """Draw, for each of `values` (n,), an image of `index` (m,) with another value of `factor`, shape (n,).
 
     Raises:
-        UserError: there is none.
+        UserError: all images have the same value.
     """
     pool_values, target = source.factors(index)[:, factor], torch.empty_like(values)
     for value in values.unique().tolist():
@@ -259,28 +264,27 @@ def compute_reconstruction(
     seed: int,
     progress: Report | None = None,
 ) -> dict[str, object]:
-    """Compute how well images come back: from the first stage, and from codes with inferred and with random
-    noise.
+    """Compute reconstruction errors of the autoencoder, and of codes with inferred and with random noise.
 
     Args:
-        model: in eval mode.
+        model: the model, in eval mode.
         source: the data set.
-        eval_index: candidate images, shape (n,); the first `num_images` are taken.
+        eval_index: candidate images, shape (n,); the first `num_images` are used.
         sampler: gives the number of steps of deterministic DDIM and its inversion.
-        num_images: at most.
-        seed: of the random noise.
-        progress: called with what is at work and the share of it that is done.
+        num_images: largest number of images.
+        seed: seed of the random noise.
+        progress: called with the name of the current part and its completed fraction.
 
     Returns:
-        JSON-ready: `<kind>_mse` of images in [0, 1], and its `<kind>_psnr` in dB, for the kinds
-        `autoencoder`, `inferred` and `random`; `psnr` is that of `inferred`.
+        JSON-ready: `<kind>_mse` for images in [0, 1] and `<kind>_psnr` in dB, for the kinds `autoencoder`,
+        `inferred` and `random`; `psnr` equals `inferred_psnr`.
     """
     report, random = progress or (lambda name, share: None), torch.Generator().manual_seed(seed)
     space, ddim = model.latent_space, deterministic(sampler)
     image = to_float(source.images(eval_index[:num_images])).to(space.mean.device)
 
     def remake(part: Tensor) -> Tensor:
-        """By the first stage, with inferred and with random noise, shape (B, 3 kinds, 3, H, W)."""
+        """Reconstructions: autoencoder, inferred noise, random noise; shape (B, 3 kinds, 3, H, W)."""
         z_T = invert(model, part, model.encode(part), ddim.num_steps)
         first_stage = space.decode(space.encode(part))
         inferred, fresh = (

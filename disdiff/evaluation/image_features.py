@@ -1,22 +1,23 @@
-"""What FID and KID look at: the pooled features of the Inception network of the original FID, 2048 numbers.
+"""Image features for FID and KID: the 2048 pooled features of the Inception network of the original FID.
 
-The network is torchvision's Inception v3 but for its pooling: averages leave the padding out, and the last
-block takes maxima. Its weights are TensorFlow's of 2015-12-05 as converted by pytorch-fid, 1008 classes; the
-same file (equal checksum) serves torch-fidelity, torchmetrics and DisDiff. It reads 299 x 299 pixels, scaled
-by (x - 128) / 128 as in the original graph.
+The network is torchvision's Inception v3 with two changes in pooling: averages exclude the padding, and the
+last block takes maxima. The weights are TensorFlow's of 2015-12-05 as converted by pytorch-fid, with 1008
+classes; torch-fidelity, torchmetrics and DisDiff use the same file (equal checksum). The input is 299 x 299
+pixels, scaled by (x - 128) / 128 as in the original graph.
 
-How 8-bit images become 299 x 299 changes the number, so the resize is ours, named and recorded (half-pixel
-centres but for the last; results are not rounded):
+The method of resizing images to 299 x 299 changes the result, so it is chosen by name and recorded (results
+are not rounded; all but the last method use half-pixel centres):
+
     bilinear            as in pytorch-fid and the released DisDiff
-    bilinear_antialias  as torchmetrics does by default
-    bicubic_antialias   as Pillow, and so clean-fid and InfoDiffusion, do
-    tensorflow1         as in the original and torch-fidelity: bilinear, but pixel i reads place i size / 299
+    bilinear_antialias  as in torchmetrics by default
+    bicubic_antialias   as in Pillow, and so in clean-fid and InfoDiffusion
+    tensorflow1         as in the original and torch-fidelity: bilinear, pixel i at position i * size / 299
 
-Deviation: pytorch-fid scales by x / 127.5 - 1, 1/128 of the range away at most. torch-fidelity is not used
-for the network, since it unpickles whatever its weight file holds.
+Deviation: pytorch-fid scales by x / 127.5 - 1, which differs by at most 1/128 of the range. torch-fidelity is
+not used for the network, because it unpickles its weight file without restriction.
 
-`RandomFeatures` need no weights. They exist for tests of everything around them, they are no Inception and
-their distances are no FID: `name` says so wherever they appear.
+`RandomFeatures` need no weights and exist for tests. Distances of random features are not FID, and their
+`name` says so wherever results appear.
 """
 
 import pickle
@@ -44,16 +45,16 @@ INCEPTION = WeightFile(
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     megabytes=96,
     purpose="FID and KID",
-    without="MSE, PSNR, SSIM and every disentanglement metric need no such file, and --features random tries "
-    "out the script with features that are no FID",
+    without="MSE, PSNR, SSIM and the disentanglement metrics do not need it, and --features random tries "
+    "the command with features that do not give FID",
 )
 LPIPS_VGG16 = replace(
-    VGG16, purpose="LPIPS", without="leave out --lpips; MSE, PSNR, SSIM and FID need no such file"
+    VGG16, purpose="LPIPS", without="leave out --lpips; MSE, PSNR, SSIM and FID do not need it"
 )
 
 
 def resize(images: Tensor, mode: str) -> Tensor:
-    """Bring images to 299 x 299.
+    """Resize images to 299 x 299 pixels.
 
     Args:
         images: shape (n, 3, H, W) in 0..255, of any number type.
@@ -81,7 +82,7 @@ def _interpolate_tensorflow1(images: Tensor) -> Tensor:
 
 
 def _tensorflow1_weights(size: int) -> Tensor:
-    """Share of each of `size` pixels in each of 299, shape (299, size)."""
+    """Interpolation weights from `size` to 299 pixels, shape (299, size)."""
     place = torch.arange(SIZE, dtype=torch.float64) * (size / SIZE)
     low = place.floor()
     pixels = torch.arange(size, dtype=torch.float64)
@@ -99,20 +100,20 @@ RESIZE_MODES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class InceptionFeatures:
-    """The FID Inception behind a resize, frozen.
+    """Resizing followed by the frozen Inception network of FID.
 
     Args:
-        path: its weight file.
-        mode: of the resize, a name in `RESIZE_MODES`.
-        device: where to compute.
+        path: weight file of the network.
+        mode: resize method, a name in `RESIZE_MODES`.
+        device: compute device.
 
     Attributes:
-        name: of the features, "inception".
-        dims: how many there are.
-        identity: all that the features of an image depend on, JSON-ready.
+        name: name of the features, "inception".
+        dims: number of features.
+        identity: everything that the features of an image depend on, JSON-ready.
 
     Raises:
-        UserError: the file is another than FID's, or the mode is unknown.
+        UserError: the file does not hold the weights of FID, or the mode is unknown.
     """
 
     name = "inception"
@@ -123,7 +124,7 @@ class InceptionFeatures:
         self.mode, self.device, digest = mode, device, digest_file(path)
         if digest != INCEPTION.sha256:
             raise UserError(
-                f"{path} is not the Inception of FID (sha256 {digest}); get it from {INCEPTION.url}"
+                f"{path} is not the Inception file of FID (sha256 {digest}); download {INCEPTION.url}"
                 f" ({INCEPTION.megabytes} MB, sha256 {INCEPTION.sha256})"
             )
         self.net = load_inception(path).to(device)
@@ -163,20 +164,20 @@ class VGGDistance:
 
     Args:
         path: torchvision's weight file of VGG16.
-        device: where to compute.
+        device: compute device.
 
     Attributes:
-        identity: all that a pair's distance depends on, JSON-ready.
+        identity: everything that the distance of a pair depends on, JSON-ready.
 
     Raises:
-        UserError: the file is another, or damaged.
+        UserError: the file is damaged or is not torchvision's VGG16.
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         digest = digest_file(path)
         if not digest.startswith(LPIPS_VGG16.sha256):
             raise UserError(
-                f"{path} is not torchvision's VGG16 (sha256 {digest}); get it from {LPIPS_VGG16.url}"
+                f"{path} is not torchvision's VGG16 (sha256 {digest}); download {LPIPS_VGG16.url}"
                 f" ({LPIPS_VGG16.megabytes} MB, sha256 {LPIPS_VGG16.sha256}...)"
             )
         self.net, self.device = LPIPS(path).to(device), device
@@ -191,18 +192,18 @@ def check_bytes(images: Tensor) -> Tensor:
     """Return `images` if they are 8-bit RGB, shape (n, 3, H, W).
 
     Raises:
-        UserError: they are not.
+        UserError: dtype or shape is wrong.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise UserError(
             f"images must be uint8 of shape (n, 3, H, W) in 0..255, but are {images.dtype} of shape"
-            f" {tuple(images.shape)}: round (x + 1) * 127.5 and put channels second"
+            f" {tuple(images.shape)}; round (x + 1) * 127.5 and put channels second"
         )
     return images
 
 
 def find_inception(path: str | None = None, allow_download: bool = False, option: str = "") -> Path:
-    """The weight file by the project's rule, under pytorch-fid's name or torch-fidelity's.
+    """Find the Inception weight file, under pytorch-fid's or torch-fidelity's file name.
 
     Args:
         path: `weights.inception` of the configuration.
@@ -220,7 +221,7 @@ def find_inception(path: str | None = None, allow_download: bool = False, option
 
 
 def load_inception(path: Path) -> nn.Module:
-    """The network from scaled pixels (n, 3, 299, 299) to features (n, 2048), frozen, in evaluation mode.
+    """Load the network from scaled pixels (n, 3, 299, 299) to features (n, 2048), frozen, in eval mode.
 
     Raises:
         UserError: the file is damaged or holds something else.
@@ -230,15 +231,15 @@ def load_inception(path: Path) -> nn.Module:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
     except (OSError, EOFError, RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} cannot be read as the Inception of FID ({type(error).__name__});"
-            f" get it from {INCEPTION.url}"
+            f"{path} cannot be read as the Inception file of FID ({type(error).__name__});"
+            f" download {INCEPTION.url}"
         ) from error
     net.fc = nn.Identity()
     return net.requires_grad_(False).eval()
 
 
 def build_inception() -> nn.Module:
-    """The network with its classifier, without memory for its weights.
+    """The network with its classifier, on the meta device (no memory for weights).
 
     Raises:
         UserError: torchvision cannot be imported.
@@ -266,7 +267,7 @@ def _maximum(x: Tensor) -> Tensor:
 
 
 def _replace_pooling(block: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
-    """Compute the pooling branch, the last channels of a block's output, with another pooling."""
+    """Replace the pooling of a block's pooling branch, the last channels of its output."""
 
     def hook(block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         branch = block.branch_pool(pool(inputs[0]))

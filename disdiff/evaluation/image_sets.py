@@ -1,5 +1,6 @@
-"""Sets of 8-bit images, and their comparison by FID, KID and image quality; those of a run are made by
-`disdiff.runs.image_sets`.
+"""Sets of 8-bit images, and their comparison by FID, KID and image quality.
+
+`disdiff.runs.image_sets` makes the image sets of a run.
 """
 
 from collections.abc import Callable
@@ -21,17 +22,18 @@ from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 
 SCORES = ("mse", "psnr", "ssim", "lpips")
-SUBSET = 1_000  # images in a subset of KID, or all there are
+SUBSET = 1_000  # images per KID subset (all images if there are fewer)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that are made when asked for.
+    """A set of images that are made on demand.
 
     Attributes:
-        identity: all that they depend on, JSON-ready.
-        make: (start, stop) to the images [start, stop), shape (stop - start, 3, H, W) uint8, on the CPU.
-        size: how many there are; None for as many as one likes.
+        identity: everything that the images depend on, JSON-ready.
+        make: function of (start, stop) that returns the images [start, stop), shape (stop - start, 3, H, W)
+            uint8, on the CPU.
+        size: number of images; None if there is no limit.
     """
 
     identity: Identity
@@ -40,7 +42,7 @@ class ImageSet:
 
 
 def file_images(path: Path) -> ImageSet:
-    """Images of any origin: a `.npy` of uint8 in 0..255 or floats in [-1, 1], channels second or last.
+    """Images in a `.npy` file: uint8 in 0..255 or floats in [-1, 1], with channels second or last.
 
     Raises:
         UserError: the file is missing, damaged or holds something else, or floats in another range
@@ -50,11 +52,11 @@ def file_images(path: Path) -> ImageSet:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         shape, kind = array.shape, array.dtype
     except Exception as error:  # numpy raises many kinds, and an .npz has no shape
-        raise UserError(f"cannot read images from {path}: {error}; save one array by numpy.save") from error
+        raise UserError(f"cannot read images from {path}: {error}; save one array with numpy.save") from error
     laid_out = len(shape) == 4 and 0 not in shape and 3 in (shape[1], shape[3])
     if not laid_out or not (kind == np.uint8 or kind.kind == "f"):
         raise UserError(
-            f"{path} holds {kind} of shape {shape}: save uint8 or floats, shape (n, 3, H, W) or (n, H, W, 3)"
+            f"{path} holds {kind} of shape {shape}; save uint8 or floats, shape (n, 3, H, W) or (n, H, W, 3)"
         )
 
     def make(start: int, stop: int) -> Tensor:
@@ -81,28 +83,28 @@ def compute_distances(
     *,
     allow_few: bool = False,
 ) -> dict[str, object]:
-    """Distances of the first `num` images of two sets, with a progress bar for each set's features.
+    """Distances between the first `num` images of two sets; shows a progress bar per set.
 
     Args:
-        images: those judged.
-        data: the reference.
-        extract: gives the features.
-        num: how many images of each set.
-        seed: of the subsets of KID.
-        cache: where features are kept.
+        images: the images to evaluate.
+        data: the reference images.
+        extract: feature extractor.
+        num: number of images of each set.
+        seed: seed of the KID subsets.
+        cache: cache of the features.
         allow_few: see `compute_fid`.
 
     Returns:
-        JSON-ready: `fid` and `kid` for features of Inception. For random ones there are neither: `random
-        features (not FID)` holds `frechet_distance` and `kernel_distance`.
+        JSON-ready: `fid` and `kid` for Inception features. For random features, `random features (not FID)`
+        holds `frechet_distance` and `kernel_distance` instead.
 
     Raises:
-        UserError: a set holds fewer than `num` images, or these are too few.
+        UserError: a set holds fewer than `num` images, or `num` is too small.
     """
     for part in (images, data):
         if part.size is not None and part.size < num:
             kind = part.identity["kind"]
-            raise UserError(f"there are {part.size} images ({kind}) but {num} are asked for: ask for fewer")
+            raise UserError(f"there are only {part.size} images ({kind}), not {num}; give a smaller --num")
     check_num_images(num, extract.dims, allow_few=allow_few)
     features, reference = (
         cache.compute(
@@ -123,11 +125,11 @@ def compute_distances(
 def compute_reconstruction_quality(
     images: ImageSet, data: ImageSet, num: int, cache: RowCache, lpips: VGGDistance | None = None
 ) -> Result:
-    """`compute_image_quality` of the first `num` reconstructions and the images they come from."""
+    """`compute_image_quality` of the first `num` reconstructions and their original images."""
     names = SCORES if lpips else SCORES[:-1]
 
     def make(start: int, stop: int) -> np.ndarray:
-        """Scores of images [start, stop), shape (stop - start, S); one column per entry of `names`."""
+        """Scores of images [start, stop), shape (stop - start, S), one column per entry of `names`."""
         scores = compare_images(*(to_float(part.make(start, stop)) for part in (images, data)), lpips)
         return torch.stack([scores[name] for name in names], dim=1).cpu().numpy()
 

@@ -1,11 +1,12 @@
-"""The gap between the true and the predicted posterior mean over the diffusion, with and without the code.
+"""Measure the gap between the true and the predicted posterior mean over t, with and without the code.
 
     gap_t = E || mu(z_t, z_0) - mu(z_t, z0_hat) ||^2 / (C h w)
           = beta_t^2 / (alpha_t (1 - alpha_bar_t)) * E mean((eps - eps_hat)^2)
 
-PDAE (Zhang et al. 2022, arXiv:2212.12990) explains its method by this figure: the frozen model forgets what
-the code remembers, and the gradient field closes part of the gap.
-Deviation: the released script adds uniform noise; here it is normal, as in training.
+PDAE (Zhang et al. 2022, arXiv:2212.12990) motivates its method with this quantity: information about the
+image is lost in z_t, so the frozen model misses the posterior mean; the gradient field uses the code to close
+part of the gap.
+Deviation: the released script adds uniform noise; here the noise is normal, as in training.
 """
 
 from collections.abc import Callable
@@ -19,11 +20,11 @@ from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.schedule import Schedule
 
-FIRST = 50  # step from which on gaps are summarised; towards t = 0 the correction vanishes
+FIRST = 50  # first step of the summary; towards t = 0 the correction vanishes
 
 
 def gap_factor(schedule: Schedule) -> Tensor:
-    """Factor from the squared error of eps to that of the posterior mean, shape (T,)."""
+    """Factor that converts the squared error of eps to that of the posterior mean, shape (T,)."""
     return schedule.beta.square() / (schedule.alpha * schedule.noise_variance)
 
 
@@ -35,14 +36,14 @@ def compute_mean_gap(
     generator: torch.Generator,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Mean gaps over images at given steps.
+    """Compute the gaps at given steps, averaged over images.
 
     Args:
         model: a DisDiff or PDAE in eval mode.
         image: shape (B, 3, H, W) in [-1, 1].
         steps: diffusion steps, shape (S,) int64.
         generator: source of the noise.
-        progress: called with the share that is done.
+        progress: called with the completed fraction, from 0 to 1.
 
     Returns:
         Gaps of the frozen model and of the corrected one, shape (2, S) float64, on the CPU.
@@ -69,8 +70,10 @@ def compute_mean_gap(
 
 
 def summarise_gap(steps: Tensor, gaps: Tensor, first: int = FIRST) -> dict[str, object]:
-    """JSON-ready gaps (2, S), and from step `first` on the share of measured steps at which the correction
-    lowers the gap, and the mean of the ratios.
+    """Summarise gaps (2, S) for JSON.
+
+    From step `first` on, the summary has the fraction of measured steps at which the correction lowers the
+    gap, and the mean ratio of the gaps.
     """
     later = steps >= first
     ratio = gaps[1] / gaps[0]

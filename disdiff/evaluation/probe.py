@@ -1,6 +1,6 @@
-"""The probe: a small classifier of images, trained with labels, that judges edits and nothing else.
+"""The probe: a small image classifier, trained with labels, that reads factors to evaluate edits.
 
-It learns from images and from their first-stage reconstructions, half of each, so that the blur of the
+Half of its training images are originals and half are autoencoder reconstructions, so that the blur of the
 decoder does not count as a wrong edit. The loss is the cross-entropy in nats, summed over factors.
 """
 
@@ -19,13 +19,13 @@ from ldm.errors import UserError
 WIDTHS = (16, 32, 64, 64)
 HIDDEN = 128
 BATCH_SIZE = 64
-LEARNING_RATE = 5e-3  # the peak, after a fifth of the steps
+LEARNING_RATE = 5e-3  # peak, reached after a fifth of the steps
 MIN_STEPS = 10
-NOISE_STD = 0.02  # pixel noise in training, image range [-1, 1]
+NOISE_STD = 0.02  # standard deviation of the pixel noise in training, for images in [-1, 1]
 
 
 class Probe(nn.Module):
-    """Stride-2 convolutions to 4x4, one hidden layer, one classifier per factor."""
+    """Strided convolutions down to 4x4, one hidden layer, and one classifier per factor."""
 
     def __init__(self, factor_space: FactorSpace, image_size: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Probe(nn.Module):
         self.heads = nn.Linear(HIDDEN, sum(self.sizes))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Logits of each factor's values, shapes (B, size), for images (B, 3, H, W) in [-1, 1]."""
+        """Logits of each factor's values, shapes (B, factor size), for images (B, 3, H, W) in [-1, 1]."""
         return self.heads(self.trunk(image)).split(self.sizes, dim=1)
 
     def predict(self, image: Tensor) -> Tensor:
@@ -59,21 +59,21 @@ def train_probe(
     seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> Probe:
-    """Train a probe, with gradients whatever the caller has set for itself.
+    """Train a probe; gradients are enabled even if the caller has disabled them.
 
     Args:
-        latent_space: the first stage whose images the probe is to read.
+        latent_space: the autoencoder whose reconstructions are half of each batch.
         source: the data set, with factors.
-        index: images to train on, shape (n,); half of each batch as the first stage reconstructs them.
-        num_steps: training steps of `BATCH_SIZE` images.
-        seed: of initialisation, batches and noise.
-        progress: called with the share that is done.
+        index: training images, shape (n,).
+        num_steps: number of training steps of `BATCH_SIZE` images.
+        seed: seed of initialisation, batches and noise.
+        progress: called with the completed fraction, from 0 to 1.
 
     Returns:
         The probe, frozen, in eval mode, on the device of `latent_space`.
 
     Raises:
-        UserError: too few steps.
+        UserError: `num_steps` is too small.
     """
     if num_steps < MIN_STEPS:
         raise UserError(

@@ -1,8 +1,8 @@
-"""Rows of arrays that take long to compute, kept on disk in parts.
+"""Cache array rows that take long to compute on disk.
 
-An array lies in a folder named by a hash of all that it depends on (written out in `identity.json`), one
-file per part of `PART` rows. Whoever asks for it again gets what is there and computes the rest, so that a
-command that was interrupted continues where it stopped.
+The folder of an array is named by a hash of everything that the array depends on (listed in `identity.json`).
+It holds one file per `PART` rows. A later call loads the existing parts and computes the others, so an
+interrupted command continues where it stopped.
 """
 
 import hashlib
@@ -22,25 +22,25 @@ Rows = Callable[[int, int], np.ndarray]
 
 
 class RowCache:
-    """Arrays below a folder, which is made when first needed."""
+    """A cache of arrays in a folder, which is created on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keep(self, identity: Identity, make: Rows) -> Rows:
-        """Wrap a function so that every range of rows is made once.
+        """Wrap a function so that every range of rows is computed once.
 
         Args:
-            identity: all that the rows depend on, JSON-ready.
-            make: (start, stop) to the rows [start, stop).
+            identity: everything that the rows depend on, JSON-ready.
+            make: function of (start, stop) that returns the rows [start, stop).
 
         Returns:
-            A function of the same kind. It raises UserError where a file is damaged.
+            A function with the signature of `make`. It raises UserError if a cached file is damaged.
         """
         place = self._open(identity)
 
         def load(start: int, stop: int) -> np.ndarray:
-            """Rows [start, stop) from their file, which is written first where it is missing."""
+            """Load the rows [start, stop) from their file, after computing it if it is missing."""
             path = _part_path(place, start, stop)
             if path.exists():
                 return _read(path)
@@ -52,7 +52,7 @@ class RowCache:
         return load
 
     def compute(self, title: str, identity: Identity, num_rows: int, make: Rows) -> np.ndarray:
-        """All rows, shape (num_rows, ...), under a progress bar; arguments and errors as in `keep`."""
+        """Compute all rows, shape (num_rows, ...), with a progress bar; see `keep` for the arguments."""
         place, load, results = self._open(identity), self.keep(identity, make), []
         parts = [(start, min(start + PART, num_rows)) for start in range(0, num_rows, PART)]
         missing = [part for part in parts if not _part_path(place, *part).exists()]
@@ -75,7 +75,7 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file, for an identity.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""First stages of others: CompVis latent diffusion (and taming, DisDiff) and diffusers, named as ours are.
+"""Map autoencoders of CompVis latent diffusion (also taming, DisDiff) and of diffusers to our names.
 
-Both are one network (VQGAN's) under two sets of names. What a file does not say in words its shapes do: the
-width of every level, the number of blocks, where attention stands, and whether a codebook lies in between.
+Both are the VQGAN network under different tensor names. The configuration follows from the tensor shapes: the
+width of every level, the number of blocks, the places of attention, and whether there is a codebook.
 """
 
 import re
@@ -17,15 +17,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of the parts of an autoencoder; `{}` stands for the level and, after it, the block."""
+    """Names of the parts of an autoencoder; `{}` stands for the level, a second `{}` for the block."""
 
-    levels: Mapping[str, str]  # of `encoder` and of `decoder`
+    levels: Mapping[str, str]  # for `encoder` and `decoder`
     block: str
     attention: str
     resample: Mapping[str, str]
     middle: tuple[str, str, str]
     reversed_decoder: bool  # whether the decoder's levels are counted from the lowest resolution
-    parts: Mapping[str, str]  # our word to theirs
+    parts: Mapping[str, str]  # our name: their name
 
 
 COMPVIS = Layout(
@@ -53,7 +53,7 @@ OLD_DIFFUSERS = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "p
 
 
 def detect_layout(shapes: Shapes) -> Layout | None:
-    """The layout in which the names are those of an autoencoder; None if in neither."""
+    """The layout that the names belong to; None if they fit neither layout."""
     for layout in (COMPVIS, DIFFUSERS):
         if f"encoder.{layout.levels['encoder'].format(0)}.{layout.block.format(0)}.conv1.weight" in shapes:
             return layout
@@ -61,15 +61,15 @@ def detect_layout(shapes: Shapes) -> Layout | None:
 
 
 def describe_autoencoder(shapes: Shapes, layout: Layout, num_groups: int = 32) -> AutoencoderConfig:
-    """The configuration of the first stage whose tensors have these names and shapes.
+    """The configuration of an autoencoder with the given tensor names and shapes.
 
     Args:
-        shapes: shape of each tensor, without the prefix of the first stage.
-        layout: of the names.
-        num_groups: of every GroupNorm, which no shape tells; 32 in all released ones.
+        shapes: shape of each tensor, by name without the prefix of the first stage.
+        layout: layout of the names.
+        num_groups: groups of every GroupNorm, which shapes do not show; 32 in all released models.
 
     Raises:
-        UserError: it is a network that ours cannot be, or a part of it is missing.
+        UserError: our network cannot represent the autoencoder, or a tensor is missing.
     """
     level = layout.levels["encoder"]
     count = count_while(
@@ -85,8 +85,9 @@ def describe_autoencoder(shapes: Shapes, layout: Layout, num_groups: int = 32) -
     attention = [f"encoder.{level.format(i)}.{layout.attention.format(0)}." for i in range(count)]
     if any(width % channels for width in widths) or out_channels != in_channels:
         raise UserError(
-            f"the autoencoder has levels of {widths} channels after a first of {channels}, and images of "
-            f"{in_channels} in and {out_channels} out; only whole multiples and equal images can be imported"
+            f"the autoencoder has levels of {widths} channels after a first of {channels}, and reads "
+            f"{in_channels} but writes {out_channels} image channels; only levels of integer multiples and "
+            "equal image channels can be imported"
         )
     network = NetworkConfig(
         in_channels=in_channels,
@@ -104,8 +105,8 @@ def describe_autoencoder(shapes: Shapes, layout: Layout, num_groups: int = 32) -
     embed_dim = shapes.get("post_quant_conv.weight", (0, z_channels))[1]
     if embed_dim != z_channels or (codebook is not None and codebook[1] != z_channels):
         raise UserError(
-            f"the autoencoder has {z_channels} channels inside and latents of {embed_dim}; only equal "
-            "numbers (all released latent diffusion models) can be imported"
+            f"the autoencoder has {z_channels} inner channels but {embed_dim} latent channels; only equal "
+            "numbers, as in all released latent diffusion models, can be imported"
         )
     if codebook is None:
         return AutoencoderConfig(kind="kl", network=network, standardise="scalar")
@@ -119,9 +120,9 @@ def name_autoencoder(
 
     Args:
         targets: names in the state of an `Autoencoder`.
-        layout: of their names.
-        num_levels: of the network.
-        old: whether attention has the names that diffusers gave it at first.
+        layout: layout of their names.
+        num_levels: number of levels of the network.
+        old: whether attention has the names of diffusers before 0.15.
     """
     return {target: translate(target, layout, num_levels, old) for target in targets}
 
@@ -155,7 +156,7 @@ def translate(target: str, layout: Layout, num_levels: int, old: bool = False) -
 
 
 def count_while(exists: Callable[[int], bool]) -> int:
-    """How many of 0, 1, 2, ... exist before the first that does not."""
+    """The smallest of 0, 1, 2, ... that does not exist."""
     count = 0
     while exists(count):
         count += 1
@@ -163,11 +164,11 @@ def count_while(exists: Callable[[int], bool]) -> int:
 
 
 def get_shape(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """Shape of a tensor that has to be there.
+    """Shape of a required tensor.
 
     Raises:
-        UserError: it is not.
+        UserError: the tensor is missing.
     """
     if name not in shapes:
-        raise UserError(f"the file has no tensor {name}; it is damaged, or no model of the kind asked for")
+        raise UserError(f"the file has no tensor {name}; it is damaged, or does not match --kind")
     return shapes[name]

@@ -1,7 +1,7 @@
-"""The card of an exported model: what it is, on what data, how it was made and scored, what not to believe.
+"""Write the model card of an exported run: model, data, training, scores and limitations.
 
-Markdown with the header that hubs read. Procedural data, tiny models, protocols that compare with nothing and
-weights made by others are named as such.
+The card is Markdown with the header that model hubs read. It points out procedural data, small models,
+protocols without published scores, and weights trained by others.
 """
 
 import re
@@ -25,30 +25,30 @@ from ldm.training.log import format_duration
 from ldm.training.weight_files import count_parameters
 
 SIZES = {  # by preset
-    "smoke": "**A tiny model, trained for a few steps (preset `smoke`) to see that the machinery works; its "
-    "scores mean nothing.**",
-    "small": "**A tiny model: preset `small`, sized for two CPU cores; it says little of what the method "
-    "does at the published sizes.**",
+    "smoke": "**A tiny model, trained for a few steps (preset `smoke`) to test the pipeline; its scores are "
+    "meaningless.**",
+    "small": "**A small model for two CPU cores (preset `small`); its results say little about the method at "
+    "the published sizes.**",
     "paper": "Networks of the published sizes (preset `paper`).",
 }
 PROCEDURAL = (
-    "The data are procedural: our own rendering with the factors of the published data set. Scores do not "
-    "compare with those published on the original images."
+    "The data are procedural: our own rendering with the factors of the published data set. Scores are not "
+    "comparable with those published for the original images."
 )
-CARDS = TEMPLATES.overlay(  # without escapes: a card is Markdown
+CARDS = TEMPLATES.overlay(  # no HTML escaping, because a card is Markdown
     loader=PackageLoader("disdiff.interop"), autoescape=False, keep_trailing_newline=True
 )
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says beside what the run itself knows.
+    """Facts for the card beyond those of the run.
 
     Attributes:
-        name: of the folder.
-        stages: record of each stage by name.
+        name: name of the folder.
+        stages: record of each stage, by name.
         metrics: content of `metrics.json`; None for a run that was not evaluated.
-        licence: of the weights; None leaves it open.
+        licence: licence of the weights; None for no statement.
         hub: name of the model on a hub; None for a folder.
     """
 
@@ -60,17 +60,19 @@ class Facts:
 
 
 def check_licence(licence: str | None) -> None:
-    """Refuse what hubs take for no licence.
+    """Refuse a licence name that hubs do not know.
 
     Raises:
-        UserError: it is none.
+        UserError: the name is not valid.
     """
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
-        raise UserError(f"{licence!r} is no licence as hubs name them; write for example mit or cc-by-4.0")
+        raise UserError(
+            f"{licence!r} is not a licence name of model hubs; write for example mit or cc-by-4.0"
+        )
 
 
 def write_card(run: Run, facts: Facts) -> str:
-    """The card as Markdown; its header is checked by the library that hubs read it with."""
+    """Render the card as Markdown; the hub library validates the header."""
     config, model, metrics = run.config, run.model, facts.metrics or {}
     data, imported = find_data(run, facts.metrics), read_import(run)
     editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
@@ -110,14 +112,14 @@ def write_card(run: Run, facts: Facts) -> str:
 
 
 def make_header(system: str, data_name: str, data: dict[str, Any], licence: str | None) -> ModelCardData:
-    """What hubs index."""
+    """The header of the card, which hubs index."""
     tag = f"{'procedural-' * bool(data['procedural'])}{data_name}"
     tags = ["disentanglement", "latent-diffusion", system, tag]
     return ModelCardData(library_name="disdiff", license=licence, tags=tags)
 
 
 def find_data(run: Run, metrics: dict | None) -> dict[str, Any]:
-    """What is known of the data: by the scores, by the import, else by what lies here (None if nothing)."""
+    """Facts about the data, from the scores, the import report, or the data found on this machine."""
     if metrics and metrics.get("dataset"):
         return {"procedural": None, **metrics["dataset"]}
     imported = read_import(run)
@@ -129,13 +131,13 @@ def find_data(run: Run, metrics: dict | None) -> dict[str, Any]:
 
 
 def read_import(run: Run) -> dict | None:
-    """The report of `disdiff import`, where others made the weights."""
+    """The report of `disdiff import`; None for a run that was not imported."""
     path = run.folder / REPORT
     return load_json(path) if path.exists() else None
 
 
 def list_card_scores(scores: dict[str, Any]) -> Rows:
-    """Scores of one protocol as in the report, and TAD."""
+    """The scores of one protocol as in the report, and TAD."""
     tad = scores.get("tad", {})
     rows = list_scores(scores)
     if isinstance(tad.get("score"), int | float):
@@ -144,13 +146,13 @@ def list_card_scores(scores: dict[str, Any]) -> Rows:
 
 
 def list_units(run: Run) -> list[str]:
-    """What each unit carries, where there are scores."""
+    """What each unit encodes, if there are scores."""
     names = run.unit_names()
     return [names.sentences[unit] for unit in names.shown] if names.ranked_by == "importance" else []
 
 
 def list_stages(stages: dict[str, dict]) -> Rows:
-    """Per stage its hash, steps, images and time."""
+    """Rows with hash, steps, images and time of each stage."""
     return [
         [name, *(record.get(key, "") for key in ("hash", "steps", "images")), _duration(record)]
         for name, record in stages.items()
@@ -158,36 +160,36 @@ def list_stages(stages: dict[str, dict]) -> Rows:
 
 
 def list_machine(metrics: dict[str, Any]) -> dict[str, str | None]:
-    """Device, versions and commit, as far as they are known."""
+    """Device, versions and commit, as far as known."""
     versions = ", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items())
     return {"device": metrics.get("device"), "versions": versions, "code": metrics.get("commit")}
 
 
 def list_caveats(run: Run, facts: Facts, data: dict[str, Any], imported: dict | None) -> Iterator[str]:
-    """What a reader of the numbers should know."""
+    """Caveats for readers of the scores."""
     config, metrics = run.config, facts.metrics or {}
     if data["procedural"]:
         yield PROCEDURAL
     if data["procedural"] is None:
-        yield "It is not on record whether the images were the published ones or procedural."
+        yield "It is not recorded whether the images were published or procedural."
     if imported is None and config.preset != "paper":
         yield SIZES[config.preset].strip("*")
     if imported is not None:
-        yield "Others trained it; the numbers, where there are any, are of the imported weights in this code."
+        yield "The weights were trained by others; scores, if any, were measured with the imported weights."
     if run.model.supervision:
-        yield f"Supervision: {run.model.supervision}. It does not compare with unsupervised systems."
+        yield f"Supervision: {run.model.supervision}. It is not comparable with unsupervised systems."
     if (metrics.get("scores") or {}).keys() - {"paper"}:
-        yield "Scores of protocols other than `paper` compare with none but their own."
+        yield "Scores of a protocol other than `paper` are only comparable within that protocol."
     if metrics.get("scores"):
-        yield f"Scores are of one run (seed {config.seed}); other seeds give other numbers."
+        yield f"Scores are from one run (seed {config.seed}); they vary with the seed."
     if metrics.get("editing"):
         kept = metrics["editing"].get("kept_min")
         yield (
-            f"Swaps change other factors too; the worst pair keeps {kept:.0%}."
+            f"Swaps also change other factors; the worst pair of factors keeps {kept:.0%}."
             if kept is not None
-            else ("Swaps change other factors too.")
+            else ("Swaps also change other factors.")
         )
-    yield "A picture unlike the training images is encoded all the same; its reconstruction shows how badly."
+    yield "Pictures unlike the training images are encoded without warning; check their reconstructions."
 
 
 def _duration(record: dict) -> str:

@@ -1,4 +1,4 @@
-"""U-Nets, gradient decoders and factor encoders of the LDM lineage, named as ours are.
+"""Map U-Nets, gradient decoders and factor encoders of LDM and DisDiff checkpoints to our names.
 
     theirs                                          ours
     time_embed, input_blocks                        time_mlp, conv_in, down           (frozen)
@@ -7,7 +7,7 @@
     repre_embed, part_latents, part_emb             decoder.condition, decoder.unit_embedding
     cond_stage_model.encoder                        encoder.trunk, encoder.head
 
-Sizes follow from shapes. The number of attention heads does not, and has to be given.
+Sizes follow from the tensor shapes. The number of attention heads does not and must be given.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,31 +35,33 @@ FOREIGN = {"label_emb": "a class", "transformer_blocks": "text or tokens", "id_p
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads: their number, or the channels of each; None for the released models' own rule.
+    """Attention heads: their number or the channels per head; None for the rule of the released models.
 
-    DisDiff and LSUN churches, whose time embedding scales and shifts, have 8; the faces and bedrooms, whose
-    time embedding is added, have heads of 32 channels.
+    Models whose time embedding scales and shifts (DisDiff, LSUN churches) have 8 heads. Models whose time
+    embedding is added (faces, bedrooms) have heads of 32 channels.
     """
 
     number: int | None = None
     channels: int | None = None
 
     def resolve(self, adds_time: bool) -> int:
-        """`num_heads` of a configuration, negative for channels of each."""
+        """Value of `num_heads` in the configuration; negative for channels per head."""
         if self.number or self.channels:
             return self.number or -self.channels
         return -32 if adds_time else 8
 
 
 def describe_unet(shapes: Shapes, heads: Heads) -> UNetConfig:
-    """The configuration of the U-Net whose tensors have these names (without prefix) and shapes.
+    """The configuration of a U-Net with the given tensor names (without prefix) and shapes.
 
     Raises:
-        UserError: it is conditional, or a part of it is missing.
+        UserError: the U-Net is conditional, or a tensor is missing.
     """
     for word, what in FOREIGN.items():
         if any(word in name for name in shapes):
-            raise UserError(f"the U-Net reads {what} ({word}); only unconditional ones can be imported")
+            raise UserError(
+                f"the U-Net is conditioned on {what} ({word}); only unconditional U-Nets can be imported"
+            )
     count = count_while(lambda k: f"output_blocks.{k}.0.in_layers.2.weight" in shapes)
     channels = get_shape(shapes, "input_blocks.0.0.weight")[0]
     resampled = [k for k in range(count) if find_resample(shapes, k) is not None]
@@ -74,7 +76,9 @@ def describe_unet(shapes: Shapes, heads: Heads) -> UNetConfig:
     adds_time = emb[0] == get_shape(shapes, "middle_block.0.in_layers.2.weight")[0]
     residual = any(find_resample(shapes, k) == "in_layers" for k in resampled)
     if any(width % channels for width in widths) or emb[1] != 4 * channels or (adds_time and residual):
-        raise UserError("the U-Net's widths are none that latent diffusion has; it cannot be imported")
+        raise UserError(
+            "the U-Net's widths do not follow the rule of latent diffusion; it cannot be imported"
+        )
     return UNetConfig(
         channels=channels,
         channel_mult=[width // channels for width in widths],
@@ -86,7 +90,7 @@ def describe_unet(shapes: Shapes, heads: Heads) -> UNetConfig:
 
 
 def find_resample(shapes: Shapes, k: int) -> str | None:
-    """How output block `k` doubles the resolution: by `conv`, in a block (`in_layers`), or not at all."""
+    """How output block `k` doubles the resolution: `conv`, `in_layers` (inside a residual block) or None."""
     for place in (1, 2):
         for word, name in (("conv", "conv"), ("in_layers", "in_layers.2")):
             if f"output_blocks.{k}.{place}.{name}.weight" in shapes:
@@ -135,7 +139,7 @@ def name_decoder(targets: Iterable[str], prefix: str = "") -> dict[str, str]:
 
 
 def name_level(rest: str, extra: Mapping[str, str]) -> str:
-    """Their name, after the block's number, of a tensor of a level or of a resampling block."""
+    """Their name, without the block number, of a tensor of a level or a resampling block."""
     head, _, tail = rest.partition(".")
     if head == "res":
         return f"0.{swap_head(tail, RES_BLOCK)}"
@@ -147,7 +151,7 @@ def name_level(rest: str, extra: Mapping[str, str]) -> str:
 
 
 def swap_head(name: str, words: Mapping[str, str]) -> str:
-    """`name` with its first part replaced by another word."""
+    """`name` with its first part replaced according to `words`."""
     head, _, tail = name.partition(".")
     return f"{words[head]}.{tail}"
 
@@ -156,11 +160,11 @@ def describe_code(shapes: Shapes, num_units: int | None = None) -> CodeConfig:
     """The configuration of a DisDiff's last stage.
 
     Args:
-        shapes: of all its tensors, named as in the file.
-        num_units: N; None to take it from the width of the code.
+        shapes: shapes of all tensors, by their names in the file.
+        num_units: N; None derives it from the width of the code.
 
     Raises:
-        UserError: a part is missing, or the widths say otherwise.
+        UserError: a tensor is missing, or the widths contradict `num_units`.
     """
     unit_dim = get_shape(shapes, f"{UNET}repre_embed.weight")[1]
     outputs = get_shape(shapes, f"{ENCODER}{find_head(shapes)}.weight")[0]
@@ -169,8 +173,8 @@ def describe_code(shapes: Shapes, num_units: int | None = None) -> CodeConfig:
     units = num_units or (outputs // unit_dim if orthogonal else parts[0])
     if outputs not in (units * unit_dim, 2 * units * unit_dim):
         raise UserError(
-            f"the encoder gives {outputs} numbers, which are not {units} units of {unit_dim} (or their means "
-            "and variances); give the right --units"
+            f"the encoder has {outputs} outputs, which are not {units} units of {unit_dim} (or their means "
+            "and variances); correct --units"
         )
     posterior = "none" if outputs == units * unit_dim else "gaussian"
     width = get_shape(shapes, f"{ENCODER}0.weight")[0]
@@ -186,10 +190,10 @@ UNET, ENCODER = "model.diffusion_model.", "cond_stage_model.encoder."
 
 
 def find_head(shapes: Shapes) -> int:
-    """Place of the encoder's last layer, its only matrix.
+    """Index of the encoder's last layer, the only one with a matrix.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such layer.
     """
     places = [
         int(name.removeprefix(ENCODER).split(".")[0])
@@ -197,7 +201,7 @@ def find_head(shapes: Shapes) -> int:
         if name.startswith(ENCODER) and name.endswith(".weight") and len(shape) == 2
     ]
     if not places:
-        raise UserError(f"the file has no factor encoder ({ENCODER}...); it is no DisDiff")
+        raise UserError(f"the file has no factor encoder ({ENCODER}...); give a DisDiff checkpoint")
     return places[0]
 
 

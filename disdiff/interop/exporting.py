@@ -1,12 +1,15 @@
-"""A run as a folder to hand on: weights of all stages, configuration, scores, codes, and a card.
+"""Export a run as a self-contained folder with weights, configuration, scores, codes and a model card.
 
-    README.md      the card                stages/<name>/   weights (safetensors) and record of each stage
-    config.yaml    of no machine           codes.npz        for names and directions of units
-    metrics.json   scores                  *.png            pictures of the run
+    README.md          the model card
+    config.yaml        configuration without paths of this machine
+    metrics.json       scores
+    codes.npz          codes, for names and directions of units
+    stages/<name>/     weights (safetensors) and record of each stage
+    *.png              pictures of the run
 
-It is laid out like a run folder, so that `disdiff.load` and every script take it, and like a repository of a
-hub, so that it can be uploaded as it is. Logs, the report and caches stay behind; so do paths of this machine
-and the names of pictures that could not be read.
+The folder has the layout of a run folder, so `disdiff.load` and every command accept it, and of a hub
+repository, so it can be uploaded unchanged. Logs, report and caches are not exported, nor are paths of this
+machine and names of unreadable pictures.
 """
 
 import os
@@ -37,25 +40,25 @@ PICTURES = ("traversal.png", "swap.png", "reconstruction.png", "samples.png", "f
 def export_run(
     folder: str | Path, target: str | Path, licence: str | None = None, hub: str | None = None
 ) -> Path:
-    """Write a finished run into a new folder, and load it back.
+    """Export a finished run into a new folder, and load the result as a check.
 
     Args:
-        folder: of the run.
-        target: new, or empty; it appears when it is complete, or not at all.
-        licence: of the weights, as hubs name it, such as `mit`; None leaves it open.
-        hub: name under which a hub will have it; the card says how to load it from there.
+        folder: the run folder.
+        target: a new or empty folder; it is created only when the export is complete.
+        licence: licence of the weights in the naming of hubs, such as `mit`; None for no statement.
+        hub: name of the model on a hub; the card then says how to load it from there.
 
     Returns:
         `target`.
 
     Raises:
-        UserError: the folder is none of a finished run, its files are damaged or do not belong together, or
-            the target is taken or cannot be written.
+        UserError: the folder is not a finished run folder, files are damaged or do not belong together, or
+            `target` is not empty or cannot be written.
     """
     target = Path(os.path.abspath(expand_home(target)))
     check_licence(licence)
     run = load_run(folder)
-    run.codes()  # a damaged file is not handed on
+    run.codes()  # raises if the file is damaged
     metrics = read_metrics(run)
     with new_folder(target) as place:
         stages = copy_stages(run, place)
@@ -67,33 +70,33 @@ def export_run(
         (place / "config.yaml").write_text(to_yaml(make_portable(run.config, place)))
         (place / CARD).write_text(write_card(run, Facts(target.name, stages, metrics, licence, hub)))
         if fingerprint(load_run(place).model) != fingerprint(run.model):
-            raise UserError(f"{target} does not give back what was written to it; check the disk")
+            raise UserError(f"{target} differs from what was written to it; check the disk")
     return target
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, which becomes it on success and is removed on failure.
+    """Yield a temporary folder that is renamed to `target` on success and removed on failure.
 
     Raises:
-        UserError: `target` is there and not empty, or cannot be written.
+        UserError: `target` is not empty, or cannot be written.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UserError(f"{target} is not empty; choose another place")
+            raise UserError(f"{target} is not empty; choose another folder")
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        reason = f"{error.strerror or error}; free some space or choose another place"
+        reason = f"{error.strerror or error}; free some space or choose another folder"
         raise UserError(f"cannot write {target}: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def copy_stages(run: Run, place: Path) -> dict[str, dict]:
-    """Copy weights and records of a run's stages; returns the records by name.
+    """Copy weights and records of a run's stages, and return the records by name.
 
     Raises:
         UserError: a record is damaged.
@@ -101,7 +104,7 @@ def copy_stages(run: Run, place: Path) -> dict[str, dict]:
     records = {}
     for name in list_stage_names(run.config):
         source = run.folder / "stages" / name
-        if not (source / RECORD).exists():  # a latent DPM may be asked for and not yet trained
+        if not (source / RECORD).exists():  # a configured latent DPM may not be trained yet
             continue
         (place / "stages" / name).mkdir(parents=True)
         for file in (WEIGHTS, RECORD):
@@ -111,10 +114,10 @@ def copy_stages(run: Run, place: Path) -> dict[str, dict]:
 
 
 def read_metrics(run: Run) -> dict | None:
-    """A run's `metrics.json` without names of the user's files; None where there is none.
+    """Read a run's `metrics.json` and remove names of the user's files; None if there is no such file.
 
     Raises:
-        UserError: it is damaged, or of other weights than those in the folder.
+        UserError: the file is damaged, or belongs to other weights than those in the folder.
     """
     metrics = run.metrics()
     if metrics is None:
@@ -122,7 +125,9 @@ def read_metrics(run: Run) -> dict | None:
     for name, noted in metrics.get("stages", {}).items():
         path = run.folder / "stages" / name / RECORD
         if path.exists() and load_json(path).get("hash") != noted.get("hash"):
-            raise UserError(f"{run.folder}: metrics.json is of another {name}; run the main job again")
+            raise UserError(
+                f"{run.folder}/metrics.json belongs to other weights of stage {name}; run disdiff train again"
+            )
     data = dict(metrics.get("dataset") or {})
     if isinstance(data.get("skipped"), list):
         data["skipped"] = f"{len(data['skipped'])} pictures"
@@ -130,13 +135,13 @@ def read_metrics(run: Run) -> dict | None:
 
 
 def make_portable(config: Config, place: Path) -> Config:
-    """A configuration without paths and choices of one machine; hashes of trained stages stay as they are.
+    """A configuration without paths and settings of this machine; stage hashes do not change.
 
-    A CLIP and prompts that lie on this machine are copied into `place`, and found there by `load_run`.
+    A local CLIP and local prompts are copied into `place`, where `load_run` finds them.
     """
 
     def bring(text: str) -> str:
-        """Copy a file or folder that is here and return its path within `place`; a tag of weights stays."""
+        """Copy a local file or folder and return its path within `place`; keep a weight tag unchanged."""
         path = find(text)
         if not path.exists():
             return text

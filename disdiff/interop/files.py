@@ -1,9 +1,9 @@
-"""Files of weights made by others, as named tensors: PyTorch's two formats and safetensors.
+"""Read weight files made by others (both PyTorch formats and safetensors) as named tensors.
 
-PyTorch writes a zip archive (`data.pkl` beside one record per storage; since 1.6) or, before, five pickles
-followed by the storages. Neither is ever unpickled: `pickle_reader` interprets them, calling nothing. What
-Lightning keeps beside the weights (callbacks, optimisers, loops) is passed over. A model in several files is
-read by its index (`...index.json`).
+Since version 1.6 PyTorch writes a zip archive with `data.pkl` and one record per storage; older versions
+wrote five pickles followed by the storages. Neither is unpickled: `pickle_reader` interprets them without
+calling anything. Other content of Lightning checkpoints (callbacks, optimisers, loops) is ignored. A model in
+several files is read through its index (`...index.json`).
 """
 
 import io
@@ -25,14 +25,14 @@ from disdiff.interop.pickle_reader import Refused, Storage, StoredTensor, read_p
 from ldm.errors import UserError
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-MAX_PICKLE = 1 << 29  # bytes of data.pkl; released checkpoints have some 10 MB
-MAX_NESTING = 8  # dictionaries around a tensor
+MAX_PICKLE = 1 << 29  # bytes of data.pkl; released checkpoints have about 10 MB
+MAX_NESTING = 8  # nested dictionaries around a tensor
 INDEX = ".index.json"
 
 
 @dataclass(frozen=True)
 class NamedTensor:
-    """A tensor in a file, read by `load` when it is wanted."""
+    """A tensor in a file; `load` reads it on demand."""
 
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
@@ -40,13 +40,13 @@ class NamedTensor:
 
 @dataclass
 class WeightsFile:
-    """What a file of weights holds.
+    """Content of a weight file.
 
     Attributes:
-        path: of the file.
-        tensors: by name.
-        numbers: whole numbers beside the weights, such as `global_step`.
-        others: names among the weights that are no tensors.
+        path: path of the file.
+        tensors: tensors by name.
+        numbers: integers beside the weights, such as `global_step`.
+        others: names among the weights whose values are not tensors.
     """
 
     path: Path
@@ -56,11 +56,12 @@ class WeightsFile:
 
 
 def read_weights_file(path: str | Path) -> WeightsFile:
-    """Read a `.ckpt`, `.pt`, `.pth`, `.bin` or `.safetensors`; its content shows which. A model in several
-    files is read by its `.index.json`.
+    """Read a `.ckpt`, `.pt`, `.pth`, `.bin`, `.safetensors` or `.index.json` file.
+
+    The format is detected from the content.
 
     Raises:
-        UserError: the file is missing, damaged, or holds no weights.
+        UserError: the file is missing, is damaged, or holds no weights.
     """
     path = Path(path)
     if path.name.endswith(INDEX):
@@ -74,13 +75,13 @@ def read_weights_file(path: str | Path) -> WeightsFile:
             return read_safetensors(path)
         return sort_content(path, read_legacy(path))
     except Refused as error:
-        raise UserError(f"{path} cannot be read as weights: {error}; nothing in it was run") from error
+        raise UserError(f"{path} cannot be read as weights: {error}; no code in it was executed") from error
     except (OSError, ValueError, struct.error, zipfile.BadZipFile, SafetensorError) as error:
-        raise UserError(f"{path} is no readable file of weights ({error}); get it again") from error
+        raise UserError(f"{path} is not a readable weight file ({error}); download it again") from error
 
 
 def read_zip(path: Path) -> Any:
-    """Content of an archive of torch.save; numbers are read when they are asked for."""
+    """Content of a zip archive of torch.save; tensor values are read on demand."""
     archive = zipfile.ZipFile(path)
     records = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -89,7 +90,7 @@ def read_zip(path: Path) -> Any:
     folder, size = pickles[0].rpartition("/")[0], path.stat().st_size
 
     def read(name: str, limit: int) -> bytes:
-        """Bytes of a record of at most `limit` bytes; a larger or compressed one is refused unread."""
+        """Read a record of at most `limit` bytes; a larger or compressed record is refused unread."""
         info = records.get(name)
         if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size > min(limit, size):
             raise Refused(f"its record {name} is missing, compressed, or larger than the file")
@@ -102,7 +103,7 @@ def read_zip(path: Path) -> Any:
         raise Refused("its numbers are in big-endian order")
 
     def find_storage(key: str, dtype: torch.dtype, numel: int) -> Storage:
-        """The storage of the record `key`, unread; refused when it holds fewer than `numel` numbers."""
+        """The storage of the record `key`, not yet read; refused if it has fewer than `numel` numbers."""
         name, wanted = f"{folder}/data/{key}", numel * dtype.itemsize
         info = records.get(name)
         if info is None or info.file_size < wanted:
@@ -113,16 +114,16 @@ def read_zip(path: Path) -> Any:
 
 
 def read_legacy(path: Path) -> Any:
-    """Content of a file that torch.save wrote before 1.6: pickles, then the storages one after another."""
+    """Content of a file from torch.save before 1.6: pickles followed by the storages."""
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # stays open while tensors refer to it
     places: dict[str, tuple[int, int]] = {}  # key: start, numel
 
     def find_storage(key: str, dtype: torch.dtype, numel: int) -> Storage:
-        """The storage `key`, whose place in the file is known only once all pickles are read."""
+        """The storage `key`; its position in the file is known only after all pickles are read."""
 
         def read() -> bytes:
-            """Bytes of the storage; UserError when the file lists none of this size."""
+            """Bytes of the storage; UserError if the file has no such storage of this size."""
             start, count = places.get(key, (0, -1))
             if count != numel:
                 raise UserError(f"{path} is damaged (storage {key} is missing); get it again")
@@ -154,10 +155,10 @@ def read_legacy(path: Path) -> Any:
 
 
 def read_index(path: Path) -> WeightsFile:
-    """The tensors of the files that an index names, all in its folder.
+    """The tensors of the files that an index names; all files are in its folder.
 
     Raises:
-        UserError: the index is none, or a file or a tensor that it names is missing.
+        UserError: the index is invalid, or a file or a tensor that it names is missing.
     """
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
@@ -166,34 +167,38 @@ def read_index(path: Path) -> WeightsFile:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no index of a model in several files; get it again") from error
+        raise UserError(f"{path} is not the index of a model in several files; download it again") from error
     if strange:
-        raise UserError(f"{path} names {strange[0]!r}, which is no file of weights beside it; get it again")
+        raise UserError(
+            f"{path} names {strange[0]!r}, which is not a weight file in its folder; download it again"
+        )
     parts = {name: read_weights_file(path.with_name(name)) for name in names}
     for name, part in places.items():
         if name not in parts[part].tensors:
-            raise UserError(f"{path.with_name(part)} lacks the tensor {name} that {path.name} says it has")
+            raise UserError(
+                f"{path.with_name(part)} lacks the tensor {name} listed in {path.name}; download it again"
+            )
     return WeightsFile(path, {name: parts[part].tensors[name] for name, part in places.items()})
 
 
 def read_safetensors(path: Path) -> WeightsFile:
-    """Names and shapes of a safetensors file."""
+    """The named tensors of a safetensors file."""
     file = safe_open(path, framework="pt")
 
     def refer(name: str) -> NamedTensor:
-        """The shape of a tensor, from the head of the file, and how to read it."""
+        """A tensor reference with the shape from the file header."""
         return NamedTensor(tuple(file.get_slice(name).get_shape()), lambda: file.get_tensor(name))
 
     return WeightsFile(path, {name: refer(name) for name in file.keys()})
 
 
 def sort_content(path: Path, tree: Any) -> WeightsFile:
-    """The weights of a checkpoint: its `state_dict` with the moving averages beside it, else all that it has.
+    """The weights of a checkpoint: `state_dict` with its moving averages, or else all content.
 
-    A tensor in dictionaries within dictionaries is named by their keys, with dots between them.
+    A tensor in nested dictionaries is named by the keys, joined with dots.
 
     Raises:
-        Refused: it holds no named tensors.
+        Refused: the checkpoint has no named tensors.
     """
     if not isinstance(tree, dict):
         raise Refused("it holds no tensors by name")
@@ -204,7 +209,7 @@ def sort_content(path: Path, tree: Any) -> WeightsFile:
     tensors: dict[str, NamedTensor] = {}
     others: list[str] = []
     seen, waiting = {id(tree)}, [("", 1, tree)]
-    while waiting:  # every dictionary once: they may lie within each other, or in many places
+    while waiting:  # visit every dictionary once, even if it occurs in several places or contains itself
         prefix, depth, part = waiting.pop()
         strangers = []
         for key, value in part.items():

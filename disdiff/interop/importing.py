@@ -1,7 +1,7 @@
-"""From released checkpoints to a run folder: which networks they are, our modules filled with them.
+"""Import released checkpoints: identify the networks and load their weights into our modules.
 
-What a file does not say is written down as an assumption: the number of attention heads, the groups of the
-norms, a latent scale that is not stored. The noise schedule is read from its betas.
+Facts that a file does not contain are recorded as assumptions: the number of attention heads, the groups of
+the norms, a missing latent scale. The noise schedule is derived from the stored betas.
 """
 
 import json
@@ -38,27 +38,27 @@ SYSTEMS = {"autoencoder": "autoencoder", "ldm": "latent_diffusion", "disdiff": "
 DIFFUSERS_FILES = tuple(
     f"diffusion_pytorch_model.{ending}{index}" for ending in ("safetensors", "bin") for index in ("", INDEX)
 )
-# of the released first stages, where the two kinds differ; the KL's weight is ours, for means instead of sums
+# settings of the released autoencoders that differ by kind; the KL weight is ours, for means instead of sums
 LOSSES = {
     "vq": {"weight_regulariser": 1.0, "weight_gan": 0.75, "gan_start": 0},
     "kl": {"weight_regulariser": 1.0e-5, "weight_gan": 0.5, "gan_start": 50_001},
 }
-KL_WEIGHT = 5.0e-4  # of the released DisDiff with Gaussian codes
-TOLERANCE = 1e-4  # of what is stored against what follows from the schedule, over the largest value
+KL_WEIGHT = 5.0e-4  # from the released DisDiff with Gaussian codes
+TOLERANCE = 1e-4  # largest difference between stored and recomputed schedule values, over the largest value
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What is imported and what no file tells.
+    """Options of an import.
 
     Attributes:
         kind: `autoencoder`, `ldm` or `disdiff`.
         data: data set, by the name of its configuration files.
-        root: folder of its files; None for the configured one.
-        averaged: take moving averages where there are any.
-        heads: attention heads of the U-Net.
-        num_units: N of a DisDiff; None to take it from its widths.
-        allow_extra: go on when a file holds tensors that are not known.
+        root: folder of the data set's files; None for the configured one.
+        averaged: whether to use moving averages if there are any.
+        heads: attention heads of the U-Net, which files do not store.
+        num_units: N of a DisDiff; None derives it from the widths.
+        allow_extra: whether to ignore unknown tensors.
     """
 
     kind: str
@@ -72,15 +72,15 @@ class ImportOptions:
 
 @dataclass
 class Imported:
-    """Modules filled with others' weights.
+    """Modules with imported weights.
 
     Attributes:
-        config: complete, but for run and seeds.
+        config: the configuration, complete except for run and seeds.
         source: the data set.
-        modules: by stage, in order.
-        model: of a DisDiff; None otherwise.
-        fitted: whether the standardisation is still to be fitted to data, for no file has it.
-        report: where every tensor went, and what was assumed.
+        modules: modules by stage, in order.
+        model: the model of a DisDiff; None otherwise.
+        fitted: whether the standardisation must be fitted to data because no file stores it.
+        report: destination of every tensor, and the assumptions.
     """
 
     config: Config
@@ -92,10 +92,10 @@ class Imported:
 
 
 def import_files(paths: list[Path], options: ImportOptions) -> Imported:
-    """Read checkpoints, fill our modules, account for every tensor.
+    """Read checkpoints, load them into our modules, and account for every tensor.
 
     Raises:
-        UserError: a file cannot be read, is another network, lacks tensors or holds unknown ones.
+        UserError: a file cannot be read, holds another network, lacks tensors, or holds unknown tensors.
     """
     files = [read_weights_file(find_weights(path)) for path in paths]
     pool, config = Pool.of_files(files), load_base(options)
@@ -120,8 +120,8 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
     reasons, unknown = pool.explain_rest()
     if unknown and not options.allow_extra:
         raise UserError(
-            f"{', '.join(pool.labels)}: {len(unknown)} tensors belong to nothing that is known, such as "
-            f"{unknown[0]}; this is another network, but --allow-extra imports without them"
+            f"{', '.join(pool.labels)}: {len(unknown)} tensors are unknown, such as {unknown[0]}; check "
+            "--kind, or leave them out with --allow-extra"
         )
     report = {
         "files": [describe_file(file) for file in files],
@@ -135,10 +135,10 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
 
 
 def check_images(source: ImageSource, config: Config, latent_space: LatentSpace) -> None:
-    """Refuse images that the first stage does not read.
+    """Refuse images that do not fit the autoencoder.
 
     Raises:
-        UserError: their channels or their size do not fit.
+        UserError: channels or size do not fit.
     """
     reads = config.autoencoder.network.in_channels
     if source.channels != reads:
@@ -153,31 +153,31 @@ def check_levels(latent_shape: tuple[int, int, int], unet: UNetConfig) -> None:
     """Refuse latents that the U-Net cannot halve at every level.
 
     Raises:
-        UserError: their size is no multiple.
+        UserError: the size is not divisible.
     """
     halved = 2 ** (len(unet.channel_mult) - 1)
     if latent_shape[1] % halved:
         raise UserError(
-            f"the U-Net halves latents to 1/{halved}, and the data set's are of {latent_shape[1]} pixels; "
-            "choose --data of larger images"
+            f"the U-Net reduces latents {halved}-fold, but those of the data set have {latent_shape[1]} "
+            "pixels per side; choose --data with larger images"
         )
 
 
 def find_weights(path: Path) -> Path:
-    """The file of weights that `path` is, or that a folder in the layout of diffusers holds."""
+    """Return `path` if it is a file, or the weight file in a folder with the layout of diffusers."""
     if not path.is_dir():
         return path
     found = [path / name for name in DIFFUSERS_FILES if (path / name).exists()]
     if not found:
-        raise UserError(f"{path} is a folder without {DIFFUSERS_FILES[0]}; give the file of weights itself")
+        raise UserError(f"{path} is a folder without {DIFFUSERS_FILES[0]}; give the path of the weight file")
     return found[0]
 
 
 def read_diffusers_config(pool: Pool, paths: list[Path]) -> dict:
-    """The `config.json` beside the file that the first stage is of; empty without, or in another layout.
+    """Read the `config.json` beside the autoencoder's file; empty without one or for another layout.
 
     Raises:
-        UserError: it is no JSON object.
+        UserError: the file is not a JSON object.
     """
     found = pool.find_first_stage()
     if found is None or found[1] is not DIFFUSERS:
@@ -191,17 +191,17 @@ def read_diffusers_config(pool: Pool, paths: list[Path]) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} is no description of a model of diffusers; get it again")
+        raise UserError(f"{file} is not a model description of diffusers; download it again")
     for key in ("norm_num_groups", "scaling_factor", "shift_factor", "latents_mean", "latents_std"):
         value = content.get(key)
         numbers = value if isinstance(value, list) and key.startswith("latents") else [value]
         if value is not None and not all(type(number) in (int, float) for number in numbers):
-            raise UserError(f"{file}: {key} is {value!r}, which is no number; get the file again")
+            raise UserError(f"{file}: {key} is {value!r}, not a number; download the file again")
     return content
 
 
 def load_base(options: ImportOptions) -> Config:
-    """Configuration of the data set at the released sizes, before what the files say."""
+    """Configuration of the data set at the published sizes, before it is adapted to the files."""
     system = choose("--kind", options.kind, SYSTEMS)
     known = {path.stem: path for path in sorted((CONFIGS / system).glob("*.yaml"))}
     root = [] if options.root is None else [f"data.root={options.root}"]
@@ -211,10 +211,10 @@ def load_base(options: ImportOptions) -> Config:
 def import_first_stage(
     pool: Pool, config: Config, diffusers: dict, options: ImportOptions, assumed: list[str]
 ) -> LatentSpace:
-    """The first stage with the weights of the pool; its configuration goes into `config`."""
+    """Build the autoencoder with the weights of the pool, and set its configuration in `config`."""
     found = pool.find_first_stage()
     if found is None:
-        raise UserError("the files hold no autoencoder (first_stage_model...); add the file that does")
+        raise UserError("the files hold no autoencoder (first_stage_model...); add the file that holds it")
     layout, own = found[1], found[1] is DIFFUSERS
     groups = diffusers.get("norm_num_groups", 32)
     if not own:
@@ -243,11 +243,11 @@ def import_first_stage(
 def import_standardisation(
     pool: Pool, config: Config, latent_space: LatentSpace, kind: str, diffusers: dict, assumed: list[str]
 ) -> bool:
-    """Set mean and standard deviation of the latents; whether they are still to be fitted to data."""
+    """Set mean and standard deviation of the latents; return whether they must still be fitted to data."""
     scale = pool.scalar("scale_factor", "model.diffusion_model.scale_factor")
     scale = diffusers.get("scaling_factor") if scale is None else scale
     if scale is None and kind != "autoencoder":
-        assumed.append("no scale_factor is stored: latents are taken as they are")
+        assumed.append("no scale_factor is stored: latents are not rescaled")
         scale = 1.0
     if scale is None:
         assumed.append("no scale_factor is stored: the standard deviation is measured on the data set")
@@ -260,7 +260,7 @@ def import_standardisation(
         if {mean.shape, std.shape} != {(latent_space.latent_channels,)} or not (std > 0).all():
             raise UserError(
                 f"latents_mean and latents_std must be {latent_space.latent_channels} numbers each, the "
-                "second above 0; get config.json again"
+                "second above 0; download config.json again"
             )
         config.autoencoder.standardise = "channel"
     latent_space.set_standardisation(mean, std / scale)
@@ -270,18 +270,22 @@ def import_standardisation(
 def import_denoiser(
     pool: Pool, config: Config, latent_space: LatentSpace, options: ImportOptions, assumed: list[str]
 ) -> UNet:
-    """The U-Net with the weights of the pool; its configuration goes into `config`."""
+    """Build the U-Net with the weights of the pool, and set its configuration in `config`."""
     shapes = pool.shapes(UNET)
     section = config.latent_diffusion
     section.unet = describe_unet(shapes, options.heads)
     heads = section.unet.num_heads
-    told = "as given" if options.heads != Heads() else "which no file tells: the released models' number"
+    told = (
+        "as given"
+        if options.heads != Heads()
+        else "as in the released models, because files do not store them"
+    )
     assumed.append(
         f"attention of {heads} heads, {told}" if heads > 0 else f"heads of {-heads} channels, {told}"
     )
     betas = pool.load("betas")
     if betas is None:
-        assumed.append("no betas are stored: the schedule of the configuration")
+        assumed.append("no betas are stored: the noise schedule is that of the configuration")
     else:
         section.schedule = read_schedule(betas)
         check_schedule(pool, Schedule(section.schedule))
@@ -300,13 +304,15 @@ def import_code(
     image_size: int,
     options: ImportOptions,
 ) -> ImageModel:
-    """A DisDiff with the encoder and the gradient decoder of the pool; `config` says what they are."""
+    """Build a DisDiff with the encoder and gradient decoder of the pool, configured by `config`."""
     shapes = pool.shapes()
     reads = 4 * 2 ** sum(
         name.startswith(ENCODER) and len(shape) == 4 and shape[-1] == 4 for name, shape in shapes.items()
     )
     if reads != image_size:
-        raise UserError(f"its encoder reads images of {reads} pixels, the data set has {image_size}")
+        raise UserError(
+            f"the encoder reads images of {reads} pixels, but the data set has {image_size}; change --data"
+        )
     found = describe_code(shapes, options.num_units)
     config.code = replace(
         config.code,
@@ -323,28 +329,33 @@ def import_code(
 
 
 def read_schedule(betas: Tensor) -> ScheduleConfig:
-    """The schedule whose betas these are, shape (T,).
+    """The noise schedule with the given betas, shape (T,).
 
     Raises:
-        UserError: they are none of ours.
+        UserError: none of our schedules has these betas.
     """
     if betas.ndim != 1 or not len(betas) or not 0 < betas[0] <= betas[-1] < 1:
-        raise UserError("the stored betas are no noise schedule; the file is damaged")
-    whole = 6 if rounding(betas) < TOLERANCE else 2  # of half precision the fewest digits that agree
+        raise UserError(
+            "the stored betas are not a noise schedule; the file is damaged, so download it again"
+        )
+    whole = 6 if rounding(betas) < TOLERANCE else 2  # half precision: the fewest digits that agree
     for digits in range(whole, 7):
         ends = [float(f"{float(value):.{digits}g}") for value in (betas[0], betas[-1])]
         for kind in ("scaled_linear", "linear"):
             config = ScheduleConfig(kind, len(betas), *ends)
             if agrees(compute_beta(config).float(), betas):
                 return config
-    raise UserError("the stored betas grow neither linearly nor by their roots; this schedule is not known")
+    raise UserError(
+        "the stored betas follow neither the linear nor the scaled linear schedule; give a checkpoint with "
+        "one of these"
+    )
 
 
 def check_schedule(pool: Pool, schedule: Schedule) -> None:
-    """Compare what every file keeps of its schedule with ours.
+    """Compare the stored schedule values of every file with our schedule.
 
     Raises:
-        UserError: they differ.
+        UserError: the values differ.
     """
     stored = {
         "alphas_cumprod": schedule.alpha_bar,
@@ -355,8 +366,7 @@ def check_schedule(pool: Pool, schedule: Schedule) -> None:
     for label, tensors in zip(pool.labels, pool.files, strict=True):
         if "betas" in tensors and not agrees(schedule.beta, tensors["betas"].load()):
             raise UserError(
-                f"{label} has another noise schedule (betas) than the last file that has one; give files of "
-                "one model"
+                f"{label} has a different noise schedule (betas) than a later file; give files of one model"
             )
         for name, ours in stored.items():
             if name in tensors and not agrees(ours, tensors[name].load()):
@@ -366,23 +376,23 @@ def check_schedule(pool: Pool, schedule: Schedule) -> None:
 
 
 def agrees(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether what is stored is what follows, up to its own rounding: files may be of half precision."""
+    """Whether stored values equal ours up to the rounding of their type; files may use half precision."""
     return deviation(ours, theirs) < max(TOLERANCE, rounding(theirs))
 
 
 def rounding(tensor: Tensor) -> float:
-    """How far numbers of a tensor's type may be from what was rounded, over the largest value."""
+    """Rounding error of a tensor's type, relative to the largest value."""
     return 2 * torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
 
 
 def deviation(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference over the largest value; infinite for different shapes."""
+    """Largest difference relative to the largest value; infinite for different shapes."""
     if ours.shape != theirs.shape:
         return float("inf")
     return float((ours - theirs.float()).abs().max() / theirs.abs().max())
 
 
 def describe_file(file: WeightsFile) -> dict:
-    """Name and content of a file, for the report."""
+    """Summary of a file for the report."""
     known = {name: file.numbers[name] for name in ("epoch", "global_step") if name in file.numbers}
     return {"name": file.path.name, "tensors": len(file.tensors), **known}

@@ -1,14 +1,14 @@
-"""The names of a file's tensors as latent diffusion gives them, whatever wraps the networks in the file.
+"""Convert tensor names of a file to those of latent diffusion, without the prefixes of wrappers.
 
     first_stage_model.                      the autoencoder
     model.diffusion_model.                  the U-Net, and DisDiff's gradient decoder
     cond_stage_model.                       DisDiff's factor encoder
-    model_ema.                              moving averages, without the dots of the names that they belong to
+    model_ema.                              moving averages, named without the dots of the original names
 
-A network is found by a name that it alone has. What stands before that name (`model.`, `net.`, `vae.`, the
-key of a dictionary) is put right for every tensor beside it. Words of `torch.compile`, data parallelism and
-the like (`_orig_mod.`, `module.`) mean nothing wherever they stand. A second copy of a network under a word
-such as `ema` is its moving average.
+A network is recognised by a name that no other network has. The prefix of that name (`model.`, `net.`,
+`vae.`, a dictionary key) is then replaced for all tensors of the network. Prefixes of wrappers such as
+`torch.compile` and data parallelism (`_orig_mod.`, `module.`) are removed everywhere. A second copy of a
+network under a prefix such as `ema` is its moving average.
 """
 
 import re
@@ -35,12 +35,12 @@ OF_NO_NETWORK = re.compile(f"{SCHEDULE}|scale_factor")
 
 
 def first_blocks(layout: Layout) -> list[str]:
-    """Names that an autoencoder of this layout has, one in its encoder and one in its decoder."""
+    """Names that every autoencoder of this layout has, one in the encoder and one in the decoder."""
     block = f"{layout.block.format(0)}.conv1.weight"
     return [f"{side}.{levels.format(0)}.{block}" for side, levels in layout.levels.items()]
 
 
-NETWORKS = {  # names by which each is found
+NETWORKS = {  # names by which each network is recognised
     FIRST_STAGE: [*first_blocks(COMPVIS), *first_blocks(DIFFUSERS)],
     UNET: ["input_blocks.0.0.weight", "output_blocks.0.0.in_layers.2.weight"],
     CONDITION: [f"{ENCODER}0.weight".removeprefix(CONDITION)],
@@ -49,7 +49,7 @@ NETWORKS = {  # names by which each is found
 
 @dataclass(frozen=True)
 class Rule:
-    """Names that begin with `prefix` begin with `canonical` instead; `average`: and are moving averages."""
+    """Replaces `prefix` by `canonical` at the start of names; `average` marks moving averages."""
 
     prefix: str
     canonical: str
@@ -57,10 +57,10 @@ class Rule:
 
 
 def settle_names(tensors: Mapping[str, T]) -> tuple[dict[str, T], list[str]]:
-    """Tensors by the names of latent diffusion, and the names of those that belong to no network.
+    """Rename tensors to the names of latent diffusion; also returns names that belong to no network.
 
     Raises:
-        UserError: a network is there twice, and nothing says which is meant.
+        UserError: a network occurs twice, and the names do not show which one is meant.
     """
     bare = {name: unwrap(name) for name in tensors}
     rules = sorted(find_rules(bare.values()), key=lambda rule: -len(rule.prefix))
@@ -74,13 +74,13 @@ def settle_names(tensors: Mapping[str, T]) -> tuple[dict[str, T], list[str]]:
         target = bare[name] if rule is None else rule.canonical + bare[name].removeprefix(rule.prefix)
         target = shadow_of(target) if rule is not None and rule.average else target
         if target in settled:
-            raise UserError(f"the tensor {target} is there twice, once as {name}; keep one of the two")
+            raise UserError(f"the tensor {target} occurs twice, once as {name}; remove one of the two")
         settled[target] = tensor
     return settled, others
 
 
 def unwrap(name: str) -> str:
-    """`name` without the words of what wraps networks; those of moving averages have no dots around them."""
+    """`name` without wrapper prefixes; in names of moving averages these have no dots."""
     head, shadow, tail = name.rpartition(SHADOW)
     if shadow and "." not in tail:
         tail = re.sub("|".join(sorted(WRAPPERS, key=len, reverse=True)), "", tail)
@@ -89,12 +89,12 @@ def unwrap(name: str) -> str:
 
 
 def shadow_of(name: str) -> str:
-    """What the moving average of a tensor is called."""
+    """Name of the moving average of a tensor."""
     return SHADOW + name.removeprefix("model.").replace(".", "")
 
 
 def find_rules(names: Iterable[str]) -> set[Rule]:
-    """How the names of a file's networks are put right.
+    """Find the rules that rename the networks of a file.
 
     Raises:
         UserError: as `settle_names`.
@@ -107,7 +107,7 @@ def find_rules(names: Iterable[str]) -> set[Rule]:
             for mark in marks
             if name.endswith(mark) and name.removesuffix(mark)[-1:] in ("", ".")
         }
-        if network == CONDITION:  # its names alone are not its own
+        if network == CONDITION:  # its own names are not unique
             places = {place for place in places if place.endswith(network)}
         averaged = {place for place in places if any(map(AVERAGE.search, place.split(".")))}
         own = places - averaged or averaged
@@ -116,7 +116,7 @@ def find_rules(names: Iterable[str]) -> set[Rule]:
             chosen = full or copies
             if len(chosen) > 1:
                 told = ", ".join(sorted(place or "no prefix" for place in chosen))
-                raise UserError(f"one network is there {len(chosen)} times ({told}); keep one of them")
+                raise UserError(f"one network occurs {len(chosen)} times ({told}); keep one of them")
             for place in chosen:
                 root, canonical = (place.removesuffix(network), "") if full else (place, network)
                 rules.add(Rule(root, canonical, average))

@@ -1,15 +1,14 @@
-"""Reading pickles without running them: for files of weights that hold foreign objects.
+"""Read pickles without executing them, for weight files that contain foreign objects.
 
-A pickle is a program for a small stack machine. This one interprets the same instructions and calls nothing:
-a name (`os.system`, `pytorch_lightning...ModelCheckpoint`) becomes an inert `Global`, whatever the program
-would call or build becomes an inert `Foreign` that merely lists what it was given, and only plain containers
-and tensors, which stay references to where their numbers lie, mean something. Nothing is imported.
+A pickle is a program for a stack machine. This module interprets the instructions without calling anything: a
+name (`os.system`, `pytorch_lightning...ModelCheckpoint`) becomes an inert `Global`, and every object that the
+program would create becomes an inert `Foreign` that lists its arguments. Only plain containers and tensors
+are reconstructed; tensors are references to their position in the file. Nothing is imported.
 
-The standard library's unpickler with a `find_class` that gives inert classes would be shorter, but less
-safe. It still calls what it is given, lets BUILD set attributes of those classes, and does not ask
-`find_class` for an extension code that was used before; hashing a deep nest of tuples crashes the process.
-This interpreter has no instruction that calls, sets an attribute or looks up a name, so its safety needs no
-list of what is forbidden.
+The standard unpickler with a `find_class` that returns inert classes would be shorter but less safe. It still
+calls these classes, lets BUILD set their attributes, does not ask `find_class` for an extension code that it
+has seen before, and crashes when it hashes deeply nested tuples. This interpreter has no instruction that
+calls, sets an attribute or looks up a name, so it is safe without a list of forbidden names.
 """
 
 import pickletools
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-MAX_STEPS = 10_000_000  # instructions; released checkpoints have some 100,000
+MAX_STEPS = 10_000_000  # largest number of instructions; released checkpoints have about 100,000
 MAX_DIMENSIONS = 16
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -39,21 +38,21 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle refers to, as `module.name`; never looked up."""
+    """A name in a pickle, `module.name`, which is never looked up."""
 
     name: str
 
 
 @dataclass(eq=False, repr=False)
 class Foreign:
-    """What stands for an object that a pickle would have made; its parts are kept and mean nothing."""
+    """Placeholder for an object that a pickle would have created, with its arguments."""
 
     maker: Any
     parts: list[Any] = field(default_factory=list)
 
 
 class Storage(NamedTuple):
-    """Numbers in a file: `read` gives the `numel` numbers of type `dtype` as bytes."""
+    """Numbers in a file: `read` returns `numel` numbers of type `dtype` as bytes."""
 
     dtype: torch.dtype
     numel: int
@@ -62,7 +61,7 @@ class Storage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that lies in a file until `load` is called."""
+    """A tensor in a file, which `load` reads."""
 
     storage: Storage
     offset: int
@@ -70,7 +69,7 @@ class StoredTensor:
     stride: tuple[int, ...]
 
     def load(self) -> Tensor:
-        """Read it, contiguous."""
+        """Read the tensor; the result is contiguous."""
         if not prod(self.shape):
             return torch.empty(self.shape, dtype=self.storage.dtype)
         flat = torch.frombuffer(bytearray(self.storage.read()), dtype=self.storage.dtype)
@@ -78,27 +77,27 @@ class StoredTensor:
 
 
 class Refused(Exception):
-    """The pickle is damaged or asks for something that cannot be given; in words, for the user's message."""
+    """The pickle is damaged or needs something unsupported; the text becomes part of the user's message."""
 
 
 def read_pickle(file: BinaryIO, find_storage: Callable[[str, torch.dtype, int], Storage]) -> Any:
-    """Interpret one pickle, and leave `file` behind it.
+    """Interpret one pickle; afterwards `file` is positioned behind it.
 
     Args:
-        file: a file whose `read` gives no more than there is, such as BytesIO or mmap.
-        find_storage: (key, dtype, numel) to where the numbers lie.
+        file: a file whose `read` returns at most the available bytes, such as BytesIO or mmap.
+        find_storage: function of (key, dtype, numel) that returns the storage.
 
     Returns:
-        Containers, texts, numbers and `StoredTensor`, with `Global` and `Foreign` for all else.
+        Containers, texts, numbers and `StoredTensor`, with `Global` and `Foreign` for everything else.
 
     Raises:
-        Refused: it is damaged, too long, or holds an impossible tensor.
+        Refused: the pickle is damaged, too long, or has an invalid tensor.
     """
     machine = _Machine(find_storage)
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if step >= MAX_STEPS:
-                raise Refused("it has more instructions than any file of weights")
+                raise Refused("it has more instructions than a weight file needs")
             if opcode.name == "STOP":
                 return machine.pop()
             machine.run(opcode.name, argument)
@@ -108,7 +107,7 @@ def read_pickle(file: BinaryIO, find_storage: Callable[[str, torch.dtype, int], 
 
 
 class _Machine:
-    """Stack, marks and memory of one pickle."""
+    """Stack machine for one pickle: stack, marks and memo."""
 
     def __init__(self, find_storage: Callable[[str, torch.dtype, int], Storage]) -> None:
         self.find_storage = find_storage
@@ -118,16 +117,16 @@ class _Machine:
         self.copied = 0
 
     def pop(self) -> Any:
-        """Take the uppermost thing off the stack."""
+        """Pop the top item of the stack."""
         return self.stack.pop()
 
     def pop_marked(self) -> list[Any]:
-        """Take everything above the last mark, and the mark."""
+        """Pop all items above the last mark, and the mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
     def run(self, name: str, argument: Any) -> None:
-        """Carry out one instruction."""
+        """Execute one instruction."""
         if name in LITERALS:
             self.stack.append(LITERALS[name]())
         elif name in VALUES:
@@ -141,65 +140,65 @@ class _Machine:
         elif name not in ("PROTO", "FRAME"):
             action = getattr(self, f"do_{name.lower()}", None)
             if action is None:
-                raise Refused(f"it has the instruction {name}, which no file of weights needs")
+                raise Refused(f"it has the instruction {name}, which weight files do not need")
             action(argument)
 
     def do_mark(self, _: None) -> None:
-        """Begin a list of things above what is there."""
+        """Set a mark at the current top of the stack."""
         self.marks.append(self.stack)
         self.stack = []
 
     def do_pop(self, _: None) -> None:
-        """Forget the uppermost thing, or an empty mark."""
+        """Drop the top item, or an empty mark."""
         if self.stack:
             self.pop()
         else:
             self.pop_marked()
 
     def do_pop_mark(self, _: None) -> None:
-        """Forget everything above the last mark."""
+        """Drop all items above the last mark."""
         self.pop_marked()
 
     def do_dup(self, _: None) -> None:
-        """The uppermost thing once more."""
+        """Duplicate the top item."""
         self.stack.append(self.stack[-1])
 
     def do_tuple(self, _: None) -> None:
-        """A tuple of everything above the last mark."""
+        """Push a tuple of all items above the last mark."""
         items = tuple(self.pop_marked())
         self.stack.append(items)
 
     def do_tuple1(self, _: None) -> None:
-        """A tuple of the uppermost thing."""
+        """Push a tuple of the top item."""
         self.stack[-1:] = [(self.stack[-1],)]
 
     def do_tuple2(self, _: None) -> None:
-        """A tuple of the two uppermost things."""
+        """Push a tuple of the two top items."""
         self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
 
     def do_tuple3(self, _: None) -> None:
-        """A tuple of the three uppermost things."""
+        """Push a tuple of the three top items."""
         self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
 
     def do_list(self, _: None) -> None:
-        """A list of everything above the last mark."""
+        """Push a list of all items above the last mark."""
         items = self.pop_marked()
         self.stack.append(items)
 
-    do_frozenset = do_list  # a set's items need not be hashable here
+    do_frozenset = do_list  # a list, because items of sets need not be hashable here
 
     def do_dict(self, _: None) -> None:
-        """A dictionary of keys and values above the last mark."""
+        """Push a dictionary of the keys and values above the last mark."""
         items = self.pop_marked()
         self.stack.append({})
         self._set_items(items)
 
     def do_append(self, _: None) -> None:
-        """Append the uppermost thing to the list below it."""
+        """Append the top item to the list below it."""
         self._extend([self.pop()])
 
     def do_appends(self, _: None) -> None:
-        """Append everything above the last mark to the list below it."""
+        """Append all items above the last mark to the list below the mark."""
         items = self.pop_marked()
         self._extend(items)
 
@@ -211,56 +210,56 @@ class _Machine:
         self._set_items([key, value])
 
     def do_setitems(self, _: None) -> None:
-        """Set the items above the last mark in the dictionary below it."""
+        """Set the keys and values above the last mark in the dictionary below the mark."""
         items = self.pop_marked()
         self._set_items(items)
 
     def do_global(self, argument: str) -> None:
-        """A name in a module: kept as its name."""
+        """Push the name of a module member as a `Global`."""
         self.stack.append(Global(argument.replace(" ", ".", 1)))
 
     def do_stack_global(self, _: None) -> None:
-        """The same, module and name from the stack."""
+        """Push a `Global` whose module and name are on the stack."""
         name, module = self.pop(), self.pop()
         known = isinstance(name, str) and isinstance(module, str)
         self.stack.append(Global(f"{module}.{name}") if known else Foreign("name", [module, name]))
 
     def do_reduce(self, _: None) -> None:
-        """A call: stood for by what was to be called with what."""
+        """A call: push a placeholder with the callable and its arguments."""
         arguments, maker = self.pop(), self.pop()
         self.stack.append(self._call(maker, arguments))
 
     def do_newobj(self, _: None) -> None:
-        """A new object of a class: as a call."""
+        """A new object of a class: handled like a call."""
         self.do_reduce(None)
 
     def do_newobj_ex(self, _: None) -> None:
-        """The same with named arguments."""
+        """A new object with keyword arguments: handled like a call."""
         words, arguments, maker = self.pop(), self.pop(), self.pop()
         self.stack.append(Foreign(maker, [arguments, words]))
 
     def do_inst(self, argument: str) -> None:
-        """A new object of a class named here: as a call."""
+        """A new object of a class given by name: handled like a call."""
         items = self.pop_marked()
         self.stack.append(Foreign(Global(argument.replace(" ", ".", 1)), items))
 
     def do_obj(self, _: None) -> None:
-        """A new object of a class above the last mark: as a call."""
+        """A new object of a class above the last mark: handled like a call."""
         maker, *items = self.pop_marked()
         self.stack.append(Foreign(maker, items))
 
     def do_build(self, _: None) -> None:
-        """The state of an object: kept beside it, never set."""
+        """The state of an object: stored in its placeholder, never applied."""
         state, target = self.pop(), self.stack[-1]
         if isinstance(target, Foreign):
-            target.parts.append(state)  # attributes of containers and tensors are of no use here
+            target.parts.append(state)  # attributes of containers and tensors are not needed
 
     def do_persid(self, argument: str) -> None:
-        """Something outside the pickle, by a text: of no use here."""
+        """A textual reference to something outside the pickle, which is not needed."""
         self.stack.append(Foreign("persistent", [argument]))
 
     def do_binpersid(self, _: None) -> None:
-        """Something outside the pickle: a storage of numbers."""
+        """A reference to something outside the pickle: a storage."""
         self.stack.append(self._find(self.pop()))
 
     def _extend(self, items: list[Any]) -> None:
@@ -278,12 +277,12 @@ class _Machine:
         if not isinstance(target, dict):
             raise Refused("its pickle sets items of something that has none")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # hashing a deeply nested tuple could exhaust the interpreter's own stack
+            # hashing a deeply nested tuple could overflow the C stack
             plain = isinstance(key, str | bytes | int | float | Global | None)
             target[key if plain else Foreign("key", [key])] = value
 
     def _call(self, maker: Any, arguments: Any) -> Any:
-        """What stands for the result of a call."""
+        """Placeholder or value for the result of a call."""
         name = maker.name if isinstance(maker, Global) else ""
         if name in ("collections.OrderedDict", "collections.defaultdict"):
             return self._make_dict(arguments)
@@ -298,7 +297,7 @@ class _Machine:
         if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], list):
             self.copied += len(arguments[0])
             if self.copied > MAX_STEPS:
-                raise Refused("it copies more than any file of weights does")
+                raise Refused("it copies more than a weight file needs")
             self.stack.append(made)
             for key, value in arguments[0]:
                 self._set_items([key, value])
@@ -306,16 +305,16 @@ class _Machine:
         return made
 
     def _find(self, identity: Any) -> Any:
-        """What a persistent id refers to: numbers in the file; a module's source means nothing."""
+        """The storage of a persistent id; a placeholder if the id is not that of a storage."""
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] not in ("storage", b"storage"):
             return Foreign("persistent", [identity])
         _, kind, key, _, numel = identity[:5]
         dtype = STORAGES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Global) else None
         if len(identity) > 5 and identity[5] is not None:
             raise Refused("it has views of storages, as files from before PyTorch 0.4")
-        plain = isinstance(key, str | int)  # the text of a nest of tuples could be without end
+        plain = isinstance(key, str | int)  # the text of nested tuples could be extremely long
         if dtype is None or not plain or type(numel) is not int or numel < 0:
-            raise Refused("it stores numbers in a way that is not known")
+            raise Refused("it stores numbers in an unknown way")
         return self.find_storage(str(key), dtype, numel)
 
 

@@ -1,8 +1,8 @@
-"""Putting the tensors of others into our modules, every one accounted for: placed, or named with a reason.
+"""Load foreign tensors into our modules, and record for each tensor where it went or why it was left out.
 
-Names are those of latent diffusion (`names`). Of a tensor that several files hold, the last file's counts. A
-moving average belongs to its own file: it stands for that file's tensor, never for another file's. A network
-of other sizes in a later file replaces the whole one before.
+Names are those of latent diffusion (`names`). If several files hold a tensor, the last file is used. A moving
+average replaces only the tensor of its own file. A network with different sizes in a later file replaces the
+earlier network as a whole.
 """
 
 import re
@@ -19,19 +19,19 @@ from disdiff.interop.files import NamedTensor, WeightsFile
 from disdiff.interop.names import FIRST_STAGE, SCHEDULE, settle_names, shadow_of
 from ldm.errors import UserError
 
-# what no stage of ours holds, by pattern of the whole name; the first that fits decides
+# reasons for leaving out tensors, by pattern of the whole name; the first match is used
 REASONS = {
-    rf"({FIRST_STAGE})?loss\..*": "of training only: discriminator and LPIPS",
+    rf"({FIRST_STAGE})?loss\..*": "only for training: discriminator and LPIPS",
     rf"({FIRST_STAGE})?(model_ema\.(decay|num_updates)|n_averaged)": (
-        "of training only: counters of the moving average"
+        "only for training: counters of the moving average"
     ),
     rf"{FIRST_STAGE}model_ema\..*": "moving average of the first stage, which latent diffusion does not use",
-    rf"({FIRST_STAGE})?colorize": "for pictures of segmentations only",
+    rf"({FIRST_STAGE})?colorize": "only for images of segmentations",
     SCHEDULE: "follows from the noise schedule",
-    r"(model\.diffusion_model\.)?scale_factor": "is in the standardisation of the latents",
-    r"model_ema\..*": "moving average; another choice of weights was asked for",
+    r"(model\.diffusion_model\.)?scale_factor": "included in the standardisation of the latents",
+    r"model_ema\..*": "moving average; raw weights were requested",
 }
-# to which stage of ours the rest belongs, by pattern of how the name begins
+# stage of all other tensors, by pattern of the beginning of the name
 STAGES = {
     rf"{FIRST_STAGE}|model_ema\.first_stage_model": "autoencoder",
     r"cond_stage_model\.|model_ema\.cond_stage_model": "code",
@@ -42,20 +42,20 @@ PLACED, REPLACED = "{}: {}", "{}: replaced by {}"
 
 
 def stage_of(name: str) -> str | None:
-    """The stage of ours that a tensor belongs to; None for what belongs to none."""
+    """The stage that a tensor belongs to; None if it belongs to no stage."""
     return next((stage for pattern, stage in STAGES.items() if re.match(pattern, name)), None)
 
 
 @dataclass
 class Pool:
-    """Tensors of several files, and which of them were placed or read.
+    """Tensors of several files, with a record of which ones were used.
 
     Attributes:
-        labels: what each file is called in messages.
-        files: per file its tensors by name.
-        used: (file, name) that were placed or replaced, with where.
-        unread: names that are no tensors, or of no network.
-        replaced: (stage, file, file that replaced it) to the number of tensors.
+        labels: name of each file in messages.
+        files: tensors of each file, by name.
+        used: destination of each placed or replaced tensor, by (file, name).
+        unread: reason for each name that is not a tensor or belongs to no network.
+        replaced: number of replaced tensors, by (stage, file, replacing file).
     """
 
     labels: list[str]
@@ -66,7 +66,7 @@ class Pool:
 
     @classmethod
     def of_files(cls, files: list[WeightsFile]) -> "Pool":
-        """All files in one, later ones over earlier ones.
+        """Pool several files; later files override earlier ones.
 
         Raises:
             UserError: a file holds a network twice.
@@ -79,14 +79,14 @@ class Pool:
                 tensors, others = settle_names(file.tensors)
             except UserError as error:
                 raise UserError(f"{label}: {error}") from error
-            pool.unread |= dict.fromkeys(file.others, "no tensor")
-            pool.unread |= dict.fromkeys(others, "beside the networks")
+            pool.unread |= dict.fromkeys(file.others, "not a tensor")
+            pool.unread |= dict.fromkeys(others, "not part of a network")
             pool.files.append(tensors)
             pool._replace_networks()
         return pool
 
     def _replace_networks(self) -> None:
-        """Set aside networks of earlier files that cannot be the last file's."""
+        """Drop networks of earlier files that differ from the network of the last file."""
         *before, last = range(len(self.files))
         for i in before:
             for stage in set(STAGES.values()):
@@ -100,11 +100,11 @@ class Pool:
                     self.files[i] = {n: t for n, t in self.files[i].items() if n not in mine}
 
     def layout_of(self, file: int) -> Layout | None:
-        """The layout of the names of a file's first stage; None without one."""
+        """The layout of the autoencoder names in a file; None without an autoencoder."""
         return detect_layout(self._shapes(self.files[file], FIRST_STAGE))
 
     def find_first_stage(self) -> tuple[int, Layout] | None:
-        """The last file with a first stage, and the layout of its names."""
+        """The last file with an autoencoder, and the layout of its names."""
         for i in reversed(range(len(self.files))):
             layout = self.layout_of(i)
             if layout is not None:
@@ -112,7 +112,7 @@ class Pool:
         return None
 
     def shapes(self, prefix: str = "") -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors whose names begin with `prefix`, without it."""
+        """Shapes of the tensors whose names begin with `prefix`, by name without the prefix."""
         return {name: shape for file in self.files for name, shape in self._shapes(file, prefix).items()}
 
     @staticmethod
@@ -120,7 +120,7 @@ class Pool:
         return {n.removeprefix(prefix): t.shape for n, t in tensors.items() if n.startswith(prefix)}
 
     def find(self, name: str, averaged: bool = False) -> tuple[int, str] | None:
-        """File and name of a tensor or, if it is wanted and there, of its moving average in that file."""
+        """File and name of a tensor, or of its moving average in that file if `averaged` and present."""
         for i in reversed(range(len(self.files))):
             for found in (shadow_of(name), name)[not averaged :]:
                 if found in self.files[i]:
@@ -128,7 +128,7 @@ class Pool:
         return None
 
     def load(self, *names: str) -> Tensor | None:
-        """The tensor of the first of some names, in the last file that has one; None if none has."""
+        """Load the first existing name from the last file that has one; None if no file has any."""
         for tensors in reversed(self.files):
             for name in names:
                 if name in tensors:
@@ -136,13 +136,13 @@ class Pool:
         return None
 
     def scalar(self, *names: str) -> float | None:
-        """The number under the first of some names, of the last file that has one; None if none has."""
+        """Load a scalar by the first existing name, as `load` does; None if no file has any."""
         found = self.load(*names)
         return None if found is None or found.numel() != 1 else float(found)
 
     @contextmanager
     def blame(self, stage: str) -> Iterator[None]:
-        """Begin what is wrong within with the names of the files that hold the stage."""
+        """Prefix errors within the block with the names of the files that hold the stage."""
         holders = [
             label
             for label, tensors in zip(self.labels, self.files, strict=True)
@@ -154,10 +154,10 @@ class Pool:
             raise UserError(f"{', '.join(holders or self.labels)}: {error}") from error
 
     def place(self, module: nn.Module, names: Mapping[str, str], stage: str, averaged: bool) -> None:
-        """Fill `module` with the tensors that `names` (our name to theirs) finds in the pool.
+        """Load tensors of the pool into `module`; `names` maps our names to theirs.
 
         Raises:
-            UserError: a tensor is missing, has another shape, or is not finite.
+            UserError: a tensor is missing, has the wrong shape, or is not finite.
         """
         state = module.state_dict()
         found = {target: self.find(names[target], averaged) for target in state if target in names}
@@ -165,7 +165,7 @@ class Pool:
         if missing:
             raise UserError(
                 f"{stage}: the file lacks {len(missing)} of {len(state)} tensors, such as {missing[0]}; "
-                "it is another network, or --kind is wrong"
+                "check --kind and the file"
             )
         for target, (i, name) in found.items():
             state[target] = fit(self.files[i][name].load(), state[target], name, stage)
@@ -174,7 +174,7 @@ class Pool:
         module.load_state_dict(state)
 
     def _set_aside(self, name: str, stage: str, file: int, placed: str) -> None:
-        """Note what a placed tensor stands for: its own file's raw one, and those of earlier files."""
+        """Record which tensors a placed one replaces: the raw one of its file, and those of earlier files."""
         for i, tensors in enumerate(self.files[: file + 1]):
             for other in {name, shadow_of(name)} & tensors.keys():
                 if i < file:
@@ -184,7 +184,7 @@ class Pool:
             self.replaced[stage, i, file] += i < file and (name in tensors or shadow_of(name) in tensors)
 
     def explain_replaced(self) -> list[str]:
-        """A sentence for every stage of a file of which a later file replaced tensors."""
+        """One sentence per stage and file whose tensors were replaced by a later file."""
         fields = {i for (i, _), where in self.used.items() if re.match("code: (?!replaced)", where)}
         lines = []
         for (stage, i, j), count in sorted(self.replaced.items()):
@@ -192,22 +192,23 @@ class Pool:
             line = f"{stage}: {count} tensors of {old} replaced by those of {new}, a later file"
             if stage == "latent_diffusion" and i in fields:
                 line += (
-                    f"; the gradient fields of {old} were trained on its own: give {old} last to keep those"
+                    f"; the gradient fields of {old} were trained on the replaced ones, so give {old} last "
+                    "to keep them"
                 )
             lines += [line] if count else []
         return lines
 
     def explain_placed(self) -> dict[str, str]:
-        """Where every tensor went, by name; that of another file of the same name by both."""
+        """Destination of every tensor by name; if several files have a name, the file is named, too."""
         return {self._title(i, name): where for (i, name), where in sorted(self.used.items())}
 
     def _title(self, file: int, name: str) -> str:
-        """The name, with its file's where a later file has the name too."""
+        """The name, followed by its file if a later file has the same name."""
         later = any(name in tensors for tensors in self.files[file + 1 :])
         return f"{self.labels[file]}: {name}" if later or name not in self.files[file] else name
 
     def explain_rest(self) -> tuple[dict[str, str], list[str]]:
-        """Reasons for the tensors that were not placed, and the names for which there is no reason."""
+        """Reasons for the tensors that were left out, and the names of unknown tensors."""
         reasons, unknown = {}, []
         imported = {place.split(":")[0] for place in self.used.values()}
         for i, tensors in enumerate(self.files):
@@ -217,7 +218,7 @@ class Pool:
                 reason = next((why for pattern, why in REASONS.items() if re.fullmatch(pattern, name)), None)
                 stage = stage_of(name)
                 if stage is not None and stage not in imported:
-                    reason = f"of the stage {stage}, which --kind does not ask for"
+                    reason = f"belongs to stage {stage}, which --kind does not include"
                 if reason is None:
                     unknown.append(self._title(i, name))
                 else:
@@ -226,17 +227,17 @@ class Pool:
 
 
 def fit(tensor: Tensor, expected: Tensor, name: str, stage: str) -> Tensor:
-    """`tensor` with the type of `expected` and its shape; a matrix serves as a convolution of one pixel.
+    """Convert `tensor` to the dtype and shape of `expected`; a matrix can become a 1x1 convolution.
 
     Raises:
-        UserError: the shapes differ otherwise, or a number is not finite.
+        UserError: the shapes differ in another way, or a number is not finite.
     """
     shape = tuple(tensor.shape)
     as_matrix = tuple(expected.shape[:2]) == shape and expected.shape[2:].numel() == 1
     if shape != tuple(expected.shape) and not as_matrix:
         raise UserError(
-            f"{stage}: {name} has shape {shape} where {tuple(expected.shape)} is wanted; this network cannot "
-            "be imported"
+            f"{stage}: {name} has shape {shape}, expected {tuple(expected.shape)}; this network cannot be "
+            "imported"
         )
     if not torch.isfinite(tensor).all():
         raise UserError(f"{stage}: {name} has numbers that are not finite; the file is damaged")

@@ -1,8 +1,8 @@
-"""Imported networks as a run folder, tried on images before and after they are written.
+"""Write imported networks as a run folder, and test them on images before and after writing.
 
-Shared stages go where the main job looks for them, under a hash of their own: `stage_seed` stands for the
-weights (it is the beginning of their fingerprint), so nothing trained here is ever taken for them. A
-configuration that names them (the run's config.yaml) can be trained on.
+Shared stages are written to the folder where `disdiff train` looks for them. Their `stage_seed` is the start
+of the weights' fingerprint, so their hash never equals that of a stage trained here. The run's config.yaml
+names these stages and can be used to train further stages.
 """
 
 from pathlib import Path
@@ -25,19 +25,19 @@ from ldm.files import atomic_path, save_json
 from ldm.training.weight_files import fingerprint
 
 CHECK_IMAGES, SCALE_IMAGES, BATCH = 8, 128, 32
-CHECK_STEPS = (0.1, 0.4, 0.7)  # of T
+CHECK_STEPS = (0.1, 0.4, 0.7)  # as fractions of T
 REPORT = "import.json"
 
 
 @torch.no_grad()
 def write_run(imported: Imported, folder: Path) -> dict:
-    """Write a run folder, load it back, and note how both did on images.
+    """Write a run folder, load it back, and test it on images.
 
     Returns:
-        The report, as it is kept in `import.json`.
+        The report, the content of `import.json`.
 
     Raises:
-        UserError: the folder is taken, or the networks give numbers that are not finite.
+        UserError: the folder is not empty, or outputs of a network are not finite.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; choose another --out")
@@ -61,7 +61,7 @@ def write_run(imported: Imported, folder: Path) -> dict:
         copy_stage(stage, folder / "stages" / stage.name)
         stage.load(module)
     if [fingerprint(module) for module in imported.modules.values()] != before:
-        raise UserError(f"{folder} does not give back what was written to it; check the disk")
+        raise UserError(f"{folder} differs from what was written to it; check the disk")
     with atomic_path(folder / "config.yaml") as temporary:
         temporary.write_text(to_yaml(config))
     data = {"name": source.name, "procedural": source.procedural}
@@ -71,7 +71,7 @@ def write_run(imported: Imported, folder: Path) -> dict:
 
 
 def fit_scale(imported: Imported) -> None:
-    """Standardise the latents by one deviation over training images."""
+    """Standardise the latents by one standard deviation over training images."""
     latent_space = imported.modules["autoencoder"]
     index = split_indices(imported.source, imported.config.data.num_train, 0)[0][:SCALE_IMAGES]
     images = (to_float(imported.source.images(part)) for part in index.split(BATCH))
@@ -81,15 +81,15 @@ def fit_scale(imported: Imported) -> None:
 
 
 def check(imported: Imported) -> dict[str, dict[str, float]]:
-    """How each stage does on evaluation images: a network with its weights in the wrong places does badly.
+    """Test each stage on evaluation images, to detect wrongly placed weights.
 
     Returns:
-        By stage: the first stage's PSNR in dB and the latents' standard deviation; the squared error of the
-        predicted noise, of which 1 is knowing nothing, without and with the gradient fields; the spread of
+        By stage: PSNR of the autoencoder in dB and standard deviation of the latents; squared error of the
+        predicted noise without and with the gradient fields, where 1 is chance level; standard deviation of
         the codes.
 
     Raises:
-        UserError: numbers are not finite.
+        UserError: outputs are not finite.
     """
     config, source = imported.config, imported.source
     latent_space = imported.modules["autoencoder"]
@@ -107,14 +107,16 @@ def check(imported: Imported) -> dict[str, dict[str, float]]:
         checks["code"] = {"code_std": float(code.std(dim=0).mean()), **errors}
     for stage, scores in checks.items():
         if not all(torch.isfinite(torch.tensor(list(scores.values())))):
-            raise UserError(f"the imported {stage} gives numbers that are not finite; nothing was written")
+            raise UserError(
+                f"the imported {stage} has outputs that are not finite; check the files (nothing was written)"
+            )
     return {
         stage: {name: round(value, 4) for name, value in scores.items()} for stage, scores in checks.items()
     }
 
 
 def measure_noise(predict: EpsFunction, schedule: Schedule, z_0: Tensor) -> dict[str, float]:
-    """Mean squared error of the predicted noise at `CHECK_STEPS`, by name `noise_error_<t>`."""
+    """Mean squared error of the predicted noise at `CHECK_STEPS`, as `noise_error_<t>`."""
     errors, generator = {}, torch.Generator().manual_seed(0)
     for share in CHECK_STEPS:
         t = torch.full((len(z_0),), int(share * schedule.num_steps))

@@ -1,4 +1,4 @@
-"""The picture files that a run folder holds, all of the same few images."""
+"""Write the picture files of a run folder, all made from the same few images."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -28,15 +28,15 @@ from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
 
 Report = Callable[[str, float], None]
-PARTS = {  # what there is to draw, in this order, and the files it leaves
+PARTS = {  # parts in drawing order, each with the files it writes
     "swap": ("swap.png",),
     "traversal": ("traversal.png", FRAMES),
     "fields": ("fields.png",),
     "reconstruction": ("reconstruction.png",),
     "samples": ("samples.png",),
 }
-NUM_COLUMNS = 8  # of the swap, field and reconstruction grids
-NUM_MOVED = 2  # images that a slider moves
+NUM_COLUMNS = 8  # columns of the swap, field and reconstruction grids
+NUM_MOVED = 2  # images per slider
 NUM_SAMPLES = 32
 
 
@@ -57,17 +57,17 @@ def make_pictures(
     """Write the files of `PARTS` into a run folder.
 
     Args:
-        model: in eval mode.
+        model: the model, in eval mode.
         source: the data set.
-        eval_index: images to choose from, shape (n,).
+        eval_index: indices of images to choose from, shape (n,).
         codes: content of `codes.npz`.
-        scores: of one protocol; names the units. None without labels.
-        folder: where to write.
-        sampler: of the samples; edits use deterministic DDIM in as many steps.
-        seed: of the choice of images and of noise.
-        progress: called with the picture at work and the share of it that is done.
-        run_name: for the subtitle; the folder's name if None.
-        parts: which ones.
+        scores: scores of one protocol, used to name the units; None without labels.
+        folder: output folder.
+        sampler: sampler of the samples; edits use deterministic DDIM with the same number of steps.
+        seed: seed of the choice of images and of the noise.
+        progress: called with the name of the current picture and its completed fraction.
+        run_name: name of the run for the subtitle; None uses the name of the folder.
+        parts: the parts to draw.
     """
     folder, generator = Path(folder), torch.Generator().manual_seed(seed)
     chosen = eval_index[torch.randperm(len(eval_index), generator=generator)[: 2 * NUM_COLUMNS]]
@@ -95,7 +95,7 @@ def make_pictures(
 
 @dataclass
 class Album:
-    """Some images of a run, the noise they come from, and a method for every entry of `PARTS`."""
+    """Some images of a run, their inferred noise, and a method for every entry of `PARTS`."""
 
     model: DisDiff
     start: Tensor  # (B, 3, H, W)
@@ -121,7 +121,7 @@ class Album:
         self.save("swap", grid, ["source", "target", *self.labels])
 
     def write_traversal(self) -> None:
-        """`traversal.png` of one image, and the frames of a few for the report's sliders."""
+        """Write `traversal.png` of one image, and the slider frames of a few images for the report."""
         units, directions = self.names.shown, principal_directions(self.codes)
         ddim, tell = deterministic(self.sampler), self.tell("traversal.png")
         frames = draw_frames(self.model, self.start[:NUM_MOVED], units, directions, ddim, self.z_T, tell)
@@ -130,7 +130,7 @@ class Album:
         save_frames(self.folder / FRAMES, frames[:, :, 1:].transpose(1, 2), units, FRAME_AMOUNTS)
 
     def write_fields(self) -> None:
-        """`fields.png`, halfway through the diffusion."""
+        """Write `fields.png`, at the middle diffusion step."""
         self.report("fields.png", 0.0)
         step = self.model.schedule.num_steps // 2
         noise = torch.Generator().manual_seed(self.generator.initial_seed())
@@ -154,7 +154,7 @@ class Album:
         self.save("samples", as_grid(images))
 
     def tell(self, name: str) -> Callable[[float], None]:
-        """What is to be called with the share of a file that is done."""
+        """Progress function of one file, called with the completed fraction."""
         return lambda share: self.report(name, share)
 
     def save(

@@ -1,6 +1,7 @@
-"""Runs side by side: what may stand in one table, runs pooled over seeds, published values marked as such.
+"""Build comparison tables of runs: check that runs are comparable, average over seeds, add published values.
 
-Everything comes from `metrics.json`. One table has one data set, procedural or real, and one protocol.
+All values come from `metrics.json`. All runs of a table have the same data set (procedural or real) and the
+same protocol.
 """
 
 import hashlib
@@ -21,31 +22,31 @@ from ldm.files import load_json
 from ldm.training.optimizer import WITHOUT_EFFECT
 
 SPEED = "Images per second, own stage"
-OF_DIFFUSION = (PSNR_ROWS["autoencoder"], PSNR_ROWS["random"])  # rows without a meaning for others
-# sections and keys of a configuration in which two runs of one method may differ
+OF_DIFFUSION = (PSNR_ROWS["autoencoder"], PSNR_ROWS["random"])  # rows that only apply to diffusion systems
+# configuration sections and keys in which two runs of one method may differ
 PLACE = ("run", "trainer", "weights", "stages", "root", "num_workers")
 OF_NO_METHOD = {"seed", "latent_dpm", *PLACE, *WITHOUT_EFFECT}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run.
+    """The values of one run.
 
     Attributes:
-        path: as the caller named it.
-        folder: that it lies in.
-        system: such as `disdiff`.
-        preset: such as `small`.
-        seed: of its last stage.
+        path: path as the caller gave it.
+        folder: the run folder.
+        system: name of the system, such as `disdiff`.
+        preset: name of the preset, such as `small`.
+        seed: seed of the last stage.
         data: name of the data set.
-        procedural: whether that is our rendering.
-        variant: name of the run folder without its seed; "" where it does not end with one.
-        hashes: of the stages; the same run has the same.
-        values: by name of the row.
-        facts: texts by name: when it finished, on which device, by which commit; "" where unknown.
-        note: what is to be known of its values, such as why it has no scores.
-        supervision: what it learnt from beside images; "" for an unsupervised run.
-        method: what is trained and measured, whatever the seed; tells ablations of one system apart.
+        procedural: whether the images are procedural.
+        variant: name of the run folder without its seed; "" if it does not end with a seed.
+        hashes: hashes of the stages; equal for the same run.
+        values: values by row name.
+        facts: finishing time, device and commit as texts; "" if unknown.
+        note: a remark on the values, such as why there are no scores.
+        supervision: training signal besides images; "" for an unsupervised run.
+        method: hash of the configuration without the seed, which separates ablations of one system.
     """
 
     path: Path
@@ -65,7 +66,7 @@ class RunRecord:
 
 
 class Value(NamedTuple):
-    """One number of a table: of `num_runs` runs the mean and, of several, the standard deviation."""
+    """One number of a table: the mean over `num_runs` runs and, for several runs, the standard deviation."""
 
     mean: float
     std: float | None
@@ -74,7 +75,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """One system, its values by row, and the runs they are of; none if they are published."""
+    """One column of a table: a system, its values by row, and its runs (none for published values)."""
 
     title: str
     preset: str
@@ -84,19 +85,19 @@ class Column:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
+        """Seeds of the runs."""
         return tuple(run.seed for run in self.runs)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table.
+    """A comparison table.
 
     Attributes:
-        data: name of the data set, saying whether it is procedural.
-        protocol: of the scores; None without any.
+        data: name of the data set, marked if procedural.
+        protocol: protocol of the scores; None without scores.
         rows: names of the values.
-        columns: systems, ours before published ones.
+        columns: the systems, our runs before published values.
     """
 
     data: str
@@ -106,14 +107,14 @@ class Comparison:
 
 
 def compare_runs(paths: list[Path], protocol: str | None = None) -> Comparison:
-    """Set runs side by side.
+    """Build the comparison table of runs.
 
     Args:
         paths: run folders or `metrics.json` files.
-        protocol: which; None for the one that all runs with scores have.
+        protocol: protocol of the scores; None for the one that all runs with scores have.
 
     Raises:
-        UserError: a file is missing or lacks the protocol, a run is named twice, or data or protocols differ.
+        UserError: a file is missing or lacks the protocol, a run is given twice, or data or protocols differ.
     """
     metrics = [(path, load_metrics(path)) for path in paths]
     protocol = choose_protocol(metrics, protocol)
@@ -123,30 +124,32 @@ def compare_runs(paths: list[Path], protocol: str | None = None) -> Comparison:
     if not runs[0].procedural:
         columns += list_published({run.system for run in runs}, runs[0].data, protocol)
     known = {name for column in columns for name in column.values}
-    fullest = sorted(runs, key=lambda run: -len(run.values))  # it has most rows in their order
+    fullest = sorted(
+        runs, key=lambda run: -len(run.values)
+    )  # the run with the most values sets the row order
     order = dict.fromkeys(name for run in fullest for name in run.values)
     rows = [*order, *sorted(known - set(order))]
     return Comparison(name_data(runs[0].data, runs[0].procedural), protocol, rows, columns)
 
 
 def load_metrics(path: Path) -> dict[str, Any]:
-    """Content of a `metrics.json`, or of the one in a run folder.
+    """Read a `metrics.json`, or the one in a run folder.
 
     Raises:
-        UserError: it is missing, or is none.
+        UserError: the file is missing, or is not a metrics.json.
     """
     file = path / "metrics.json" if path.is_dir() else path
     metrics = load_json(file)
     if not isinstance(metrics, dict) or not {"system", "dataset", "scores"} <= set(metrics):
-        raise UserError(f"{file} is no metrics.json of a run; give a run folder that the main job finished")
+        raise UserError(f"{file} is not a metrics.json of a run; give the folder of a finished run")
     return metrics
 
 
 def check_same_data(metrics: list[tuple[Path, dict[str, Any]]]) -> None:
-    """Refuse runs on different data, or on procedural and on real data.
+    """Refuse runs on different data sets, and mixtures of procedural and real data.
 
     Raises:
-        UserError: numbers of these runs do not compare.
+        UserError: the runs are not comparable.
     """
     kinds: dict[str, Path] = {}
     for path, content in metrics:
@@ -154,42 +157,44 @@ def check_same_data(metrics: list[tuple[Path, dict[str, Any]]]) -> None:
         kinds.setdefault(name_data(data["name"], bool(data.get("procedural"))), path)
     if len(kinds) > 1:
         named = " and ".join(f"{path} on {kind}" for kind, path in list(kinds.items())[:2])
-        raise UserError(f"numbers of {named} do not compare; make one table for each")
+        raise UserError(f"scores on {named} are not comparable; make one table for each data set")
 
 
 def choose_protocol(metrics: list[tuple[Path, dict[str, Any]]], wanted: str | None) -> str | None:
-    """The protocol by which all runs were scored that have scores; None when no run has any.
+    """The protocol that all runs with scores have; None if no run has scores.
 
     Raises:
-        UserError: a run lacks the one that is wanted, or there is not exactly one to choose.
+        UserError: a run lacks the protocol `wanted`, or the runs do not have exactly one common protocol.
     """
     scored = {path: set(content["scores"]) for path, content in metrics if content["scores"]}
     for path, protocols in scored.items():
         if wanted is not None and wanted not in protocols:
             raise UserError(
                 f"{path} has no scores of the protocol {wanted}, only {', '.join(sorted(protocols))}; "
-                f"leave it out, or run the main job on it with evaluation.protocol={wanted}"
+                f"leave it out, or run disdiff train on it with evaluation.protocol={wanted}"
             )
     shared = set.intersection(*scored.values()) if scored else set()
     if scored and wanted is None and len(shared) != 1:
         told = "; ".join(f"{path}: {', '.join(sorted(protocols))}" for path, protocols in scored.items())
-        remedy = "choose one with --protocol" if shared else "compare runs that were scored by one protocol"
-        raise UserError(f"numbers of different protocols do not compare ({told}); {remedy}")
+        remedy = (
+            "choose one with --protocol" if shared else "compare runs that were scored with the same protocol"
+        )
+        raise UserError(f"scores of different protocols are not comparable ({told}); {remedy}")
     return (wanted or shared.pop()) if scored else None
 
 
 def read_run(path: Path, metrics: dict[str, Any], protocol: str | None) -> RunRecord:
-    """The run of a `metrics.json`, with its scores of one protocol."""
+    """Build the record of a run from its `metrics.json`, with the scores of one protocol."""
     folder = path if path.is_dir() else path.parent
     seed, data, stages = metrics.get("seed"), metrics["dataset"], metrics.get("stages") or {}
     name, suffix = folder.resolve().name, f"-s{seed}"
     variant = name.removesuffix(suffix) if name.endswith(suffix) else ""
     values, notes = list_values(metrics, protocol) | list_costs(metrics), [describe_supervision(metrics)]
     if not metrics["scores"]:
-        notes.append(f"{path} has no scores, as {metrics.get('scores_reason', 'it was not evaluated')}")
+        notes.append(f"{path} has no scores: {metrics.get('scores_reason', 'it was not evaluated')}")
     if stages and "autoencoder" not in stages:
         values = {name: value for name, value in values.items() if name not in OF_DIFFUSION}
-        notes.append(f"{metrics['system']} decodes codes without noise, on no first stage")
+        notes.append(f"{metrics['system']} decodes codes without noise and has no autoencoder stage")
     return RunRecord(
         path=path,
         folder=folder,
@@ -209,17 +214,17 @@ def read_run(path: Path, metrics: dict[str, Any], protocol: str | None) -> RunRe
 
 
 def identify_method(folder: Path) -> str:
-    """Twelve hexadecimal digits of a run's configuration but for seed, place and machine; "" without one."""
+    """Hash (12 digits) of a run's configuration without seed, paths and machine; "" without one."""
     path = folder / "config.yaml"
     if not path.exists():
         return ""
     try:
         tree = to_container(merge([read_yaml(path)]))
-    except UserError:  # of another version
+    except UserError:  # a configuration of another version
         return ""
 
     def keep(node: Any) -> Any:
-        """The tree without keys that are of no method, at any depth."""
+        """The tree without the keys that do not belong to the method, at any depth."""
         if not isinstance(node, dict):
             return node
         return {key: keep(value) for key, value in node.items() if key not in OF_NO_METHOD}
@@ -228,14 +233,14 @@ def identify_method(folder: Path) -> str:
 
 
 def describe_supervision(metrics: dict[str, Any]) -> str:
-    """What sets a supervised run apart; nothing for an unsupervised one."""
+    """A note on the supervision of a run; an empty text for an unsupervised run."""
     if not metrics.get("supervision"):
         return ""
-    return f"{metrics['system']}: {metrics['supervision']}; not to be ranked with unsupervised systems"
+    return f"{metrics['system']}: {metrics['supervision']}; not comparable with unsupervised systems"
 
 
 def list_costs(metrics: dict[str, Any]) -> dict[str, float]:
-    """How large a run's model is, and what the training of its own stage took, where the run says so."""
+    """Model size and training cost of a run's last stage, as far as the run has recorded them."""
     sizes, stage = metrics.get("parameters") or {}, (metrics.get("stages") or {}).get("code") or {}
     costs = {f"Parameters, {kind} (M)": sizes[kind] / 1e6 for kind in ("trainable", "total") if kind in sizes}
     if stage.get("seconds"):
@@ -245,10 +250,10 @@ def list_costs(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def pool_runs(runs: list[RunRecord]) -> list[Column]:
-    """One column per system, preset and method, in the order in which they were named, supervised ones last.
+    """Group runs into one column per system, preset and method, in the given order, supervised ones last.
 
     Raises:
-        UserError: a run is there twice, or two runs of one column have the same seed.
+        UserError: a run is given twice, or two runs of one column have the same seed.
     """
     groups, known = defaultdict(list), {}
     for run in sorted(runs, key=lambda run: bool(run.supervision)):
@@ -256,8 +261,8 @@ def pool_runs(runs: list[RunRecord]) -> list[Column]:
         for key in {column + (run.seed,), run.hashes + (run.seed,) if run.hashes else run.path}:
             if key in known:
                 raise UserError(
-                    f"{known[key].path} and {run.path} are the same run, or two of one system and of seed "
-                    f"{run.seed}; name one of them"
+                    f"{known[key].path} and {run.path} are the same run, or runs of one method with seed "
+                    f"{run.seed}; give only one of them"
                 )
             known[key] = run
         groups[column].append(run)
@@ -275,14 +280,14 @@ def pool_runs(runs: list[RunRecord]) -> list[Column]:
 
 
 def name_column(runs: list[RunRecord], alone: bool) -> str:
-    """Title of a column: the system, or where it has others of its system and preset, the runs' own name."""
+    """Title of a column: the system, or the run name if several columns have that system and preset."""
     named = next((run.variant for run in runs if run.variant), "")
     title = runs[0].system if alone or not named else named.removesuffix(f"-{runs[0].preset}")
     return title + " (weakly supervised)" * bool(runs[0].supervision)
 
 
 def pool_values(values: list[dict[str, float]]) -> dict[str, Value]:
-    """Mean and standard deviation (over n, not n - 1) of each name's values, over the runs that have it."""
+    """Mean and standard deviation (dividing by n) of each value, over the runs that have it."""
     pooled = {}
     for name in dict.fromkeys(name for run in values for name in run):
         numbers = [run[name] for run in values if name in run]
@@ -292,7 +297,7 @@ def pool_values(values: list[dict[str, float]]) -> dict[str, Value]:
 
 
 def list_published(systems: set[str], data: str, protocol: str | None) -> list[Column]:
-    """Columns of published values that the systems of a table may stand beside."""
+    """Columns of published values that are comparable with the systems of a table."""
     return [
         Column(
             f"{entry.system}, published",

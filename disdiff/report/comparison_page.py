@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that opens offline: who leads by how much, every seed's values, pictures."""
+"""Write a comparison as one offline HTML file: leading systems, values of every seed, pictures."""
 
 import io
 import os
@@ -33,9 +33,9 @@ CHARTS = (
     *(PSNR_ROWS[kind] for kind in ("inferred", "random")),
     *("Parameters, trainable (M)", SPEED),
 )
-SHARES = {*CHARTS[:5], *EDITING.values()}  # from 0 to 1
+SHARES = {*CHARTS[:5], *EDITING.values()}  # values between 0 and 1
 THUMBNAILS = {"swap": "Swaps", "traversal": "Traversals"}
-WIDTH = 560  # of a thumbnail, in pixels
+WIDTH = 560  # width of a thumbnail, in pixels
 
 
 def save_comparison(
@@ -44,13 +44,14 @@ def save_comparison(
     """Write `table.txt`, `.csv`, `.tex`, `.json` and `comparison.html`.
 
     Args:
-        folder: to write into.
-        table: what to write.
-        commands: that made the runs, by run folder; for others the one that repeats them is told.
-        failures: why runs are missing, by name.
+        folder: output folder.
+        table: the comparison.
+        commands: commands that made the runs, by run folder; for other runs, a command that repeats them is
+            shown.
+        failures: reasons of failed runs, by name.
 
     Returns:
-        Where the page is.
+        Path of the page.
     """
     texts = {
         "table.txt": format_text(table) + "\n",
@@ -69,7 +70,7 @@ def save_comparison(
 def write_page(
     folder: Path, table: Comparison, commands: Mapping[Path, str], failures: Mapping[str, str]
 ) -> str:
-    """The page; links to reports are relative to `folder`."""
+    """Render the page; links to reports are relative to `folder`."""
     runs = [run for column in table.columns for run in column.runs]
     systems = sum(bool(column.runs) for column in table.columns)
     return render(
@@ -89,7 +90,7 @@ def write_page(
 
 
 def describe_lead(table: Comparison, row: str) -> str:
-    """Which mean of a row is the highest and which the second, and what their difference is worth.
+    """One sentence on the best and second-best mean of a row, with their difference.
 
     Published values and supervised systems are left out.
     """
@@ -101,7 +102,7 @@ def describe_lead(table: Comparison, row: str) -> str:
     first, second = (column.values[row] for column in ranked[:2])
     gap, spreads = first.mean - second.mean, [v.std for v in (first, second) if v.std is not None]
     if len(spreads) < 2:
-        worth = "with a single seed of one, that says little"
+        worth = "but one of them has a single seed, so the difference is uncertain"
     else:
         worth = "more than" if gap > max(spreads) else "within"
         worth += " the larger of their standard deviations over seeds"
@@ -116,7 +117,7 @@ def embed_values(table: Comparison) -> Picture | None:
 
 
 def plot_values(table: Comparison, rows: list[str]) -> Figure:
-    """A panel per row: a bar per system at the mean, a dot per seed, a diamond for a published value."""
+    """One panel per row: a bar per system for the mean, a dot per seed, a diamond per published value."""
     columns = min(3, len(rows))
     lines, names = -(-len(rows) // columns), [column.title for column in table.columns]
     size = (1.6 + 2.6 * columns, lines * (0.55 + 0.24 * len(names)))
@@ -146,7 +147,7 @@ def plot_values(table: Comparison, rows: list[str]) -> Figure:
 
 
 def make_card(folder: Path, column: Column) -> dict[str, Any] | None:
-    """Swaps and traversals of a system's first run, and where its report is; None without pictures."""
+    """Swaps, traversals and the report link of a system's first run; None without pictures."""
     run = column.runs[0]
     paths = {title: run.folder / f"{name}.png" for name, title in THUMBNAILS.items()}
     images = [(title, embed_thumbnail(path)) for title, path in paths.items() if path.exists()]
@@ -156,7 +157,7 @@ def make_card(folder: Path, column: Column) -> dict[str, Any] | None:
 
 
 def embed_thumbnail(path: Path) -> str:
-    """A small JPEG of a picture, as an address within the page."""
+    """A small JPEG of a picture as a data URL."""
     buffer = io.BytesIO()
     with Image.open(path) as picture:
         small = picture.convert("RGB")
@@ -166,5 +167,5 @@ def embed_thumbnail(path: Path) -> str:
 
 
 def name_command(run: RunRecord, commands: Mapping[Path, str]) -> str:
-    """The command that made a run, or one that repeats it."""
+    """The command that made a run, or a command that repeats it."""
     return commands.get(run.folder) or f"disdiff train --base {run.folder / 'config.yaml'}"

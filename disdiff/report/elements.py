@@ -1,6 +1,6 @@
-"""Pages from the templates beside this file, and pictures that lie within the page.
+"""Render HTML pages from the templates in this package, and embed pictures in them.
 
-Every text that a template shows is escaped; a value that the template names and nobody gave is an error.
+All values are HTML-escaped. A value that a template uses but that was not given is an error.
 """
 
 import base64
@@ -14,8 +14,8 @@ from PIL import Image
 
 from disdiff.report.figures import to_png
 
-DOT = re.compile(r"(?<=[a-z])\.(?=[A-Z])")  # where a long name may break
-MAX_BYTES = 1_000_000  # of a picture; a page has five
+DOT = re.compile(r"(?<=[a-z])\.(?=[A-Z])")  # possible line breaks in long names
+MAX_BYTES = 1_000_000  # largest size of an embedded picture; a page has about five
 TEMPLATES = Environment(
     loader=PackageLoader("disdiff.report"),
     autoescape=True,
@@ -27,7 +27,7 @@ TEMPLATES.filters["split_dots"] = DOT.split
 
 
 class Picture(NamedTuple):
-    """A picture within a page: its address (its own bytes), title, kind (a style) and what it says."""
+    """A picture embedded in a page: its data URL, title, kind (CSS class) and caption."""
 
     address: str
     title: str
@@ -36,29 +36,29 @@ class Picture(NamedTuple):
 
 
 def render(template: str, **values: Any) -> str:
-    """A page, or a part of one, from a template and the values that it shows."""
+    """Render a template, a page or a part of one, with the given values."""
     return TEMPLATES.get_template(template).render(values)
 
 
 def embed_figure(figure: Figure, title: str, caption: str = "") -> Picture:
-    """A chart within the page; the dark style inverts it."""
+    """Embed a chart; the dark style inverts its colours."""
     return embed_png(to_png(figure), title, "chart", caption)
 
 
 def embed_png(data: bytes, title: str, kind: str, caption: str = "") -> Picture:
-    """A PNG within the page and, under it, what it says; a large one becomes a JPEG, which is smaller."""
+    """Embed a PNG with its caption; a large one is converted to JPEG to save space."""
     large = len(data) > MAX_BYTES
     address = to_address(shrink(data), "jpeg") if large else to_address(data, "png")
     return Picture(address, title, kind, caption)
 
 
 def to_address(data: bytes, format_: str) -> str:
-    """A picture's bytes as an address within the page."""
+    """Encode a picture's bytes as a data URL."""
     return f"data:image/{format_};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def shrink(data: bytes) -> bytes:
-    """A picture as JPEG of at most `MAX_BYTES`, in the best quality that allows, else at half the size."""
+    """Convert a picture to a JPEG of at most `MAX_BYTES`, at the best possible quality, else at half size."""
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     for version, quality in ((picture, 88), (picture, 70), (half, 85), (half, 60), (half, 30)):

@@ -1,8 +1,8 @@
-"""Where each unit pulls: the magnitude of its gradient field over the latent.
+"""Magnitude of each unit's gradient field at every position of the latent.
 
     m_k(u, v) = E_eps sqrt(sum_c grad_k(z_t, code_k, t)[c, u, v]^2),   z_t = q_sample(z_0, t, eps)
 
-The expectation is taken over a few draws of the noise, at one step t.
+The expectation is estimated from a few noise samples, at one step t.
 """
 
 import matplotlib
@@ -13,7 +13,7 @@ from torch import Tensor
 from disdiff.method.model import DisDiff
 from ldm.diffusion.process import q_sample, sample_noise
 
-NUM_DRAWS = 4  # of noise, per image
+NUM_DRAWS = 4  # noise samples per image
 
 
 def compute_fields(model: DisDiff, image: Tensor, t: int, generator: torch.Generator) -> Tensor:
@@ -23,7 +23,7 @@ def compute_fields(model: DisDiff, image: Tensor, t: int, generator: torch.Gener
         model: the model.
         image: shape (B, 3, H, W) in [-1, 1].
         t: the diffusion step.
-        generator: of the noise.
+        generator: generator of the noise.
 
     Returns:
         Magnitudes, shape (B, N, h, w).
@@ -38,15 +38,15 @@ def compute_fields(model: DisDiff, image: Tensor, t: int, generator: torch.Gener
 
 
 def draw_fields(image: Tensor, fields: Tensor, units: list[int]) -> tuple[Tensor, list[str]]:
-    """Images over the maps of some units, a row per unit, each as bright as its own row allows.
+    """Draw images above the maps of some units, one row per unit, each scaled to the maximum of its row.
 
     Args:
         image: shape (B, 3, H, W) in [-1, 1].
         fields: from `compute_fields`, shape (B, N, h, w).
-        units: K of them, one row each.
+        units: K units, one row each.
 
     Returns:
-        Shape (1 + K, B, 3, H, W), and the mean magnitude of every unit in words, K of them.
+        Images, shape (1 + K, B, 3, H, W), and K texts with the mean magnitude of each unit.
     """
     maps = fields[:, units].transpose(0, 1)  # (K, B, h, w)
     bright = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

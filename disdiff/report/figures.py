@@ -1,4 +1,4 @@
-"""Figures of the report: what units know of factors, as matrices, and how training went, as curves."""
+"""Figures of the report: matrices that relate units to factors, and training curves."""
 
 import io
 
@@ -15,7 +15,7 @@ CURVE = "#0969da"
 
 
 def plot_importance(importance: np.ndarray, units: list[int], factors: list[str]) -> Figure:
-    """DCI importance (N, F) of some units; in the margins D of each unit, C of each factor (over all)."""
+    """Plot the DCI importance (N, F) of some units, with D of each unit and C of each factor (all units)."""
     importance = np.asarray(importance, dtype=float)
     figure, axes = _matrix(importance[units], units, factors, "{:.2f}")
     unit_scores = [compute_disentanglement(importance[unit][None]) for unit in units]
@@ -30,7 +30,7 @@ def plot_importance(importance: np.ndarray, units: list[int], factors: list[str]
 
 
 def plot_information(information: np.ndarray, units: list[int], factors: list[str]) -> Figure:
-    """Mutual information (N, F) in nats of some units; framed are the two (of all) whose gap MIG takes."""
+    """Plot the mutual information (N, F) in nats of some units; frames mark the two units of the MIG gap."""
     information = np.asarray(information, dtype=float)
     figure, axes = _matrix(information[units], units, factors, "{:.2f}")
     for factor, ranking in enumerate(np.argsort(-information, axis=0, kind="stable")[:2].T):
@@ -43,12 +43,12 @@ def plot_information(information: np.ndarray, units: list[int], factors: list[st
 
 
 def plot_votes(votes: np.ndarray, units: list[int], factors: list[str]) -> Figure:
-    """FactorVAE votes (N, F) of some units: how often each moved least while a factor was held fixed."""
+    """Plot the FactorVAE votes (N, F): how often a unit varied least while a factor was fixed."""
     return _matrix(np.asarray(votes, dtype=float)[units], units, factors, "{:.0f}")[0]
 
 
 def plot_training(rows: list[dict[str, str]]) -> Figure:
-    """One curve per column of a training log, over its steps; values may be empty."""
+    """Plot one curve per column of a training log over the steps; values may be empty."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "step"]
     columns = min(3, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
@@ -69,7 +69,7 @@ def plot_training(rows: list[dict[str, str]]) -> Figure:
 
 
 def to_png(figure: Figure) -> bytes:
-    """A figure as PNG."""
+    """Convert a figure to PNG bytes."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, facecolor="white")
@@ -77,7 +77,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def _matrix(values: np.ndarray, units: list[int], factors: list[str], number: str) -> tuple[Figure, Axes]:
-    """Heatmap of values >= 0, shape (K, F), of K units, every cell with its number."""
+    """Heatmap of non-negative values (K, F) of K units, with the number in each cell."""
     size = (1.5 + 0.72 * len(factors), 1.2 + 0.36 * len(units) + 0.5)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Labelled grids of images as PNG files: every image at whole pixels, a label on every row and column."""
+"""Write labelled grids of images as PNG files, without resampling between pixels."""
 
 from pathlib import Path
 
@@ -15,9 +15,7 @@ from ldm.data.source import to_uint8
 from ldm.errors import UserError
 from ldm.files import atomic_path
 
-CELL = (
-    128  # pixels a side that an image is brought to, when that is a whole multiple of its size, or shrunk to
-)
+CELL = 128  # target side of an image in pixels, reached by an integer factor
 GAP, MARGIN = 4, 14  # pixels
 DPI = 100
 LABEL, SMALL, TITLE = (FontProperties(family="DejaVu Sans", size=size) for size in (10, 9, 13))
@@ -35,20 +33,20 @@ def save_grid(
     """Write a grid of images with labels.
 
     Args:
-        path: of the picture; its ending says the format.
+        path: output path; its suffix selects the format.
         images: shape (R, C, 3, H, W) in [-1, 1].
-        title: what is to be seen.
-        subtitle: of which data and which run.
-        rows: labels, R of them.
-        columns: labels, C of them.
+        title: title of the picture.
+        subtitle: data set and run.
+        rows: R row labels.
+        columns: C column labels.
 
     Raises:
-        UserError: the ending is of no picture format, or the file cannot be written.
+        UserError: the suffix is not a picture format, or the file cannot be written.
     """
     formats = FigureCanvasAgg.get_supported_filetypes()
     if Path(path).suffix[1:] not in formats:
         endings = ", ".join(sorted(formats))
-        raise UserError(f"{path} is no name of a picture; let it end in .png (or {endings})")
+        raise UserError(f"{path} has no picture suffix; use .png (or {endings})")
     num_rows, num_columns = images.shape[:2]
     tiles = resize(images.flatten(0, 1)).unflatten(0, (num_rows, num_columns))
     pitch = tiles.shape[-1] + GAP
@@ -62,7 +60,7 @@ def save_grid(
     figure.figimage(tile(tiles), xo=left, yo=MARGIN, origin="upper")
 
     def write(x: float, y: float, label: str, font: FontProperties, color: str = INK, **align: str) -> None:
-        """Write at x, y in pixels from the top left corner."""
+        """Draw a text at x, y in pixels from the top left corner."""
         figure.text(x / width, 1 - y / height, label, fontproperties=font, color=color, **align)
 
     write(MARGIN, MARGIN, title, TITLE, va="top")
@@ -76,7 +74,7 @@ def save_grid(
 
 
 def resize(images: Tensor) -> Tensor:
-    """Repeat pixels, or average them, so that images (n, 3, H, W) are about `CELL` pixels a side."""
+    """Repeat or average pixels so that images (n, 3, H, W) have sides of about `CELL` pixels."""
     size = images.shape[-1]
     if size > CELL:
         return F.interpolate(images, size=(CELL, CELL), mode="area")
@@ -84,7 +82,7 @@ def resize(images: Tensor) -> Tensor:
 
 
 def tile(images: Tensor) -> np.ndarray:
-    """Lay images (R, C, 3, H, W) in [-1, 1] out on white, shape (R * (H + GAP) - GAP, ..., 3) uint8."""
+    """Arrange images (R, C, 3, H, W) in [-1, 1] on white, shape (R * (H + GAP) - GAP, ..., 3) uint8."""
     framed = F.pad(images, (0, GAP, 0, GAP), value=1.0)
     canvas = framed.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     return to_uint8(canvas[:-GAP, :-GAP]).cpu().numpy()
@@ -97,7 +95,7 @@ def text_width(text: str, font: FontProperties) -> float:
 
 
 def as_grid(images: Tensor) -> Tensor:
-    """Arrange images (n, 3, H, W) in nearly square rows, the last filled up with white, (R, C, 3, H, W)."""
+    """Arrange images (n, 3, H, W) in a nearly square grid padded with white, shape (R, C, 3, H, W)."""
     columns = min(len(images), int(np.ceil(np.sqrt(1.6 * len(images)))))
     missing = -len(images) % columns
     blank = torch.ones_like(images[:1]).expand(missing, -1, -1, -1)

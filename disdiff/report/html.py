@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that opens offline, on a phone too, in light and in dark.
+"""Write the report of a run: one HTML file that works offline, on phones, and in light and dark mode.
 
-Everything it shows lies in the run folder: `metrics.json`, `codes.npz`, `config.yaml`, the logs and records
-of the stages, the pictures and the frames of the sliders. What is missing there is left out.
+The report is made from the files in the run folder: `metrics.json`, `codes.npz`, `config.yaml`, logs and
+records of the stages, pictures and slider frames. Parts whose files are missing are left out.
 """
 
 from collections.abc import Iterator
@@ -32,26 +32,27 @@ from ldm.training.log import format_duration, read_log
 PICTURES = {
     "swap": (
         "Swaps",
-        "First row: source. Second row: target. Every further row is the source with one unit taken from the "
-        "target. A unit that carries one factor changes that factor to the target's value, and nothing else.",
+        "First row: source. Second row: target. Every further row shows the source with one unit taken from "
+        "the target. A unit that encodes one factor changes only that factor, to the target's value.",
     ),
     "traversal": (
         "Traversals",
-        "One image, one unit a row. The unit moves from two standard deviations below its mean over the data "
-        "to two above; what changes along a row is what the unit carries.",
+        "One image, one unit per row. The unit moves from two standard deviations below its mean over the "
+        "data to two above. What changes along a row is what the unit encodes.",
     ),
     "fields": (
         "Gradient fields",
-        "First row: images. Below, the magnitude of each unit's gradient field over the latent, halfway "
-        "through the diffusion: where the unit pulls the frozen model. Every row is as bright as its own "
-        "maximum allows; its mean magnitude stands beside it.",
+        "First row: images. Other rows: magnitude of one unit's gradient field at every position of the "
+        "latent, at the middle diffusion step. It shows where the unit changes the prediction of the frozen "
+        "model. Each row is scaled to its own maximum and labelled with its mean magnitude.",
     ),
     "reconstruction": (
         "Reconstructions",
-        "What the first stage loses; what code and random noise bring back (where that differs from the "
-        "original, the code does not know); and the code with the noise inferred from the image.",
+        "Original images, and reconstructions by the autoencoder alone, from the code with random noise, and "
+        "from the code with the noise inferred from the image. With random noise, everything that differs "
+        "from the original is missing in the code.",
     ),
-    "samples": ("Samples", "Codes drawn from the data set, decoded from random noise."),
+    "samples": ("Samples", "Images sampled from random noise and codes of the data set."),
 }
 PICTURES_OF_UNITS = ("swap", "traversal", "fields")
 MATRICES = (
@@ -61,8 +62,9 @@ MATRICES = (
         plot_importance,
         describe_importance,
         "Importance (DCI)",
-        "How much of what a classifier of the factor reads, it reads from the unit. D: disentanglement of a "
-        "unit, 1 when it matters for one factor only. C: completeness of a factor, 1 when one unit has all.",
+        "The share of a factor classifier's feature importance that falls on each unit. D: disentanglement "
+        "of a unit, 1 if it is important for one factor only. C: completeness of a factor, 1 if only one "
+        "unit is important for it.",
     ),
     (
         "mig",
@@ -70,8 +72,8 @@ MATRICES = (
         plot_information,
         describe_information,
         "Mutual information (MIG)",
-        "What a unit knows of a factor, in nats. MIG is the gap between the framed cells of a column, the "
-        "best unit and the second best (dotted), as a share of the factor's entropy.",
+        "Mutual information of each unit and factor, in nats. MIG is the gap between the framed cells of a "
+        "column, the best unit and the second best (dotted), divided by the factor's entropy.",
     ),
     (
         "factor_vae",
@@ -79,21 +81,21 @@ MATRICES = (
         plot_votes,
         describe_votes,
         "Votes (FactorVAE)",
-        "How often the unit moved least while the factor was held fixed. The score is the share of votes "
-        "that fall on each unit's most frequent factor.",
+        "How often each unit varied least while the factor was fixed. The score is the share of votes for "
+        "the most frequent factor of each unit.",
     ),
 )
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write `report.html` from what lies in a run folder.
+    """Write `report.html` from the files in a run folder.
 
     Args:
-        folder: of the run.
-        out: another place for the file.
+        folder: the run folder.
+        out: another output path; None writes into the run folder.
 
     Returns:
-        Where the report is.
+        Path of the report.
 
     Raises:
         UserError: the folder has no `metrics.json`, or the report cannot be written.
@@ -101,7 +103,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     folder, out = Path(folder), Path(out) if out else None
     if not (folder / "metrics.json").exists():
         raise UserError(
-            f"{folder} has no metrics.json, so there is nothing to report; run the main job first"
+            f"{folder} has no metrics.json, which the report needs; finish the run with disdiff train first"
         )
     metrics = load_json(folder / "metrics.json")
     data, frames = metrics.get("dataset") or {}, load_frames(folder)
@@ -131,7 +133,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 def list_facts(metrics: dict[str, Any], data_name: str) -> list[str]:
-    """What was run on what, and for how long."""
+    """System, data, preset, time and device of the run."""
     facts = [f"preset {metrics.get('preset')}", f"seed {metrics.get('seed')}", f"data {data_name}"]
     if metrics.get("seconds_total"):
         seconds = format_duration(metrics["seconds_total"])
@@ -140,7 +142,7 @@ def list_facts(metrics: dict[str, Any], data_name: str) -> list[str]:
 
 
 def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The numbers with their protocol; None where something was not measured."""
+    """The values of the tables; None for what was not measured."""
     editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
     return {
         "supervision": metrics.get("supervision"),
@@ -156,7 +158,7 @@ def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[tuple]:
-    """Per protocol what each unit carries: in words, and as matrices with how to read them."""
+    """Per protocol, what each unit encodes: sentences, and matrices with explanations."""
     codes = load_codes_of(folder)
     factors = [str(name) for name in codes.get("factor_names", [])]
     for protocol, scores in (metrics.get("scores") or {}).items():
@@ -175,8 +177,8 @@ def list_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[tuple]:
 def list_pictures(
     folder: Path, metrics: dict[str, Any], names: UnitNames
 ) -> Iterator[tuple[str, Picture | None, str]]:
-    """Name, picture (None where the file is missing) and how to read it, in the page's order."""
-    shown = f"Shown are {names.left_out}." if names.left_out else ""
+    """Name, picture (None if the file is missing) and explanation, in the order of the page."""
+    shown = f"The picture shows {names.left_out}." if names.left_out else ""
     captions = {**dict.fromkeys(PICTURES_OF_UNITS, shown), "reconstruction": describe_reconstruction(metrics)}
     for name, (title, says) in PICTURES.items():
         path, caption = folder / f"{name}.png", captions.get(name, "")
@@ -184,14 +186,14 @@ def list_pictures(
 
 
 def name_run(folder: Path, metrics: dict[str, Any]) -> UnitNames:
-    """Names of a run's units: by the protocol `paper`, else by the first there is, else numbers."""
+    """Name a run's units by the scores of protocol `paper`, else of the first protocol, else by number."""
     scores, codes = metrics.get("scores") or {}, load_codes_of(folder)
     best = scores.get("paper") or next(iter(scores.values()), None)
     return name_scored_units(codes, best if "factor_names" in codes else None)
 
 
 def list_curves(folder: Path) -> Iterator[Picture]:
-    """Curves of every log, those of the stages or the run's own."""
+    """Training curves from the logs of the stages, or else from the run's log."""
     logs = {path.parent.name: path for path in sorted(folder.glob("stages/*/log.csv"))}
     if not logs and (folder / "log.csv").exists():
         logs = {"the last stage": folder / "log.csv"}
@@ -203,7 +205,7 @@ def list_curves(folder: Path) -> Iterator[Picture]:
 
 
 def describe_codes_in_use(folder: Path) -> dict[str, Any] | None:
-    """How much of the first stage's codebook is in use; None where it has none."""
+    """Use of the autoencoder's codebook; None without a codebook."""
     record = folder / "stages" / "autoencoder" / "stage.json"
     scores = load_json(record).get("scores", {}) if record.exists() else {}
     if "used" not in scores:
@@ -213,7 +215,7 @@ def describe_codes_in_use(folder: Path) -> dict[str, Any] | None:
 
 
 def list_environment(metrics: dict[str, Any]) -> Rows:
-    """Where the run was made, from what, and in how much time."""
+    """Device, versions, commit and times of the run."""
     versions = ", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items())
     return [
         ["device", str(metrics.get("device"))],
@@ -227,7 +229,7 @@ def list_environment(metrics: dict[str, Any]) -> Rows:
 
 
 def load_codes_of(folder: Path) -> dict[str, np.ndarray]:
-    """`codes` and `factor_names` of a run's `codes.npz`; no units and no factors when it is not there.
+    """Read `codes` and `factor_names` from a run's `codes.npz`; empty arrays if it is missing.
 
     Raises:
         UserError: the file is damaged.

@@ -1,4 +1,4 @@
-"""The pictures of a run as grids of images: swaps, traversals, reconstructions and samples."""
+"""Make the image grids of a run: swaps, traversals, reconstructions and samples."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,12 +25,22 @@ Share = Callable[[float], None]
 TITLES = {
     "swap": "Swaps: the source image with one unit of the target image",
     "traversal": "Traversals: one unit moves along its principal direction, the others stay",
-    "reconstruction": "Reconstructions: by the first stage, and from the code with random and inferred noise",
+    "reconstruction": "Reconstructions: autoencoder, code with random noise, code with inferred noise",
     "samples": "Samples: codes of the data set, random noise",
-    "fields": "Gradient fields: how strongly each unit pulls, and where",
+    "fields": "Gradient fields: magnitude of each unit's field over the latent",
 }
-AMOUNTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # of a traversal, in standard deviations
-FRAME_AMOUNTS = (-3.0, -2.5, *AMOUNTS, 2.5, 3.0)  # of the report's sliders
+AMOUNTS = (
+    -2.0,
+    -1.5,
+    -1.0,
+    -0.5,
+    0.0,
+    0.5,
+    1.0,
+    1.5,
+    2.0,
+)  # positions of a traversal, in standard deviations
+FRAME_AMOUNTS = (-3.0, -2.5, *AMOUNTS, 2.5, 3.0)  # positions of the report's sliders
 
 
 def draw_swap(
@@ -42,16 +52,16 @@ def draw_swap(
     z_T: Tensor,
     progress: Share | None = None,
 ) -> Tensor:
-    """Source images with units of the target images.
+    """Draw source images with units of the target images.
 
     Args:
         model: the model.
         image_source: shape (B, 3, H, W).
         image_target: shape (B, 3, H, W).
-        swaps: which units each row takes from the target.
-        sampler: which sampler.
+        swaps: units that each row takes from the target.
+        sampler: sampler configuration.
         z_T: noise to start from, shape (B, C, h, w).
-        progress: called with the share that is done.
+        progress: called with the completed fraction, from 0 to 1.
 
     Returns:
         Source, target and one row per entry of `swaps`, shape (2 + R, B, 3, H, W).
@@ -73,20 +83,20 @@ def draw_traversal(
     z_T: Tensor,
     progress: Share | None = None,
 ) -> Tensor:
-    """One image while its units, one at a time, walk along their principal directions.
+    """Draw one image while its units, one at a time, move along their principal directions.
 
     Args:
         model: the model.
         image: shape (1, 3, H, W).
         units: one row each.
-        directions: of the data set.
-        amounts: places in standard deviations.
-        sampler: which sampler.
+        directions: principal directions over the data set.
+        amounts: positions in standard deviations.
+        sampler: sampler configuration.
         z_T: noise to start from, shape (1, C, h, w).
-        progress: called with the share that is done.
+        progress: called with the completed fraction, from 0 to 1.
 
     Returns:
-        The image, then one column per amount, shape (R, 1 + A, 3, H, W).
+        Per row the image, then one column per amount, shape (R, 1 + A, 3, H, W).
     """
     code = model.encode(image)
     places = torch.tensor(amounts, device=code.device)
@@ -106,7 +116,7 @@ def draw_frames(
     z_T: Tensor,
     progress: Share | None = None,
 ) -> Tensor:
-    """Traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W); see `draw_traversal`."""
+    """Draw traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W)."""
     told, grids = progress or (lambda share: None), []
     for m in range(len(image)):
         grids.append(
@@ -127,7 +137,7 @@ def draw_frames(
 def draw_reconstruction(
     model: DisDiff, image: Tensor, sampler: SamplerConfig, generator: torch.Generator
 ) -> tuple[Tensor, list[str]]:
-    """Images (B, 3, H, W) as they are, by the first stage and from their codes.
+    """Draw images (B, 3, H, W) and their reconstructions by the autoencoder and from their codes.
 
     Returns:
         Images of shape (4, B, 3, H, W), and a label per row with its PSNR.
@@ -142,5 +152,5 @@ def draw_reconstruction(
 
 
 def label_amounts(amounts: tuple[float, ...]) -> list[str]:
-    """Column labels of a traversal, the image's own first."""
+    """Column labels of a traversal; the first column is the image itself."""
     return ["image", *map(label_amount, amounts)]

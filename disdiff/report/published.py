@@ -1,8 +1,7 @@
-"""Published values, beside which `disdiff compare` sets ours, each with the protocol and data it was
-measured on.
+"""Published values for `disdiff compare`, each with its protocol and data.
 
-Only values that were read at their source stand here. A value is shown where system, data and protocol are
-the same, and never beside procedural data.
+Every value was checked at its source. A value is shown only for the same system, data and protocol, and never
+with procedural data.
 """
 
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ class Published:
     """Values of one system from one source.
 
     Attributes:
-        system: as in `metrics.json`.
-        data: as in `metrics.json`.
-        protocol: of the disentanglement scores; None when `values` has none and any protocol will do.
-        values: by row of the comparison.
-        measured: on what and how, in words.
-        source: where the values were read.
+        system: name as in `metrics.json`.
+        data: name as in `metrics.json`.
+        protocol: protocol of the disentanglement scores; None if `values` has no such scores, so that any
+            protocol fits.
+        values: values by row of the comparison.
+        measured: data and procedure in words.
+        source: source of the values.
     """
 
     system: str

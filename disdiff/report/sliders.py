@@ -1,7 +1,7 @@
-"""Traversals that move: a sheet of frames in the run folder, and a slider per unit in the report.
+"""Interactive traversals: a sheet of frames in the run folder, and one slider per unit in the report.
 
-`frames.json` holds one JPEG sheet, a row per unit and a column per amount, `num_images` images side by side
-in every cell. The page has the sheet once; a slider shifts the part of it that is seen.
+`frames.json` holds one JPEG sheet with a row per unit, a column per amount, and `num_images` images side by
+side in every cell. The page embeds the sheet once; a slider selects the visible part.
 """
 
 import base64
@@ -19,7 +19,7 @@ from ldm.errors import UserError
 from ldm.files import load_json, save_json
 
 FRAMES = "frames.json"
-CELL = 96  # pixels a side at most; a multiple of 8, so that JPEG's blocks do not straddle images
+CELL = 96  # largest side of an image in pixels; a multiple of 8, so that JPEG blocks do not span two images
 QUALITY = 90
 
 
@@ -28,10 +28,10 @@ class Frames:
     """Content of `frames.json`.
 
     Attributes:
-        units: the unit of every row.
-        amounts: the place of every column, in standard deviations.
-        num_images: side by side in a cell.
-        sheet: the JPEG, base64.
+        units: unit of every row.
+        amounts: position of every column, in standard deviations.
+        num_images: images side by side in a cell.
+        sheet: the JPEG in base64.
     """
 
     units: list[int]
@@ -41,12 +41,12 @@ class Frames:
 
     @property
     def labels(self) -> list[str]:
-        """What each column is called."""
+        """Labels of the columns."""
         return [label_amount(amount) for amount in self.amounts]
 
     @property
     def start(self) -> int:
-        """The column nearest to the mean."""
+        """Index of the column nearest to the mean."""
         return min(range(len(self.amounts)), key=lambda column: abs(self.amounts[column]))
 
 
@@ -54,10 +54,10 @@ def save_frames(path: str | Path, frames: Tensor, units: list[int], amounts: tup
     """Write `frames.json`.
 
     Args:
-        path: of the file.
+        path: output path.
         frames: shape (K, A, M, 3, H, W) in [-1, 1]: K units, A amounts, M images.
-        units: K of them.
-        amounts: A of them.
+        units: the K units.
+        amounts: the A amounts.
     """
     rows, columns, num_images, *_, size = frames.shape
     tiles = frames.flatten(0, 2)
@@ -72,7 +72,7 @@ def save_frames(path: str | Path, frames: Tensor, units: list[int], amounts: tup
 
 
 def load_frames(folder: Path) -> Frames | None:
-    """Frames of a run; None when there are none.
+    """Load the frames of a run; None if there are none.
 
     Raises:
         UserError: the file is damaged.
@@ -90,12 +90,12 @@ def load_frames(folder: Path) -> Frames | None:
 
 
 def label_amount(amount: float) -> str:
-    """A place along a unit's direction."""
+    """Label of a position along a unit's direction."""
     return f"{amount:+.3g} std" if amount else "mean"
 
 
 def place_sliders(frames: Frames, names: UnitNames) -> list[tuple[int, str, str]]:
-    """Per row of the sheet its unit, the unit's name, and what of the sheet is seen at first (CSS)."""
+    """Per row of the sheet: unit, name of the unit, and the initially visible part of the sheet (CSS)."""
     x, last = 100 * frames.start / (len(frames.amounts) - 1), max(1, len(frames.units) - 1)
     return [
         (

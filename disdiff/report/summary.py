@@ -1,4 +1,4 @@
-"""From `metrics.json` to the rows of the report's tables."""
+"""Turn `metrics.json` into the rows of the report's tables."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ SCORES = {  # (metric, key): name
     ("unsupervised", "mutual_information"): "Mutual information of units (nats)",
 }
 PSNR = {
-    "autoencoder": "First stage alone",
+    "autoencoder": "Autoencoder alone",
     "inferred": "Code and inferred noise",
     "random": "Code and random noise",
 }
@@ -31,7 +31,7 @@ Rows = list[list[str | float]]
 
 
 def list_scores(scores: dict[str, Any]) -> Rows:
-    """Scores of one protocol: name, value, and how it was estimated."""
+    """Rows for the scores of one protocol: name, value, and estimator."""
     rows: Rows = []
     for (metric, key), name in SCORES.items():
         result = scores.get(metric, {})
@@ -42,7 +42,7 @@ def list_scores(scores: dict[str, Any]) -> Rows:
 
 
 def list_notes(scores: dict[str, Any]) -> list[str]:
-    """What must be said beside the scores of one protocol: what is not defined, or 0 for any codes, why."""
+    """Notes on the scores of one protocol: which are undefined or always 0, and why."""
     titles = {metric: name.removesuffix(" disentanglement") for (metric, _), name in reversed(SCORES.items())}
     undefined = scores.get("undefined", {}).items()
     notes = [f"{titles.get(name, name)} is not defined: {reason}" for name, reason in undefined]
@@ -51,7 +51,7 @@ def list_notes(scores: dict[str, Any]) -> list[str]:
 
 
 def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, float]:
-    """Every number of a run that compares with other runs', by its name."""
+    """All values of a run that can be compared with other runs, by name."""
     scores = (metrics["scores"] or {}).get(protocol, {})
     values = {str(name): float(value) for name, value, _ in list_scores(scores)}
     editing, reconstruction = metrics.get("editing") or {}, metrics.get("reconstruction") or {}
@@ -59,13 +59,13 @@ def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, floa
         **{name: editing.get(key) for key, name in EDITING.items()},
         **{name: reconstruction.get(f"{kind}_psnr") for kind, name in PSNR_ROWS.items()},
         "MSE, inferred noise": reconstruction.get("inferred_mse"),
-        "Minutes from nothing": metrics.get("seconds_total") and metrics["seconds_total"] / 60,
+        "Minutes in total": metrics.get("seconds_total") and metrics["seconds_total"] / 60,
     }
     return values | {name: float(value) for name, value in found.items() if value is not None}
 
 
 def list_edits(editing: dict[str, Any]) -> Rows:
-    """Per factor its unit, the rate of success, the factor kept worst, and what the probe is worth."""
+    """Rows per factor: its unit, success rate, the worst-kept factor, and the accuracy of the probe."""
     rows: Rows = []
     for name, success in editing.get("success", {}).items():
         kept = editing.get("kept", {}).get(name, {})
@@ -84,7 +84,7 @@ def list_edits(editing: dict[str, Any]) -> Rows:
 
 
 def list_reconstructions(reconstruction: dict[str, Any]) -> Rows:
-    """Per kind of reconstruction its PSNR in dB."""
+    """Rows with the PSNR in dB of each kind of reconstruction."""
     return [
         [name, f"{reconstruction[f'{kind}_psnr']:.1f} dB"]
         for kind, name in PSNR.items()
@@ -93,7 +93,7 @@ def list_reconstructions(reconstruction: dict[str, Any]) -> Rows:
 
 
 def list_tiles(metrics: dict[str, Any]) -> Rows:
-    """The few numbers that come first: value and what it is."""
+    """The headline numbers: value and name."""
     tiles: Rows = []
     for protocol, scores in (metrics.get("scores") or {}).items():
         values = {(metric, key): scores.get(metric, {}).get(key) for metric, key in list(SCORES)[:2]}

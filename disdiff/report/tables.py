@@ -1,6 +1,6 @@
-"""A comparison as text for the terminal, as CSV, as LaTeX and as JSON.
+"""Format a comparison as text for the terminal, CSV, LaTeX and JSON.
 
-tabulate would not do: it has one row of heads, not two, and does not break a wide table into blocks.
+The library tabulate is not enough: it has no two-row headers and does not split wide tables into blocks.
 """
 
 import csv
@@ -13,9 +13,9 @@ SPECIAL = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
 
 
 def format_text(table: Comparison, width: int | None = None) -> str:
-    """Rows are values, columns are systems; below, what the numbers are.
+    """Format a table with one row per value and one column per system, followed by notes.
 
-    Columns that do not fit `width` characters go on in a block below, under the rows' names again.
+    Columns that exceed `width` characters continue in another block below, which repeats the row names.
     """
     names = ["", "", *table.rows]
     first = max(map(len, names))
@@ -31,7 +31,7 @@ def format_text(table: Comparison, width: int | None = None) -> str:
 
 
 def _block(columns: list[list[str]]) -> str:
-    """Columns side by side, the first to the left, a line below their two heads."""
+    """Columns side by side, the first left-aligned, with a line below the two header rows."""
     widths = [max(map(len, cells)) for cells in columns]
     lines = [
         "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
@@ -42,7 +42,7 @@ def _block(columns: list[list[str]]) -> str:
 
 
 def format_csv(table: Comparison) -> str:
-    """One line per value, with everything needed to know what it is."""
+    """One self-explanatory line per value."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["value", "system", "preset", "data", "protocol", "source", "runs", "mean", "std"])
@@ -55,7 +55,7 @@ def format_csv(table: Comparison) -> str:
 
 
 def format_latex(table: Comparison) -> str:
-    """A `table` environment; needs the package booktabs."""
+    """A LaTeX `table` environment, which needs the package booktabs."""
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -74,7 +74,7 @@ def format_latex(table: Comparison) -> str:
 
 
 def to_json(table: Comparison) -> dict[str, Any]:
-    """Everything, the values of every run included, ready for JSON."""
+    """The complete table with the values of every run, ready for JSON."""
 
     def pool(column: Column) -> dict[str, Any]:
         return {row: {"mean": v.mean, "std": v.std, "runs": v.num_runs} for row, v in column.values.items()}
@@ -97,24 +97,24 @@ def to_json(table: Comparison) -> dict[str, Any]:
 
 
 def describe(column: Column) -> str:
-    """Under a column's title: preset and number of runs, or that the values are published."""
+    """Second header of a column: preset and number of runs, or a note that the values are published."""
     return f"{column.preset}, n={len(column.seeds)}" if column.seeds else "published"
 
 
 def explain(table: Comparison) -> list[str]:
-    """What the numbers are, in sentences."""
+    """Notes that explain the numbers."""
     protocol = f"protocol {table.protocol}" if table.protocol else "no scores"
-    facts = [f"{table.data}, {protocol}; mean +- standard deviation (over n) of n runs of different seeds."]
+    facts = [f"{table.data}, {protocol}; mean +- standard deviation over n seeds (dividing by n)."]
     return facts + [f"{column.note}." for column in table.columns if column.note]
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX."""
+    """Escape a text for LaTeX."""
     return "".join(SPECIAL.get(character, character) for character in text).replace("+-", r"$\pm$")
 
 
 def format_cell(column: Column, row: str, between: str = " +- ") -> str:
-    """One number, or a dash."""
+    """One value of a column, or a dash."""
     if row not in column.values:
         return "-"
     mean, std, _ = column.values[row]

@@ -1,9 +1,9 @@
-"""A campaign: configurations times seeds, each run trained by the main job, one after the other.
+"""Train a campaign: every combination of configurations and seeds, one run after the other.
 
-Every run is a process of its own, the command `disdiff train --base FILE ...` that anyone may repeat: its
-memory is freed, a crash or a kill for want of memory ends that run alone, and a stopped campaign leaves what
-a stopped main job leaves, checkpoints from which the same command goes on. The first run that needs a shared
-stage trains it. Runs go seed by seed, so that a campaign that is cut short compares all over fewer seeds.
+Each run is a separate process, `disdiff train --base FILE ...`. Its memory is freed at the end, and a crash
+or lack of memory ends only that run. A stopped campaign leaves checkpoints, from which the same command
+continues. The first run that needs a shared stage trains it. Runs are ordered by seed, so that an incomplete
+campaign still has all configurations for the first seeds.
 """
 
 import signal
@@ -27,22 +27,22 @@ from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.log import format_duration
 
-MAIN_JOB = ("-P", "-m", "disdiff", "train")  # -P: nothing in the working directory is imported
-STOP_SECONDS = 60  # that a run has to stop once it is told to
-NARROW = 60  # characters of a run's last line beside the bar
+MAIN_JOB = ("-P", "-m", "disdiff", "train")  # -P: do not import from the working directory
+STOP_SECONDS = 60  # time that an interrupted run has to stop
+NARROW = 60  # characters of a run's last line that are shown beside the bar
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run of a campaign.
 
     Attributes:
-        file: its configuration.
-        overrides: of it, the seed included.
-        config: what both make.
-        stages: that it needs.
-        source: its data set.
+        file: configuration file.
+        overrides: overrides of the configuration, including the seed.
+        config: the resulting configuration.
+        stages: stages of the run.
+        source: data set of the run.
     """
 
     file: Path
@@ -53,42 +53,42 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """Name of the run."""
         return self.config.run.name
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(self.config.run.root) / self.name
 
     @property
     def arguments(self) -> list[str]:
-        """Of the main job."""
+        """Command-line arguments of `disdiff train` for this run."""
         return ["--base", str(self.file), *self.overrides]
 
     @property
     def command(self) -> str:
-        """What makes this run alone."""
+        """The command that trains this run by itself."""
         return " ".join(["disdiff train", *self.arguments])
 
     @property
     def finished(self) -> bool:
-        """Whether its results are there, of this very configuration."""
+        """Whether the run has results for this configuration."""
         return results_are_current(self.folder, self.config, list(self.stages), self.source)
 
     @property
     def state(self) -> str:
-        """`finished`, or how far it is."""
+        """Progress of the run in words, such as `finished`."""
         if self.finished:
             return "finished"
         own = next(stage for stage in self.stages if stage.name in OF_ONE_RUN)
         if own.trained:
             return "trained, to be evaluated"
-        return "begun, goes on" if (own.folder / "resume.ckpt").exists() else "to be trained"
+        return "started, will continue" if (own.folder / "resume.ckpt").exists() else "to be trained"
 
     @property
     def seconds(self) -> float:
-        """That a finished run took beyond its shared stages."""
+        """Time of a finished run without its shared stages."""
         metrics = load_json(self.folder / "metrics.json")
         shared = [record for name, record in metrics["stages"].items() if name not in OF_ONE_RUN]
         return metrics["seconds_total"] - sum(record["seconds"] for record in shared)
@@ -96,11 +96,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Campaign:
-    """Runs to make.
+    """The runs of a campaign.
 
     Attributes:
-        jobs: seed by seed.
-        same: name of a configuration that is left out, and of the one that it equals under this preset.
+        jobs: runs, ordered by seed.
+        same: configurations that are left out, each with the one that it equals under this preset.
     """
 
     jobs: list[Job]
@@ -111,24 +111,24 @@ def find_configs(systems: Iterable[str], data: str) -> list[Path]:
     """The configuration files of systems on a data set.
 
     Raises:
-        UserError: a system has none.
+        UserError: a system has no configuration for the data set.
     """
     known = sorted(path.parent.name for path in CONFIGS.glob(f"*/{data}.yaml") if path.parent.name[0] != "_")
     for system in systems:
         if system not in known:
             raise UserError(f"there is no configs/{system}/{data}.yaml; choose among {', '.join(known)}")
     shipped = [CONFIGS / system / f"{data}.yaml" for system in systems]
-    # as the caller would name them, unless that is another file here
+    # relative to the package root as a user would type it, unless that names another file here
     named = [path.relative_to(CONFIGS.parent) for path in shipped]
     return [name if find(name).samefile(path) else path for name, path in zip(named, shipped, strict=True)]
 
 
 def plan_campaign(files: list[Path], seeds: list[int], overrides: list[str]) -> Campaign:
-    """The runs of every configuration with every seed, checked before any is trained.
+    """Plan the runs of every configuration with every seed, and check them before training.
 
     Raises:
-        UserError: a configuration is bad or finds no code, two differ in data or evaluation, or runs of
-            several would share a folder.
+        UserError: a configuration is invalid or has no code, two configurations differ in data or evaluation,
+            or several runs would share a folder.
     """
     jobs, same, known = [], {}, {}
     for seed in dict.fromkeys(seeds):
@@ -141,40 +141,40 @@ def plan_campaign(files: list[Path], seeds: list[int], overrides: list[str]) -> 
                 same[str(file)] = str(twin.file)
             check_comparable(jobs[0], job)
     if len({job.folder for job in jobs}) < len(jobs):
-        raise UserError("several runs would share a folder; leave out run.name, or name each file once")
+        raise UserError("several runs would share a folder; leave out run.name, or give each file once")
     return Campaign(jobs, same)
 
 
 def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
-    """One run of a configuration.
+    """Plan one run of a configuration.
 
     Raises:
-        UserError: the configuration is bad or finds no code.
+        UserError: the configuration is invalid or has no code.
     """
     config = load_config([file], list(overrides))
     if get_system(config).build_model is None:
-        raise UserError(f"{file} is of {config.system} alone, which finds no code to compare; leave it out")
+        raise UserError(f"{file} configures {config.system}, which has no code to compare; leave it out")
     folder = Path(config.run.root) / config.run.name
     source = build_source(config.data)
     return Job(file, overrides, config, tuple(list_stages(config, source, folder)), source)
 
 
 def check_comparable(first: Job, job: Job) -> None:
-    """Refuse runs whose numbers would not compare.
+    """Refuse runs whose scores would not be comparable.
 
     Raises:
-        UserError: data or evaluation differ.
+        UserError: data or evaluation settings differ.
     """
     for section in ("data", "evaluation"):
         if getattr(first.config, section) != getattr(job.config, section):
             raise UserError(
-                f"{first.file} and {job.file} differ in {section}, so that their numbers do not compare; "
-                "train and compare them apart"
+                f"{first.file} and {job.file} differ in {section}, so their scores are not comparable; "
+                "train and compare them separately"
             )
 
 
 def describe_campaign(campaign: Campaign) -> list[str]:
-    """Lines that say what exists already, what would be trained, and about how long that takes."""
+    """Lines that list finished and missing runs, and the expected training time."""
     jobs = campaign.jobs
     users: dict[Path, list[Stage]] = {}
     for stage in (stage for job in jobs for stage in job.stages if stage.name not in OF_ONE_RUN):
@@ -185,24 +185,24 @@ def describe_campaign(campaign: Campaign) -> list[str]:
         lines.append(f"  {folder}: {state}, for {len(stages)} of {len(jobs)} runs")
     width = max(len(job.name) for job in jobs)
     lines += ["runs", *(f"  {job.name:<{width}}  {job.state}" for job in jobs)]
-    lines += [f"{file} is the same as {twin} here: one run for both" for file, twin in campaign.same.items()]
+    lines += [f"{file} equals {twin} here; one run serves both" for file, twin in campaign.same.items()]
     finished, left = split_jobs(jobs)
-    lines.append(f"{len(finished)} of {len(jobs)} runs finished, {len(left)} to make")
+    lines.append(f"{len(finished)} of {len(jobs)} runs finished, {len(left)} to train")
     if left and finished:
         seconds = sum(expect_seconds(job, finished) for job in left)
-        lines[-1] += f", about {format_duration(seconds)} beyond shared stages, by the finished ones"
+        lines[-1] += f", about {format_duration(seconds)} without shared stages, estimated from finished runs"
     return lines
 
 
 def split_jobs(jobs: list[Job]) -> tuple[list[Job], list[Job]]:
-    """Those that are finished and those that are not."""
+    """Split runs into finished and unfinished ones."""
     done = [job.finished for job in jobs]
     pairs = list(zip(jobs, done, strict=True))
     return [job for job, is_done in pairs if is_done], [job for job, is_done in pairs if not is_done]
 
 
 def expect_seconds(job: Job, finished: list[Job]) -> float:
-    """Seconds that a run will take: the mean of `finished` runs of its configuration, else of all of them."""
+    """Expected seconds of a run: the mean of `finished` runs with its configuration, else of all of them."""
     seconds = [other.seconds for other in finished if other.file == job.file]
     return mean(seconds or [other.seconds for other in finished])
 
@@ -210,15 +210,15 @@ def expect_seconds(job: Job, finished: list[Job]) -> float:
 def train_campaign(
     jobs: list[Job], logs: Path, run: Callable[[Job, Path, Tell], str | None] | None = None
 ) -> dict[str, str]:
-    """Make the runs that are not finished, under a bar over all of them.
+    """Train the unfinished runs, with a progress bar over all runs.
 
     Args:
-        jobs: in order.
-        logs: folder for what each run says.
-        run: makes one run and returns why it failed, or None; by default in a process of its own.
+        jobs: runs, in order.
+        logs: folder for the log of each run.
+        run: trains one run and returns the reason if it failed, else None; by default in a separate process.
 
     Returns:
-        Why runs failed, by name.
+        Reasons of failed runs, by name.
     """
     run, failures = run or run_job, {}
     with tqdm(total=len(jobs), unit="run", bar_format=BAR, dynamic_ncols=True) as bar:
@@ -229,7 +229,7 @@ def train_campaign(
             bar.set_description_str(job.name)
             reason = run(job, logs / f"{job.name}.log", Watch(bar, jobs, place))
             if reason is None and not job.finished:
-                reason = "it ended without its results"
+                reason = "the run ended without results"
             if reason is None:
                 bar.write(f"{job.name}: {summarise(load_json(job.folder / 'metrics.json'))}")
             else:
@@ -245,15 +245,15 @@ BAR = "{desc}: {percentage:3.0f}%|{bar:12}| {n:.1f} of {total} runs, {elapsed}{p
 
 
 class Watch:
-    """Called with what a run says: shows the last of it, and what is left of the campaign.
+    """Shows the last output line of a run and the remaining time of the campaign.
 
-    What is left is known where finished runs tell how long one takes (`expect_seconds`).
+    The remaining time is estimated from finished runs (`expect_seconds`).
     """
 
     def __init__(self, bar: tqdm, jobs: list[Job], place: int) -> None:
         self.bar, self.place, self.start = bar, place, time.monotonic()
         finished, left = split_jobs(jobs)
-        later = [job for job in left if jobs.index(job) >= place]  # those before have failed
+        later = [job for job in left if jobs.index(job) >= place]  # earlier unfinished runs have failed
         self.seconds = [expect_seconds(job, finished) for job in later] if finished else []
 
     def __call__(self, line: str) -> None:
@@ -268,19 +268,19 @@ class Watch:
 
 
 def run_job(job: Job, log: Path, tell: Tell) -> str | None:
-    """Make a run in a process of its own.
+    """Train a run in a separate process.
 
     Args:
         job: the run.
-        log: takes what the process says, but for its progress bars.
-        tell: is called with every line.
+        log: file for the output of the process without progress bars.
+        tell: called with every line of the output.
 
     Returns:
-        Why it failed, or None.
+        The reason if the run failed, else None.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", *MAIN_JOB, *job.arguments]
-    process = subprocess.Popen(  # in a session of its own, so that an interrupt reaches it once, through here
+    process = subprocess.Popen(  # in its own session, so that only `stop` interrupts it, once
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
@@ -301,12 +301,12 @@ def run_job(job: Job, log: Path, tell: Tell) -> str | None:
 
 
 def heed_interrupts() -> None:
-    """Let a process be interrupted even if we, in the background of a shell, are told to ignore that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # for which Python puts its KeyboardInterrupt
+    """Make a child process interruptible even if this process, in a shell's background, ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python then raises KeyboardInterrupt
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Interrupt a process, which saves its state; kill it when it does not end."""
+    """Interrupt a process so that it saves its state; kill it if it does not end."""
     process.send_signal(signal.SIGINT)
     try:
         process.communicate(timeout=STOP_SECONDS)
@@ -316,7 +316,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def explain_end(status: int, last: str, log: Path) -> str | None:
-    """Why a process failed, from its exit status and the last line it said; None for success."""
+    """The reason why a process failed, from its exit status and last output line; None for success."""
     if status == 0:
         return None
     if status < 0:

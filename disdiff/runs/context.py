@@ -1,4 +1,4 @@
-"""What a run works on: configuration, data, split, machine, folder, stages and the networks they train."""
+"""The context of a run: configuration, data, split, machine, folder, stages and networks."""
 
 import logging
 from dataclasses import dataclass, field
@@ -37,23 +37,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Context:
-    """Everything that training, evaluation and reports of one run share.
+    """Everything that training, evaluation and report of one run share.
 
     Attributes:
-        config: complete.
-        system: what the configuration trains.
-        machine: to compute on.
-        source: the images.
-        train_index: images to train on, shape (n,) int64.
-        eval_index: images to evaluate on, shape (m,) int64.
-        folder: of the run.
-        stages: by name, in order.
-        latent_space: stage 1, its weights loaded or trained by `disdiff.runs.training`.
+        config: the complete configuration.
+        system: the system that is trained.
+        machine: device, precision and related settings.
+        source: the data set.
+        train_index: indices of the training images, shape (n,) int64.
+        eval_index: indices of the evaluation images, shape (m,) int64.
+        folder: the run folder.
+        stages: the stages by name, in order.
+        latent_space: stage 1; `disdiff.runs.training` loads or trains its weights.
         denoiser: stage 2.
-        model: the system on these stages; None for a system that is one of them.
-        latent_dpm: a diffusion model of the codes; None without `model`.
-        thread_counts: numbers of CPU threads to choose from.
-        step_seconds: of a training step, by stage, once `disdiff.runs.overview` has tried them.
+        model: the system on these stages; None for a system that consists of shared stages only.
+        latent_dpm: diffusion model of the codes; None without `model`.
+        thread_counts: candidate numbers of CPU threads.
+        step_seconds: seconds per training step by stage, filled in by the trial of `disdiff.runs.overview`.
     """
 
     config: Config
@@ -73,19 +73,19 @@ class Context:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """What each stage trains, by the stage's name."""
+        """The module that each stage trains, by stage name."""
         shared = {"autoencoder": self.latent_space, "latent_diffusion": self.denoiser}
         if self.model is None:
             return shared
         return {**shared, "code": self.model.networks, "latent_dpm": self.latent_dpm}
 
     def has_parameters(self, name: str) -> bool:
-        """Whether a stage has anything to train; pixel space has no autoencoder."""
+        """Whether a stage has parameters to train; the autoencoder of pixel space has none."""
         return any(True for _ in self.modules[name].parameters())
 
 
 def open_context(config: Config) -> Context:
-    """Open the data and build the untrained networks of a run; nothing is written.
+    """Open the data and build the untrained networks of a run, without writing files.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the data cannot be read.
@@ -100,7 +100,7 @@ def open_context(config: Config) -> Context:
     source = build_source(config.data)
     skipped = describe_source(source).get("skipped", [])
     if skipped:
-        log.info(f"note: {len(skipped)} pictures cannot be used and are left out: {name_some(skipped)}")
+        log.info(f"note: {len(skipped)} pictures cannot be read and are left out: {name_some(skipped)}")
     folder = Path(config.run.root) / config.run.name
     sizes = config.data.num_train, config.evaluation.num_images
     train_index, eval_index = split_indices(source, *sizes)

@@ -1,4 +1,4 @@
-"""A discovery on a run folder, from images to files: what `disdiff discover` does."""
+"""Name the units of a run with a CLIP model and write the results; used by `disdiff discover`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -37,21 +37,21 @@ from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.files import save_json
 
-NUM_REFERENCE = 2000  # images whose embeddings say what is far and what is chance
+NUM_REFERENCE = 2000  # images whose embeddings give the distance scale and the chance level
 NUM_SHOWN = 4  # images per unit in the picture
 Share = Callable[[float], None]
 
 
 @dataclass
 class Options:
-    """How to look.
+    """Options of a discovery.
 
     Attributes:
-        way: of moving a unit, `traverse`, `swap` or `field`.
-        amount: of `traverse`, in standard deviations.
-        num_images: to move.
-        seed: of the choice of images and of the random directions.
-        control: what of the gradient decoder is randomised first; None for nothing.
+        way: how a unit is moved, `traverse`, `swap` or `field`.
+        amount: distance of `traverse`, in standard deviations.
+        num_images: number of images to edit.
+        seed: seed of the choice of images and of the random directions.
+        control: part of the gradient decoder that is randomised first; None for no control.
     """
 
     way: str = "traverse"
@@ -62,14 +62,14 @@ class Options:
 
 
 class Discovery:
-    """Moves the units of a run, and says what a CLIP sees.
+    """Moves the units of a run and names the changes with a CLIP model.
 
     Args:
-        run: whose model is in eval mode; a control changes it.
-        clip: on the model's device.
+        run: the run, with its model in eval mode; a control modifies the model.
+        clip: the CLIP model, on the model's device.
         codes: content of the run's `codes.npz`.
-        sampler: of edits; deterministic DDIM in as many steps.
-        options: how to look.
+        sampler: gives the number of steps of deterministic DDIM.
+        options: options of the discovery.
     """
 
     def __init__(
@@ -94,21 +94,21 @@ class Discovery:
         self.probe: Probe | None = None
 
     def load(self, index: torch.Tensor) -> torch.Tensor:
-        """Images `index` (n,), shape (n, 3, H, W), on the model's device."""
+        """Load the images `index` (n,), shape (n, 3, H, W), on the model's device."""
         return to_float(self.run.source.images(index)).to(self.run.model.device)
 
     def find(
         self, prompts: Path | None, scores: Mapping[str, Any] | None, progress: Share | None = None
     ) -> dict[str, Any]:
-        """Move every unit and name it, or without prompts put units together.
+        """Move every unit and name it; without prompts, group units with the same effect.
 
         Args:
-            prompts: a prompts file.
-            scores: of one protocol, by which names are judged; None without labels.
-            progress: called with the share that is done.
+            prompts: prompts file; None for no names.
+            scores: scores of one protocol, which tell whether a name is right; None without labels.
+            progress: called with the completed fraction, from 0 to 1.
 
         Returns:
-            The JSON-ready result, as `discovery.json` keeps it.
+            The JSON-ready result, the content of `discovery.json`.
         """
         options, units = self.options, list(range(self.run.model.num_units))
         self.prompts = None if prompts is None else read_prompts(prompts)
@@ -144,16 +144,16 @@ class Discovery:
         return result
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
-        """Unit embeddings of texts, on the CPU."""
+        """Embeddings of texts, normalised to length 1, on the CPU."""
         return self.clip.encode_text(texts).cpu()
 
     def edit(self, name: str, folder: Path, progress: Share | None = None) -> dict[str, Any]:
-        """Move the unit of a name, show it, and measure it where there are labels.
+        """Move the unit with a name, write a picture, and measure the edit if there are labels.
 
         Args:
-            name: that `find` gave.
-            folder: for the picture.
-            progress: called with the share of the probe's training that is done.
+            name: name of a unit, from `find`.
+            folder: output folder of the picture.
+            progress: called with the completed fraction of the probe's training.
 
         Raises:
             UserError: no unit has the name.
@@ -182,19 +182,19 @@ class Discovery:
 
     @property
     def subtitle(self) -> str:
-        """Of pictures: which data, which run, seen by what."""
+        """Subtitle of pictures: data set, run and CLIP model."""
         source = self.run.source
         data = name_data(source.name, source.procedural)
-        return f"{data} · {self.run.folder.resolve().name} · seen by {self.clip.facts.name}"
+        return f"{data} · {self.run.folder.resolve().name} · named by {self.clip.facts.name}"
 
     def save(self, result: dict[str, Any], folder: Path) -> list[Path]:
-        """Write the result and the picture of it; a control's under names of its own.
+        """Write the result and its picture; the files of a control have their own names.
 
         Raises:
             UserError: `find` was not called, or the folder cannot be written.
         """
         if self.displacements is None:
-            raise UserError("there is nothing to save yet; call find first")
+            raise UserError("there is no result to save; call find first")
         ending = f"-control-{self.options.control}" if self.options.control else ""
         paths = [(folder / name).with_stem(f"discovery{ending}") for name in (FILE, PICTURE)]
         save_json(paths[0], result)
@@ -209,12 +209,12 @@ class Discovery:
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file's name: letters, digits, `_`, `+`, `-` and dots."""
+    """Turn a name into part of a file name: letters, digits, `_`, `+`, `-` and dots."""
     return re.sub(r"[^\w.+-]+", "-", name)[:80]
 
 
 def label_finding(finding: Finding) -> str:
-    """A unit's row label."""
+    """Row label of a unit."""
     said = finding.name if finding.verdict == "named" else finding.verdict
     score = f" {finding.score:.2f}" if finding.verdict == "named" and finding.score is not None else ""
     return f"unit {finding.unit} · {said}{score}"

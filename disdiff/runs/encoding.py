@@ -1,5 +1,6 @@
-"""What the stages after the first are trained on: latents, embeddings and codes of the training images, made
-once and kept.
+"""Encode the training images once and cache the result: latents, CLIP embeddings, codes.
+
+The stages after the first are trained on these.
 """
 
 import hashlib
@@ -20,20 +21,21 @@ from ldm.training.ranks import main_first
 from ldm.training.weight_files import fingerprint
 
 BATCH = 256
-INITIAL_IMAGES = 16384  # to which the initial code is fitted, at most,
-INITIAL_NUMBERS = 2**26  # of their latents
+INITIAL_IMAGES = 16384  # largest number of images to which the initial code is fitted
+INITIAL_NUMBERS = 2**26  # largest number of values in their latents
 
 
 def latent_batches(context: Context, with_images: bool = False) -> TensorBatches:
-    """Cached latents as training batches, with their images where the encoder reads images."""
+    """Cached latents as training batches, with the images if the encoder reads images."""
     cache = encode_latents(context, with_images)
     images = {"image": cache.images} if with_images else {}
     return TensorBatches({"statistics": cache.latents, **images})
 
 
 def code_batches(context: Context) -> ImageBatches | TensorBatches:
-    """What the stage that finds the code is trained on: latents, and what its encoder reads beside them;
-    images where the system has no first stage.
+    """Training batches of the stage `code`.
+
+    They hold latents and the further inputs of the encoder, or images if the system has no autoencoder.
     """
     if "autoencoder" not in context.stages:
         return ImageBatches(context.source, context.train_index)
@@ -45,7 +47,7 @@ def code_batches(context: Context) -> ImageBatches | TensorBatches:
 
 
 def example_batch(context: Context, name: str, size: int) -> dict[str, Tensor]:
-    """A batch like those of a stage, of at most `size` images, by the autoencoder as it is now."""
+    """An example batch of a stage with at most `size` images, encoded by the autoencoder as it is now."""
     if name == "latent_dpm":
         return {"code": context.latent_dpm.mean.expand(size, -1, -1)}
     image = context.source.images(context.train_index[:size])
@@ -68,7 +70,7 @@ def initial_latents(context: Context, batches: TensorBatches) -> Tensor:
 
 @torch.no_grad()
 def encode_training_codes(context: Context) -> Tensor:
-    """Codes of the training images, the means where the encoder gives Gaussians, shape (n, N, D)."""
+    """Codes of the training images, shape (n, N, D); the means if the encoder is Gaussian."""
     batches, model, device, codes = code_batches(context), context.model, context.machine.device, []
     model.to(device).eval()
     positions = torch.arange(len(batches)).split(BATCH)
@@ -82,10 +84,10 @@ def encode_training_codes(context: Context) -> Tensor:
 
 
 def encode_latents(context: Context, with_images: bool = False) -> LatentCache:
-    """The training images' latents, encoded once per autoencoder.
+    """Latents of the training images, encoded once per autoencoder.
 
-    A shipped autoencoder and one trained here may share their hash, yet not their weights: hence the
-    fingerprint.
+    The cache is identified by a fingerprint of the weights, because a shipped autoencoder and one trained
+    here can have the same hash but different weights.
     """
     autoencoder = context.latent_space.autoencoder
     key = f"{context.stages['autoencoder'].hash}-{fingerprint(autoencoder)}"
@@ -94,7 +96,7 @@ def encode_latents(context: Context, with_images: bool = False) -> LatentCache:
 
 
 def encode_embeddings(context: Context) -> LatentCache:
-    """The training images' embeddings by the guiding CLIP, made once per CLIP and set of images."""
+    """CLIP embeddings of the training images, computed once per CLIP and set of images."""
     images = f"{context.source.identity} {len(context.train_index)}"
     clip = context.model.encoder_input.clip
     key = f"{clip.facts.fingerprint}-{hashlib.sha256(images.encode()).hexdigest()[:12]}"
@@ -110,8 +112,9 @@ def encode_images(
     view: Callable[[Tensor], Tensor],
     with_images: bool = False,
 ) -> LatentCache:
-    """What `view`, a method of `module`, makes of the training images, from the cache or newly made; of
-    several processes, the first makes it.
+    """Apply `view`, a method of `module`, to the training images, or load the result from the cache.
+
+    With several processes, the first one computes and writes the cache.
     """
     path = shared_folder(context.config) / name
     cache = LatentCache.open(path, key)

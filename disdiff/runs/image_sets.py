@@ -1,8 +1,8 @@
-"""Sets of 8-bit images to compare: those of a run's data set, and those that its model makes.
+"""Sets of 8-bit images for comparison: images of a run's data set, and images that its model makes.
 
-A set is made in ranges of images. What a model makes is kept in a `RowCache`, and each range draws from a
-generator of its own, seeded by the set's seed and the range's start, so that an interrupted command gives
-the very numbers of an uninterrupted one.
+Images are made in ranges. Model images are cached in a `RowCache`. Each range has its own generator, seeded
+by the set's seed and the start of the range, so that an interrupted and continued command gives the same
+numbers as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ KINDS = ("samples", "inferred", "random")
 
 
 def data_images(run: Run, split: str) -> ImageSet:
-    """The images of a run's data set in one of its `SPLITS`, in their fixed random order."""
+    """The images of one of the `SPLITS` of a run's data set, in their fixed random order."""
     sizes = run.config.data.num_train, run.config.evaluation.num_images
     index = dict(zip(SPLITS, split_indices(run.source, *sizes), strict=True))[split]
     identity = {"kind": "data", "data": run.source.identity, "split": split, "split_sizes": list(sizes)}
@@ -35,19 +35,20 @@ def data_images(run: Run, split: str) -> ImageSet:
 
 
 def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: RowCache) -> ImageSet:
-    """Images that a run's model makes, kept in a cache.
+    """Images that a run's model makes, with a cache.
 
     Args:
-        run: whose model, on the device it shall compute on.
-        kind: one of `KINDS`: `samples` of codes drawn with replacement from the run's `codes.npz`, and random
-            noise; or reconstructions of the evaluation images, from noise `inferred` by DDIM or `random`.
-        sampler: which sampler; `inferred` takes DDIM without new noise in as many steps. What is taken is in
-            the set's identity; a system without noise (a VAE) takes none.
-        seed: of codes and noise.
-        cache: where the images are kept.
+        run: the run; its model computes on its current device.
+        kind: one of `KINDS`: `samples` from random noise and codes drawn with replacement from the run's
+            `codes.npz`, or reconstructions of the evaluation images from noise `inferred` by DDIM or
+            `random`.
+        sampler: sampler configuration. `inferred` always uses deterministic DDIM with this number of steps,
+            and a system without noise (a VAE) uses no sampler. The identity of the set records the one used.
+        seed: seed of codes and noise.
+        cache: cache of the images.
 
     Raises:
-        UserError: `samples` of a run without `codes.npz`.
+        UserError: `samples` are requested but the run has no `codes.npz`.
     """
     settled = _settle(sampler, kind, run.model)
     weights = sorted(run.folder.glob("stages/*/model.safetensors"))
@@ -73,11 +74,13 @@ def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: 
 
 
 def name_result(images: ImageSet, given: str) -> str:
-    """File name of the results of a set: its kind, or a file's name and content, as names alone may meet.
+    """File name for the results of a set: its kind, or the file name with a checksum of the content.
+
+    The checksum separates files of the same name.
 
     Args:
         images: the set.
-        given: how it was asked for, one of `KINDS` or a path.
+        given: the command-line value, one of `KINDS` or a path.
     """
     if given in KINDS:
         return f"{given}.json"
@@ -85,9 +88,9 @@ def name_result(images: ImageSet, given: str) -> str:
 
 
 def _settle(sampler: SamplerConfig, kind: str, model: ImageModel) -> SamplerConfig | None:
-    """The sampler as it will run: inferred noise is undone by DDIM alone, and DDPM takes all steps.
+    """The sampler that is actually used: deterministic DDIM for inferred noise, and all steps for DDPM.
 
-    None for a system without noise, which decodes its codes at once.
+    None for a system without noise, which decodes codes directly.
     """
     if not isinstance(model, DiffusionModel):
         return None
@@ -96,7 +99,7 @@ def _settle(sampler: SamplerConfig, kind: str, model: ImageModel) -> SamplerConf
 
 
 def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int], Tensor]:
-    """Random codes of the run's `codes.npz`, decoded from random noise."""
+    """Images sampled from random codes of the run's `codes.npz` and random noise."""
     codes = stack_codes(run.codes()).to(run.model.device)
 
     def make(start: int, stop: int) -> Tensor:
@@ -113,7 +116,7 @@ def _samples(run: Run, sampler: SamplerConfig, seed: int) -> Callable[[int, int]
 def _reconstructions(
     run: Run, data: ImageSet, infer: bool, sampler: SamplerConfig, seed: int
 ) -> Callable[[int, int], Tensor]:
-    """Images of the data sampled back from their codes, from inferred or random noise."""
+    """Reconstructions of data set images from their codes and inferred or random noise."""
     model = run.model
 
     def make(start: int, stop: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Codes to sample from without an image to encode, and the unconditional model of the same latents.
+"""Draw codes for sampling, and find the unconditional model of the same latents.
 
 data         codes of the run's evaluation images
-prior        what the code was held to in training (InfoDiffusion, beta-VAE, InfoVAE)
+prior        the prior that regularised the code in training (InfoDiffusion, beta-VAE, InfoVAE)
 latent_dpm   a diffusion model of codes (PDAE, Diff-AE, InfoDiffusion; any system trained with one)
 """
 
@@ -21,7 +21,7 @@ from ldm.errors import UserError, choose
 from ldm.nn.layers import freeze
 from ldm.training.weight_files import WEIGHTS, load_weights
 
-CODE_STEPS = 100  # of DDIM, for codes of a latent DPM
+CODE_STEPS = 100  # DDIM steps for codes of a latent DPM
 ORIGINS = {
     "data": "codes of the data set",
     "prior": "codes of the prior",
@@ -33,10 +33,10 @@ def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator
     """New codes for a run, shape (num_codes, N, D), on its model's device.
 
     Args:
-        run: which.
-        origin: one of `ORIGINS`.
-        num_codes: how many.
-        generator: source of the choice or the noise.
+        run: the run.
+        origin: source of the codes, one of `ORIGINS`.
+        num_codes: number of codes.
+        generator: generator of the random choice or the noise.
 
     Raises:
         UserError: the run has no such codes.
@@ -46,35 +46,35 @@ def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator
 
 
 def draw_data(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Codes of evaluation images, at random."""
+    """Draw codes of random evaluation images."""
     codes = stack_codes(run.require_codes())
     return codes[torch.randint(len(codes), (num_codes,), generator=generator)]
 
 
 def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Codes of the prior.
+    """Draw codes from the prior.
 
     Raises:
-        UserError: training held the code to none.
+        UserError: the run was trained without a prior.
     """
     config = run.config
     if "prior" not in get_system(config).sections or not any(term_weights(config.prior)):
-        raise UserError(f"the code of this run of {config.system} was held to no prior; use another --codes")
+        raise UserError(f"this run of {config.system} was trained without a prior; use another --codes")
     bits = config.code.encoder.posterior == "bernoulli"
     draw = sample_bits if bits else PRIORS[config.prior.kind]
     return draw((num_codes, config.code.num_units, config.code.unit_dim), generator)
 
 
 def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Codes of the run's latent DPM.
+    """Draw codes from the run's latent DPM.
 
     Raises:
-        UserError: it has none.
+        UserError: the run has no latent DPM.
     """
     weights = run.folder / "stages" / "latent_dpm" / WEIGHTS
     if not weights.exists():
         raise UserError(
-            f"{run.folder} has no latent DPM; train it by the run's own command and latent_dpm.enabled=true"
+            f"{run.folder} has no latent DPM; repeat the run's command with latent_dpm.enabled=true"
         )
     latent_dpm = build_latent_dpm(run.config, run.model)
     load_weights(weights, latent_dpm)
@@ -83,16 +83,17 @@ def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Ten
 
 
 def find_unconditional(run: Run) -> EpsFunction:
-    """The unconditional noise prediction in the run's latents: its frozen denoiser, or the shared stage
-    `latent_diffusion` of the same configuration.
+    """The unconditional noise prediction for the run's latents.
+
+    It is the frozen denoiser of the run, or the shared stage `latent_diffusion` of the same configuration.
 
     Raises:
-        UserError: that stage is not trained, or the system predicts no noise.
+        UserError: that stage is not trained, or the system does not predict noise.
     """
     if isinstance(run.model, DisDiff):
         return run.model.denoiser
     if not isinstance(run.model, DiffusionModel):
-        raise UserError(f"{run.config.system} predicts no noise; leave out the steps of the code")
+        raise UserError(f"{run.config.system} does not predict noise; leave out --during")
     stage = list_stages(replace(run.config, system="latent_diffusion"), run.source, run.folder)[-1]
     if not stage.trained:
         raise UserError(

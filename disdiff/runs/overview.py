@@ -1,6 +1,4 @@
-"""The first lines of the main job: what is trained on what, how large it is, how long it will take here, and
-with how many CPU threads.
-"""
+"""The overview that `disdiff train` prints first: data, stages, sizes, expected times, CPU threads."""
 
 import copy
 import logging
@@ -21,15 +19,19 @@ from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
 TRIAL_STEPS = 2
-TRIAL_BATCHES = (8, 64)  # of the first trial, and of the others if that one was quick
+TRIAL_BATCHES = (8, 64)  # batch size of the first trial, and of later trials if the first was fast
 QUICK_SECONDS = 1.0
 
 
 def log_overview(context: Context, full: bool) -> None:
-    """Say what the run is and choose the number of CPU threads; `full` adds the complete configuration.
+    """Log an overview of the run and choose the number of CPU threads.
+
+    Args:
+        context: context of the run.
+        full: whether to log the complete configuration, too.
 
     Raises:
-        UserError: there are too few images for it.
+        UserError: there are too few images.
     """
     config, source = context.config, context.source
     check_images(context)
@@ -42,7 +44,7 @@ def log_overview(context: Context, full: bool) -> None:
     )
     log.info(
         f"data {source.name} ({kind}, {len(source)} images): "
-        f"{len(context.train_index)} to train on, {len(context.eval_index)} to evaluate on"
+        f"{len(context.train_index)} for training, {len(context.eval_index)} for evaluation"
     )
     budgets = try_stages(context)
     threads = torch.get_num_threads()
@@ -74,13 +76,13 @@ def log_overview(context: Context, full: bool) -> None:
 
 
 def try_stages(context: Context) -> dict[str, Budget]:
-    """The budgets of the stages that are to be trained, by name, after some trial steps of each.
+    """Time some trial steps of every stage to be trained; returns the budgets of these stages by name.
 
-    The process then has the number of threads that is best for all their steps together, and
-    `context.step_seconds` holds how long a step takes with it.
+    Afterwards the process uses the number of threads that minimises the total training time, and
+    `context.step_seconds` holds the seconds per step with that number.
 
     Raises:
-        UserError: a batch cannot be shared (see `check_batches`).
+        UserError: a batch cannot be split (see `check_batches`).
     """
     check_batches(context)
     todo = [n for n, stage in context.stages.items() if not stage.trained and context.has_parameters(n)]
@@ -103,9 +105,9 @@ def try_stages(context: Context) -> dict[str, Budget]:
 
 
 def try_steps(context: Context, name: str, task: StageTask, screen: dict[int, float]) -> dict[int, float]:
-    """Seconds of a training step of a stage with each number of threads, by a few steps on a small batch.
+    """Seconds per training step of a stage for each number of threads, from a few steps on a small batch.
 
-    The trial runs on a copy of the task and of the random state, so that training does not depend on it.
+    The trial uses a copy of the task and restores the random state, so that it does not affect training.
     """
     device = context.machine.device
     example = example_batch(context, name, TRIAL_BATCHES[1])

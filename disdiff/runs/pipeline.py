@@ -1,4 +1,4 @@
-"""The main job: each stage of a run is loaded where it is trained, else trained; then results."""
+"""The pipeline of `disdiff train`: load or train each stage of a run, then write the results."""
 
 import logging
 import time
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def run_pipeline(context: Context) -> None:
-    """Train what is not trained, then evaluate and draw.
+    """Train the missing stages, then evaluate and write scores and pictures.
 
     Raises:
-        UserError: bad data, a diverging loss, an unwritable folder, a run folder of another configuration, a
-    batch that cannot be shared, too few images.
+        UserError: the data are invalid, the loss diverges, a folder cannot be written, the run folder belongs
+            to another configuration, a batch cannot be split, or there are too few images.
     """
     check_images(context)
     check_batches(context)
@@ -33,24 +33,26 @@ def run_pipeline(context: Context) -> None:
     protocol = get_protocol(context.config.evaluation.protocol)
     if len(context.eval_index) < protocol.num_rows:
         log.info(
-            f"note: no scores, since protocol {protocol.name} needs {protocol.num_rows} evaluation images "
-            f"and here are {len(context.eval_index)} (evaluation.num_images)"
+            f"note: no scores, because protocol {protocol.name} needs {protocol.num_rows} evaluation images "
+            f"but there are {len(context.eval_index)} (evaluation.num_images)"
         )
     start = time.monotonic()
-    todo = {name for name, stage in context.stages.items() if not stage.trained}  # for all processes
+    todo = {
+        name for name, stage in context.stages.items() if not stage.trained
+    }  # computed before training, so it is equal in all processes
     for name, stage in context.stages.items():
         if name in todo:
             train_stage(context, name)
         else:
             log.info(f"{name}: loaded from {stage.folder}")
-        with main_first() as first:  # which has saved it; the others load it
+        with main_first() as first:  # the first process saves, the others load
             stage.load(context.modules[name])
             if first:
                 copy_stage(stage, context.folder / "stages" / name)
     if context.model is not None:
         with main_first() as first:
             if first:
-                # here, as only the last stage needs figures and metrics
+                # imported here, because only the last stage needs figures and metrics
                 from disdiff.runs.results import write_results
 
                 write_results(context, time.monotonic() - start)
@@ -58,10 +60,10 @@ def run_pipeline(context: Context) -> None:
 
 
 def check_images(context: Context) -> None:
-    """Refuse too few images for a code and its results, before any stage is trained.
+    """Refuse data with too few images for a code, before any stage is trained.
 
     Raises:
-        UserError: there are fewer, naming how many are needed, and what fewer are good for.
+        UserError: there are too few images; the message names the number needed and the alternatives.
     """
     if context.model is not None:
         needed = 0 if context.stages["code"].trained else context.model.images_needed
@@ -69,11 +71,11 @@ def check_images(context: Context) -> None:
 
 
 def check_batches(context: Context) -> None:
-    """Refuse batches that cannot be shared, or normalised over, before any stage is trained.
+    """Refuse batch sizes that cannot be split, before any stage is trained.
 
     Raises:
-        UserError: the processes, and the parts of `trainer.accumulate`, do not divide a batch, or leave one
-            image where the code is normalised over images.
+        UserError: a batch cannot be divided among processes and the parts of `trainer.accumulate`, or a part
+            has one image although the code is normalised over the batch.
     """
     for name, stage in context.stages.items():
         if not stage.trained and context.has_parameters(name):
@@ -82,14 +84,14 @@ def check_batches(context: Context) -> None:
             rows = Share(0, read_ranks().size * parts).rows(budget.batch_size)
             if rows.stop == 1 and name == "code" and context.config.code.encoder.code_norm == "batch":
                 raise UserError(
-                    "code.encoder.code_norm=batch normalises over two images at least, but a step of "
+                    "code.encoder.code_norm=batch needs at least two images at a time, but a step of "
                     "stage code sees one at a time; raise code.train.batch_size, lower "
-                    "trainer.accumulate, or set code_norm=none"
+                    "trainer.accumulate, or set code.encoder.code_norm=none"
                 )
 
 
 def open_run_folder(context: Context) -> None:
-    """Write `config.yaml` into the run folder, or check that the one there asks for the same weights.
+    """Write `config.yaml` into the run folder, or check that an existing one describes the same weights.
 
     Raises:
         UserError: the folder belongs to another configuration.
@@ -101,7 +103,7 @@ def open_run_folder(context: Context) -> None:
         records = [context.folder / "stages" / name / RECORD for name in hashes]
         hashes |= {path.parent.name: load_json(path)["hash"] for path in records if path.exists()}
         own = {name: stage.hash for name, stage in context.stages.items()}
-        if "latent_dpm" not in hashes:  # it may be added to a finished run
+        if "latent_dpm" not in hashes:  # a latent DPM may be added to a finished run
             own.pop("latent_dpm", None)
         if hashes != own:
             key = first_difference(to_container(other), to_container(context.config)) or "the data set"

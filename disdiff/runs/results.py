@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: codes, scores, pictures, the report and `metrics.json`."""
+"""Write the results of a run: codes, scores, pictures, report and `metrics.json`."""
 
 import hashlib
 import importlib.metadata
@@ -37,14 +37,14 @@ from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
 FILES = ("metrics.json", "codes.npz", "log.csv", "report.html")
-SCORES = "scores.json"  # until they are in metrics.json
+SCORES = "scores.json"  # temporary, until the scores are in metrics.json
 HEADLINES = (
     ("FactorVAE", "factor_vae", "eval_accuracy"),
     ("DCI", "dci", "disentanglement"),
     ("TAD", "tad", "score"),
 )
-NO_LABELS = "the data set has no factor labels and no attributes, so there is nothing to compare codes with"
-NO_FACTORS = "the data set has attributes but no factor labels, so FactorVAE, DCI and the like are left out"
+NO_LABELS = "the data set has no factor labels and no attributes, which scores need"
+NO_FACTORS = "the data set has attributes but no factor labels, which FactorVAE, DCI and similar scores need"
 PACKAGES = ("torch", "pytorch-lightning", "scikit-learn", "numpy")
 
 
@@ -52,15 +52,15 @@ def write_results(context: Context, seconds: float) -> None:
     """Evaluate the finished model and write everything that a run folder holds.
 
     Args:
-        context: of a run whose stages are all loaded.
-        seconds: that loading and training took in this call of the main job.
+        context: context of a run whose stages are all loaded.
+        seconds: time that loading and training took in this call.
     """
     if results_are_complete(context):
         log.info("results: complete, nothing to do")
         log.info(summarise(load_json(context.folder / "metrics.json")))
         return
     start = time.monotonic()
-    if not context.step_seconds:  # nothing was trained, so the threads are still to be chosen
+    if not context.step_seconds:  # nothing was trained, so the number of threads is not chosen yet
         set_threads(context.thread_counts)
     config, source, folder = context.config, context.source, context.folder
     model = context.model.eval().to(context.machine.device)
@@ -98,7 +98,7 @@ def write_results(context: Context, seconds: float) -> None:
         "evaluation": describe_evaluation(config),
         "stages": records,
         "parameters": count_sizes(context),
-        # all stages from nothing, whether this call trained them or loaded them, and the results
+        # training time of all stages (trained now or loaded) plus the time of the results
         "seconds_total": round(trained + time.monotonic() - start, 1),
         "seconds_this_call": round(seconds + time.monotonic() - start, 1),
         "device": describe_device(context.machine.device),
@@ -116,7 +116,7 @@ def write_results(context: Context, seconds: float) -> None:
 
 
 def results_are_complete(context: Context) -> bool:
-    """Whether the run folder holds all results of these very stages, this evaluation and these labels."""
+    """Whether the run folder holds all results for the current stages, evaluation settings and labels."""
     pictures = [name for part in list_pictures(context.model) for name in PARTS[part]]
     if not all((context.folder / name).exists() for name in pictures):
         return False
@@ -125,21 +125,21 @@ def results_are_complete(context: Context) -> bool:
 
 
 def results_are_current(folder: Path, config: Config, stages: list[Stage], source: ImageSource) -> bool:
-    """Whether the files of a run folder, pictures aside, are of these very stages, evaluation and labels."""
+    """Whether a run folder's files, except pictures, match the given stages, evaluation and labels."""
     if not all((folder / name).exists() for name in FILES):
         return False
     metrics = load_json(folder / "metrics.json")
     hashes = {name: record["hash"] for name, record in metrics.get("stages", {}).items()}
     same_stages = hashes == {stage.name: stage.hash for stage in stages}
     same_evaluation = metrics.get("evaluation") == describe_evaluation(config)
-    # attributes are no part of the stages' hashes
+    # the stages' hashes do not cover attributes
     return same_stages and same_evaluation and metrics.get("dataset") == describe_source(source)
 
 
 def count_sizes(context: Context) -> dict[str, int]:
-    """Parameters of the model, `total`, and of the part of it that the stage `code` trains, `trainable`.
+    """Number of parameters of the model (`total`), and of the part that stage `code` trains (`trainable`).
 
-    A latent DPM, which only new images need, does not count.
+    A latent DPM is not counted, because only sampling uses it.
     """
     model = [name for name in context.stages if name != "latent_dpm"]
     sizes = {name: count_parameters(context.modules[name]) for name in model}
@@ -147,17 +147,17 @@ def count_sizes(context: Context) -> dict[str, int]:
 
 
 def list_pictures(model: ImageModel) -> list[str]:
-    """What `make_pictures` can draw of a model: gradient fields only where units have them."""
+    """The parts that `make_pictures` can draw for a model; gradient fields only if the units have them."""
     return [part for part in PARTS if part != "fields" or model.has_unit_fields]
 
 
 def describe_evaluation(config: Config) -> dict[str, Any]:
-    """The settings on which the results depend."""
+    """The settings that the results depend on."""
     return {**to_container(config.evaluation), "sampler": to_container(config.sampler)}
 
 
 def summarise(metrics: dict[str, Any]) -> str:
-    """The scores that people ask for first, on one line."""
+    """The headline scores on one line."""
     parts = [f"reconstruction {metrics['reconstruction']['psnr']:.1f} dB"]
     if metrics["editing"] is not None:
         editing = metrics["editing"]
@@ -170,21 +170,21 @@ def summarise(metrics: dict[str, Any]) -> str:
         parts.append(metrics["scores_reason"])
     minutes = metrics["seconds_total"] / 60
     data = "procedural " * metrics["dataset"]["procedural"] + metrics["dataset"]["name"]
-    return f"{data}: {'; '.join(parts)}; {minutes:.1f} min from nothing"
+    return f"{data}: {'; '.join(parts)}; {minutes:.1f} min in total"
 
 
 def describe_headlines(scores: dict[str, Any]) -> str:
-    """The few scores of a protocol that are quoted first, as far as they are defined."""
+    """The headline scores of a protocol, as far as they are defined."""
     values = [f"{name} {scores[metric][key]:.3f}" for name, metric, key in HEADLINES if metric in scores]
     if "tad" in scores:
         values.append(f"{scores['tad']['num_captured']:g} attributes captured")
-    return ", ".join(values) or "other scores than FactorVAE, DCI and TAD"
+    return ", ".join(values) or "no FactorVAE, DCI or TAD score"
 
 
 def measure_edits(
     context: Context, model: ImageModel, scores: dict[str, Any] | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Editing success, where there are labels and scores to assign units by, and reconstruction errors."""
+    """Edit success (if there are labels, and scores to assign units by) and reconstruction errors."""
     config, editing = context.config, None
     shared = (model, context.source, context.eval_index)
     with progress_bar("editing") as progress:
@@ -210,7 +210,7 @@ def measure_edits(
 def encode_codes(
     model: ImageModel, source: ImageSource, index: torch.Tensor, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
-    """Codes of the images `index` (n,) and their factors, as `codes.npz` holds them."""
+    """Codes of the images `index` (n,) with their labels, the content of `codes.npz`."""
     device = model.device
     batches = tqdm(index.split(batch_size), desc="codes", unit="batch", dynamic_ncols=True, mininterval=1.0)
     codes = torch.cat([model.encode(to_float(source.images(part).to(device))).cpu() for part in batches])
@@ -227,7 +227,7 @@ def encode_codes(
 def score_codes(
     arrays: dict[str, np.ndarray], protocol: str, seed: int, units: str = "pca1"
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Scores of a protocol, or None and the reason why there are none; `units` as in `compute_scores`."""
+    """Scores of a protocol, or None with the reason; `units` as in `compute_scores`."""
     if "factors" not in arrays and "attributes" not in arrays:
         return None, NO_LABELS
     try:
@@ -239,14 +239,14 @@ def score_codes(
             return compute_scores(
                 arrays["codes"], labels, protocol, seed, units=units, progress=progress
             ), None
-    except UserError as error:  # a collapsed code has no scores, but its pictures are worth a look
+    except UserError as error:  # a collapsed code has no scores, but pictures are still useful
         return None, str(error)
 
 
 def score_once(
     folder: Path, arrays: dict[str, np.ndarray], evaluation: EvaluationConfig
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """`score_codes`, kept in the run folder, so that a run killed before its end has not to score again."""
+    """`score_codes` with the result saved in the run folder, so that a resumed run need not repeat it."""
     digest = hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
     of = {"codes_sha256": digest, "protocol": evaluation.protocol, "seed": evaluation.seed}
     path = folder / SCORES
@@ -259,9 +259,7 @@ def score_once(
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar for work in named parts; yields a function that takes a part's name and the share of it that is
-    done.
-    """
+    """Show a progress bar for named parts; yields a function of (part name, completed fraction)."""
     with tqdm(total=100, desc=title, unit="%", mininterval=1.0, dynamic_ncols=True) as bar:
 
         def report(name: str, share: float) -> None:
@@ -273,7 +271,7 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
 
 
 def describe_device(device: str) -> str:
-    """The processor that computed, by name."""
+    """Name of the processor or GPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     processor = platform.processor() or platform.machine()
@@ -281,7 +279,7 @@ def describe_device(device: str) -> str:
 
 
 def find_commit() -> str | None:
-    """Commit of the checkout the code lies in, with `+` when it has changes; None outside a checkout."""
+    """Commit of the checkout that contains the code, with `+` if there are changes; None outside one."""
     if INSTALLED:
         return None
     try:

@@ -1,8 +1,11 @@
-"""A run folder: what a finished (or shipped) run holds, and how to load it back.
+"""Load a run folder, the output of a finished run. Shipped models have the same layout.
 
-config.yaml        the complete configuration        stages/<name>/    weights, record and log of each stage
-metrics.json       scores                            codes.npz         codes and factors of the evaluation
-images log.csv            of the last stage                 *.png, report.html
+config.yaml            the complete configuration
+metrics.json           scores
+codes.npz              codes and factors of the evaluation images
+stages/<name>/         weights, record and log of each stage
+log.csv                training log of the last stage
+*.png, report.html     pictures and report
 """
 
 from dataclasses import dataclass
@@ -36,9 +39,9 @@ class Run:
     """A loaded run.
 
     Attributes:
-        folder: of the run.
-        config: complete.
-        model: frozen, in evaluation mode.
+        folder: the run folder.
+        config: the complete configuration.
+        model: the model, frozen and in evaluation mode.
     """
 
     folder: Path
@@ -51,7 +54,7 @@ class Run:
         return build_source(self.config.data)
 
     def codes(self, *labels: str) -> dict[str, np.ndarray] | None:
-        """Codes (n, N, D), factor_names (F,) and the arrays `labels` of `codes.npz`; None without it."""
+        """Read `codes` (n, N, D), `factor_names` (F,) and the arrays `labels`; None without a `codes.npz`."""
         return read_run_codes(self.folder, *labels)
 
     def metrics(self) -> dict[str, Any] | None:
@@ -60,36 +63,36 @@ class Run:
         return load_json(path) if path.exists() else None
 
     def require_codes(self, *labels: str) -> dict[str, np.ndarray]:
-        """As `codes`.
+        """The same as `codes`, but a missing file is an error.
 
         Raises:
             UserError: there is no `codes.npz`.
         """
         codes = self.codes(*labels)
         if codes is None:
-            raise UserError(f"{self.folder} has no codes.npz; run the main job to its end first")
+            raise UserError(f"{self.folder} has no codes.npz; finish the run with disdiff train first")
         return codes
 
     @property
     def scores(self) -> dict[str, Any] | None:
-        """Scores of the protocol `paper`, else of the first there is, else None."""
+        """Scores of the protocol `paper`, else of the first protocol, else None."""
         scores = (self.metrics() or {}).get("scores") or {}
         return scores.get("paper") or next(iter(scores.values()), None)
 
     @property
     def title(self) -> str:
-        """Data set and run, for the line under a picture's title."""
+        """Data set and run name, for the subtitle of pictures."""
         return f"{name_data(self.source.name, self.source.procedural)} · {self.folder.resolve().name}"
 
     def unit_names(self) -> UnitNames:
-        """Names of the units; numbers when there are no codes or no scores."""
+        """Names of the units; numbers if there are no codes or no scores."""
         codes = self.codes()
         if codes is None:
             return name_units(self.model.num_units, None, [])
         return name_scored_units(codes, self.scores)
 
     def unit_table(self) -> UnitTable:
-        """What the folder knows of the units."""
+        """Table of the units' names and importances, from the files of the folder."""
         arrays, path = self.codes() or {}, self.folder / DISCOVERY
         importance = (self.scores or {}).get("dci", {}).get("importance")
         found = load_json(path).get("units", []) if path.exists() else []
@@ -115,20 +118,20 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     """Load a run folder.
 
     Args:
-        folder: for instance `runs/disdiff-shapes3d-small-s0` or `pretrained/shapes3d`.
-        device: for the model.
-        guidance: another `sampler.guidance` than the run's own.
+        folder: for example `runs/disdiff-shapes3d-small-s0` or `pretrained/shapes3d`.
+        device: device of the model.
+        guidance: replaces `sampler.guidance` of the run; None keeps it.
 
     Raises:
-        UserError: the folder is none of a finished run, or its files are damaged.
+        UserError: the folder is not a finished run folder, or a file is damaged.
     """
     folder = find(folder)
     if not (folder / "config.yaml").exists():
         raise UserError(
-            f"{folder} is no run folder (it has no config.yaml); give one that the main job wrote"
+            f"{folder} is not a run folder (it has no config.yaml); give a folder that disdiff train wrote"
         )
     config = merge([read_yaml(folder / "config.yaml")])
-    config.clip = resolve_inside(config.clip, folder)  # an exported run brings its CLIP
+    config.clip = resolve_inside(config.clip, folder)  # an exported run contains its CLIP
     if guidance is not None:
         config.sampler.guidance = NOT_NEGATIVE.check("sampler.guidance", guidance)
     stages = get_system(config).stages
@@ -137,7 +140,9 @@ def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = N
     denoiser = build_denoiser(config, latent_space)
     model = build_model(config, latent_space, denoiser, image_size)
     if model is None:
-        raise UserError(f"{folder} is a run of {config.system} alone, which finds no code; give another run")
+        raise UserError(
+            f"{folder} is a run of {config.system}, which has no code; give a run of another system"
+        )
     modules = {"autoencoder": latent_space, "latent_diffusion": denoiser, "code": model.networks}
     for name in stages:
         load_weights(folder / "stages" / name / WEIGHTS, modules[name])

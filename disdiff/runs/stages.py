@@ -1,8 +1,8 @@
-"""Stages by content: where a trained stage lies, what identifies it, how its weights are kept.
+"""Trained stages on disk, identified by a hash of everything that their weights depend on.
 
-A stage's hash covers its own configuration, the data, its seed and the hash of the stage below, so every
-system that asks for the same first stages shares them. A stage is trained when its folder holds `stage.json`,
-which is written last.
+The hash covers the stage's configuration, the data, the seed and the hash of the previous stage, so systems
+with the same first stages share them. A stage counts as trained once its folder has `stage.json`, which is
+written last.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from ldm.training.optimizer import WITHOUT_EFFECT
 from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 
 RECORD = "stage.json"
-OF_ONE_RUN = ("code", "latent_dpm")  # stages that lie in the run folder; others are shared
-# keys younger than stages that people keep: at its default, such a key does not count for the hash
+OF_ONE_RUN = ("code", "latent_dpm")  # stages in the run folder; all others are shared
+# keys that are younger than existing stages: with its default value such a key does not enter the hash
 ADDED_KEYS = {"autoencoder.noise_share", "autoencoder.start"}
 
 
@@ -35,8 +35,8 @@ class Stage:
 
     Attributes:
         name: `autoencoder`, `latent_diffusion`, `code` or `latent_dpm`.
-        hash: of everything its weights depend on.
-        folder: where it is, or will be, trained.
+        hash: hash of everything that the weights depend on.
+        folder: folder of the trained stage, which may not exist yet.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Stage:
 
     @property
     def trained(self) -> bool:
-        """Whether its weights are there."""
+        """Whether the stage is trained."""
         return (self.folder / RECORD).exists()
 
     @property
     def record(self) -> dict[str, Any]:
-        """What was noted when it was trained: seconds, steps, images, hash, scores."""
+        """Record of the training: seconds, steps, images, hash, scores."""
         return load_json(self.folder / RECORD)
 
     def save(self, module: nn.Module, record: dict[str, Any]) -> None:
-        """Keep the weights of `module` and, last, the record that marks the stage as trained."""
+        """Save the weights of `module`, then the record that marks the stage as trained."""
         save_weights(self.folder / WEIGHTS, module)
         save_json(self.folder / RECORD, {"stage": self.name, "hash": self.hash, **record})
         (self.folder / "resume.ckpt").unlink(missing_ok=True)
@@ -65,7 +65,7 @@ class Stage:
 
 
 def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[Stage]:
-    """The stages that a run needs, in order; shared ones are looked for among the shipped ones too."""
+    """The stages of a run, in order; shared stages may be shipped ones."""
     data = {"identity": source.identity, "num_train": config.data.num_train}
     below, stages = None, []
     for name in list_stage_names(config):
@@ -81,8 +81,8 @@ def list_stages(config: Config, source: ImageSource, run_folder: Path) -> list[S
 def list_settings(config: Config, name: str) -> dict[str, Any]:
     """The part of the configuration that a stage's weights depend on.
 
-    A section that stands at its defaults is left out, and so is each of `ADDED_KEYS`, so that one more
-    section or key leaves old hashes as they are.
+    A section with default values only is left out, and so is each of `ADDED_KEYS`, so that a new section or
+    key does not change existing hashes.
     """
     defaults = to_container(getattr(Config(), name))
     section = drop_added(to_container(getattr(config, name)), defaults, f"{name}.")
@@ -104,7 +104,7 @@ def drop_added(section: dict[str, Any], defaults: dict[str, Any], prefix: str) -
 
 
 def find_folder(config: Config, name: str, digest: str) -> Path:
-    """Folder of a shared stage: a shipped one of the same hash if wanted, else the one under the runs."""
+    """Folder of a shared stage: that of a shipped stage with this hash if allowed, else one in `run.root`."""
     if config.stages.pretrained:
         for record in sorted(PRETRAINED.glob(f"*/stages/{name}/{RECORD}")):
             if load_json(record)["hash"] == digest:
@@ -113,19 +113,19 @@ def find_folder(config: Config, name: str, digest: str) -> Path:
 
 
 def shared_folder(config: Config) -> Path:
-    """Where what several runs need is kept: stages, caches, probes."""
+    """Folder for what several runs share: stages, caches, probes."""
     return Path(config.run.root) / "_stages"
 
 
 def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | None) -> str:
-    """Twelve hexadecimal digits that change with anything the stage's weights depend on."""
+    """Hash (12 hexadecimal digits) of everything that the stage's weights depend on."""
     train = {key: value for key, value in section["train"].items() if key not in WITHOUT_EFFECT}
     content = [name, {**section, "train": train}, data, seed, below]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def copy_stage(stage: Stage, folder: Path) -> None:
-    """Put a trained stage's weights and record into `folder`, as hard links where the disk allows."""
+    """Copy a trained stage's weights and record into `folder`, as hard links where possible."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, "log.csv", RECORD):
         source, target = stage.folder / name, folder / name
@@ -134,5 +134,5 @@ def copy_stage(stage: Stage, folder: Path) -> None:
         with atomic_path(target) as temporary:
             try:
                 os.link(source, temporary)
-            except OSError:  # another file system
+            except OSError:  # on another file system
                 shutil.copyfile(source, temporary)

@@ -1,4 +1,4 @@
-"""How each stage of a run is trained, one function per stage."""
+"""Train the stages of a run, one function per stage."""
 
 import logging
 
@@ -50,7 +50,7 @@ def build_task(context: Context, name: str) -> StageTask:
 
 
 def train_stage(context: Context, name: str) -> None:
-    """Train a stage and keep it.
+    """Train a stage and save it.
 
     Raises:
         UserError: training diverged, or the folder cannot be written.
@@ -65,7 +65,7 @@ def train_stage(context: Context, name: str) -> None:
 
 
 def train_autoencoder(context: Context, stage: Stage) -> None:
-    """Stage 1, then the standardisation of its latents over the training images."""
+    """Train stage 1, then fit the standardisation of its latents on the training images."""
     latent_space = context.latent_space
     if latent_space.autoencoder.starts_at_data:
         first = context.source.images(context.train_index[:FIRST_IMAGES])
@@ -93,7 +93,7 @@ def train_latent_diffusion(context: Context, stage: Stage) -> None:
 
 
 def train_code(context: Context, stage: Stage) -> None:
-    """The stage that finds the code."""
+    """Train the stage `code`."""
     batches = code_batches(context)
     latents = initial_latents(context, batches) if "autoencoder" in context.stages else None
     if latents is not None:
@@ -106,7 +106,7 @@ def train_code(context: Context, stage: Stage) -> None:
 
 
 def train_latent_dpm(context: Context, stage: Stage) -> None:
-    """A diffusion model of the training images' codes."""
+    """Train the latent DPM on the codes of the training images."""
     codes = encode_training_codes(context)
     context.latent_dpm.fit_standardisation(codes)
     task = build_task(context, stage.name)
@@ -117,10 +117,10 @@ def train_latent_dpm(context: Context, stage: Stage) -> None:
 def fit_stage(
     context: Context, stage: Stage, task: StageTask, batches: ImageBatches | TensorBatches
 ) -> float:
-    """Train a task on batches, in the stage's folder; returns the seconds it took."""
+    """Train a task on batches, in the folder of the stage; returns the seconds it took."""
 
     def make_loader(first_step: int) -> DataLoader:
-        """Batches from `first_step` on."""
+        """Loader of the batches from `first_step` on."""
         budget = task.budget
         sampler = StepSampler(len(batches), budget.batch_size, budget.num_steps, task.seed, first_step)
         workers = context.config.data.num_workers if isinstance(batches, ImageBatches) else 0
@@ -133,7 +133,7 @@ def fit_stage(
             stage.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(stage.folder)
     watches = []
-    # compiled code keeps its threads
+    # compiled code keeps the number of threads it was compiled with
     if len(context.thread_counts) > 1 and context.machine.compile == "none":
         watches = [ThreadWatch(context.thread_counts, context.step_seconds.get(stage.name))]
     return fit(task, make_loader, stage.folder, stage.name, context.machine, watches)
@@ -147,7 +147,7 @@ def save_stage(
     seconds: float,
     scores: dict[str, float],
 ) -> None:
-    """Keep a trained stage and the record of its training."""
+    """Save a trained stage and the record of its training."""
     steps = task.budget.num_steps if context.has_parameters(stage.name) else 0
     record = {
         "seconds": round(seconds, 1),
@@ -165,7 +165,7 @@ def save_stage(
 
 @torch.no_grad()
 def measure_reconstruction(context: Context) -> dict[str, float]:
-    """MSE and PSNR of the first stage on evaluation images, and statistics of its bottleneck."""
+    """MSE and PSNR of the autoencoder on evaluation images, and statistics of its bottleneck."""
     autoencoder = context.latent_space.autoencoder.eval()
     image = to_float(context.source.images(context.eval_index[:BATCH]))
     reconstruction = autoencoder.reconstruct(image)

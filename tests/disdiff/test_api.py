@@ -210,15 +210,15 @@ def test_crops_of_celeba_are_for_aligned_pictures(randomise):
     [
         (np.zeros((SIZE, SIZE, 3)), "uint8 of shape .* got float64"),
         (np.zeros((3, SIZE, SIZE), np.uint8), "uint8 of shape"),
-        (np.zeros((32, 32, 3), np.uint8), "PIL pictures may have any size"),
+        (np.zeros((32, 32, 3), np.uint8), "PIL picture, which may have any size"),
         (torch.zeros(3, 32, 32), r"of shape \(3, 64, 64\)"),
         (torch.zeros(3, SIZE, SIZE, dtype=torch.int64), "int64"),
         (torch.full((3, SIZE, SIZE), 255.0), "values up to 255"),
         (torch.full((3, SIZE, SIZE), torch.nan), "lie in"),
         ("missing.png", "cannot read the picture missing.png"),
-        ([], "list is no image"),
-        ({"image": 1}, "dict is no image"),
-        (None, "NoneType is no image"),
+        ([], "list is not an image"),
+        ({"image": 1}, "dict is not an image"),
+        (None, "NoneType is not an image"),
     ],
 )
 def test_what_is_no_image_is_named(images, says):
@@ -228,16 +228,16 @@ def test_what_is_no_image_is_named(images, says):
 
 def test_bad_requests_are_one_sentence(model, images, tmp_path):
     requests = [
-        (lambda: disdiff.load(tmp_path), "no run folder"),
+        (lambda: disdiff.load(tmp_path), "not a run folder"),
         (lambda: disdiff.load(tmp_path, "tpu"), "choose one of auto, cpu, cuda, mps"),
         (lambda: disdiff.load(model.run.folder, guidance=-1.0), "sampler.guidance=-1.0 is out of range"),
-        (lambda: model.decode(torch.zeros(2, 3)), "codes are tensors of shape"),
+        (lambda: model.decode(torch.zeros(2, 3)), "codes must have shape"),
         (lambda: model.decode(model.encode(images), torch.zeros(1, 4, 8, 8)), "noise for 1"),
-        (lambda: model.swap(images, images[[0, 0, 1]], 0), "cannot take units of 3"),
+        (lambda: model.swap(images, images[[0, 0, 1]], 0), "do not match 3 target images"),
         (lambda: model.gradient_fields(images, t=1000), "no step t=1000"),
-        (lambda: model.edit(images, disdiff.Edit(0)), "needs one of toward"),
-        (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs one of toward"),
-        (lambda: model.edit(images, []), "nothing to edit"),
+        (lambda: model.edit(images, disdiff.Edit(0)), "needs exactly one of toward"),
+        (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs exactly one of toward"),
+        (lambda: model.edit(images, []), "list of edits is empty"),
         (lambda: model.move_attribute(images[0], "colour", 1, [1]), "this run knows: wall hue, scale"),
     ]
     for request, says in requests:
@@ -312,19 +312,22 @@ def test_odd_arguments_are_one_sentence(model, images):
             lambda: model.encode(np.zeros((SIZE, SIZE, 3), np.uint16)),
             lambda: model.encode(images.to_sparse()),
         ],
-        "codes are tensors of shape": [
+        "codes must have shape": [
             *(lambda c=c: model.decode(c, noise) for c in (codes[0], codes[:, 1:], codes > 0, None, "codes")),
             *(lambda c=c: model.decode(c, noise) for c in (codes[:0], codes * torch.nan, codes.tolist())),
             lambda: model.decode(torch.cat([codes, codes], dim=2), noise),
         ],
-        "noise is a tensor of shape": [
+        "noise must have shape": [
             *(lambda z=z: model.decode(codes, z) for z in (noise[..., 1:], noise.flatten(1), nan, 3, [1])),
         ],
         "there are 2": [lambda: model.infer_noise(images, codes[:1]), lambda: model.decode(codes, noise[0])],
         "steps=": [lambda s=s: model.decode(codes, noise, steps=s) for s in (0, -1, True, 2.5, "2", [2])],
         "cannot sample in": [lambda: model.decode(codes, noise, steps=10**6)],
         "seed=": [lambda s=s: model.decode(codes, seed=s) for s in (2**70, 1.5, "a", None, True)],
-        "no unit to move": [lambda: model.swap(images, images, []), lambda: model.traverse(images, ())],
+        "list of units is empty": [
+            lambda: model.swap(images, images, []),
+            lambda: model.traverse(images, ()),
+        ],
         "amounts": [
             lambda a=a: model.traverse(images, 0, a) for a in ([], [torch.nan], "12", [None], [True])
         ],
@@ -334,9 +337,9 @@ def test_odd_arguments_are_one_sentence(model, images):
             lambda: model.edit(images, disdiff.Edit(0, toward=images, strength=None)),
             lambda: disdiff.load(model.run.folder, guidance="2"),
         ],
-        "is no edit": [lambda e=e: model.edit(images, e) for e in ("edit", None, [3])],
-        "give one, or as many": [lambda: model.edit(images, disdiff.Edit(0, toward=many))],
-        "one image at a time": [
+        "is not an edit": [lambda e=e: model.edit(images, e) for e in ("edit", None, [3])],
+        "or a single one": [lambda: model.edit(images, disdiff.Edit(0, toward=many))],
+        "expected a single image": [
             lambda: model.interpolate(images, images[0]),
             lambda: model.move_attribute(images, "scale", 1, [0.1]),
         ],
@@ -344,7 +347,7 @@ def test_odd_arguments_are_one_sentence(model, images):
         "strengths is empty": [lambda: model.move_attribute(images[0], "scale", 1, [])],
         "value=": [lambda v=v: model.move_attribute(images[0], "scale", v, [0.1]) for v in ("1", 1.0, None)],
         "t=": [lambda t=t: model.gradient_fields(images, t) for t in (2.5, True, -1)],
-        "no path of a run folder": [lambda p=p: disdiff.load(p) for p in (None, 3)],
+        "not the path of a run folder": [lambda p=p: disdiff.load(p) for p in (None, 3)],
     }
     for says, calls in requests.items():
         for call in calls:

@@ -87,7 +87,7 @@ def test_runs_of_one_method_are_pooled_wherever_they_lie(write):
         ("disdiff-shapes3d", (21, 22, 23)),
         ("six", (21,)),
     ]
-    with pytest.raises(UserError, match="two of one system and of seed 22"):
+    with pytest.raises(UserError, match="runs of one method with seed 22"):
         compare_runs([*runs, write("again", seed=22, config=(runs[1] / "config.yaml").read_text())])
 
 
@@ -101,10 +101,10 @@ def test_a_run_without_scores_is_compared_by_the_rest_and_named(write, call):
 @pytest.mark.parametrize(
     ("others", "says"),
     [
-        ({"protocols": ("fast",)}, "numbers of different protocols do not compare"),
+        ({"protocols": ("fast",)}, "scores of different protocols are not comparable"),
         ({"procedural": False}, "shapes3d (procedural) and"),
         ({"data": "cars3d"}, "make one table for each"),
-        ({"seed": 0}, "name one of them"),
+        ({"seed": 0}, "give only one of them"),
     ],
 )
 def test_what_does_not_compare_is_refused(write, call, others, says):
@@ -145,7 +145,7 @@ def test_every_published_value_says_where_it_comes_from():
 
 def test_bad_files_are_named(tmp_path, call):
     (tmp_path / "list.json").write_text("[]")
-    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "is no metrics.json")):
+    for path, says in ((tmp_path / "absent", "cannot read"), (tmp_path / "list.json", "not a metrics.json")):
         status, _, error = call(path)
         assert status == 2 and says in error and "Traceback" not in error
 
@@ -208,4 +208,4 @@ def test_supervised_runs_stand_apart(write, call):
     plain = write("disdiff-shapes3d-small-s0")
     status, said, _ = call(guided, plain)
     assert status == 0 and re.search(r"disdiff +disdiff_clip \(weakly supervised\)", said)
-    assert "weak: by a CLIP; not to be ranked with unsupervised systems" in said
+    assert "weak: by a CLIP; not comparable with unsupervised systems" in said

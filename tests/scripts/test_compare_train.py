@@ -78,7 +78,7 @@ def test_what_is_missing_is_trained_and_the_rest_goes_on_after_a_failure(call, m
     command = ["--systems", "disdiff,beta_vae", "--seeds", "1,2", "--data", "shapes3d"]
     status, said, _ = call(*command, "--dry-run")
     assert status == 0 and made == [] and not list(tmp_path.iterdir())
-    assert "0 of 4 runs finished, 4 to make" in said and "for 2 of 4 runs" in said
+    assert "0 of 4 runs finished, 4 to train" in said and "for 2 of 4 runs" in said
 
     names = [f"{system}-shapes3d-small-s{seed}" for seed in (1, 2) for system in ("disdiff", "beta_vae")]
     made.bad = {names[1]}
@@ -96,7 +96,7 @@ def test_what_is_missing_is_trained_and_the_rest_goes_on_after_a_failure(call, m
 
     made.clear()
     made.bad = set()
-    assert "3 of 4 runs finished, 1 to make, about 2 min" in call(*command, "--dry-run")[1]
+    assert "3 of 4 runs finished, 1 to train, about 2 min" in call(*command, "--dry-run")[1]
     status, said, _ = call(*command)
     assert status == 0 and made == [names[1]] and "failed" not in said
     written = json.loads((out / "table.json").read_text())
@@ -132,7 +132,7 @@ def test_a_configuration_that_the_preset_has_anyway_is_told_and_left_out(call, m
     ablation = "configs/disdiff/ablations/kl.yaml"  # `small` has a KL autoencoder
     status, said, _ = call("--systems", "disdiff", "--configs", ablation)
     assert status == 0 and made == ["disdiff-shapes3d-small-s0"]
-    assert f"{ablation} is the same as configs/disdiff/shapes3d.yaml here" in said
+    assert f"{ablation} equals configs/disdiff/shapes3d.yaml here" in said
 
 
 def test_an_interrupt_says_how_to_go_on(call, monkeypatch):
@@ -142,7 +142,7 @@ def test_an_interrupt_says_how_to_go_on(call, monkeypatch):
     monkeypatch.setattr(campaign, "run_job", interrupt)
     status, _, complained = call("--systems", "beta_vae")
     assert status == 130 and complained.endswith(
-        "stopped; the same command goes on from the last checkpoint\n"
+        "stopped; the same command continues from the last checkpoint\n"
     )
 
 
@@ -151,7 +151,7 @@ def test_an_interrupt_says_how_to_go_on(call, monkeypatch):
     [
         (["--systems", "betavae"], "no configs/betavae/shapes3d.yaml; choose among autoencoder, beta_vae"),
         (["--configs", "absent.yaml"], "cannot read the configuration absent.yaml"),
-        (["--systems", "autoencoder"], "finds no code to compare"),
+        (["--systems", "autoencoder"], "has no code to compare"),
         (["--systems", "beta_vae", "--preset", "tiny"], "unknown preset 'tiny'"),
         (["--systems", "beta_vae", "--seeds", "one"], "--seeds one"),
     ],
@@ -201,4 +201,4 @@ def test_two_systems_over_two_seeds_killed_once(tmp_path):
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert page.count("data:image/jpeg") == 4 and "http" not in page
     again = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert "4 of 4 runs finished, 0 to make" in again.stdout
+    assert "4 of 4 runs finished, 0 to train" in again.stdout

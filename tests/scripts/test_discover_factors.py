@@ -34,7 +34,7 @@ def discover(run_folder, load_script, call_script):
 
 def test_it_leaves_findings_a_picture_and_a_section_of_the_report(discover, run_folder):
     status, said, _ = discover("--prompts", PROMPTS)
-    assert status == 0 and "p (Holm)" in said and f"Seen by: {NAME}" in said
+    assert status == 0 and "p (Holm)" in said and f"CLIP model: {NAME}" in said
     result = load_json(run_folder / "discovery.json")
     assert [unit["unit"] for unit in result["units"]] == [0, 1, 2]
     assert result["clip"]["name"] == NAME and result["judged"]["num_factors"] == 6
@@ -44,7 +44,7 @@ def test_it_leaves_findings_a_picture_and_a_section_of_the_report(discover, run_
     assert len(result["index"]) == 3 and not trained & set(result["index"])
     page = (run_folder / "report.html").read_text()
     assert "Discovered names" in page and NAME in page and (run_folder / "discovery.png").exists()
-    assert "captions of this very kind" in page
+    assert "captions of the same kind" in page
 
 
 def test_without_prompts_units_are_put_together(discover, run_folder):
@@ -67,7 +67,7 @@ def test_other_ways_and_another_folder(discover, run_folder, tmp_path, way):
 def test_a_control_leaves_the_runs_own_findings_alone(discover, run_folder):
     status, said, _ = discover("--prompts", PROMPTS, "--control", "output")
     assert status == 0 and "Control: the gradient decoder with a random output layer" in said
-    assert "named right" in said
+    assert "named correctly" in said
     assert (run_folder / "discovery-control-output.json").exists()
     assert not (run_folder / "discovery.json").exists() and not (run_folder / "report.html").exists()
 
@@ -92,10 +92,10 @@ def test_an_edit_by_name_is_measured_and_shown(discover, run_folder, monkeypatch
     [
         (["--prompts", "absent.yaml"], "cannot read the prompts absent.yaml"),
         (["--edit", "wall colour"], "--edit needs --prompts"),
-        (["--pretrained", "openai"], "--pretrained goes with --clip"),
-        (["--clip", "local-dir:nowhere"], "nowhere has no CLIP"),
-        (["--images", "1"], "--images of 2 or more"),
-        (["--prompts", PROMPTS, "--edit", "mood"], "no unit has the name 'mood'"),
+        (["--pretrained", "openai"], "--pretrained needs --clip"),
+        (["--clip", "local-dir:nowhere"], "nowhere holds no CLIP"),
+        (["--images", "1"], "give 2 or more"),
+        (["--prompts", PROMPTS, "--edit", "mood"], "no unit is named 'mood'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(discover, arguments, says):

@@ -84,8 +84,8 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["swap", "--images", "missing.png", "b.png"], "cannot read the picture missing.png"),
         (["swap", "--steps", "5000"], "cannot sample in 5000 steps"),
         (["traverse", "--image", "config.txt"], "cannot read the picture config.txt"),
-        (["traverse", "--columns", "1"], "--columns of 2 or more"),
-        (["sample", "--num", "0"], "cannot sample 0 images"),
+        (["traverse", "--columns", "1"], "--columns is too small"),
+        (["sample", "--num", "0"], "--num 0 is too small"),
         (["sample", "--guidance", "-1"], "sampler.guidance=-1.0 is out of range"),
         (["sample", "--guidance", "inf"], "sampler.guidance=inf is out of range"),
         (["swap", "--guidance", "nan"], "sampler.guidance=nan is out of range"),
@@ -97,7 +97,7 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["sample", "--seed", "-1"], "at least 0 and at most 4294967295"),
         (["sample", "--seed", str(2**32)], "at most 4294967295 and at least 0"),
         (["swap", "--seed", str(2**64)], "at most 4294967295 and at least 0"),
-        (["sample", "--units", "a"], "no list of units"),
+        (["sample", "--units", "a"], "not a list of units"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(call, tmp_path, command, says):

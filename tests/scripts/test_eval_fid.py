@@ -113,7 +113,7 @@ def test_every_system_is_measured(call, write_system, system):
     write_system(system)
     if SYSTEMS[system].build_model is None:
         status, error = call("--num", 4, "--allow-few")
-        assert status == 2 and f"is a run of {system} alone, which finds no code" in error
+        assert status == 2 and f"is a run of {system}, which has no code" in error
         return
     noiseless = "latent_diffusion.unet" not in SYSTEMS[system].sections and len(SYSTEMS[system].stages) == 1
     for kind in ("samples", "inferred", "random"):

@@ -83,11 +83,11 @@ def test_factors_give_the_binarised_form_under_its_own_name_only(call, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "name a run folder or --codes FILE"),
+        ([], "give either a run folder or --codes FILE"),
         (["--codes", "absent.npz"], "cannot read codes from absent.npz"),
         (["--codes", "CODES", "--seeds", "one"], "--seeds one"),
         (["--codes", "CODES", "--seeds", "0,-1"], "--seeds 0,-1"),
-        (["--codes", "CODES"], "codes have 2000 rows but 10000 are needed"),
+        (["--codes", "CODES"], "there are 2000 codes but 10000 are needed"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(call, celeba, arguments, says):
@@ -131,7 +131,7 @@ def test_another_number_of_rows_is_taken_and_named(call, celeba, tmp_path, codes
     tad = written["seeds"]["0"]["tad"]
     assert tad["sizes"] == {"rows": num} and tad == compute_tad(codes, attributes, num_rows=num)
     status, _, (error,) = call("--codes", celeba)
-    assert status == 2 and "codes have 2000 rows but 10000 are needed" in error and "--num of 2000" in error
+    assert status == 2 and "there are 2000 codes but 10000 are needed" in error and "--num 2000" in error
 
 
 @pytest.mark.parametrize("num", [0, -5, 4, 2_001])

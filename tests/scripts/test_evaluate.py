@@ -86,7 +86,7 @@ def test_runs_are_pooled(script, call, save, arrays, monkeypatch):
 
 def test_runs_on_procedural_and_real_data_are_not_pooled(call, save, arrays):
     status, said, (last,) = call(save("a", arrays), save("b", arrays, procedural=False))
-    assert status == 2 and not said and "do not compare" in last
+    assert status == 2 and not said and "are not comparable" in last
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_bad_arrays_are_named_in_one_sentence_with_status_2(call, save, arrays, 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "name run folders or --codes"),
-        (["RUN", "--codes", "x.npz"], "name run folders or --codes"),
-        (["RUN", "RUN"], "named twice"),
+        ([], "give either run folders or --codes"),
+        (["RUN", "--codes", "x.npz"], "give either run folders or --codes"),
+        (["RUN", "RUN"], "given twice"),
         (["--codes", "absent.npz"], "absent.npz"),
         (["RUN", "--seeds", "one"], "--seeds one"),
         (["RUN", "--protocol", "paper"], "15000"),
@@ -149,4 +149,4 @@ def test_no_active_unit_is_said_beside_the_score(call, save, arrays):
 def test_one_folder_under_two_names_is_named_twice(call, save, arrays):
     run = save("run", arrays)
     status, _, (last,) = call(run, run.parent / "run" / ".." / "run")
-    assert status == 2 and "named twice" in last
+    assert status == 2 and "given twice" in last

@@ -131,10 +131,16 @@ def test_the_card_says_what_it_is_and_what_not_to_believe(folder, tmp_path):
     assert "64x64x3 a code of 3 units of 2 numbers" in body and 'disdiff.load("mine")' in body
     assert "480,000 images" in body and "Left out: 2 pictures" in body
     assert "Protocol `fast`" in body and "| DCI disentanglement | 0.250 | 40 train |" in body
-    assert "Unit 0 carries wall hue (importance 0.60)" in body and "17.2 dB" in body
+    assert "Unit 0 encodes wall hue (importance 0.60)" in body and "17.2 dB" in body
     assert "| factors | factors-hash | 7 | 112 | 12 min |" in body and "versions: torch 2.0" in body
     caveats = body.partition("## Caveats")[2]
-    for caveat in ("are procedural", "A tiny model", "scores mean nothing", "compare with none", "keeps 12%"):
+    for caveat in (
+        "are procedural",
+        "A tiny model",
+        "scores are meaningless",
+        "only comparable within",
+        "keeps 12%",
+    ):
         assert caveat in caveats
 
 
@@ -144,7 +150,7 @@ def test_a_run_without_scores_says_so(folder, tmp_path):
     text = (export_run(folder, tmp_path / "out") / "README.md").read_text()
     assert "None: this model was not evaluated." in text and "license" not in text
     assert "(procedural)" in text and "are procedural" in text  # by the data that the run opens
-    assert "## Units" not in text and "Scores are of one run" not in text
+    assert "## Units" not in text and "Scores are from one run" not in text
 
 
 @pytest.mark.parametrize("name", ["a | b", "<script>", "{{ 7 * 7 }}"])
@@ -156,7 +162,7 @@ def test_names_stay_as_they_are_in_the_card(folder, tmp_path, name):
     text = (export_run(folder, tmp_path / "out") / "README.md").read_text()
     cell = name.replace("|", "\\|")
     assert f"| {cell} | unit 0 | 0.500 | 0.25 ({cell}) |  |  |" in text
-    assert f"- Unit 0 carries {name} (importance 0.60)." in text
+    assert f"- Unit 0 encodes {name} (importance 0.60)." in text
 
 
 class Evil:
@@ -182,9 +188,9 @@ def retrain(folder):
     [
         (spoil_codes, "codes.npz is damaged"),
         (spoil_weights, "cannot read the weights"),
-        (retrain, "metrics.json is of another factors"),
+        (retrain, "metrics.json belongs to other weights of stage code"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json is not valid JSON"),
-        (lambda folder: (folder / "config.yaml").unlink(), "is no run folder"),
+        (lambda folder: (folder / "config.yaml").unlink(), "is not a run folder"),
         (lambda folder: shutil.rmtree(folder / "stages" / "code"), "cannot read .*stage.json"),
     ],
 )
@@ -202,12 +208,12 @@ def test_what_is_there_is_never_replaced(call, folder, tmp_path):
     (taken / "mine.txt").write_text("mine")
     for target in (taken, taken / "mine.txt", folder):
         status, _, errors = call(folder, target)
-        assert status == 2 and "is not empty; choose another place" in errors and errors.count("\n") == 1
+        assert status == 2 and "is not empty; choose another folder" in errors and errors.count("\n") == 1
     assert list_files(taken) == {"mine.txt"} and not list(tmp_path.glob(".*"))
     (tmp_path / "empty").mkdir()
     assert call(folder, tmp_path / "empty")[0] == 0 and list_files(tmp_path / "empty") == FILES
     status, _, errors = call(folder, tmp_path / "new", "--license", "do what\nyou like")
-    assert status == 2 and "is no licence" in errors and not (tmp_path / "new").exists()
+    assert status == 2 and "is not a licence" in errors and not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_leaves_nothing(folder, tmp_path, no_file_larger_than):

@@ -55,8 +55,8 @@ def test_samples_of_pdae_by_its_latent_dpm_with_and_without_the_last_steps(make_
         (path,) = call("sample", folder, "--num", 2, "--out", f"{i}.png", *extra)
         pictures.append(Path(path).read_bytes())
     assert len(set(pictures)) == 3
-    assert "was held to no prior" in call("sample", folder, "--codes", "prior")[1]
-    assert "do not go together" in call("sample", folder, "--units", 0, "--during", 0, 500)[1]
+    assert "was trained without a prior" in call("sample", folder, "--codes", "prior")[1]
+    assert "cannot be combined" in call("sample", folder, "--units", 0, "--during", 0, 500)[1]
 
 
 def test_samples_of_infodiffusion_by_its_prior(make_run, call):
@@ -88,7 +88,7 @@ def test_the_stages_of_the_correction_have_a_row_each(make_run, call):
     assert rows["critical"]["last"] == rows["early"]["first"] - 1
     assert Image.open(path).height > 6 * 128
     status, error = call("correction_stages", make_run("diffae"))
-    assert status == 2 and "corrects no frozen model" in error
+    assert status == 2 and "has no frozen model to correct" in error
 
 
 @pytest.mark.parametrize("system", ["pdae", "diffae"])

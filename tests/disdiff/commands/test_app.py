@@ -54,10 +54,10 @@ def test_a_command_like_no_other_is_told_where_they_are_listed(call):
 def test_bad_input_ends_in_one_sentence(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, says in (
-        (("swap", "nothing"), "nothing is no run folder"),
+        (("swap", "nothing"), "nothing is not a run folder"),
         (("show", "--base", "configs/none.yaml"), "cannot read the configuration configs/none.yaml"),
         (("train", "--base", "configs/disdiff/shapes3d.yaml", "factors.units=6"), "'code.num_units'"),
-        (("train", "--base", "configs/disdiff/shapes3d.yaml", "--fast"), "'--fast' is no override"),
+        (("train", "--base", "configs/disdiff/shapes3d.yaml", "--fast"), "'--fast' is not an override"),
     ):
         status, _, error = call(*words)
         assert status == 2 and says in error and error.startswith("error: ") and error.count("\n") == 1
@@ -138,5 +138,5 @@ def test_completion_is_valid_bash_with_every_command(call):
 def test_completion_without_shtab_is_told_what_to_install(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert call("completion", "bash")[2] == (
-        "error: completion needs the package shtab; install it by `pip install shtab`\n"
+        "error: completion needs the package shtab; run `pip install shtab`\n"
     )

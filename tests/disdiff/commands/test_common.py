@@ -24,7 +24,7 @@ def test_no_two_run_folders_share_a_name(tmp_path, monkeypatch):
 def test_numbers_never_go_where_their_picture_goes():
     assert put_beside(Path("edits/gap.png"), ".json") == Path("edits/gap.json")
     for suffix in (".json", ".npz"):
-        with pytest.raises(UserError, match="let --out end in .png"):
+        with pytest.raises(UserError, match="ends in .png"):
             put_beside(Path(f"x{suffix}"), suffix)
 
 

@@ -212,7 +212,7 @@ def test_binary_rubbish_is_no_yaml(tmp_path):
 
 @pytest.mark.parametrize("override", ["seed", "--seed=1", "-x", "seed: 1"])
 def test_what_is_no_override_is_refused(override):
-    with pytest.raises(UserError, match="is no override; write key=value"):
+    with pytest.raises(UserError, match="is not an override; write key=value"):
         load_config([SHAPES3D], [override])
 
 
@@ -347,7 +347,7 @@ def test_a_variable_that_is_not_set_is_named_with_its_key(key, monkeypatch, writ
         "own.yaml", {section: {name: "${oc.env:ABSENT}"}} if section else {key: "${oc.env:ABSENT}"}
     )
     for files, overrides in (([SHAPES3D], [f"{key}=${{oc.env:ABSENT}}"]), ([SHAPES3D, in_file], [])):
-        with pytest.raises(UserError, match=f"^{key} cannot be filled in: .*'ABSENT' not found; ") as failure:
+        with pytest.raises(UserError, match=f"^{key} cannot be resolved: .*'ABSENT' not found; ") as failure:
             load_config(files, overrides)
         assert "\n" not in str(failure.value)
 

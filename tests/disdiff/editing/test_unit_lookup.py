@@ -18,7 +18,7 @@ def test_names_that_look_like_numbers_are_names_as_written(unit, found):
 
 @pytest.mark.parametrize("unit", ["--3", "off", "1.00", "9" * 5000, "-", ""])
 def test_what_is_neither_is_one_sentence(unit):
-    with pytest.raises(UserError, match="no unit is called"):
+    with pytest.raises(UserError, match="no unit has the name"):
         TABLE.find(unit)
 
 

@@ -11,16 +11,16 @@ def test_units_are_named_after_what_they_carry():
     importance[0] = [0.02, 0.0, 0.0]
     names = name_units(4, importance, FACTORS)
     assert names.labels[1] == "unit 1 · wall hue 0.91"
-    assert names.labels[0] == "unit 0 · no factor" and names.sentences[0] == "Unit 0 carries no factor."
-    assert names.sentences[1] == "Unit 1 carries wall hue (importance 0.91)."
+    assert names.labels[0] == "unit 0 · no factor" and names.sentences[0] == "Unit 0 encodes no factor."
+    assert names.sentences[1] == "Unit 1 encodes wall hue (importance 0.91)."
     assert names.order == [3, 1, 2, 0]
 
 
 def test_a_unit_may_carry_two_factors_or_a_little_of_one():
     names = name_units(2, np.array([[0.5, 0.3, 0.25], [0.0, 0.1, 0.0]]), FACTORS)
     assert names.labels[0] == "unit 0 · floor hue 0.50, wall hue 0.30"
-    assert names.sentences[0].startswith("Unit 0 carries floor hue (importance 0.50) and wall hue")
-    assert "a little of wall hue" in names.sentences[1]
+    assert names.sentences[0].startswith("Unit 0 encodes floor hue (importance 0.50) and wall hue")
+    assert "weakly encodes wall hue" in names.sentences[1]
 
 
 def test_without_scores_units_are_numbers_in_order():

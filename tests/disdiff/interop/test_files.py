@@ -307,7 +307,7 @@ def test_archives_that_are_wrong(tmp_path):
     path = saved()
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    expect(path, "no readable file of weights")
+    expect(path, "not a readable weight file")
     path.write_bytes(content.replace(struct.pack("<f", 999.0), struct.pack("<f", 998.0)))
     expect(path, "damaged")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -326,7 +326,7 @@ def test_a_legacy_file_that_is_cut_short(tmp_path, cut):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no readable file"),
+        (b"", "not a readable weight file"),
         (b"<html>not found</html>", "cannot be read as weights"),
         (pickle.dumps({"a": 1}), "no known format"),
         (pickle.dumps(Reduce(os.system, "touch evil")), "no known format"),
@@ -365,15 +365,15 @@ def test_a_model_in_several_files(tmp_path, ending):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda index: {**index, "weight_map": {"a": "../a.bin"}}, "'../a.bin', which is no file of weights"),
-        (lambda index: {**index, "weight_map": {"a": "x.bin.index.json"}}, "no file of weights beside it"),
-        (lambda index: {"weight_map": {"a": ""}}, "no file of weights beside it"),
-        (lambda index: {"weight_map": [1]}, "no index of a model"),
-        (lambda index: {"weight_map": {"a": 1}}, "no index of a model"),
+        (lambda index: {**index, "weight_map": {"a": "../a.bin"}}, "'../a.bin', which is not a weight file in its folder"),
+        (lambda index: {**index, "weight_map": {"a": "x.bin.index.json"}}, "not a weight file in its folder"),
+        (lambda index: {"weight_map": {"a": ""}}, "not a weight file in its folder"),
+        (lambda index: {"weight_map": [1]}, "not the index of a model"),
+        (lambda index: {"weight_map": {"a": 1}}, "not the index of a model"),
         (lambda index: {"weight_map": {"a": "absent.bin"}}, "absent.bin"),
         (lambda index: {"weight_map": {**index["weight_map"], "more": "model-00001-of-00002.bin"}},
          "00001-of-00002.bin lacks the tensor more"),
-        (lambda index: [], "no index of a model"),
+        (lambda index: [], "not the index of a model"),
     ],
 )  # fmt: skip
 def test_an_index_that_is_wrong(tmp_path, change, says):

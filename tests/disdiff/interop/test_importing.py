@@ -166,7 +166,7 @@ def test_less_can_be_asked_for_than_a_file_holds(released, save_checkpoint, nois
         (lambda s: s.pop("cond_stage_model.encoder.16.weight"), "no factor encoder"),
         (lambda s: s.update({f"{UNET}out.2.weight": torch.zeros(9, 32, 3, 3)}), "out.2.weight has shape"),
         (lambda s: s.update({f"{UNET}out.2.bias": torch.full((3,), torch.nan)}), "not finite"),
-        (lambda s: s.update({"betas": torch.linspace(0.01, 0.1, 1000) ** 3}), "betas grow neither"),
+        (lambda s: s.update({"betas": torch.linspace(0.01, 0.1, 1000) ** 3}), "betas follow neither"),
         (lambda s: s.update({"ddim_coef": torch.rand(1000)}), "ddim_coef does not follow"),
         (lambda s: s.update({"scale_factor": torch.tensor(0.0)}), "scale_factor is 0"),
         (lambda s: s.update({f"{UNET}label_emb.weight": torch.zeros(3, 128)}), "reads a class"),
@@ -206,7 +206,7 @@ def test_the_run_folder_gives_the_same_model_and_says_what_happened(
     assert torch.equal(load_run(target).model.encode(image), code)
     card = (target / "README.md").read_text()
     assert "Made by others: imported from dis.ckpt" in card and "assumed: attention of 8 heads" in card
-    assert "None: this model was not evaluated." in card and "Others trained it" in card
+    assert "None: this model was not evaluated." in card and "trained by others" in card
     assert str(tmp_path) not in card + (target / "import.json").read_text()
 
 

@@ -67,7 +67,7 @@ def test_a_system_of_hundreds_of_units_shows_those_that_vary_most(
     codes["codes"] = codes["codes"] * np.array([1.0, 0.1, 3.0], np.float32)[:, None]
     make_pictures(model, halves, torch.arange(240), codes, None, tmp_path, SAMPLER, 0)
     assert widths[:3] == [("swap", 2 + 2), ("traversal", 2), ("fields", 1 + 2)]
-    assert all("the 2 of 3 units of highest variance" in title for title in titles[:3])
+    assert all("the 2 of 3 units with the highest variance" in title for title in titles[:3])
     assert not any("units of" in title for title in titles[3:])
     by_variance = codes["codes"].var(axis=0).sum(axis=1).argsort()[::-1][:2]
     assert load_frames(tmp_path).units == by_variance.tolist()

@@ -67,7 +67,7 @@ def test_the_page_holds_everything_itself(build, tmp_path):
         ({"a": [0.5, 0.52], "b": [0.8, 0.82]}, "highest b 0.810 ± 0.010 (n=2), then a 0.510 ± 0.010 (n=2)"),
         ({"a": [0.5, 0.52], "b": [0.8, 0.82]}, "differ by 0.300, more than the larger of their standard"),
         ({"a": [0.5, 0.9], "b": [0.8, 0.82]}, "differ by 0.110, within the larger of their standard"),
-        ({"a": [0.5, 0.52], "b": [0.8]}, "with a single seed of one, that says little"),
+        ({"a": [0.5, 0.52], "b": [0.8]}, "but one of them has a single seed, so the difference is uncertain"),
     ],
 )
 def test_the_lead_is_told_with_what_it_is_worth(build, systems, says):

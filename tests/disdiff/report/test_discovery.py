@@ -68,19 +68,19 @@ def test_the_table_says_what_is_a_name_and_what_a_guess(result):
     assert "named" in lines[2] and " wall colour " in lines[2] and "red to cyan" in lines[2]
     assert "2.0e-05" in lines[2] and "(size)" in lines[3] and "no effect" in lines[4]
     text = "\n".join(lines)
-    assert "Seen by: tiny CLIP trained on captions. 48 images" in text
-    assert "1 of 6 factors are named right (wall hue); wrong names: unit 1 (size: shape)" in text
+    assert "CLIP model: tiny CLIP trained on captions. 48 images" in text
+    assert "1 of 6 factors are named correctly (wall hue); wrong names: unit 1 (size: shape)" in text
     assert "Control" not in text
-    assert "A name here is a false one" in format_findings(result | {"control": "a random output layer"})
+    assert "Every name found here is false" in format_findings(result | {"control": "a random output layer"})
 
 
 def test_an_edit_is_one_sentence():
     said = describe_edit("wall colour", EDIT)
     assert said.startswith("Move the unit named wall colour (unit 0): it changes in 90% of 48 images, ")
-    assert "the others stay in 85% (worst 70%; 95% and 80% where" in said
-    assert said.endswith("seen to change: wall hue 90%, scale 10%.")
+    assert "the others stay in 85% (worst 70%; 95% and 80% if" in said
+    assert said.endswith("changed factors: wall hue 90%, scale 10%.")
     unknown = {key: value for key, value in EDIT.items() if not key.startswith(("changed", "kept"))}
-    assert "images in which a probe sees a factor change: wall hue 90%" in describe_edit("mood", unknown)
+    assert "with the fraction of images: wall hue 90%" in describe_edit("mood", unknown)
     assert "no labels" in describe_edit("mood", {"unit": 3})
 
 
@@ -94,10 +94,10 @@ def test_the_section_has_table_pictures_and_edits_and_says_where_words_come_from
     for name in (PICTURE, EDIT["picture"]):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     page = show(tmp_path)
-    assert "learnt its words from captions of this very kind of image" in page
+    assert "was trained on captions of the same kind of images" in page
     assert "floor hue 0.99, scale 0.75" in page
     assert page.count("<img") == 2 and "Edit by name: wall colour" in page
     open_world = result | {"clip": {"name": "ViT-B-32 (<tag>)"}}
     save_json(tmp_path / FILE, open_world)
     page = show(tmp_path)
-    assert "captions of this very kind" not in page and "ViT-B-32 (&lt;tag&gt;)" in page
+    assert "captions of the same kind" not in page and "ViT-B-32 (&lt;tag&gt;)" in page

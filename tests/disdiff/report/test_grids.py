@@ -65,6 +65,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["folder", "grid.docx"])
 def test_a_name_that_is_of_no_picture_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"{name} is no name of a picture.*png"):
+    with pytest.raises(UserError, match=f"{name} has no picture suffix.*png"):
         save_grid(tmp_path / name, torch.zeros(1, 1, 3, 8, 8), "T")
     assert not list(tmp_path.iterdir())

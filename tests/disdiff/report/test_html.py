@@ -61,7 +61,7 @@ def test_report_says_what_was_found_and_how_it_was_measured(run_folder):
     page = read(write_report(run_folder))
     assert "disdiff on shapes3d (procedural)" in page.text and run_folder.name in page.text
     assert "The data are procedural" in page.text
-    assert "Unit 1 carries wall <hue> (importance 1.00) and scale (importance 0.90)." in page.text
+    assert "Unit 1 encodes wall <hue> (importance 1.00) and scale (importance 0.90)." in page.text
     assert "Protocol: paper" in page.text and "trees; 10,000 train" in page.text
     for number in ("0.87", "0.432", "65 %", "25.5 dB", "0.88 (scale)", "15 min"):
         assert number in page.text, number
@@ -88,11 +88,11 @@ def test_report_is_one_file_that_needs_no_other(full_run_folder):
 def test_every_figure_says_what_it_shows(full_run_folder):
     text = read(write_report(full_run_folder)).text
     for sentence in (
-        "Held best by one unit: wall <hue>, 100% of whose importance lies in unit 1.",
+        "Most concentrated: wall <hue>, with 100% of its importance in unit 1.",
         "Widest gap: wall <hue>, 1.10 nats between unit 1 and the next. Narrowest: scale, 0.50 nats.",
-        "2 of 2 units got votes. Clearest: wall <hue>, 98% of whose votes went to unit 1.",
-        "The loss went from 0.5 at step 10 to 0.4 at step 20.",
-        "first stage alone 29.0 dB; code and inferred noise 25.5 dB",
+        "2 of 2 units got votes. Clearest: wall <hue>, with 98% of its votes for unit 1.",
+        "The loss changed from 0.5 at step 10 to 0.4 at step 20.",
+        "autoencoder alone 29.0 dB; code and inferred noise 25.5 dB",
         "62.3% of the codebook's vectors occur in the evaluation images. The perplexity is 812",
     ):
         assert sentence in text, sentence
@@ -100,7 +100,7 @@ def test_every_figure_says_what_it_shows(full_run_folder):
 
 def test_sliders_start_at_the_mean_and_carry_the_names_of_their_units(full_run_folder):
     page = read(write_report(full_run_folder))
-    assert page.texts.count("mean") == 2 and "in 2 images at once" in page.text
+    assert page.texts.count("mean") == 2 and "in 2 images" in page.text
     assert "unit 1 · wall <hue> 1.00, scale 0.90" in page.texts
     text = (full_run_folder / "report.html").read_text()
     assert 'data-amounts="-1.5 std|mean|+1.5 std"' in text and "background-position: 50.000% 100.000%" in text
@@ -198,9 +198,9 @@ def hundreds(full_run_folder, codes, edit_metrics):
 def test_of_hundreds_of_units_the_most_important_are_shown_and_the_page_stays_small(hundreds):
     path = write_report(hundreds)
     page = read(path)
-    assert page.text.count("Shown are the 32 of 512 units of highest importance.") == 4
-    assert page.text.index("Unit 1 carries") < page.text.index("Unit 0 carries")
-    assert page.text.count("carries no factor.") == 30
+    assert page.text.count("shows the 32 of 512 units with the highest importance.") == 4
+    assert page.text.index("Unit 1 encodes") < page.text.index("Unit 0 encodes")
+    assert page.text.count("encodes no factor.") == 30
     heights = {image["alt"]: Image.open(decode(image["src"])).size[1] for image in page.images}
     assert heights["Importance (DCI)"] < 3_000
     assert path.stat().st_size < 10_000_000

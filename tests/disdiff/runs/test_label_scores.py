@@ -63,7 +63,7 @@ def test_attributes_alone_give_tad_and_say_what_is_left_out(arrays):
     assert scores["tad"]["score"] > 0.8 and scores["tad"]["num_captured"] == 2
     assert (
         "factor_vae" not in scores
-        and "no factor labels, so FactorVAE, DCI and the like are left out" in reason
+        and "no factor labels, which FactorVAE, DCI and similar scores need" in reason
     )
     metrics = {
         "scores": {"fast": scores}, "scores_reason": reason, "editing": None, "seconds_total": 60,
@@ -76,7 +76,7 @@ def test_attributes_alone_give_tad_and_say_what_is_left_out(arrays):
 def test_no_labels_or_too_few_give_a_reason_instead(arrays):
     assert score_codes({"codes": arrays["codes"]}, "fast", 0) == (
         None,
-        "the data set has no factor labels and no attributes, so there is nothing to compare codes with",
+        "the data set has no factor labels and no attributes, which scores need",
     )
     few = {name: array[:30] for name, array in arrays.items() if name != "attribute_names"}
     scores, reason = score_codes(few, "fast", 0)

@@ -97,7 +97,7 @@ def test_codes_of_the_prior(load, generator):
 
 @pytest.mark.parametrize("system", ["pdae", "diffae", "encdiff"])
 def test_a_code_without_a_prior_has_none_to_sample(load, generator, system):
-    with pytest.raises(UserError, match=f"{system} was held to no prior"):
+    with pytest.raises(UserError, match=f"{system} was trained without a prior"):
         draw_codes(load(system), "prior", 2, generator)
 
 

@@ -58,7 +58,7 @@ def test_a_run_of_one_image_at_a_time_comes_to_its_end(build_on_noise, options):
 
 @pytest.mark.parametrize("rows", ["trainer.accumulate=8", "code.train.batch_size=1"])
 def test_a_code_that_is_normalised_over_one_image_is_refused(build_on_noise, rows, tmp_path):
-    with pytest.raises(UserError, match="code.encoder.code_norm=batch normalises over two images at least"):
+    with pytest.raises(UserError, match="code.encoder.code_norm=batch needs at least two images at a time"):
         run_pipeline(build_on_noise(SHAPES3D, rows, "code.encoder.code_norm=batch"))
     assert not list(tmp_path.iterdir())
     two = "code.train.batch_size=2"

@@ -432,14 +432,14 @@ def test_the_first_difference_is_named_by_its_key():
 @pytest.mark.parametrize(
     ("system", "count", "overrides", "says"),
     [
-        ("disdiff", 1, [], "disdiff needs at least 2 images to train on, here are 1; .*system=autoencoder"),
-        ("beta_vae", 1, [], "beta_vae needs at least 2 images to train on, here are 1"),
-        ("pdae", 48, ["data.num_train=1"], "pdae needs at least 2 images to train on, here are 1"),
+        ("disdiff", 1, [], "disdiff needs at least 2 training images, but there are 1; .*system=autoencoder"),
+        ("beta_vae", 1, [], "beta_vae needs at least 2 training images, but there are 1"),
+        ("pdae", 48, ["data.num_train=1"], "pdae needs at least 2 training images, but there are 1"),
         (
             "disdiff",
             17,
             ["code.encoder.start=eigenmaps"],
-            "at least 18 images to train on for code.encoder.start=eigenmaps, here are 17; .*start=random",
+            "at least 18 training images for code.encoder.start=eigenmaps, but there are 17; .*start=random",
         ),
         (
             "disdiff",
@@ -447,7 +447,7 @@ def test_the_first_difference_is_named_by_its_key():
             ["code.encoder.start=principal"],
             "at least 6 images .*start=principal, here are 5",
         ),
-        ("disdiff", 48, ["evaluation.num_images=1"], "at least 2 images to evaluate on, here are 1"),
+        ("disdiff", 48, ["evaluation.num_images=1"], "at least 2 evaluation images, but there are 1"),
     ],
 )
 def test_too_few_images_are_told_before_training(

@@ -115,4 +115,4 @@ def test_scores_that_are_not_defined_stop_no_summary():
     ):
         assert part in said
     metrics["scores"][protocol] = {"unsupervised": {}, "undefined": undefined}
-    assert "other scores than FactorVAE, DCI and TAD (fast)" in results.summarise(metrics)
+    assert "no FactorVAE, DCI or TAD score (fast)" in results.summarise(metrics)

@@ -222,5 +222,5 @@ class TestNaming:
 
     @pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float32, bool])
     def test_arrays_of_other_types_are_refused(self, dtype):
-        with pytest.raises(UserError, match=f"numpy images are uint8 .*got {np.dtype(dtype)}"):
+        with pytest.raises(UserError, match=f"numpy images must be uint8 .*got {np.dtype(dtype)}"):
             to_images(np.zeros((8, 8, 3), dtype), 8)

@@ -21,8 +21,8 @@ def check_range(low: float, high: float, name: str) -> None:
     """
     if not (low >= -1 - SLACK and high <= 1 + SLACK):  # NaN fails too
         raise UserError(
-            f"{name} holds floats outside [-1, 1], up to {max(-low, high):.4g}: map 0..255 by x / 127.5 - 1, or"
-            " use uint8"
+            f"{name} holds floats outside [-1, 1], up to {max(-low, high):.4g}: map 0..255 by x / 127.5 - 1,"
+            " or use uint8"
         )
     if low >= -SLACK:
         raise UserError(

@@ -81,7 +81,7 @@ def test_attributes_and_walks(call, tmp_path):
         (["photo.png", "--unit", "0", "--by", "1", "--walk", "other.png"], "give exactly one of --unit"),
         (["photo.png", "--unit", "0"], "needs exactly one of toward"),
         (["photo.png", "--unit", "0", "--by", "1", "--toward", "other.png"], "needs exactly one of toward"),
-        (["photo.png", "--unit", "colour", "--by", "1"], "no unit is called 'colour'"),
+        (["photo.png", "--unit", "colour", "--by", "1"], "no unit has the name 'colour'"),
         (["photo.png", "--unit", "7", "--by", "1"], "there is no unit 7"),
         (["photo.png", "--by", "1"], "--by must follow the --unit"),
         (["missing.png", "--unit", "0", "--by", "1"], "cannot read the picture missing.png"),

@@ -47,7 +47,7 @@ class RowsByValue:
 
     def __init__(self, factors: np.ndarray) -> None:
         """Index `factors`, shape (n, F), numbered from 0."""
-        self.networks = factors
+        self.factors = factors
         self.order = np.argsort(factors, axis=0, kind="stable")
         self.counts = [np.bincount(column) for column in factors.T]
         self.starts = [np.cumsum(count) - count for count in self.counts]

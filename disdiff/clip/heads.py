@@ -13,6 +13,7 @@ Thus a unit cannot die, and a circle of hues keeps its shape. For D = 1 it is ba
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,7 @@ class ClipHeads(nn.Module):
         """Codes of embeddings (B, E), shape (B, N, D): the posterior's mean."""
         return self.posterior(u).mean
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Refuse weights of heads on another CLIP; torch reports what is appended to its list of errors."""
         other = state.get(f"{prefix}clip")
         if other is not None and not torch.equal(other.cpu(), self.clip.cpu()):

@@ -58,7 +58,7 @@ class ContinueEdit(argparse.Action):
         """Fill in one word of the last edit."""
         if not space.edits:
             parser.error(f"{option} belongs after the --unit that it edits")
-        space.edits = [*space.edits[:-1], replace(space.edits[-1], **{self.metavar.lower(): value})]
+        space.edits = [*space.edits[:-1], replace(space.edits[-1], **{str(self.metavar).lower(): value})]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = build_parser(__doc__, EXAMPLES)
     parser.add_argument("picture", nargs="?", metavar="PICTURE", help="a file, or an index in the data set")
     parser.add_argument("--unit", dest="edits", action=BeginEdit, metavar="NAME", help="number or name")
-    more = {"dest": "edits", "action": ContinueEdit}
+    more: dict[str, Any] = {"dest": "edits", "action": ContinueEdit}
     parser.add_argument("--toward", metavar="TOWARD", help="picture to take the unit from", **more)
     parser.add_argument(
         "--strength", metavar="STRENGTH", type=number(SHARE), help="0 to 1, how far (1)", **more
@@ -87,7 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace) -> None:
     """Save the picture before and after, and the codes."""
-    given = [replace(e, toward=e.toward and to_uint8(load_image(e.toward, model.run.source))) for e in edits]
+    given = [
+        replace(e, toward=e.toward and to_uint8(load_image(str(e.toward), model.run.source))) for e in edits
+    ]
     result = model.edit(to_uint8(image), given, arguments.steps)
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)

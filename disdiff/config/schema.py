@@ -11,6 +11,7 @@ is the text 007. In a text, `${oc.env:NAME}` stands for a variable of the enviro
 of a path is the home folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,7 @@ class ConfigFile(Config):
     bases: list[str] = field(default_factory=list)
 
 
-def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
+def load_config(files: list[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Merge files and overrides into a complete configuration.
 
     Args:
@@ -272,8 +273,8 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
         UserError: a file cannot be read, a key is unknown (the nearest valid one is named), has the wrong
             type or is out of range.
     """
-    files = [find(file) for file in files]
-    own = [read_yaml(file) for file in files]
+    paths = [find(file) for file in files]
+    own = [read_yaml(path) for path in paths]
     bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
     with refuse_bad_values():
@@ -291,7 +292,7 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     shared += [read_shared(name) for name in [f"presets/{preset}", *optional]]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
-        config.run.name = f"{name_config(files[-1])}-{config.preset}-s{config.seed}"
+        config.run.name = f"{name_config(paths[-1])}-{config.preset}-s{config.seed}"
     check_limits(to_container(config))
     return config
 
@@ -313,7 +314,7 @@ def merge(trees: list[DictConfig]) -> Config:
         with refuse_bad_values():
             tree = OmegaConf.merge(tree, each)
     with refuse_bad_values():
-        config = OmegaConf.to_object(tree)
+        config: Any = OmegaConf.to_object(tree)
     for section, name in (key.split(".") for key in PATHS):
         path = getattr(getattr(config, section), name)
         if path is not None and path.startswith("~"):
@@ -335,12 +336,13 @@ def read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must be a mapping of configuration keys")
-    if not isinstance(OmegaConf.to_container(tree).get("bases", []), list):
+    content: Any = OmegaConf.to_container(tree)
+    if not isinstance(content.get("bases", []), list):
         raise UserError(f"{path}: bases must be a list of names, such as [shapes3d]")
     return tree
 
 
-def parse_overrides(overrides: list[str]) -> DictConfig:
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
     """Turn `key=value` texts into a tree: texts as written, other values as YAML.
 
     Raises:

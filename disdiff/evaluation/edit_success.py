@@ -104,7 +104,7 @@ def compute_editing(
         reconstructions; `*_within_one` for the factors in `ORDINAL`, a value off by one being right;
         `assigned_unit` per factor. A factor of which all images to edit have the same value is not edited.
     """
-    report = progress or (lambda name, share: None)
+    report: Report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
     probe = find_probe(
         cache_folder, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
@@ -275,7 +275,8 @@ def compute_reconstruction(
         JSON-ready: `<kind>_mse` of images in [0, 1], and its `<kind>_psnr` in dB, for the kinds
         `autoencoder`, `inferred` and `random`; `psnr` is that of `inferred`.
     """
-    report, random = progress or (lambda name, share: None), torch.Generator().manual_seed(seed)
+    report: Report = progress or (lambda name, share: None)
+    random = torch.Generator().manual_seed(seed)
     space, ddim = model.latent_space, deterministic(sampler)
     image = to_float(source.images(eval_index[:num_images])).to(space.mean.device)
 

@@ -12,7 +12,7 @@ from ldm.training.stage_task import StageTask
 
 
 class CodeTask(StageTask):
-    """Trains networks with an `encoder`, which is frozen for `freeze_steps` and has a learning rate of its own."""
+    """Trains networks with an `encoder` that is frozen for `freeze_steps` and has its own learning rate."""
 
     def __init__(
         self,

@@ -6,12 +6,13 @@ sign of its own: the entry of largest magnitude is made positive.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ldm.errors import UserError
 
-Result = dict[str, object]
+Result = dict[str, Any]
 Progress = Callable[[float], None]
 UNIT_MODES = ("pca1", "all")
 ROUNDING = 1e-12  # of a column's largest magnitude: a range below it is rounding of float64 numbers

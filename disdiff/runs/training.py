@@ -1,6 +1,7 @@
 """How each stage of a run is trained, one function per stage."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -141,7 +142,7 @@ def save_stage(
 ) -> None:
     """Keep a trained stage and the record of its training."""
     steps = task.budget.num_steps if context.has_parameters(stage.name) else 0
-    record = {
+    record: dict[str, Any] = {
         "seconds": round(seconds, 1),
         "steps": steps,
         "images": steps * task.budget.batch_size,

@@ -20,12 +20,19 @@ Progress = Callable[[int, int], None]  # is told (rows done, rows in all)
 class Rows(Protocol):
     """What `gather` reads from: numpy arrays, memory maps, and files that are read lazily."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray: ...
 
 
 class MappedArray(np.memmap):

@@ -96,7 +96,7 @@ class LmdbStore:
         return np.array(keys)
 
 
-class Keys:
+class Keys(Sequence[str]):
     """Keys as texts, without a copy of them all."""
 
     def __init__(self, keys: np.ndarray) -> None:

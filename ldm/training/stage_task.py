@@ -6,6 +6,7 @@ have. A Lightning run is one epoch whose batches are the steps.
 """
 
 from abc import abstractmethod
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -115,7 +116,7 @@ class StageTask(pl.LightningModule):
     def optimizer_zero_grad(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Lightning's hook, between loss and gradients: too late when a batch has parts."""
 
-    def optimizer_step(self, epoch: int, step: int, optimizer: object, closure: object = None) -> None:
+    def optimizer_step(self, epoch: int, step: int, optimizer: Any, closure: Any = None) -> None:
         """Lightning's hook: step, then update the average; both precede any checkpoint of this step."""
         super().optimizer_step(epoch, step, optimizer, closure)
         optimizer.zero_grad()

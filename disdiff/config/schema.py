@@ -33,6 +33,7 @@ from disdiff.method.gradient_decoder import GradientDecoderConfig
 from disdiff.method.losses import DisDiffLossConfig
 from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
+from ldm.data.catalog import DataOptions
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.diffusion.schedule import ScheduleConfig
 from ldm.errors import UserError
@@ -58,7 +59,7 @@ class RunConfig:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(DataOptions):
     """Which images.
 
     Attributes:
@@ -80,15 +81,8 @@ class DataConfig:
 
     name: str = "shapes3d"
     root: str = "data/shapes3d"
-    procedural: str = "auto"
     num_train: int | None = None
     num_workers: int = 0
-    image_size: int | None = None
-    crop: str | None = None
-    corrupt: str = "stop"
-    attributes: str | None = None
-    partition: str = "all"
-    antialias: bool = False
 
 
 @dataclass
@@ -275,7 +269,6 @@ def load_config(files: list[str | Path], overrides: Sequence[str] = ()) -> Confi
     """
     paths = [find(file) for file in files]
     own = [read_yaml(path) for path in paths]
-    bases = [name for tree in own for name in tree.pop("bases", [])]
     command_line = parse_overrides(overrides)
     with refuse_bad_values():
         bases = [name for tree in own for name in tree.pop("bases", [])]

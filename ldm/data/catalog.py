@@ -25,7 +25,7 @@ from ldm.data.source import ImageSource
 from ldm.errors import UserError, choose
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataOptions:
     """What a data set can be asked for; the attributes are the keys of the configuration's section `data`."""
 

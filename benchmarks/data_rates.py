@@ -98,7 +98,7 @@ def measure_data(
     seconds = {name: timing.summary()["seconds"] for name, timing in timings.items()}
     reading = {name: seconds[name] / BATCHES_PER_ROUND for name in streams}
     reads_images = "image" in steps["code"].batch
-    wanted = {**WANTED, "factors": ("latents and images" if reads_images else "latents",)}
+    wanted = {**WANTED, "code": ("latents and images" if reads_images else "latents",)}
     shares = {stage: {way: reading[way] / seconds[stage] for way in wanted[stage]} for stage in steps}
     for stage, ways in shares.items():
         for way, share in ways.items():

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from disdiff.commands.app import COMMANDS
+from disdiff.config.schema import Config, list_keys
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("data", "training", "evaluation", "editing", "extending")
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+KEYS = list_keys(Config)
+SECTIONS = {key.split(".")[0] for key in KEYS if "." in key}
+FILE = re.compile(r"\.(py|csv|json|npz|yaml|html|md)$")
 PLACEHOLDER = re.compile(r"(blobs|NAME)\.yaml$")  # of a data set yet to be added
 
 
@@ -54,4 +57,19 @@ def test_every_file_that_is_named_exists(page):
     links = set(re.findall(r"\]\((?!http)([\w./]+)\)", text))
     missing = [name for name in named if not (ROOT / name).exists() and not PLACEHOLDER.search(name)]
     assert not missing + [link for link in links if not (page.parent / link).exists()]
-    assert named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_key_of_the_configuration_exists(page):
+    """What a page calls `section.key`, or sets by `section.key=value`, is a key or a section."""
+    words = re.findall(r"(?:^|[\s`(\[])((?:\w+\.)+\w+)(?=[=`])", page.read_text(), re.MULTILINE)
+    named = {word for word in words if word.split(".")[0] in SECTIONS and not FILE.search(word)}
+    assert not named - set(KEYS)
+
+
+def test_the_pages_are_looked_at():
+    """So the tests above see commands, files and keys, wherever these stand."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert len(PAGES) >= 2 and re.search(r"configs/[\w/]+\.yaml", text)
+    assert any(options for page in PAGES for _, options in list_commands(page))
+    assert re.search(r"code\.\w+=", text)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,10 +140,11 @@ class Model:
         Raises:
             UserError: no unit has that index or name.
         """
+        given: Any = unit
         several = isinstance(unit, list | tuple | set | frozenset | range)
         if several or (isinstance(unit, np.ndarray | Tensor) and unit.ndim):
-            return list(dict.fromkeys(k for each in unit for k in self._table.find(each)))
-        return self._table.find(unit)
+            return list(dict.fromkeys(k for each in given for k in self._table.find(each)))
+        return self._table.find(given)
 
     @torch.no_grad()
     def encode(self, images: Images) -> Tensor:  # image => code
@@ -341,8 +343,10 @@ class Model:
             return self.decode(interpolate_codes(codes[:1], codes[1:], columns)[0], arc, steps=steps)
         if not isinstance(model, DiffusionModel):
             raise UserError("this system has no noise predictions to mix; leave out trajectory")
-        ends = [model.eps_fn(part) for part in codes.split(1)]
-        made = [sample(sampler, mix(*ends, place), model.schedule, noise[:1]) for place in share.tolist()]
+        first, last = (model.eps_fn(part) for part in codes.split(1))
+        made = [
+            sample(sampler, mix(first, last, place), model.schedule, noise[:1]) for place in share.tolist()
+        ]
         return model.latent_space.decode(torch.cat(made)).clamp(-1, 1)
 
     def move_attribute(

@@ -6,7 +6,7 @@ because they import Lightning, which takes longer than all other imports togethe
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -31,7 +31,7 @@ from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
 from ldm.autoencoder.losses import check_regulariser
 from ldm.autoencoder.noise import NoiseAutoencoder
 from ldm.autoencoder.vq import VQAutoencoder
-from ldm.data.catalog import DataOptions, open_data
+from ldm.data.catalog import open_data
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError, choose
@@ -49,14 +49,13 @@ def build_source(config: DataConfig) -> ImageSource:
         UserError: the data set is unknown, an option does not fit it, a file is damaged, or a required file
             is missing.
     """
-    options = DataOptions(**{item.name: getattr(config, item.name) for item in fields(DataOptions)})
     with tqdm(desc=f"opening {config.name}", unit="image", delay=2, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        return open_data(options, progress)
+        return open_data(config, progress)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:

@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex, TypeGuard
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ def show(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[SupportsIndex]:
     """Whether `value` is a whole number of any type; True and False are not."""
     try:
         operator.index(value)
@@ -120,7 +120,7 @@ def as_whole(value: Any, name: str, least: float = -math.inf) -> int:
     Raises:
         UserError: the value is not a whole number, or is less than `least`.
     """
-    return Range(whole=True, least=least).check(name, value)
+    return int(Range(whole=True, least=least).check(name, value))
 
 
 def as_number(value: Any, name: str) -> float:

@@ -138,6 +138,31 @@ def test_every_module_is_imported_by_another():
     assert not unused
 
 
+def list_code(path):
+    """Lines of code of a file: neither imports nor signatures, docstrings or comments."""
+    aside = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            aside.update(range(node.lineno, node.end_lineno + 1))
+        if isinstance(node, ast.FunctionDef):
+            aside.update(range(node.lineno, node.body[0].lineno))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            aside.update(range(node.lineno, node.end_lineno + 1))
+    numbered = enumerate(map(str.strip, path.read_text().splitlines()), 1)
+    return [line for number, line in numbered if line and line[0] != "#" and number not in aside]
+
+
+def test_no_module_is_a_copy_of_another():
+    """Six lines of code, one after the other, are in one file only, whatever its name."""
+    owners = {}
+    for path in LIBRARY:
+        code = list_code(path)
+        for i in range(len(code) - 5):
+            owners.setdefault("\n".join(code[i : i + 6]), set()).add(module_name(path))
+    assert len(owners) > 5_000
+    assert not {text: names for text, names in owners.items() if len(names) > 1}
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=module_name)
 def test_libraries_are_quiet(path):
     names = {name for name, _ in calls(path)}

@@ -78,7 +78,7 @@ def write_caption(values: list[int], named: list[bool], random: np.random.Genera
         return words[random.integers(len(words))]
 
     floor, wall, hue, size, shape, view = named
-    phrases = []
+    phrases: list[tuple[str, ...]] = []
     if floor:
         phrases.append((f"on a {pick(HUES[values[0]])} floor", f"the floor is {pick(HUES[values[0]])}"))
     if wall:

@@ -14,6 +14,7 @@ unit cannot collapse, and a circle of hues keeps its shape. For D = 1 it is batc
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +143,7 @@ class ClipHeads(nn.Module):
         """Codes of embeddings (B, E), shape (B, N, D): the posterior's mean."""
         return self.posterior(u).mean
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Load weights; if they belong to another CLIP, add an error to PyTorch's list of errors."""
         other = state.get(f"{prefix}clip")
         if other is not None and not torch.equal(other.cpu(), self.clip.cpu()):

@@ -225,9 +225,14 @@ def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) 
             factor.append(f)
             pairs.append((names[a], names[b]))
             contrasts.append(F.normalize(rows[b] - rows[a], dim=0))
-    values = [list(values) for values in prompts.factors.values()]
+    words = [list(values) for values in prompts.factors.values()]
     return TextDirections(
-        list(prompts.factors), values, embeddings, torch.tensor(factor), pairs, torch.stack(contrasts)
+        list(prompts.factors),
+        words,
+        embeddings,
+        torch.tensor(factor),
+        pairs,
+        torch.stack(contrasts),
     )
 
 

@@ -67,7 +67,7 @@ def judge_edit(
     seen = [
         in_batches(lambda part: probe.predict(part.to(device)).cpu(), images) for images in (before, after)
     ]
-    stays, nearly = agreement(*seen), agreement_within_one(*seen, factor_names)
+    stays, nearly = agreement(*seen), agreement_within_one(seen[0], seen[1], factor_names)
     changes = dict(zip(factor_names, (1 - stays).tolist(), strict=True))
     result: dict[str, Any] = {
         "changes": changes,

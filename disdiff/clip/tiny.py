@@ -24,7 +24,12 @@ ARCHITECTURE = Path(__file__).with_name("tiny_clip.json")
 MODEL = "tiny_clip"  # name in open_clip's registry
 NAME = "tiny CLIP trained on captions"
 RECORD, CONFIG, WEIGHTS = "tiny_clip.json", "open_clip_config.json", "open_clip_model.safetensors"
-PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+PREPROCESSING: dict[str, Any] = {
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
 INITIAL_SCALE = 8.0  # initial scale of the logits
 START = "<start>"
 

@@ -58,7 +58,7 @@ class ContinueEdit(argparse.Action):
         """Set one field of the last edit."""
         if not space.edits:
             parser.error(f"{option} must follow the --unit that it applies to")
-        space.edits = [*space.edits[:-1], replace(space.edits[-1], **{self.metavar.lower(): value})]
+        space.edits = [*space.edits[:-1], replace(space.edits[-1], **{str(self.metavar).lower(): value})]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--unit", dest="edits", action=BeginEdit, metavar="NAME", help="unit to edit, by number or name"
     )
-    more = {"dest": "edits", "action": ContinueEdit}
+    more: dict[str, Any] = {"dest": "edits", "action": ContinueEdit}
     parser.add_argument("--toward", metavar="TOWARD", help="picture from which the unit is taken", **more)
     parser.add_argument(
         "--strength",
@@ -102,7 +102,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace) -> None:
     """Save the picture before and after, and the codes."""
-    given = [replace(e, toward=e.toward and to_uint8(load_image(e.toward, model.run.source))) for e in edits]
+    given = [
+        replace(e, toward=e.toward and to_uint8(load_image(str(e.toward), model.run.source))) for e in edits
+    ]
     result = model.edit(to_uint8(image), given, arguments.steps)
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)

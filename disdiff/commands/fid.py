@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
     weights = read_weights(run.config.weights, arguments.set)
     take, set_by = weights.allow_download, "--set "
     if arguments.features == "random":
-        extract = features.RandomFeatures(device)
+        extract: features.RandomFeatures | features.InceptionFeatures = features.RandomFeatures(device)
     else:
         path = features.find_inception(weights.inception, take, set_by)
         extract = features.InceptionFeatures(path, arguments.resize, device)

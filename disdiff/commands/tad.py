@@ -7,6 +7,7 @@ comparable with TAD on CelebA.
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def score(arrays: dict[str, np.ndarray], protocol: str, seed: int, num_rows: int) -> dict[str, dict]:
     """The scores of one seed, by name."""
-    compute, labels = compute_binarised_scores, arrays.get("factors")
+    compute: Any = compute_binarised_scores
+    labels = arrays.get("factors")
     if "attributes" in arrays:
         compute, labels = compute_attribute_scores, arrays["attributes"]
     return compute(arrays["codes"], labels, protocol, seed, num_rows)
@@ -75,7 +77,7 @@ def choose_num(wanted: int | None, protocol: str, num_codes: int) -> int:
 
 def name_captured(arrays: dict[str, np.ndarray], result: dict) -> list[str]:
     """Attributes that are captured in most folds, by name or number."""
-    names = arrays.get("attribute_names", range(len(result["captured"])))
+    names: Any = arrays.get("attribute_names", range(len(result["captured"])))
     if "attributes" in result:  # binarised: pairs of factor and value
         factors = arrays.get("factor_names", range(arrays["factors"].shape[1]))
         names = [f"{factors[factor]}={value}" for factor, value in result["attributes"]]

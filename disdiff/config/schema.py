@@ -18,6 +18,7 @@ Files and overrides are YAML, but values of text keys are taken literally (`disd
 `~` at the start of a path is the home folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from disdiff.method.gradient_decoder import GradientDecoderConfig
 from disdiff.method.losses import DisDiffLossConfig
 from ldm.autoencoder.losses import AutoencoderLossConfig
 from ldm.autoencoder.networks import NetworkConfig
+from ldm.data.catalog import DataOptions
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.diffusion.schedule import ScheduleConfig
 from ldm.errors import UserError
@@ -64,7 +66,7 @@ class RunConfig:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(DataOptions):
     """The data set.
 
     Attributes:
@@ -87,15 +89,8 @@ class DataConfig:
 
     name: str = "shapes3d"
     root: str = "data/shapes3d"
-    procedural: str = "auto"
     num_train: int | None = None
     num_workers: int = 0
-    image_size: int | None = None
-    crop: str | None = None
-    corrupt: str = "stop"
-    attributes: str | None = None
-    partition: str = "all"
-    antialias: bool = False
 
 
 @dataclass
@@ -303,7 +298,7 @@ class ConfigFile(Config):
     bases: list[str] = field(default_factory=list)
 
 
-def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
+def load_config(files: list[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Merge files and overrides into a complete configuration.
 
     Args:
@@ -314,8 +309,8 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
         UserError: a file cannot be read, a key is unknown (the message names the nearest valid key), or a
             value has the wrong type or is out of range.
     """
-    files = [find(file) for file in files]
-    own = [read_yaml(file) for file in files]
+    paths = [find(file) for file in files]
+    own = [read_yaml(path) for path in paths]
     command_line = parse_overrides(overrides)
     with refuse_bad_values():
         bases = [name for tree in own for name in tree.pop("bases", [])]
@@ -334,7 +329,7 @@ def load_config(files: list[str | Path], overrides: list[str] = ()) -> Config:
     shared += [read_shared(name) for name in [f"presets/{preset}", *optional]]
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
-        config.run.name = f"{name_config(files[-1])}-{config.preset}-s{config.seed}"
+        config.run.name = f"{name_config(paths[-1])}-{config.preset}-s{config.seed}"
     check_limits(to_container(config))
     return config
 
@@ -356,7 +351,7 @@ def merge(trees: list[DictConfig]) -> Config:
         with refuse_bad_values():
             tree = OmegaConf.merge(tree, each)
     with refuse_bad_values():
-        config = OmegaConf.to_object(tree)
+        config: Any = OmegaConf.to_object(tree)
     for section, name in (key.split(".") for key in PATHS):
         path = getattr(getattr(config, section), name)
         if path is not None and path.startswith("~"):
@@ -378,12 +373,13 @@ def read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must be a mapping of configuration keys")
-    if not isinstance(OmegaConf.to_container(tree).get("bases", []), list):
+    content: Any = OmegaConf.to_container(tree)
+    if not isinstance(content.get("bases", []), list):
         raise UserError(f"{path}: bases must be a list of names, such as [shapes3d]")
     return tree
 
 
-def parse_overrides(overrides: list[str]) -> DictConfig:
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
     """Parse `key=value` overrides: values of text keys literally, other values as YAML.
 
     Raises:

@@ -64,7 +64,7 @@ def list_kinds(schema: type, prefix: str = "") -> dict[str, Any]:
     kinds = {}
     for item in fields(schema):
         kinds[prefix + item.name] = item.type
-        if is_dataclass(item.type):
+        if isinstance(item.type, type) and is_dataclass(item.type):
             kinds |= list_kinds(item.type, f"{prefix}{item.name}.")
     return kinds
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ldm.data.source import ImageSource, to_float, to_uint8
 from ldm.errors import UserError
 from ldm.files import expand_home
 
-Images = Tensor | np.ndarray | Image.Image | str | Path | Sequence
+Images: TypeAlias = Tensor | np.ndarray | Image.Image | str | Path | Sequence
 
 
 def to_images(images: Images, size: int, channels: int = 3, crop: str = "center") -> Tensor:

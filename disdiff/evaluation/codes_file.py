@@ -12,6 +12,7 @@ ignored. Arrays of Python objects are pickles and are never loaded.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def stack_codes(codes: Mapping[str, np.ndarray]) -> Tensor:
     return array[..., None] if array.ndim == 2 else array
 
 
-def save_codes(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+def save_codes(path: str | Path, arrays: dict[str, Any]) -> None:
     """Write a file atomically."""
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)

@@ -107,7 +107,7 @@ def compute_editing(
         `*_within_one` for the factors in `ORDINAL`, which accept a value off by one; `assigned_unit` per
         factor. A factor that has the same value in all images is not edited.
     """
-    report = progress or (lambda name, share: None)
+    report: Report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
     probe = find_probe(
         cache_folder, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
@@ -279,7 +279,8 @@ def compute_reconstruction(
         JSON-ready: `<kind>_mse` for images in [0, 1] and `<kind>_psnr` in dB, for the kinds `autoencoder`,
         `inferred` and `random`; `psnr` equals `inferred_psnr`.
     """
-    report, random = progress or (lambda name, share: None), torch.Generator().manual_seed(seed)
+    report: Report = progress or (lambda name, share: None)
+    random = torch.Generator().manual_seed(seed)
     space, ddim = model.latent_space, deterministic(sampler)
     image = to_float(source.images(eval_index[:num_images])).to(space.mean.device)
 

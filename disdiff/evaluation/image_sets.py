@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,12 +107,16 @@ def compute_distances(
             kind = part.identity["kind"]
             raise UserError(f"there are only {part.size} images ({kind}), not {num}; give a smaller --num")
     check_num_images(num, extract.dims, allow_few=allow_few)
+
+    def make(part: ImageSet, start: int, stop: int) -> np.ndarray:
+        return extract(part.make(start, stop)).cpu().numpy()
+
     features, reference = (
         cache.compute(
             f"features of {part.identity['kind']}",
             {"rows": "features", "of": part.identity, "features": extract.identity},
             num,
-            lambda start, stop, part=part: extract(part.make(start, stop)).cpu().numpy(),
+            partial(make, part),
         )
         for part in (images, data)
     )
@@ -130,11 +135,12 @@ def compute_reconstruction_quality(
 
     def make(start: int, stop: int) -> np.ndarray:
         """Scores of images [start, stop), shape (stop - start, S), one column per entry of `names`."""
-        scores = compare_images(*(to_float(part.make(start, stop)) for part in (images, data)), lpips)
+        image_hat, image = (to_float(part.make(start, stop)) for part in (images, data))
+        scores = compare_images(image_hat, image, lpips)
         return torch.stack([scores[name] for name in names], dim=1).cpu().numpy()
 
     network = lpips.identity if lpips else None
-    identity = {"rows": list(names), "of": images.identity, "data": data.identity, "lpips": network}
+    identity: Identity = {"rows": list(names), "of": images.identity, "data": data.identity, "lpips": network}
     rows = torch.from_numpy(cache.compute("image quality", identity, num, make))
     quality = summarise_quality(dict(zip(names, rows.T, strict=True)))
     return quality if lpips is None else {**quality, "lpips_network": network}

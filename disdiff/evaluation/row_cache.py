@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
 
 PART = 64
-Identity = dict[str, object]
+Identity = dict[str, Any]
 Rows = Callable[[int, int], np.ndarray]
 
 

@@ -7,6 +7,7 @@ the norms, a missing latent scale. The noise schedule is derived from the stored
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ DIFFUSERS_FILES = tuple(
     f"diffusion_pytorch_model.{ending}{index}" for ending in ("safetensors", "bin") for index in ("", INDEX)
 )
 # settings of the released autoencoders that differ by kind; the KL weight is ours, for means instead of sums
-LOSSES = {
+LOSSES: dict[str, dict[str, Any]] = {
     "vq": {"weight_regulariser": 1.0, "weight_gan": 0.75, "gan_start": 0},
     "kl": {"weight_regulariser": 1.0e-5, "weight_gan": 0.5, "gan_start": 50_001},
 }

@@ -15,7 +15,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class Refused(Exception):
     """The pickle is damaged or needs something unsupported; the text becomes part of the user's message."""
 
 
-def read_pickle(file: BinaryIO, find_storage: Callable[[str, torch.dtype, int], Storage]) -> Any:
+def read_pickle(file: Any, find_storage: Callable[[str, torch.dtype, int], Storage]) -> Any:
     """Interpret one pickle; afterwards `file` is positioned behind it.
 
     Args:

@@ -7,7 +7,7 @@ units share the trunk; only the rows of the last layer belong to single units. T
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +159,7 @@ class FactorEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = choose("code.encoder.code_norm", config.code_norm, norms)()
-        starts = {
+        starts: dict[str, Any] = {
             "random": None,
             "principal": PrincipalComponents,
             "circular": CircularCoordinates,

@@ -9,6 +9,7 @@ at zero, so training starts exactly at the frozen diffusion model.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -204,5 +205,9 @@ def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module |
     Raises:
         UserError: `kind` is unknown.
     """
-    kinds = {"orthogonal": OrthogonalEmbedding, "learned": LearnedEmbedding, "none": lambda *sizes: None}
+    kinds: dict[str, Any] = {
+        "orthogonal": OrthogonalEmbedding,
+        "learned": LearnedEmbedding,
+        "none": lambda *sizes: None,
+    }
     return choose("code.decoder.unit_embedding", kind, kinds)(num_units, emb_dim)

@@ -6,12 +6,13 @@ eigenvector is arbitrary: its entry of largest magnitude is made positive.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ldm.errors import UserError
 
-Result = dict[str, object]
+Result = dict[str, Any]
 Progress = Callable[[float], None]
 UNIT_MODES = ("pca1", "all")
 ROUNDING = 1e-12  # a range below this share of a column's largest magnitude counts as float64 rounding

@@ -78,7 +78,7 @@ def compute_dci(
         )
     fitted = _fit_factors(codes, factors, train, test, estimator, seed, num_workers, progress)
     importance = np.stack([importance for importance, _, _ in fitted], axis=1)
-    train_accuracy, test_accuracy = ([scores[place] for scores in fitted] for place in (1, 2))
+    train_accuracy, test_accuracy = ([float(scores[place]) for scores in fitted] for place in (1, 2))
     return {
         "disentanglement": compute_disentanglement(importance),
         "completeness": compute_completeness(importance),

@@ -46,8 +46,8 @@ def compute_image_quality(image_hat: Tensor, image: Tensor, lpips: Distance | No
             images in [0, 1] (`check_range`).
     """
     if image_hat.dtype == image.dtype == torch.uint8:
-        pair = (part.float() / 127.5 - 1 for part in (image_hat, image))
-        return summarise_quality(compare_images(*pair, lpips))
+        floats, others = (part.float() / 127.5 - 1 for part in (image_hat, image))
+        return summarise_quality(compare_images(floats, others, lpips))
     for part, name in ((image_hat, "image_hat"), (image, "image")):
         check_images(part, name)
         check_range(part.min().item(), part.max().item(), name)

@@ -9,6 +9,7 @@ are computed.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def compute_attribute_scores(
     codes, rows = check_codes(codes), _choose_rows(codes, protocol, seed, num_rows)
     labels = number_values(check_binary(attributes), len(codes), "attributes")
     attributes, kept = drop_constant(labels, "attributes")
-    metrics = {
+    metrics: dict[str, Callable[[], Result]] = {
         "tad": partial(compute_tad, codes, attributes, **rows),
         "tad_eleven_thresholds": partial(compute_tad_eleven_thresholds, codes, attributes),
         "latent_quality": partial(compute_latent_quality, codes, attributes, **rows),
@@ -169,14 +170,16 @@ def compute_binarised_scores(
     """
     codes, rows = check_codes(codes), _choose_rows(codes, protocol, seed, num_rows)
     factors, kept = drop_constant(number_values(factors, len(codes)), "factors")
-    metrics = {"tad_binarised": partial(compute_tad_binarised, codes, factors, **rows)}
+    metrics: dict[str, Callable[[], Result]] = {
+        "tad_binarised": partial(compute_tad_binarised, codes, factors, **rows)
+    }
     if codes.ndim == 3 and codes.shape[2] > 1:
         metrics["tad_binarised_pca1"] = partial(compute_tad_binarised, codes, factors, mapping="pca1", **rows)
     metrics["latent_quality"] = partial(compute_latent_quality, codes, factors, **rows)
     return restore_columns(collect_scores(metrics), kept, "factor")
 
 
-def _choose_rows(codes: np.ndarray, protocol: str, seed: int, num_rows: int | None) -> dict[str, int]:
+def _choose_rows(codes: np.ndarray, protocol: str, seed: int, num_rows: int | None) -> dict[str, Any]:
     """Arguments `seed` and `num_rows` of the metrics with folds.
 
     Raises:
@@ -197,13 +200,13 @@ def build_metrics(
         dci_progress: called with the share that is done of DCI, the slowest metric.
     """
     train, test = protocol.num_train, protocol.num_test
-    votes = {
+    votes: dict[str, Any] = {
         "num_train": protocol.num_votes,
         "num_eval": protocol.num_eval_votes,
         "batch_size": protocol.batch_size,
     }
-    bins = {"num_train": train, "num_bins": protocol.num_bins}
-    split = {"num_train": train, "num_test": test}
+    bins: dict[str, Any] = {"num_train": train, "num_bins": protocol.num_bins}
+    split: dict[str, Any] = {"num_train": train, "num_test": test}
     return {
         "factor_vae": partial(compute_factor_vae, num_variance=train, prune_std=protocol.prune_std, **votes),
         "beta_vae": partial(compute_beta_vae, **votes),

@@ -1,6 +1,7 @@
 """Figures of the report: matrices that relate units to factors, and training curves."""
 
 import io
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def plot_information(information: np.ndarray, units: list[int], factors: list[st
     for factor, ranking in enumerate(np.argsort(-information, axis=0, kind="stable")[:2].T):
         for place, unit in enumerate(ranking.tolist()):
             if unit in units:
-                style = {"linewidth": 1.8, "linestyle": "-" if place == 0 else ":"}
+                style: dict[str, Any] = {"linewidth": 1.8, "linestyle": "-" if place == 0 else ":"}
                 corner = (factor - 0.46, units.index(unit) - 0.46)
                 axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec="#cf222e", **style))
     return figure

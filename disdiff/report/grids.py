@@ -1,6 +1,7 @@
 """Write labelled grids of images as PNG files, without resampling between pixels."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -57,9 +58,9 @@ def save_grid(
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.figimage(tile(tiles), xo=left, yo=MARGIN, origin="upper")
+    figure.figimage(tile(tiles), xo=round(left), yo=MARGIN, origin="upper")
 
-    def write(x: float, y: float, label: str, font: FontProperties, color: str = INK, **align: str) -> None:
+    def write(x: float, y: float, label: str, font: FontProperties, color: str = INK, **align: Any) -> None:
         """Draw a text at x, y in pixels from the top left corner."""
         figure.text(x / width, 1 - y / height, label, fontproperties=font, color=color, **align)
 

@@ -117,7 +117,12 @@ def draw_frames(
     progress: Share | None = None,
 ) -> Tensor:
     """Draw traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W)."""
-    told, grids = progress or (lambda share: None), []
+    grids = []
+
+    def advance(done: int, share: float) -> None:
+        if progress is not None:
+            progress((done + share) / len(image))
+
     for m in range(len(image)):
         grids.append(
             draw_traversal(
@@ -128,7 +133,7 @@ def draw_frames(
                 FRAME_AMOUNTS,
                 sampler,
                 z_T[m : m + 1],
-                lambda share, done=m: told((done + share) / len(image)),
+                partial(advance, m),
             )
         )
     return torch.stack(grids, dim=1)

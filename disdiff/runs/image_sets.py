@@ -30,7 +30,12 @@ def data_images(run: Run, split: str) -> ImageSet:
     """The images of one of the `SPLITS` of a run's data set, in their fixed random order."""
     sizes = run.config.data.num_train, run.config.evaluation.num_images
     index = dict(zip(SPLITS, split_indices(run.source, *sizes), strict=True))[split]
-    identity = {"kind": "data", "data": run.source.identity, "split": split, "split_sizes": list(sizes)}
+    identity: Identity = {
+        "kind": "data",
+        "data": run.source.identity,
+        "split": split,
+        "split_sizes": list(sizes),
+    }
     return ImageSet(identity, lambda start, stop: run.source.images(index[start:stop]), len(index))
 
 

@@ -1,6 +1,7 @@
 """Train the stages of a run, one function per stage."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -149,7 +150,7 @@ def save_stage(
 ) -> None:
     """Save a trained stage and the record of its training."""
     steps = task.budget.num_steps if context.has_parameters(stage.name) else 0
-    record = {
+    record: dict[str, Any] = {
         "seconds": round(seconds, 1),
         "steps": steps,
         "images": steps * task.budget.batch_size,

@@ -20,12 +20,19 @@ Progress = Callable[[int, int], None]  # called with (rows done, total rows)
 class Rows(Protocol):
     """Input of `gather`: a numpy array, a memory map, or a file that is read lazily."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray: ...
 
 
 class MappedArray(np.memmap):

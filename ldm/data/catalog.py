@@ -25,7 +25,7 @@ from ldm.data.source import ImageSource
 from ldm.errors import UserError, choose
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataOptions:
     """Options of opening a data set; the attributes are keys of the configuration's section `data`."""
 

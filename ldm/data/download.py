@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -121,7 +122,7 @@ def _noted(note: Path) -> dict | None:
     return None
 
 
-def _version(response: HTTPResponse, done: int) -> dict[str, int | str | None]:
+def _version(response: HTTPResponse, done: int) -> dict[str, Any]:
     """Size of the whole file (0 if unknown) and its ETag."""
     length = int(response.headers.get("Content-Length") or 0)
     return {

@@ -6,6 +6,7 @@ colour has only one value and is not a factor. The published `metadata` is a pic
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def open_dsprites(root: str | Path, progress: Progress | None = None) -> GridIma
             classes = file["latents/classes"][()] if "latents/classes" in file else None
         rows = h5_rows(path, IMAGES, unpacked, progress)
     factors = _read_factors(path, classes, len(rows))
-    options = {"gain": 255, "preparation": PREPARATION, "procedural": procedural}
+    options: dict[str, Any] = {"gain": 255, "preparation": PREPARATION, "procedural": procedural}
     return GridImages("dsprites", rows, DSPRITES, factors, progress=progress, **options)
 
 

@@ -65,11 +65,11 @@ def list_pictures(root: str) -> tuple[list[str], dict[str, str]]:
 
 def _drop_known(root: str, links: list[str], files: list[str]) -> list[str]:
     """The links to pictures that are neither in `files` nor the target of an earlier link."""
-    seen = {_identify(os.path.join(root, path)) for path in files} if links else set()
+    seen: set[object] = {_identify(os.path.join(root, path)) for path in files} if links else set()
     kept = []
     for path in sorted(links):
         try:
-            identity = _identify(os.path.join(root, path))
+            identity: object = _identify(os.path.join(root, path))
         except OSError:  # a broken link: reading it later reports the error, as for other pictures
             identity = path
         if identity not in seen:

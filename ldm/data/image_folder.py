@@ -139,8 +139,8 @@ def check_attributes(
                 f"{path}: the row of {name} needs {len(names)} values, each 0 or 1 (or each -1 or 1)"
             )
         table[name] = np.array(numbers, np.int64)
-    values = np.stack(list(table.values()))
-    mixed = [name for name, column in zip(names, values.T, strict=True) if {-1, 0} <= set(column.tolist())]
+    stacked = np.stack(list(table.values()))
+    mixed = [name for name, column in zip(names, stacked.T, strict=True) if {-1, 0} <= set(column.tolist())]
     if mixed:
         raise UserError(f"{path}: {name_some(mixed)} has both 0 and -1; use 0 and 1, or -1 and 1")
     return {name: np.maximum(row, 0) for name, row in table.items()}

@@ -96,7 +96,7 @@ class LmdbStore:
         return np.array(keys)
 
 
-class Keys:
+class Keys(Sequence[str]):
     """Sequence of keys as str, decoded on access instead of copied."""
 
     def __init__(self, keys: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ldm.data.arrays import MappedArray, Progress, gather, open_npy, unique_rows
 from ldm.data.contents import Contents
+from ldm.data.factor_space import FactorSpace
 from ldm.data.pixels import to_rgb
 from ldm.errors import UserError, choose
 from ldm.files import load_json, save_json
@@ -36,13 +37,19 @@ class PictureStore(Protocol):
 
     Attributes:
         root: folder, for messages and for files that are stored with the pictures.
-        names: printable names of the pictures, in order.
-        left_out: by name, the reason why a picture is not in `names`.
     """
 
     root: Path
-    names: Sequence[str]
-    left_out: Mapping[str, str]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the pictures, in order; printable."""
+        ...
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Why each picture that is there but not in `names` is not, by name."""
+        ...
 
     def read(self, position: int) -> bytes:
         """Bytes of a picture."""
@@ -135,7 +142,7 @@ class Pictures:
 
     procedural = False
     channels = 3
-    factor_space = None
+    factor_space: FactorSpace | None = None
 
     def __init__(
         self,

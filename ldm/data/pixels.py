@@ -7,6 +7,7 @@ range. Colour profiles are not applied.
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 WIDE_FORMATS = ("PNG", "PPM")  # Pillow scales their values of more than 8 bits to 0..65535, also in mode I
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
@@ -21,7 +22,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: its values have no defined range.
     """
-    tags = image.tag_v2 if image.format == "TIFF" else {}
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise ValueError(f"it has signed integers (mode {image.mode}), whose range is unknown; {REMEDY}")
     if image.mode == "F":

@@ -116,9 +116,9 @@ def labels_to_factors(labels: np.ndarray) -> Tensor:
     if labels.ndim != 2 or labels.shape[1] != len(SHAPES3D.sizes) or labels.dtype.kind not in "fiu":
         raise ValueError(f"expected numeric labels of shape (n, 6), got {labels.dtype} {labels.shape}")
     factors = np.empty(labels.shape, np.int64)
-    for column, (name, levels) in enumerate(FACTOR_VALUES.items()):
+    for column, (name, values) in enumerate(FACTOR_VALUES.items()):
         found = labels[:, column]
-        levels = np.array(levels)
+        levels = np.array(values)
         nearest = np.nan_to_num(np.interp(found, levels, np.arange(len(levels)))).round().astype(np.int64)
         wrong = np.flatnonzero(~(np.abs(levels[nearest] - found) <= LABEL_TOLERANCE))
         if len(wrong):

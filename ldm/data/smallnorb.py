@@ -12,8 +12,8 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ldm.errors import UserError
 
 SPACE = FactorSpace(("category", "elevation", "azimuth", "lighting"), (5, 9, 18, 6))
 PARTS = ("5x46789x9x18x6x2x96x96-training", "5x01235x9x18x6x2x96x96-testing")
-MAGIC = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
+MAGIC: dict[int, np.dtype] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 PHOTOGRAPHS = (2, 96, 96)
 BLOCK = 512  # pairs of photographs in memory at once
 
@@ -100,7 +100,7 @@ def _read_images(path: Path, count: int) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def _open_matrix(path: Path) -> Iterator[tuple[BinaryIO, np.dtype, tuple[int, ...]]]:
+def _open_matrix(path: Path) -> Iterator[tuple[BufferedIOBase, np.dtype, tuple[int, ...]]]:
     """Open a file and read its header; yield the stream, and the dtype and shape of the values."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
@@ -115,7 +115,7 @@ def _open_matrix(path: Path) -> Iterator[tuple[BinaryIO, np.dtype, tuple[int, ..
         raise UserError(f"{path} is not a complete SmallNORB file ({error}); get it again") from error
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
+def _read(stream: BufferedIOBase, size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
         raise EOFError("it is truncated")

@@ -42,7 +42,7 @@ class Monitor(pl.Callback):
             file=sys.stderr,
         )
         rows = read_log(path) if first_step else []
-        self._rows = [row for row in rows if int(row["step"]) <= first_step]
+        self._rows: list[dict[str, Any]] = [row for row in rows if int(row["step"]) <= first_step]
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Lightning's hook."""

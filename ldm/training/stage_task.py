@@ -5,6 +5,7 @@ one. A Lightning run is one epoch whose batches are the steps.
 """
 
 from abc import abstractmethod
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -114,7 +115,7 @@ class StageTask(pl.LightningModule):
     def optimizer_zero_grad(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Lightning's hook, does nothing: it runs after the first parts' gradients; see `optimizer_step`."""
 
-    def optimizer_step(self, epoch: int, step: int, optimizer: object, closure: object = None) -> None:
+    def optimizer_step(self, epoch: int, step: int, optimizer: Any, closure: Any = None) -> None:
         """Lightning's hook: step, then update the average; both precede any checkpoint of this step."""
         super().optimizer_step(epoch, step, optimizer, closure)
         optimizer.zero_grad()

@@ -83,19 +83,6 @@ def test_every_ablation_is_short_and_builds_and_loads_elsewhere(path):
     assert load_config([path], ["preset=paper"]).run.name == f"disdiff-ablations-{path.stem}-paper-s0"
 
 
-def test_no_module_is_a_copy_of_another():
-    """Six lines of code, one after the other, are in one file of the systems only."""
-    folder, owners = CONFIGS.parent / "disdiff", {}
-    files = [path for room in ("baselines", "method", "editing") for path in (folder / room).glob("*.py")]
-    for path in files:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-        code = [line for line in lines if line and not line.startswith(("import ", "from ", "#"))]
-        for i in range(len(code) - 5):
-            owners.setdefault("\n".join(code[i : i + 6]), set()).add(path.name)
-    assert len(owners) > 1000
-    assert not {text: paths for text, paths in owners.items() if len(paths) > 1}
-
-
 @pytest.mark.parametrize(("channels", "heads"), [(8, 1), (32, 1), (64, 2), (128, 4), (256, 4)])
 def test_attention_of_an_encoder_has_heads_of_32_channels_or_more(channels, heads):
     assert build_attention(channels).num_heads == heads

@@ -1,4 +1,6 @@
+import ast
 import re
+from dataclasses import fields, is_dataclass
 
 import pytest
 import yaml
@@ -10,6 +12,7 @@ from disdiff.config.schema import (
     PRESETS,
     Config,
     RunConfig,
+    TrainerConfig,
     list_keys,
     load_config,
     merge,
@@ -20,6 +23,7 @@ from disdiff.config.schema import (
     to_yaml,
 )
 from ldm.errors import UserError
+from ldm.training.optimizer import TrainConfig
 
 ROOT = CONFIGS.parent
 DATA_SETS = {path.stem for path in (CONFIGS / "_shared").glob("*.yaml")} - {
@@ -228,15 +232,78 @@ def test_bases_must_be_a_list(write):
         load_config([write("own.yaml", {"bases": "shapes3d"})])
 
 
-def read_code():
-    files = [ROOT / "main.py", *(ROOT / "ldm").rglob("*.py"), *(ROOT / "disdiff").rglob("*.py")]
-    return "\n".join(path.read_text() for path in files)
+# classes that are given a whole section: an instance of the first, or its attribute `config`, holds its keys
+GIVEN = {"Machine": TrainerConfig, "StageTask": TrainConfig}
+
+
+def list_sections(schema, key="config"):
+    """(class, name) of a section of the configuration and of those within it."""
+    yield schema, key
+    for item in fields(schema):
+        if is_dataclass(item.type):
+            yield from list_sections(item.type, item.name)
+
+
+def last_name(node):
+    """`c` of the expressions `c`, `a.b.c` and `a.b.c()`."""
+    node = node.func if isinstance(node, ast.Call) else node
+    return getattr(node, "id", getattr(node, "attr", None))
+
+
+def list_names(annotation):
+    return {node.id for node in ast.walk(annotation or ast.Tuple([])) if isinstance(node, ast.Name)}
+
+
+def list_annotations(tree):
+    """(name, annotation) of parameters, attributes and results of functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            yield node.arg, node.annotation
+        elif isinstance(node, ast.AnnAssign):
+            yield last_name(node.target), node.annotation
+        elif isinstance(node, ast.FunctionDef):
+            yield node.name, node.returns
+
+
+def list_holders(tree, classes, named):
+    """Names of a file that hold a section: called as its key is, annotated with its class, or assigned it."""
+    holders = {key: set(sections) for key, sections in named.items()}
+    for name, annotation in list_annotations(tree):
+        for kind in list_names(annotation) & classes.keys():
+            holders.setdefault("config" if kind == "StageTask" else name, set()).update(classes[kind])
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Assign)):
+        target, value = node.targets[0], node.value
+        several = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+        for left, right in zip(target.elts, value.elts, strict=True) if several else [(target, value)]:
+            holders.setdefault(last_name(left), set()).update(holders.get(last_name(right), ()))
+    return holders
+
+
+def list_reads(tree, classes, named):
+    """(class of a section, key) of every `x.key` where `x` holds the section, or is it itself."""
+    holders = list_holders(tree, classes, named)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield from ((section, node.attr) for section in holders.get(last_name(node.value), ()))
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            own = (each for each in ast.walk(node) if isinstance(each, ast.Attribute))
+            selves = [each.attr for each in own if last_name(each.value) == "self"]
+            yield from ((section, key) for section in classes[node.name] for key in selves)
 
 
 def test_every_key_is_read_by_someone():
-    code = read_code()
-    unread = [key for key in list_keys(Config) if not re.search(rf"\.{key.rsplit('.', 1)[-1]}\b", code)]
-    assert not unread
+    """By an attribute of something that holds its section, in code that is not the configuration's own."""
+    classes, named = {name: {section} for name, section in GIVEN.items()}, {}
+    for section, key in list_sections(Config):
+        named.setdefault(key, set()).add(section)
+        for kind in section.__mro__[:-1]:
+            classes.setdefault(kind.__name__, set()).add(section)
+    files = [path for package in ("ldm", "disdiff") for path in (ROOT / package).rglob("*.py")]
+    files = [path for path in files if path.parent != ROOT / "disdiff" / "config"]
+    reads = {read for path in files for read in list_reads(ast.parse(path.read_text()), classes, named)}
+    keys = {(section, item.name) for section, _ in list_sections(Config) for item in fields(section)}
+    assert len(keys) > 100
+    assert not {f"{section.__name__}.{key}" for section, key in keys - reads}
 
 
 def test_the_printed_configuration_is_complete():

@@ -37,7 +37,7 @@ def test_a_verdict_is_of_memory_and_of_the_median_pair(streaming):
         "autoencoder": {"speed": speed},
     }
     memory, stage = streaming.judge(result)
-    assert "2500 MB (factors)" in memory and memory.endswith("MISSED")
+    assert "2500 MB (code)" in memory and memory.endswith("MISSED")
     assert "0.940 (0.900 to 1.000)" in stage and stage.endswith("MISSED")
     speed["ratio"] = result["megabytes_above_imports"]["code"] = 0.96
     assert all(line.endswith("kept") for line in streaming.judge(result))

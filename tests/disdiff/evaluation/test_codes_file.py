@@ -32,7 +32,7 @@ def test_objects_that_nobody_needs_do_no_harm(save, name):
     assert set(arrays) == {"codes", "factors"}
     assert (arrays["codes"] == CODES).all() and (arrays["factors"] == FACTORS).all()
     assert set(read_run_codes(path.parent)) == {"codes"}
-    assert set(read_run_codes(path.parent, "code")) == {"codes", "code"}
+    assert set(read_run_codes(path.parent, "factors")) == {"codes", "factors"}
     assert name in list_arrays(path)
 
 
@@ -41,16 +41,16 @@ def test_a_damaged_array_that_nobody_needs_does_no_harm(save):
     content = bytearray(path.read_bytes())
     content[content.index(b"\x07" * 100) + 50] = 8
     path.write_bytes(content)
-    assert set(read_labelled_codes(path, ["code"])) == {"codes", "code"}
+    assert set(read_labelled_codes(path, ["factors"])) == {"codes", "factors"}
     with pytest.raises(UserError, match="codes.npz is damaged"):
         read_codes(path, ["images"])
 
 
-@pytest.mark.parametrize("name", ["codes", "code"])
+@pytest.mark.parametrize("name", ["codes", "factors"])
 def test_objects_that_are_needed_are_named_and_not_unpickled(save, name):
-    path = save(**{"code": FACTORS, name: OBJECTS})
+    path = save(**{"factors": FACTORS, name: OBJECTS})
     with pytest.raises(UserError, match=f"codes.npz is damaged: '{name}' holds Python objects"):
-        read_labelled_codes(path, ["code"])
+        read_labelled_codes(path, ["factors"])
 
 
 def test_the_first_labels_of_the_file_are_read_with_their_names(save):
@@ -65,7 +65,7 @@ def test_the_first_labels_of_the_file_are_read_with_their_names(save):
 def test_what_is_no_file_of_codes_is_named(tmp_path, content):
     path = tmp_path / "codes.npz"
     path.write_bytes(content)
-    for read in (lambda: read_labelled_codes(path, ["code"]), lambda: read_run_codes(tmp_path)):
+    for read in (lambda: read_labelled_codes(path, ["factors"]), lambda: read_run_codes(tmp_path)):
         with pytest.raises(UserError, match="codes.npz is damaged"):
             read()
 

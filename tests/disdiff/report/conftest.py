@@ -30,7 +30,7 @@ def codes():
     generator = np.random.default_rng(0)
     return {
         "codes": generator.normal(size=(60, 2, 1)).astype(np.float32),
-        "code": generator.integers(0, 3, (60, 2)),
+        "factors": generator.integers(0, 3, (60, 2)),
         "factor_names": np.array(["wall <hue>", "scale"]),
     }
 

@@ -57,7 +57,7 @@ def test_bad_input_ends_in_one_sentence(call, tmp_path, monkeypatch):
     for words, says in (
         (("swap", "nothing"), "nothing is no run folder"),
         (("show", "--base", "configs/none.yaml"), "cannot read the configuration configs/none.yaml"),
-        (("train", "--base", "configs/disdiff/shapes3d.yaml", "factors.units=6"), "'code.num_units'"),
+        (("train", "--base", "configs/disdiff/shapes3d.yaml", "code.units=6"), "'code.num_units'"),
         (("train", "--base", "configs/disdiff/shapes3d.yaml", "--fast"), "'--fast' is no override"),
     ):
         status, _, error = call(*words)

@@ -49,7 +49,7 @@ def write_run(folder, system, randomise, *overrides):
     rng = np.random.default_rng(0)
     arrays = {
         "codes": rng.normal(size=(60, *shape)).astype(np.float32),
-        "code": rng.integers(0, 2, (60, 2)),
+        "factors": rng.integers(0, 2, (60, 2)),
     }
     np.savez(folder / "codes.npz", **arrays, factor_names=np.array(["wall hue", "scale"]))
     save_json(folder / "metrics.json", {"system": system, "scores": {}})

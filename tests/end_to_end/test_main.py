@@ -43,7 +43,7 @@ class TestFinishedRun:
 
     def test_the_codes_are_those_of_the_contract(self, finished):
         with np.load(finished[0] / NAME / "codes.npz", allow_pickle=False) as file:
-            assert file["codes"].shape == (2000, 6, 1) and file["code"].shape == (2000, 6)
+            assert file["codes"].shape == (2000, 6, 1) and file["factors"].shape == (2000, 6)
             assert file["factor_names"].tolist()[:2] == ["floor hue", "wall hue"]
 
     def test_the_first_lines_say_what_and_how_large_and_how_long(self, finished):
@@ -149,10 +149,10 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
 
 class TestBadInput:
     def test_a_misspelt_key_is_one_line_and_exit_status_2(self, call, command, tmp_path):
-        status, said, errors = call(*command(tmp_path / "runs", "factors.num_unit=3"))
+        status, said, errors = call(*command(tmp_path / "runs", "code.num_unit=3"))
         assert status == 2 and not said
         assert (
-            errors == "error: unknown configuration key 'factors.num_unit'; did you mean 'code.num_units'?\n"
+            errors == "error: unknown configuration key 'code.num_unit'; did you mean 'code.num_units'?\n"
         )
         assert not list(tmp_path.iterdir())
 

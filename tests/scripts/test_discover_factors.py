@@ -105,6 +105,6 @@ def test_bad_input_is_one_sentence_and_status_2(discover, arguments, says):
 
 def test_words_that_the_tiny_clip_does_not_know_are_named(discover, tmp_path):
     factors = {"mood": {"glad": ["a glad room"], "sad": ["a sad room"]}}
-    (tmp_path / "mood.yaml").write_text(json.dumps({"code": factors}))
+    (tmp_path / "mood.yaml").write_text(json.dumps({"factors": factors}))
     status, _, error = discover("--prompts", "mood.yaml")
     assert status == 2 and "does not know the words glad" in error

@@ -23,7 +23,7 @@ EVALUATION = EvaluationConfig(protocol="fast")
 @pytest.fixture
 def arrays():
     random = np.random.default_rng(0)
-    return {"codes": random.normal(size=(9, 2, 1)), "code": random.integers(0, 3, (9, 2))}
+    return {"codes": random.normal(size=(9, 2, 1)), "factors": random.integers(0, 3, (9, 2))}
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_run_killed_after_its_scores_does_not_score_again(arrays, scored, tmp_
     assert scored == [("fast", 0)]
 
 
-@pytest.mark.parametrize("change", ["codes", "code", "protocol", "seed"])
+@pytest.mark.parametrize("change", ["codes", "factors", "protocol", "seed"])
 def test_other_codes_or_another_evaluation_are_scored_anew(arrays, scored, tmp_path, change):
     score_once(tmp_path, arrays, EVALUATION)
     evaluation = EVALUATION

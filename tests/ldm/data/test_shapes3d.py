@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_no_file(tmp_path, shapes3d, no_file_larger_than):
 
 def test_missing(tmp_path):
     assert find_shapes3d(tmp_path) is None
-    with pytest.raises(UserError, match="neither 3dshapes.h5 nor 3dshapes.npz; .*prepare_data"):
+    with pytest.raises(UserError, match="neither 3dshapes.h5 nor 3dshapes.npz; `disdiff data shapes3d`"):
         Shapes3D(tmp_path)
 
 

@@ -149,11 +149,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
 
 class TestBadInput:
     def test_a_misspelt_key_is_one_line_and_exit_status_2(self, call, command, tmp_path):
-        status, said, errors = call(*command(tmp_path / "runs", "factors.num_unit=3"))
+        status, said, errors = call(*command(tmp_path / "runs", "code.num_unit=3"))
         assert status == 2 and not said
-        assert (
-            errors == "error: unknown configuration key 'factors.num_unit'; did you mean 'code.num_units'?\n"
-        )
+        assert errors == "error: unknown configuration key 'code.num_unit'; did you mean 'code.num_units'?\n"
         assert not list(tmp_path.iterdir())
 
     def test_help_teaches_by_example_and_at_once(self, start):

@@ -132,7 +132,7 @@ def test_the_card_says_what_it_is_and_what_not_to_believe(folder, tmp_path):
     assert "480,000 images" in body and "Left out: 2 pictures" in body
     assert "Protocol `fast`" in body and "| DCI disentanglement | 0.250 | 40 train |" in body
     assert "Unit 0 encodes wall hue (importance 0.60)" in body and "17.2 dB" in body
-    assert "| factors | factors-hash | 7 | 112 | 12 min |" in body and "versions: torch 2.0" in body
+    assert "| code | code-hash | 7 | 112 | 12 min |" in body and "versions: torch 2.0" in body
     caveats = body.partition("## Caveats")[2]
     for caveat in (
         "are procedural",

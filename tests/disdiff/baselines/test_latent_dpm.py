@@ -96,7 +96,7 @@ def test_any_system_with_a_code_may_have_one_and_only_three_do():
     )
     for system in SYSTEMS:
         plain, wanted = (list_stage_names(replace(config, system=system)) for config in (without, with_one))
-        assert "latent_dpm" not in plain and ("latent_dpm" in wanted) == ("factors" in wanted)
+        assert "latent_dpm" not in plain and ("latent_dpm" in wanted) == ("code" in wanted)
     by_default = [
         path.parent.name
         for path in sorted(CONFIGS.glob("*/shapes3d.yaml"))

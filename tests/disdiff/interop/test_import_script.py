@@ -26,7 +26,7 @@ def call(tmp_path, capsys, noise_images):
 def test_an_import_is_told_and_can_be_worked_with(call, released, save_checkpoint, tmp_path, capsys):
     path = save_checkpoint("dis.ckpt", released.model("vq", units=(3, 4)).state_dict())
     said = call(path, "--kind", "disdiff")
-    assert "factors: " in said and "tensors placed" in said and "assumed: attention of 8 heads" in said
+    assert "code: " in said and "tensors placed" in said and "assumed: attention of 8 heads" in said
     assert "on procedural shapes3d: psnr" in said
     folder = tmp_path / "runs" / "released"
     assert load_run(folder).model.num_units == 3

@@ -111,7 +111,7 @@ def test_detaching_the_condition_does_not_change_the_loss(build_tiny_disdiff):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_frozen_encoder_leaves_its_statistics_and_weights_alone(build_tiny_disdiff, training):
-    encoder = build_tiny_disdiff(norm="batch").code.encoder
+    encoder = build_tiny_disdiff(norm="batch").networks.encoder
     x = torch.randn(4, 4, 8, 8)
     encoder.train()(3 * x + 1)  # running statistics that differ from the batch's
     expected = encoder.eval()(x)

@@ -109,7 +109,7 @@ def test_younger_keys_are_left_out_at_any_depth(monkeypatch):
 
 def test_a_hash_is_of_the_configuration_not_of_how_it_was_given(tmp_path):
     file = tmp_path / "own.yaml"
-    file.write_text("bases: [shapes3d]\nsystem: disdiff\nfactors: {num_units: 5}\n")
+    file.write_text("bases: [shapes3d]\nsystem: disdiff\ncode: {num_units: 5}\n")
     assert hashes(tmp_path, file=file) == hashes(tmp_path, "code.num_units=5")
 
 

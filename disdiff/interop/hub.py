@@ -40,7 +40,9 @@ def find_run(path: str | Path, download: bool = False, revision: str | None = No
         UserError: the model is not in the cache, or cannot be fetched, or is no exported run.
     """
     if not isinstance(path, str | Path):
-        raise UserError(f"{path!r} is no path of a run folder; give one, such as 'pretrained/shapes3d'")
+        raise UserError(
+            f"{path!r} is not the path of a run folder; give a path, such as 'pretrained/shapes3d'"
+        )
     if find(path).exists():
         if revision is not None:
             raise UserError(f"{path} is a folder here, which has no revisions; leave revision={revision} out")

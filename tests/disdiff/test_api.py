@@ -213,8 +213,8 @@ def test_crops_of_celeba_are_for_aligned_pictures(randomise):
         (np.zeros((32, 32, 3), np.uint8), "PIL picture, which may have any size"),
         (torch.zeros(3, 32, 32), r"of shape \(3, 64, 64\)"),
         (torch.zeros(3, SIZE, SIZE, dtype=torch.int64), "int64"),
-        (torch.full((3, SIZE, SIZE), 255.0), "values up to 255"),
-        (torch.full((3, SIZE, SIZE), torch.nan), "lie in"),
+        (torch.full((3, SIZE, SIZE), 255.0), "up to 255"),
+        (torch.full((3, SIZE, SIZE), torch.nan), "up to nan"),
         ("missing.png", "cannot read the picture missing.png"),
         ([], "list is not an image"),
         ({"image": 1}, "dict is not an image"),
@@ -238,7 +238,7 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
         (lambda: model.edit(images, disdiff.Edit(0)), "needs exactly one of toward"),
         (lambda: model.edit(images, disdiff.Edit(0, toward=images, by=1)), "needs exactly one of toward"),
         (lambda: model.edit(images, []), "list of edits is empty"),
-        (lambda: model.move_attribute(images[0], "colour", 1, [1]), "this run knows: wall hue, scale"),
+        (lambda: model.move_attribute(images[0], "colour", 1, [1]), "this run has: wall hue, scale"),
     ]
     for request, says in requests:
         with pytest.raises(UserError, match=says):
@@ -251,7 +251,7 @@ def test_bad_requests_are_one_sentence(model, images, tmp_path):
 )
 def test_floats_without_a_value_below_0_are_refused_with_the_remedy(image):
     with pytest.raises(
-        UserError, match=r"\[0, 1\].* \[-1, 1\]: convert them by 2 \* x - 1;.* uint8"
+        UserError, match=r"\[0, 1\].* \[-1, 1\]: convert them by 2 \* x - 1,.* uint8"
     ) as caught:
         to_images(image, SIZE)
     assert "\n" not in str(caught.value)

@@ -105,7 +105,7 @@ def test_corrupt_pictures_stop_or_are_left_out(call, folder_command, pictures, t
     arguments = folder_command(tmp_path, data, "data.corrupt=skip")
     status, said, errors = call(*(word for word in arguments if word != "-t"))
     assert status == 0, errors
-    assert f"1 pictures cannot be used and are left out: {bad.relative_to(data)}" in said
+    assert f"1 pictures cannot be read and are left out: {bad.relative_to(data)}" in said
     assert "data folder (file, 59 images)" in said
 
 

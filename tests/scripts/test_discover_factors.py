@@ -93,9 +93,9 @@ def test_an_edit_by_name_is_measured_and_shown(discover, run_folder, monkeypatch
         (["--prompts", "absent.yaml"], "cannot read the prompts absent.yaml"),
         (["--edit", "wall colour"], "--edit needs --prompts"),
         (["--pretrained", "openai"], "--pretrained needs --clip"),
-        (["--clip", "local-dir:nowhere"], "nowhere holds no CLIP"),
+        (["--clip", "local-dir:nowhere"], "nowhere has no CLIP"),
         (["--images", "1"], "give 2 or more"),
-        (["--prompts", PROMPTS, "--edit", "mood"], "no unit is named 'mood'"),
+        (["--prompts", PROMPTS, "--edit", "mood"], "no unit has the name 'mood'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(discover, arguments, says):

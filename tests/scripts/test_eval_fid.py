@@ -257,8 +257,8 @@ def test_advice_names_the_option_that_takes_it(call):
     [
         (["--num", 64], "at least 65 images"),
         (["--num", 1, "--allow-few"], "at least 2 images"),
-        (["--num", 101, "--images", "random"], "there are 100 images (random) but 101 are asked for"),
-        (["--num", 101], "there are 100 images (data) but 101 are asked for"),
+        (["--num", 101, "--images", "random"], "there are only 100 images (random), not 101"),
+        (["--num", 101], "there are only 100 images (data), not 101"),
         (["--num", 65, "--images", "absent.npy"], "cannot read images from absent.npy"),
         (["--num", 65, "--images", "sample"], "cannot read images from sample"),
         (["--num", 65, "--steps", 5000], "cannot sample in 5000 steps"),

@@ -128,14 +128,14 @@ def test_what_ships_wins_over_the_hub(filled):
 
 @pytest.mark.parametrize("path", ["mine", "a/b/c", "./a/b", "../a", "~/b", "a/", "/a/b", "a//b", "ann/b c"])
 def test_other_texts_are_no_names_of_the_hub(filled, path):
-    assert "no run folder" in refused(lambda: disdiff.load(path))
+    assert "not a run folder" in refused(lambda: disdiff.load(path))
     assert "write owner/name" in refused(lambda: disdiff.load(path, download=True))
     assert not filled.requests
 
 
 @pytest.mark.parametrize("path", [3, None, ["a/b"]])
 def test_what_is_no_path_is_refused(path):
-    assert "no path of a run folder" in refused(lambda: disdiff.load(path))
+    assert "not the path of a run folder" in refused(lambda: disdiff.load(path))
 
 
 @pytest.mark.parametrize("name", ["ann/absent", "bob/tiny.model-1", "runs/typo"])

@@ -63,7 +63,10 @@ def test_a_run_that_cannot_be_drawn_still_has_a_report(script, call, monkeypatch
 
     monkeypatch.setattr(script, "draw", draw)
     _, said, complained = call()
-    assert "no pictures of traversal and fields: the weights are gone" in complained and "report.html" in said
+    assert (
+        "the pictures traversal and fields were not drawn: the weights are gone" in complained
+        and "report.html" in said
+    )
 
 
 def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder, monkeypatch):
@@ -77,7 +80,7 @@ def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder,
     )
     monkeypatch.setattr(script, "load_run_of", lambda arguments: run)
     arguments = script.make_parser().parse_args([str(run_folder), "--device", "cpu"])
-    with pytest.raises(UserError, match="made on real shapes3d, but here are procedural images"):
+    with pytest.raises(UserError, match="trained on real shapes3d, but procedural images were found"):
         script.draw(arguments, ["fields"], None)
 
 

@@ -315,7 +315,7 @@ def test_a_stage_depends_on_what_its_system_reads():
         ("encdiff", "code.encoder={start: bilinear, input: image}", "code.encoder.start=bilinear"),
         ("encdiff", "code.encoder={start: bilinear, posterior: bernoulli}", "other than bernoulli"),
         ("diffae", "code.encoder.start=bilinear", "trunk.kind=disdiff"),
-        ("encdiff", "sampler.guidance=2", "encdiff has none"),
+        ("encdiff", "sampler.guidance=2", "encdiff has no gradient fields"),
     ],
 )
 def test_what_cannot_be_is_refused(system, override, named):

@@ -68,7 +68,7 @@ def test_what_cannot_be_done_is_said(mover, model, monkeypatch):
     with pytest.raises(UserError, match="--by=push is unknown"):
         measure_displacements(mover, look, [0], "push")
     monkeypatch.setattr(type(model), "has_unit_fields", False)
-    with pytest.raises(UserError, match="no gradient fields"):
+    with pytest.raises(UserError, match="no separate gradient fields"):
         mover.field(0)
     mover.code = mover.code[:1]
     with pytest.raises(UserError, match="two images"):

@@ -76,19 +76,19 @@ def test_what_the_file_of_a_size_says_can_be_overridden():
             "disdiff",
             64,
             ["latent_diffusion.unet.channel_mult=[1,1,1,1,1,1]"],
-            "unet.channel_mult has 6 levels.*allow 4",
+            "unet.channel_mult has 6 levels.*allow at most 4",
         ),
         (
             "encdiff",
             64,
             ["latent_diffusion.unet.channel_mult=[1,2,2,2,2]"],
-            "unet.channel_mult has 5 levels.*allow 4",
+            "unet.channel_mult has 5 levels.*allow at most 4",
         ),
         (
             "latent_diffusion",
             32,
             ["latent_diffusion.unet.channel_mult=[1,2,2,2]"],
-            "4 levels.*32 pixels.*allow 3",
+            "4 levels.*32 pixels.*allow at most 3",
         ),
         (
             "autoencoder",

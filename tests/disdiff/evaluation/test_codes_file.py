@@ -57,7 +57,7 @@ def test_the_first_labels_of_the_file_are_read_with_their_names(save):
     path = save(factors=FACTORS, factor_names=np.array(["a", "b"]), attributes=FACTORS > 0)
     assert set(read_labelled_codes(path, ["attributes", "factors"])) == {"codes", "attributes"}
     assert set(read_labelled_codes(path, ["factors", "attributes"])) == {"codes", "factors", "factor_names"}
-    with pytest.raises(UserError, match="must hold the array 'codes' and an array 'colours'; not"):
+    with pytest.raises(UserError, match="must hold the array 'codes' and an array 'colours', but holds"):
         read_labelled_codes(path, ["colours"])
 
 

@@ -32,6 +32,10 @@ class Copier(torch.nn.Module):
             mixed,
         )
 
+    @property
+    def device(self):
+        return self.latent_space.mean.device
+
     def encode(self, image):
         code = torch.stack([image[..., :8].flatten(1), image[..., 8:].flatten(1)], dim=1)
         return code.flip(1) if self.mixed else code

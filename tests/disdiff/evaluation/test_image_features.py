@@ -143,7 +143,7 @@ def test_absence_is_one_sentence_that_says_all(folders):
 
 
 def test_a_file_that_is_no_inception_is_named(weights, tmp_path):
-    with pytest.raises(UserError, match="is not the Inception of FID .sha256 .* 6726825d0af5f729"):
+    with pytest.raises(UserError, match="is not the Inception file of FID .sha256 .*6726825d0af5f729"):
         InceptionFeatures(weights)  # the right layout, other numbers
     path = tmp_path / "other.pth"
     for content in ({"weight": torch.zeros(3)}, [1]):

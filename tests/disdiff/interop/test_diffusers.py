@@ -118,8 +118,8 @@ def test_another_models_description_beside_a_compvis_file_is_not_read(
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"scaling_factor": "0.5"}, "scaling_factor is '0.5', which is no number"),
-        ({"norm_num_groups": [32]}, "norm_num_groups is .32., which is no number"),
+        ({"scaling_factor": "0.5"}, "scaling_factor is '0.5', not a number"),
+        ({"norm_num_groups": [32]}, "norm_num_groups is .32., not a number"),
         ({"latents_mean": [0.0], "latents_std": [1.0], "scaling_factor": 1.0}, "must be 3 numbers each"),
         ({"latents_mean": [0.0] * 3, "latents_std": [0.0] * 3, "scaling_factor": 1.0}, "the second above 0"),
         ({"scaling_factor": -1.0}, "scale_factor is -1"),

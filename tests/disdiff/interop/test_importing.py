@@ -169,7 +169,7 @@ def test_less_can_be_asked_for_than_a_file_holds(released, save_checkpoint, nois
         (lambda s: s.update({"betas": torch.linspace(0.01, 0.1, 1000) ** 3}), "betas follow neither"),
         (lambda s: s.update({"ddim_coef": torch.rand(1000)}), "ddim_coef does not follow"),
         (lambda s: s.update({"scale_factor": torch.tensor(0.0)}), "scale_factor is 0"),
-        (lambda s: s.update({f"{UNET}label_emb.weight": torch.zeros(3, 128)}), "reads a class"),
+        (lambda s: s.update({f"{UNET}label_emb.weight": torch.zeros(3, 128)}), "conditioned on a class"),
     ],
 )  # fmt: skip
 def test_another_network_is_refused_with_one_sentence(released, save_checkpoint, noise_images, change, says):
@@ -205,7 +205,7 @@ def test_the_run_folder_gives_the_same_model_and_says_what_happened(
     target = export_run(tmp_path / "runs" / "released", tmp_path / "exported")
     assert torch.equal(load_run(target).model.encode(image), code)
     card = (target / "README.md").read_text()
-    assert "Made by others: imported from dis.ckpt" in card and "assumed: attention of 8 heads" in card
+    assert "imported from dis.ckpt" in card and "assumed: attention of 8 heads" in card
     assert "None: this model was not evaluated." in card and "trained by others" in card
     assert str(tmp_path) not in card + (target / "import.json").read_text()
 
@@ -285,7 +285,7 @@ def test_files_of_different_schedules_are_refused(released, save_checkpoint, noi
     state = released.model("vq", units=(3, 4)).state_dict()
     other = {"betas": torch.linspace(1e-4, 0.02, 1000)}
     first, second = save_checkpoint("a.ckpt", state), save_checkpoint("b.ckpt", other)
-    with pytest.raises(UserError, match="a.ckpt has another noise schedule"):
+    with pytest.raises(UserError, match="a.ckpt has a different noise schedule"):
         imported([first, second])
 
 
@@ -361,7 +361,7 @@ def test_a_second_copy_is_the_moving_average(released, noise_images, tmp_path, i
 def test_two_networks_of_which_none_is_meant(released, noise_images, tmp_path):
     state = released.autoencoder("kl").state_dict()
     torch.save({"student": state, "teacher": dict(state)}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="a.pt: one network is there 2 times .student., teacher.."):
+    with pytest.raises(UserError, match="a.pt: one network occurs 2 times .student., teacher.."):
         imported(tmp_path / "a.pt", "autoencoder")
 
 
@@ -464,5 +464,5 @@ def test_images_that_the_networks_cannot_read(released, save_checkpoint, noise_i
         imported(save_checkpoint("grey.ckpt", state), "autoencoder")
     deep = released.model("vq")
     deep.unet = deep.averaged = released.fill(released.unet(3, mult=(1, 1, 1, 1, 1, 1), attends=()), 2)
-    with pytest.raises(UserError, match="halves latents to 1/32, and the data set's are of 16 pixels"):
+    with pytest.raises(UserError, match="reduces latents 32-fold, but those of the data set have 16 pixels"):
         imported(save_checkpoint("deep.ckpt", deep.state_dict()), "ldm")

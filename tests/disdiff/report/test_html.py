@@ -166,7 +166,7 @@ def test_every_figure_says_what_it_shows(full_run_folder):
     """The factor, the unit and the values of each caption, which follow from the scores and the log."""
     page = read(write_report(full_run_folder))
     for name, factors, values in (
-        ("Importance (DCI)", ["wall <hue>", "scale"], [100, 1, 1, 90]),
+        ("Importance (DCI)", ["wall <hue>", "scale"], [100, 1, 90, 1]),
         ("Mutual information (MIG)", ["wall <hue>", "scale"], [1.10, 1, 0.50]),
         ("Votes (FactorVAE)", ["wall <hue>", "scale"], [2, 2, 98, 1, 95]),
         ("Training of the last stage", [], [0.5, 10, 0.4, 20]),

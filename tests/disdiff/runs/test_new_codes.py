@@ -80,7 +80,7 @@ def test_two_phases_begin_with_the_shared_stage_and_end_with_the_code(
 @pytest.mark.parametrize("window", [(500, 1001), (-1, 3), (600, 500)])
 def test_a_window_beyond_the_steps_is_refused(window):
     schedule = Schedule(ScheduleConfig())
-    with pytest.raises(UserError, match="none of 0 to 1000"):
+    with pytest.raises(UserError, match="not within 0 to 1000"):
         check_window(window, schedule)
     assert check_window((0, 1000), schedule) == (0, 1000)
 

@@ -445,7 +445,7 @@ def test_the_first_difference_is_named_by_its_key():
             "disdiff",
             5,
             ["code.encoder.start=principal"],
-            "at least 6 images .*start=principal, here are 5",
+            "at least 6 training images .*start=principal, but there are 5",
         ),
         ("disdiff", 48, ["evaluation.num_images=1"], "at least 2 evaluation images, but there are 1"),
     ],

@@ -100,7 +100,7 @@ def test_a_younger_key_counts_off_its_default(tmp_path):
 
 
 def test_younger_keys_are_left_out_at_any_depth(monkeypatch):
-    monkeypatch.setattr("disdiff.stages.ADDED_KEYS", {"stage.train.pace", "stage.list"})
+    monkeypatch.setattr("disdiff.runs.stages.ADDED_KEYS", {"stage.train.pace", "stage.list"})
     defaults = {"old": 1, "list": [1], "train": {"pace": 2, "images": 3}}
     assert drop_added(defaults, defaults, "stage.") == {"old": 1, "train": {"images": 3}}
     changed = {"old": 1, "list": [1, 2], "train": {"pace": 4, "images": 3}}

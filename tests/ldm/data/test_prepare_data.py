@@ -137,7 +137,7 @@ class TestEncode:
     def test_the_latents_are_those_of_the_training_images(self, prepare, run, tmp_path):
         autoencoder = self.train(run)
         status, said, error = prepare("folder", "--encode", tmp_path / "run")
-        assert status == 0 and "7 latents are there" in said, error
+        assert status == 0 and "7 latents are cached" in said, error
         (path,) = (tmp_path / "_stages").glob("latents-*/latents.npy")
         context = open_context(run)
         with torch.no_grad():
@@ -160,7 +160,7 @@ class TestEncode:
             status, _, error = prepare("folder", "--encode", tmp_path / "run")
         assert status == 2 and "cannot write" in error and "free some space" in error
         status, said, _ = prepare("folder", "--encode", tmp_path / "run", "--root", tmp_path / "data")
-        assert status == 0 and "7 latents are there" in said
+        assert status == 0 and "7 latents are cached" in said
 
 
 class TestDownload:
@@ -298,7 +298,10 @@ def test_check_finds_empty_images(prepare, tmp_path, shapes3d):
         (["shapes3d", "--procedural", "--num-images", "480001"], "from 1 to 480000"),
         (["shapes3d", "--num-images", "5"], "only applies to --procedural"),
         (["shapes4d"], "invalid choice"),
-        (["cars3d", "--procedural"], "there is no procedural cars3d; --procedural is for shapes3d, dsprites"),
+        (
+            ["cars3d", "--procedural"],
+            "no procedural cars3d; --procedural works with shapes3d, dsprites",
+        ),
         (["shapes3d", "cars3d"], "give one data set name"),
         (["shapes3d", "--procedural", "--convert", "--num-images", "2"], "needs no conversion"),
         (["shapes3d", "--encode", "nowhere"], "nowhere"),

@@ -148,7 +148,7 @@ def test_a_file_that_is_no_inception_is_named(weights, tmp_path):
     path = tmp_path / "other.pth"
     for content in ({"weight": torch.zeros(3)}, [1]):
         torch.save(content, path)
-        with pytest.raises(UserError, match="other.pth cannot be read as the Inception of FID"):
+        with pytest.raises(UserError, match="other.pth cannot be read as the Inception file of FID"):
             module.load_inception(path)
     path.write_bytes(b"no weights")
     with pytest.raises(UserError, match="other.pth cannot be read"):

@@ -164,6 +164,7 @@ def test_the_run_is_named_after_file_preset_and_seed(write):
         ("code.num_unit=3", "code.num_units"),
         ("sead=3", "seed"),
         ("codes.num_units=3", "code"),
+        ("factors.num_units=3", "code"),  # another name, known by its key
         ("weight_disentangle=0.1", "code.loss.weight_disentangle"),
         ("autoencoder.trian.images=100", "autoencoder.train"),
     ],

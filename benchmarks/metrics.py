@@ -26,7 +26,7 @@ from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.metrics._inputs import check_factors, unit_scalars
 from disdiff.metrics.protocols import PROTOCOLS, build_metrics, get_protocol
-from ldm.errors import choose
+from ldm.errors import look_up
 from ldm.files import save_json
 
 SIZES = {"shapes3d": (10, 10, 10, 8, 4, 15), "cars3d": (183, 24, 4)}
@@ -78,7 +78,7 @@ def measure(codes: np.ndarray, factors: np.ndarray, protocol: str, arguments: ar
     metrics, factors = build_metrics(get_protocol(protocol)), check_factors(factors, len(codes))
     seconds = {}
     for name in arguments.metrics or metrics:
-        metric, taken = choose("--metrics", name, metrics), []
+        metric, taken = look_up("--metrics", name, metrics), []
         for _ in range(arguments.repeats):
             start = time.perf_counter()
             metric(codes, factors, seed=arguments.seed)

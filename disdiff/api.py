@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.baselines.conditional import mix
-from disdiff.config.advice import place_advice
+from disdiff.baselines.conditional import interpolate_predictions
+from disdiff.config.advice import add_settings_hint
 from disdiff.editing.attributes import fit_attribute
 from disdiff.editing.edits import Edit, Edited, repeat
 from disdiff.editing.image_input import Images, to_images
@@ -81,7 +81,7 @@ def load(
         folder = find_run(path, download, revision)
         return Model(load_run(folder, resolve_device(str(device)), guidance))
     except UserError as error:
-        raise UserError(place_advice(str(error))) from error
+        raise UserError(add_settings_hint(str(error))) from error
 
 
 class Model:
@@ -345,7 +345,8 @@ class Model:
             raise UserError("this system has no noise predictions to mix; leave out trajectory")
         first, last = (model.eps_fn(part) for part in codes.split(1))
         made = [
-            sample(sampler, mix(first, last, place), model.schedule, noise[:1]) for place in share.tolist()
+            sample(sampler, interpolate_predictions(first, last, place), model.schedule, noise[:1])
+            for place in share.tolist()
         ]
         return model.latent_space.decode(torch.cat(made)).clamp(-1, 1)
 

@@ -34,7 +34,7 @@ from ldm.autoencoder.vq import VQAutoencoder
 from ldm.data.catalog import open_data
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 from ldm.nn.unet import UNet
 from ldm.training.optimizer import resolve_budget
 
@@ -75,7 +75,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
         "noise": lambda: NoiseAutoencoder(config.network, config.noise_share, config.start),
         "identity": lambda: IdentityAutoencoder(config.network.in_channels),
     }
-    return choose("autoencoder.kind", config.kind, kinds)()
+    return look_up("autoencoder.kind", config.kind, kinds)()
 
 
 def build_latent_space(config: Config) -> LatentSpace:
@@ -100,7 +100,7 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
     if "latent_diffusion" in get_system(config).stages:  # its frozen denoiser has features to read
         unet = config.latent_diffusion.unet
         inputs["features"] = (unet.channels * unet.channel_mult[-1], size >> (len(unet.channel_mult) - 1))
-    reads = choose("code.encoder.input", options.input, inputs)
+    reads = look_up("code.encoder.input", options.input, inputs)
     if options.posterior == "bernoulli":
         values = replace(config, code=replace(code, encoder=replace(options, posterior="none")))
         return BernoulliEncoder(build_encoder(values, latent_space, image_size))
@@ -108,7 +108,7 @@ def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) ->
         if options.start != "random":
             check_components(reads[0] * reads[1] ** 2, code.num_units * code.unit_dim)
         return FactorEncoder(options, *reads, code.num_units, code.unit_dim)
-    gaussian = choose("code.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
+    gaussian = look_up("code.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
     return TrunkEncoder(*build_trunk(config.trunk, *reads), code.num_units, code.unit_dim, gaussian)
 
 
@@ -123,7 +123,7 @@ def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) ->
         "z": lambda: LatentInput(latent_space),
         "features": lambda: FeatureInput(latent_space, denoiser),
     }
-    return choose("code.encoder.input", kind, kinds)()
+    return look_up("code.encoder.input", kind, kinds)()
 
 
 def build_code_networks(config: Config, latent_space: LatentSpace, image_size: int) -> CodeNetworks:
@@ -170,12 +170,12 @@ def build_clip_disdiff(
     from disdiff.clip.tower import load_clip
 
     code, options = config.code, config.code.encoder
-    choose("code.encoder.input", options.input, {ClipInput.array: None})
+    check_option("code.encoder.input", options.input, (ClipInput.array,))
     clip = load_clip(config.clip, config.weights.allow_download)
     text = options.start == "text" and config.clip.prompts is not None
     anchors = anchor_axes(clip.encode_text, config.clip.prompts, code.unit_dim) if text else None
     sizes = (clip.embed_dim, code.num_units, code.unit_dim)
-    heads = ClipHeads(options, *sizes, clip.facts.fingerprint, anchors)
+    heads = ClipHeads(options, *sizes, clip.description.fingerprint, anchors)
     decoder = GradientDecoder(
         code.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
     )
@@ -228,9 +228,9 @@ def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_s
     """
     numbers = config.code.num_units * config.code.unit_dim
     check_prior(config.prior, config.code.encoder.posterior, numbers)
-    choose("code.encoder.input", config.code.encoder.input, {"image": None})
-    choose("code.encoder.start", config.code.encoder.start, {"random": None})
-    bernoulli = choose("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
+    check_option("code.encoder.input", config.code.encoder.input, ("image",))
+    check_option("code.encoder.start", config.code.encoder.start, ("random",))
+    bernoulli = look_up("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
     channels = config.autoencoder.network.in_channels
     pixels = LatentSpace(IdentityAutoencoder(channels))
     encoder = build_encoder(config, pixels, image_size)
@@ -370,7 +370,7 @@ def get_system(config: Config) -> System:
     Raises:
         UserError: there is no system of that name.
     """
-    return choose("system", config.system, SYSTEMS)
+    return look_up("system", config.system, SYSTEMS)
 
 
 def list_stage_names(config: Config) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -17,7 +17,7 @@ def resolve_device(name: str, key: str = "device") -> str:
     Raises:
         UserError: there is no such device, or not here.
     """
-    choose(key, name, dict.fromkeys(DEVICES))
+    check_option(key, name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{key}=cuda, but PyTorch sees no CUDA device; use {key}=cpu")
     if name == "mps" and not torch.backends.mps.is_available():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from disdiff.method.gradient_decoder import UnitLinear
 from disdiff.method.model import DiffusionModel, refuse_units
 from ldm.diffusion.sampler import EpsFunction
-from ldm.errors import choose
+from ldm.errors import look_up
 from ldm.nn.layers import CrossAttention, zero_init
 from ldm.nn.unet import UNet, UNetConfig
 
@@ -101,7 +101,7 @@ class ConditionalNetworks(nn.Module):
             UserError: the condition is unknown.
         """
         super().__init__()
-        enters = choose("conditional.condition", config.condition, CONDITIONS)
+        enters = look_up("conditional.condition", config.condition, CONDITIONS)
         num_units, unit_dim = encoder.num_units, encoder.unit_dim
         self.encoder = encoder
         if enters == "attention":
@@ -132,7 +132,7 @@ class ConditionalDiffusion(DiffusionModel):
         return predict_eps
 
 
-def during(first: int, last: int, inside: EpsFunction, outside: EpsFunction) -> EpsFunction:
+def switch_by_step(first: int, last: int, inside: EpsFunction, outside: EpsFunction) -> EpsFunction:
     """Use `inside` at the steps first <= t < last, and `outside` at all others.
 
     Deviation: InfoDiffusion's released two-phase sampler never leaves its first phase, because its counter is
@@ -145,7 +145,7 @@ def during(first: int, last: int, inside: EpsFunction, outside: EpsFunction) -> 
     return predict_eps
 
 
-def mix(start: EpsFunction, end: EpsFunction, share: float) -> EpsFunction:
+def interpolate_predictions(start: EpsFunction, end: EpsFunction, share: float) -> EpsFunction:
     """(1 - share) * start + share * end, PDAE's interpolation of trajectories.
 
     For predictors on the same frozen model this interpolates their gradient fields.

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.method.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior, count_halvings
-from ldm.errors import choose
+from ldm.errors import look_up
 from ldm.nn.layers import Resample, SelfAttention, build_norm
 
 OUTPUT_SIZE = 4  # side of the coarsest map
@@ -133,7 +133,7 @@ def build_trunk(config: TrunkConfig, in_channels: int, size: int) -> tuple[nn.Mo
         UserError: the kind is unknown, or `size` is not a power of two or too small for the trunk.
     """
     kinds = {"pdae": (build_pdae_trunk, 1), "half_unet": (build_half_unet, 0), "vae": (build_vae_trunk, 1)}
-    build, fewest = choose("trunk.kind", config.kind, kinds)
+    build, fewest = look_up("trunk.kind", config.kind, kinds)
     sizes = "8, 16, 32" if fewest else "1, 2, 4, 8, 16"
     needs = f"the encoder trunk.kind={config.kind} needs inputs of {sizes}"
     side = OUTPUT_SIZE if fewest else min(size, OUTPUT_SIZE)

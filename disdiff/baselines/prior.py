@@ -31,7 +31,7 @@ from torch import Tensor
 from disdiff.baselines.encoders import RelaxedBernoulli
 from disdiff.method.factor_encoder import CodePosterior
 from disdiff.method.losses import KERNELS, mmd
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option
 
 MODES, MODE_STD = 10, 0.1  # number of Gaussians on the ring, and their standard deviation
 
@@ -82,8 +82,8 @@ def check_prior(config: PriorConfig, posterior: str, num_numbers: int) -> None:
             number of numbers.
     """
     weight_kl, _ = term_weights(config)
-    choose("prior.kernel", config.kernel, KERNELS)
-    choose("prior.kind", config.kind, PRIORS)
+    check_option("prior.kernel", config.kernel, KERNELS)
+    check_option("prior.kind", config.kind, PRIORS)
     if config.kind != "normal" and (weight_kl or posterior == "bernoulli" or num_numbers % 2):
         raise UserError(
             f"prior.kind={config.kind} needs prior.zeta=1 (it has no KL) and a code of an even number of "

@@ -7,7 +7,7 @@ from torch import nn
 
 from disdiff.method.gradient_decoder import GradientDecoder
 from disdiff.method.model import DisDiff, ImageModel
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 
 CONTROLS = {
     "output": "the gradient decoder with a random output layer",
@@ -30,7 +30,7 @@ def randomise_fields(model: ImageModel, kind: str, seed: int) -> str:
     Raises:
         UserError: the kind is unknown, or the model has no gradient decoder.
     """
-    says = choose("--control", kind, CONTROLS)
+    says = look_up("--control", kind, CONTROLS)
     if not isinstance(model, DisDiff):
         raise UserError("this system has no gradient decoder to randomise; leave out --control")
     decoder: GradientDecoder = model.networks.decoder

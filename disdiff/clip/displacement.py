@@ -24,10 +24,9 @@ from disdiff.editing.units import (
 )
 from disdiff.method.model import ImageModel
 from ldm.diffusion.sampler import SamplerConfig
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 
 Look = Callable[[Tensor], Tensor]
-Share = Callable[[float], None]
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Displacements:
     after: Tensor
 
 
-class Mover:
+class UnitEditor:
     """Changes units of given images.
 
     Args:
@@ -106,16 +105,20 @@ class Mover:
         return torch.where(grows, before, after), torch.where(grows, after, before)
 
 
-WAYS = {"traverse": Mover.traverse, "swap": Mover.swap, "field": Mover.field}
+WAYS = {"traverse": UnitEditor.traverse, "swap": UnitEditor.swap, "field": UnitEditor.field}
 
 
 def measure_displacements(
-    mover: Mover, look: Look, units: list[int], way: str = "traverse", progress: Share | None = None
+    editor: UnitEditor,
+    look: Look,
+    units: list[int],
+    way: str = "traverse",
+    progress: Callable[[float], None] | None = None,
 ) -> Displacements:
     """Change units one after the other and embed the images.
 
     Args:
-        mover: changes the units of the images.
+        editor: changes the units of the images.
         look: images (B, 3, H, W) => unit-length embeddings (B, E).
         units: numbers of the units.
         way: a name in `WAYS`.
@@ -124,10 +127,10 @@ def measure_displacements(
     Raises:
         UserError: `way` is unknown, or does not work for this model or these images.
     """
-    move = choose("--by", way, WAYS)
+    move = look_up("--by", way, WAYS)
     moved, before, after = [], [], []
     for done, unit in enumerate(units, start=1):
-        pair = move(mover, unit)
+        pair = move(editor, unit)
         first, second = (in_batches(look, images) for images in pair)
         moved.append((second - first).cpu())
         before.append(pair[0].cpu())

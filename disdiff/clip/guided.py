@@ -35,7 +35,7 @@ class ClipInput(EncoderInput):
     @property
     def supervision(self) -> str:
         """The kind of supervision and the name of the CLIP."""
-        return f"weak: guided by {self.clip.facts.name}"
+        return f"weak: guided by {self.clip.description.name}"
 
     def from_latent(self, z_0: Tensor) -> Tensor:  # z => u
         """Embeddings (B, E) of the decoded images."""

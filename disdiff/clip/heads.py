@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from disdiff.method.factor_encoder import FactorEncoderConfig, Posterior
 from disdiff.method.gradient_decoder import UnitLinear
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 
 STARTS = ("random", "principal", "text")
 MOMENTUM, EPS = 0.1, 1e-5  # as in PyTorch's batch normalisation
@@ -71,8 +71,8 @@ class ClipHeads(nn.Module):
         anchors: Tensor | None = None,
     ) -> None:
         super().__init__()
-        choose("code.encoder.posterior", options.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
-        choose("code.encoder.start", options.start, dict.fromkeys(STARTS))
+        check_option("code.encoder.posterior", options.posterior, ("none", "fixed", "gaussian"))
+        check_option("code.encoder.start", options.start, STARTS)
         if options.start == "text" and (anchors is None or len(anchors) > num_units):
             raise UserError(
                 "code.encoder.start=text needs clip.prompts and at least one unit per factor of the prompts: "
@@ -86,7 +86,7 @@ class ClipHeads(nn.Module):
         self.lift = UnitLinear(num_units, embed_dim, hidden)
         self.head = UnitLinear(num_units, hidden, unit_dim * (1 + self.gaussian))
         norms = {"none": nn.Identity, "batch": lambda: UnitNorm(num_units, unit_dim)}
-        self.code_norm = choose("code.encoder.code_norm", options.code_norm, norms)()
+        self.code_norm = look_up("code.encoder.code_norm", options.code_norm, norms)()
         if self.gaussian:
             nn.init.constant_(self.head.bias[:, unit_dim:], options.initial_logvar)
         if options.start != "random":

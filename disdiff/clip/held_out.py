@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from disdiff.clip.tower import Facts
+from disdiff.clip.tower import ClipDescription
 from ldm.data.source import ImageSource, split_indices
 from ldm.errors import UserError
 
 
-def keep_held_out(index: Tensor, source: ImageSource, facts: Facts) -> Tensor:
+def keep_held_out(index: Tensor, source: ImageSource, description: ClipDescription) -> Tensor:
     """Return the images in `index` (n,) on which a CLIP was not trained.
 
     All images are returned if the CLIP has no record, or was trained on another data set.
@@ -16,7 +16,7 @@ def keep_held_out(index: Tensor, source: ImageSource, facts: Facts) -> Tensor:
     Raises:
         UserError: no image is left.
     """
-    record = facts.trained_on
+    record = description.trained_on
     if record is None or record["identity"] != source.identity:
         return index
     trained = torch.zeros(len(source), dtype=torch.bool)
@@ -24,7 +24,7 @@ def keep_held_out(index: Tensor, source: ImageSource, facts: Facts) -> Tensor:
     kept = index[~trained[index]]
     if not len(kept):
         raise UserError(
-            f"the {facts.name} was trained on every evaluation image; train one on fewer: "
+            f"the {description.name} was trained on every evaluation image; train one on fewer: "
             "disdiff tiny-clip --num-train 50000"
         )
     return kept

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from kornia.enhance import normalize
 from torch import Tensor, nn
 
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 
 FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}  # open_clip's names
 
@@ -35,7 +35,7 @@ class Preprocess(nn.Module):
             raise UserError(
                 f"clip.mean={mean} and clip.std={std} must have three numbers each, one per channel"
             )
-        self.size, self.filter = size, choose("the interpolation of this CLIP", interpolation, FILTERS)
+        self.size, self.filter = size, look_up("the interpolation of this CLIP", interpolation, FILTERS)
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from disdiff.clip.discovery import NAMED, Finding
-from disdiff.clip.displacement import Mover
+from disdiff.clip.displacement import UnitEditor
 from disdiff.editing.units import in_batches
 from disdiff.evaluation.edit_success import agreement, agreement_within_one
 from disdiff.evaluation.probe import Probe
@@ -33,17 +33,17 @@ def find_unit(findings: list[Finding], name: str) -> Finding:
     return max(carriers, key=lambda each: each.score)
 
 
-def move_unit(mover: Mover, unit: int) -> tuple[Tensor, Tensor]:
+def move_unit(editor: UnitEditor, unit: int) -> tuple[Tensor, Tensor]:
     """Return reconstructions without edit, and with `unit` at the farthest value, shapes (n, 3, H, W).
 
     Raises:
         UserError: there is only one image.
     """
-    if len(mover.code) < 2:
+    if len(editor.code) < 2:
         raise UserError("an edit takes a unit's value from another image; raise --images to 2 or more")
-    value, moved = mover.code[:, unit], mover.code.clone()
+    value, moved = editor.code[:, unit], editor.code.clone()
     moved[:, unit] = value[torch.cdist(value, value).argmax(dim=1)]
-    return mover.decode(mover.code), mover.decode(moved)
+    return editor.decode(editor.code), editor.decode(moved)
 
 
 def judge_edit(

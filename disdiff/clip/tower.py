@@ -35,7 +35,7 @@ Tokenizer = Callable[..., Tensor]  # (texts, optional context_length), as in ope
 
 
 @dataclass
-class Facts:
+class ClipDescription:
     """Description of a CLIP, for outputs.
 
     Attributes:
@@ -60,15 +60,20 @@ class Clip(nn.Module):
 
     Attributes:
         embed_dim: width E of the embeddings.
-        facts: description for outputs.
+        description: what the CLIP is and was trained on, for outputs.
     """
 
     def __init__(
-        self, net: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess, embed_dim: int, facts: Facts
+        self,
+        net: nn.Module,
+        tokenizer: Tokenizer,
+        preprocess: Preprocess,
+        embed_dim: int,
+        description: ClipDescription,
     ) -> None:
         super().__init__()
         self.net, self.preprocess = freeze(net), preprocess
-        self.tokenizer, self.embed_dim, self.facts = tokenizer, embed_dim, facts
+        self.tokenizer, self.embed_dim, self.description = tokenizer, embed_dim, description
 
     def forward(self, image: Tensor) -> Tensor:  # image => u
         """Unit-length embeddings (B, E) of images (B, 3, H, H) in [-1, 1]; gradients flow to the images."""
@@ -99,8 +104,8 @@ class Clip(nn.Module):
         for text, row, more in zip(texts, tokens, longer, strict=False):
             if row[row != padding].tolist() != more[more != padding].tolist():
                 raise UserError(
-                    f"{text!r} is too long: {self.facts.name} reads {limit} tokens, including start and "
-                    "end; write a shorter text"
+                    f"{text!r} is too long: {self.description.name} reads {limit} tokens, including start "
+                    "and end; write a shorter text"
                 )
         return tokens
 
@@ -146,8 +151,8 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
         else f"{shown} ({config.pretrained if tag else path.name})"
     )
     preprocessing = tag or ({} if path is None else shared_preprocessing(config))
-    facts = Facts(name, config.model, str(config.pretrained), "")
-    return assemble(config, net, tokenizer, preprocessing, architecture["embed_dim"], facts)
+    description = ClipDescription(name, config.model, str(config.pretrained), "")
+    return assemble(config, net, tokenizer, preprocessing, architecture["embed_dim"], description)
 
 
 def load_folder(config: ClipConfig, folder: Path) -> Clip:
@@ -173,15 +178,15 @@ def load_folder(config: ClipConfig, folder: Path) -> Clip:
             tokenizer = build_tokenizer(architecture, record["words"])
     except Exception as error:  # torch, safetensors and open_clip raise many exception types
         raise UserError(f"open_clip cannot read {folder} ({error}); get the folder again") from error
-    facts = Facts(f"open_clip model {folder.name}", config.model, str(folder), "")
+    description = ClipDescription(f"open_clip model {folder.name}", config.model, str(folder), "")
     if record is not None:
-        facts.name, facts.trained_on, facts.zero_shot = (
+        description.name, description.trained_on, description.zero_shot = (
             record["name"],
             record["trained_on"],
             record["zero_shot"],
         )
     preprocessing = content.get("preprocess_cfg", {})
-    return assemble(config, net, tokenizer, preprocessing, architecture["embed_dim"], facts)
+    return assemble(config, net, tokenizer, preprocessing, architecture["embed_dim"], description)
 
 
 def assemble(
@@ -190,7 +195,7 @@ def assemble(
     tokenizer: Tokenizer,
     preprocessing: dict[str, Any],
     embed_dim: int,
-    facts: Facts,
+    description: ClipDescription,
 ) -> Clip:
     """Combine a CLIP with its preprocessing; missing values are open_clip's defaults.
 
@@ -204,14 +209,14 @@ def assemble(
     own = PreprocessCfg()
     mean, std, interpolation = (preprocessing.get(key) or getattr(own, key) for key in KEYS)
     preprocess = Preprocess(sides.pop(), list(config.mean or mean), list(config.std or std), interpolation)
-    clip = Clip(net, tokenizer, preprocess, embed_dim, facts)
-    facts.fingerprint = fingerprint(clip)
+    clip = Clip(net, tokenizer, preprocess, embed_dim, description)
+    description.fingerprint = fingerprint(clip)
     return clip
 
 
 def create(name: str, **options: bool) -> nn.Module:
     """`open_clip.create_model` without its log messages and without any download."""
-    logging.disable(logging.WARNING)  # "initialized randomly" is already in `Facts.name`
+    logging.disable(logging.WARNING)  # "initialized randomly" is already in `ClipDescription.name`
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)

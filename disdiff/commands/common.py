@@ -49,7 +49,7 @@ def add_sampler_options(
     )
 
 
-def load_run_of(arguments: argparse.Namespace) -> Run:
+def load_named_run(arguments: argparse.Namespace) -> Run:
     """Load the run named on the command line, with `--device` and `--guidance` applied.
 
     On a CPU this also configures the process: freed memory is kept for reuse, and the number of threads is
@@ -65,8 +65,8 @@ def load_run_of(arguments: argparse.Namespace) -> Run:
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[Run, SamplerConfig]:
-    """Load the run named on the command line (see `load_run_of`), and its sampler with `--steps` applied."""
-    run = load_run_of(arguments)
+    """Load the run named on the command line (see `load_named_run`), and its sampler with `--steps`."""
+    run = load_named_run(arguments)
     sampler = run.config.sampler
     return run, sampler if arguments.steps is None else replace(sampler, num_steps=arguments.steps)
 
@@ -130,7 +130,7 @@ def label_run(run: Path) -> str:
     return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
-def put_beside(picture: Path, suffix: str) -> Path:
+def data_path(picture: Path, suffix: str) -> Path:
     """Path of the data file that belongs to a picture: the same name with another suffix.
 
     Raises:

@@ -8,9 +8,9 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
+    data_path,
     load_image,
     open_run,
-    put_beside,
     save_picture,
     show_progress,
 )
@@ -69,6 +69,6 @@ def main(arguments: argparse.Namespace) -> None:
             progress((k + 1) / len(windows))
     title = "The code corrects the frozen model in one stage of sampling only"
     details = {"num_images": len(image), "seed": arguments.seed, "num_steps": sampler.num_steps}
-    numbers = put_beside(choose_path(arguments, NAME), ".json")
+    numbers = data_path(choose_path(arguments, NAME), ".json")
     save_json(numbers, {**details, "corrected": measured})
     save_picture(arguments, run, NAME, torch.stack(rows), title, labels)

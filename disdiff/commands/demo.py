@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from disdiff.commands.common import load_run_of
+from disdiff.commands.common import load_named_run
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import PRETRAINED
 from disdiff.editing.unit_names import name_data
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Copy pictures and report, swap one unit between new images, and print where everything is."""
-    run = load_run_of(arguments)
+    run = load_named_run(arguments)
     for name in SHOWN:
         with atomic_path(arguments.out / name) as temporary:
             shutil.copyfile(run.folder / name, temporary)

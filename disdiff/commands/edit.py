@@ -20,17 +20,17 @@ from disdiff.commands.common import (
     build_parser,
     choose_image,
     choose_path,
+    data_path,
     load_image,
-    load_run_of,
+    load_named_run,
     number,
-    put_beside,
     save_picture,
 )
 from disdiff.editing.edits import Edit
 from disdiff.evaluation.codes_file import save_codes
 from ldm.data.source import to_uint8
 from ldm.errors import UserError
-from ldm.numbers import FINITE, POSITIVE, SHARE
+from ldm.numbers import FINITE, FRACTION, POSITIVE
 
 EXAMPLES = """examples:
   disdiff edit RUN photo.png --unit "wall hue" --toward other.png --strength 0.7
@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strength",
         metavar="STRENGTH",
-        type=number(SHARE),
+        type=number(FRACTION),
         help="fraction of the way, 0 to 1 (default: 1)",
         **more,
     )
@@ -109,7 +109,7 @@ def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: ar
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)
     arrays = {name: getattr(result, name).cpu().numpy() for name in ("codes_before", "codes", "images")}
-    out = put_beside(choose_path(arguments, "edit.png"), ".npz")
+    out = data_path(choose_path(arguments, "edit.png"), ".npz")
     save_codes(out, {**arrays, "units": np.array(result.units)})
     save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
 
@@ -119,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
         raise UserError("give exactly one of --unit, --attribute and --walk, and --columns of 2 or more")
-    model = Model(load_run_of(arguments))
+    model = Model(load_named_run(arguments))
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:
         return edit_units(model, image, arguments.edits, arguments)

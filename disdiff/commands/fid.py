@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import torch
 from omegaconf import OmegaConf
 
-from disdiff.commands.common import add_sampler_options, build_parser, load_run_of
+from disdiff.commands.common import add_sampler_options, build_parser, load_named_run
 from disdiff.config.places import results_folder
 from disdiff.config.schema import WeightsConfig, merge, parse_overrides, to_container
 from disdiff.evaluation import image_features as features
@@ -16,7 +16,7 @@ from disdiff.metrics.fid import check_num_images
 from disdiff.runs import image_sets as run_sets
 from ldm.device import resolve_device
 from ldm.diffusion.sampler import SAMPLERS
-from ldm.errors import choose
+from ldm.errors import check_option
 from ldm.files import expand_home, save_json
 from ldm.weights import resolve_weight
 
@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 def read_weights(own: WeightsConfig, texts: list[str]) -> WeightsConfig:
     """The section `weights` of the run with the `--set` overrides applied."""
     for text in texts:
-        choose("--set", text.partition("=")[0], dict.fromkeys(WEIGHTS))
+        check_option("--set", text.partition("=")[0], WEIGHTS)
     return merge([OmegaConf.create({"weights": to_container(own)}), parse_overrides(texts)]).weights
 
 
@@ -89,7 +89,7 @@ def describe(result: dict) -> str:
 def main(arguments: argparse.Namespace) -> None:
     """Make or load images, and compute their distances and errors."""
     device, kind, num = resolve_device(arguments.device), arguments.images, arguments.num
-    run = load_run_of(arguments)
+    run = load_named_run(arguments)
     weights = read_weights(run.config.weights, arguments.set)
     take, set_by = weights.allow_download, "--set "
     if arguments.features == "random":

@@ -6,7 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from disdiff.commands.common import build_parser, choose_path, load_run_of, put_beside, show_progress
+from disdiff.commands.common import build_parser, choose_path, data_path, load_named_run, show_progress
 from disdiff.evaluation.mean_gap import FIRST, compute_mean_gap, summarise_gap
 from disdiff.method.model import DisDiff
 from ldm.errors import UserError
@@ -46,8 +46,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.num < 1 or arguments.every < 1:
         raise UserError("--num and --every must be 1 or more; change them")
     out = choose_path(arguments, "mean_gap.png")
-    numbers = put_beside(out, ".json")
-    run = load_run_of(arguments)
+    numbers = data_path(out, ".json")
+    run = load_named_run(arguments)
     if not isinstance(run.model, DisDiff):
         raise UserError(f"{run.config.system} has no frozen model to correct; give a run of disdiff or pdae")
     steps = torch.arange(0, run.model.schedule.num_steps, arguments.every)

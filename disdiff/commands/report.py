@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tqdm import tqdm
 
-from disdiff.commands.common import build_parser, load_run_of
+from disdiff.commands.common import build_parser, load_named_run
 from disdiff.config.places import results_folder
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
@@ -45,7 +45,7 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
     Raises:
         UserError: the run cannot be loaded, or the data found here are not those of the run.
     """
-    run = load_run_of(arguments)
+    run = load_named_run(arguments)
     config, codes, scores = run.config, run.require_codes(), run.scores
     made_on = ((run.metrics() or {}).get("dataset") or {}).get("procedural", run.source.procedural)
     if made_on != run.source.procedural:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from disdiff.config.advice import CONFIG, place_advice
+from disdiff.config.advice import CONFIG, add_settings_hint
 from ldm.errors import UserError
 
 
@@ -55,10 +55,10 @@ def run_script(
 
 
 def word_error(message: str, arguments: argparse.Namespace) -> str:
-    """An error message whose remedy fits the command line `arguments`; see `place_advice`."""
+    """An error message whose remedy fits the command line `arguments`; see `add_settings_hint`."""
     if hasattr(arguments, "overrides"):  # the command accepts key=value as the messages advise
         return message
-    return place_advice(
+    return add_settings_hint(
         message, "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
     )
 

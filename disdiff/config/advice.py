@@ -7,7 +7,7 @@ ADVICE = re.compile(r"\b(?:autoencoder|data|weights)\.[a-z_.]+=(?:[A-Z]|always|l
 TOLD = ("--set ", "disdiff train", "main.py", "main job", "config.yaml")
 
 
-def place_advice(message: str, where: str = CONFIG) -> str:
+def add_settings_hint(message: str, where: str = CONFIG) -> str:
     """Append to an error message where the advised settings are read from.
 
     Messages advise `key=value`, which only `main.py` and `disdiff train` accept. Elsewhere, the setting is

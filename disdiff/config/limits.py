@@ -10,13 +10,13 @@ from typing import Any
 from ldm.errors import UserError
 from ldm.numbers import (
     COUNT,
-    COUNT_OR_NONE,
+    COUNT_OR_ZERO,
     FINITE,
+    FRACTION,
+    FRACTION_BELOW_ONE,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
-    SHARE,
-    SHARE_BELOW_ONE,
     WHOLE,
     Range,
 )
@@ -41,10 +41,10 @@ LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # required lengths of lists
 
 
 OF_NAME = {
-    "eta": SHARE,
+    "eta": FRACTION,
     **dict.fromkeys(("seed", "stage_seed"), SEED),
     **dict.fromkeys(MAY_NOT_BE_ZERO, POSITIVE),
-    **dict.fromkeys(BELOW_ONE, SHARE_BELOW_ONE),
+    **dict.fromkeys(BELOW_ONE, FRACTION_BELOW_ONE),
 }
 
 
@@ -80,4 +80,4 @@ def choose_range(name: str, number: int | float) -> Range:
         return FINITE if name in MAY_BE_NEGATIVE else NOT_NEGATIVE
     if name in MAY_BE_NEGATIVE:
         return WHOLE
-    return COUNT_OR_NONE if name in MAY_BE_ZERO else COUNT
+    return COUNT_OR_ZERO if name in MAY_BE_ZERO else COUNT

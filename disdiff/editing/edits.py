@@ -12,7 +12,7 @@ from torch import Tensor
 from disdiff.editing.image_input import Images
 from disdiff.editing.units import Directions
 from ldm.errors import UserError
-from ldm.numbers import FINITE, SHARE
+from ldm.numbers import FINITE, FRACTION
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Edit:
         Raises:
             UserError: the edit has neither or both of `toward` and `by`, or a number is out of range.
         """
-        SHARE.check("strength", self.strength)
+        FRACTION.check("strength", self.strength)
         if self.by is not None:
             FINITE.check("by", self.by)
         if (self.toward is None) == (self.by is None):

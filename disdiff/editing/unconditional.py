@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from disdiff.baselines.conditional import during
+from disdiff.baselines.conditional import switch_by_step
 from disdiff.editing.units import in_batches
 from disdiff.method.model import DiffusionModel
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, sample
@@ -72,7 +72,7 @@ def draw_windowed(
 
     def make(part: Tensor, noise: Tensor) -> Tensor:
         """Images of one batch of codes (B, N, D) and noise (B, C, h, w)."""
-        eps_fn = during(*window, model.eps_fn(part), elsewhere)
+        eps_fn = switch_by_step(*window, model.eps_fn(part), elsewhere)
         z_0 = sample(sampler, eps_fn, model.schedule, noise, generator)
         return model.latent_space.decode(z_0).clamp(-1, 1)
 

@@ -35,7 +35,7 @@ ORDINAL = (
 NUM_JUDGED = 500  # held-out images on which the probe is tested
 
 
-class Judge:
+class FactorReader:
     """Reads factors with a probe from images that a model samples; indices and factors stay on the CPU."""
 
     def __init__(self, model: ImageModel, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
@@ -57,7 +57,9 @@ class Judge:
             lambda part, c: invert(self.model, self.images(part), c, steps), index, code, progress=progress
         )
 
-    def see(self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] | None = None) -> Tensor:
+    def read_factors(
+        self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] | None = None
+    ) -> Tensor:
         """Factors that the probe reads from the images sampled from `code` and `z_T`, shape (n, F)."""
         return in_batches(
             lambda c, z: self.probe.predict(decode_code(self.model, c, z, self.sampler)),
@@ -66,7 +68,7 @@ class Judge:
             progress=progress,
         ).cpu()
 
-    def see_first_stage(self, index: Tensor) -> Tensor:
+    def read_first_stage(self, index: Tensor) -> Tensor:
         """Factors that the probe reads from autoencoder reconstructions of images `index`, shape (n, F)."""
         space = self.model.latent_space
         return in_batches(
@@ -112,30 +114,30 @@ def compute_editing(
     probe = find_probe(
         cache_folder, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
     )
-    judge = Judge(model, source, probe, deterministic(sampler))
+    reader = FactorReader(model, source, probe, deterministic(sampler))
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
-    factors, code = source.factors(start), judge.encode(start)
-    z_T = judge.infer_noise(start, code, partial(report, "inverting"))
+    factors, code = source.factors(start), reader.encode(start)
+    z_T = reader.infer_noise(start, code, partial(report, "inverting"))
     units, edits = np.asarray(importance).argmax(axis=0).tolist(), {}
     varying = find_varying(source, eval_index)
     for f in varying:
         target = draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
-        edited = swap_units(code, judge.encode(target), [units[f]])
-        seen = judge.see(edited, z_T, partial(report, f"editing {names[f]}"))
+        edited = swap_units(code, reader.encode(target), [units[f]])
+        seen = reader.read_factors(edited, z_T, partial(report, f"editing {names[f]}"))
         edits[names[f]] = seen[:, varying], wanted[:, varying]
     held_out = eval_index[:NUM_JUDGED]
     return {
         **summarise_edits(edits),
-        "unedited": by_name(names, agreement(judge.see(code, z_T), factors)),
+        "unedited": by_name(names, agreement(reader.read_factors(code, z_T), factors)),
         "probe_accuracy": by_name(
-            names, agreement(judge.see_first_stage(held_out), source.factors(held_out))
+            names, agreement(reader.read_first_stage(held_out), source.factors(held_out))
         ),
         "assigned_unit": {names[f]: units[f] for f in varying},
         "num_pairs": num_pairs,
         "noise": "inferred",
-        "sampler": asdict(judge.sampler),
+        "sampler": asdict(reader.sampler),
         "probe_steps": probe_steps,
         "seed": seed,
     }

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from disdiff.evaluation.row_cache import digest_file
 from ldm.autoencoder.perceptual import LPIPS
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 from ldm.weights import VGG16, WeightFile, resolve_weight, weight_folders
 
 SIZE = 299
@@ -66,7 +66,7 @@ def resize(images: Tensor, mode: str) -> Tensor:
     Raises:
         UserError: the mode is unknown.
     """
-    return choose("resize", mode, RESIZE_MODES)(images.float())
+    return look_up("resize", mode, RESIZE_MODES)(images.float())
 
 
 def _interpolate(mode: str, antialias: bool) -> Callable[[Tensor], Tensor]:
@@ -120,7 +120,7 @@ class InceptionFeatures:
     dims = DIMS
 
     def __init__(self, path: Path, mode: str = "bilinear", device: str = "cpu") -> None:
-        choose("resize", mode, RESIZE_MODES)
+        check_option("resize", mode, RESIZE_MODES)
         self.mode, self.device, digest = mode, device, digest_file(path)
         if digest != INCEPTION.sha256:
             raise UserError(

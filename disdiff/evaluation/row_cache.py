@@ -28,7 +28,7 @@ class RowCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def keep(self, identity: Identity, make: Rows) -> Rows:
+    def wrap(self, identity: Identity, make: Rows) -> Rows:
         """Wrap a function so that every range of rows is computed once.
 
         Args:
@@ -53,8 +53,8 @@ class RowCache:
         return load
 
     def compute(self, title: str, identity: Identity, num_rows: int, make: Rows) -> np.ndarray:
-        """Compute all rows, shape (num_rows, ...), with a progress bar; see `keep` for the arguments."""
-        place, load, results = self._open(identity), self.keep(identity, make), []
+        """Compute all rows, shape (num_rows, ...), with a progress bar; see `wrap` for the arguments."""
+        place, load, results = self._open(identity), self.wrap(identity, make), []
         parts = [(start, min(start + PART, num_rows)) for start in range(0, num_rows, PART)]
         missing = [part for part in parts if not _part_path(place, *part).exists()]
         done = num_rows - sum(stop - start for start, stop in missing)

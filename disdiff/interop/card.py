@@ -41,7 +41,7 @@ CARDS = TEMPLATES.overlay(  # no HTML escaping, because a card is Markdown
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardDetails:
     """Facts for the card beyond those of the run.
 
     Attributes:
@@ -71,19 +71,19 @@ def check_licence(licence: str | None) -> None:
         )
 
 
-def write_card(run: Run, facts: Facts) -> str:
+def write_card(run: Run, details: CardDetails) -> str:
     """Render the card as Markdown; the hub library validates the header."""
-    config, model, metrics = run.config, run.model, facts.metrics or {}
-    data, imported = find_data(run, facts.metrics), read_import(run)
+    config, model, metrics = run.config, run.model, details.metrics or {}
+    data, imported = find_data(run, details.metrics), read_import(run)
     editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
     text = CARDS.get_template("card.md").render(
-        header=make_header(config.system, config.data.name, data, facts.licence).to_yaml(),
-        name=facts.name,
-        hub=facts.hub,
+        header=make_header(config.system, config.data.name, data, details.licence).to_yaml(),
+        name=details.name,
+        hub=details.hub,
         config=config,
         data_name=name_data(config.data.name, bool(data["procedural"])),
         shape=(
-            *[next(iter(facts.stages.values()))["image_size"]] * 2,
+            *[next(iter(details.stages.values()))["image_size"]] * 2,
             config.autoencoder.network.in_channels,
         ),
         num_units=model.num_units,
@@ -104,9 +104,9 @@ def write_card(run: Run, facts: Facts) -> str:
         units=list_units(run),
         imported=imported,
         supervision=model.supervision,
-        stages=list_stages(facts.stages),
+        stages=list_stages(details.stages),
         machine=list_machine(metrics),
-        caveats=list(list_caveats(run, facts, data, imported)),
+        caveats=list(list_caveats(run, details, data, imported)),
     )
     return ModelCard(text).content
 
@@ -165,9 +165,11 @@ def list_machine(metrics: dict[str, Any]) -> dict[str, str | None]:
     return {"device": metrics.get("device"), "versions": versions, "code": metrics.get("commit")}
 
 
-def list_caveats(run: Run, facts: Facts, data: dict[str, Any], imported: dict | None) -> Iterator[str]:
+def list_caveats(
+    run: Run, details: CardDetails, data: dict[str, Any], imported: dict | None
+) -> Iterator[str]:
     """Caveats for readers of the scores."""
-    config, metrics = run.config, facts.metrics or {}
+    config, metrics = run.config, details.metrics or {}
     if data["procedural"]:
         yield PROCEDURAL
     if data["procedural"] is None:

@@ -24,7 +24,7 @@ from disdiff.config.clip_options import ClipConfig, rebase_paths
 from disdiff.config.places import find
 from disdiff.config.schema import Config, RunConfig, TrainerConfig, WeightsConfig, to_yaml
 from disdiff.editing.unit_lookup import DISCOVERY
-from disdiff.interop.card import Facts, check_licence, write_card
+from disdiff.interop.card import CardDetails, check_licence, write_card
 from disdiff.interop.run_folder import REPORT
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
@@ -68,7 +68,7 @@ def export_run(
         if metrics is not None:
             save_json(place / METRICS, metrics)
         (place / "config.yaml").write_text(to_yaml(make_portable(run.config, place)))
-        (place / CARD).write_text(write_card(run, Facts(target.name, stages, metrics, licence, hub)))
+        (place / CARD).write_text(write_card(run, CardDetails(target.name, stages, metrics, licence, hub)))
         if fingerprint(load_run(place).model) != fingerprint(run.model):
             raise UserError(f"{target} differs from what was written to it; check the disk")
     return target

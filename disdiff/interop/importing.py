@@ -32,7 +32,7 @@ from disdiff.method.model import ImageModel, sampling_coefficient, training_coef
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule, ScheduleConfig, compute_beta
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 from ldm.nn.unet import UNet, UNetConfig
 
 SYSTEMS = {"autoencoder": "autoencoder", "ldm": "latent_diffusion", "disdiff": "disdiff"}  # by --kind
@@ -102,7 +102,7 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
     pool, config = Pool.of_files(files), load_base(options)
     assumed: list[str] = []
     source = build_source(config.data)
-    with pool.blame("autoencoder"):
+    with pool.name_files_in_errors("autoencoder"):
         diffusers = read_diffusers_config(pool, paths)
         latent_space = import_first_stage(pool, config, diffusers, options, assumed)
         fitted = import_standardisation(pool, config, latent_space, options.kind, diffusers, assumed)
@@ -110,12 +110,12 @@ def import_files(paths: list[Path], options: ImportOptions) -> Imported:
     modules: dict[str, nn.Module] = {"autoencoder": latent_space}
     model = None
     if options.kind != "autoencoder":
-        with pool.blame("latent_diffusion"):
+        with pool.name_files_in_errors("latent_diffusion"):
             denoiser = import_denoiser(pool, config, latent_space, options, assumed)
         check_levels(latent_space.latent_shape(source.image_size), config.latent_diffusion.unet)
         modules["latent_diffusion"] = denoiser
     if options.kind == "disdiff":
-        with pool.blame("code"):
+        with pool.name_files_in_errors("code"):
             model = import_code(pool, config, latent_space, denoiser, source.image_size, options)
         modules["code"] = model.networks
     reasons, unknown = pool.explain_rest()
@@ -203,10 +203,10 @@ def read_diffusers_config(pool: Pool, paths: list[Path]) -> dict:
 
 def load_base(options: ImportOptions) -> Config:
     """Configuration of the data set at the published sizes, before it is adapted to the files."""
-    system = choose("--kind", options.kind, SYSTEMS)
+    system = look_up("--kind", options.kind, SYSTEMS)
     known = {path.stem: path for path in sorted((CONFIGS / system).glob("*.yaml"))}
     root = [] if options.root is None else [f"data.root={options.root}"]
-    return load_config([choose("--data", options.data, known)], ["preset=paper", *root])
+    return load_config([look_up("--data", options.data, known)], ["preset=paper", *root])
 
 
 def import_first_stage(

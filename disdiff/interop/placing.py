@@ -141,7 +141,7 @@ class Pool:
         return None if found is None or found.numel() != 1 else float(found)
 
     @contextmanager
-    def blame(self, stage: str) -> Iterator[None]:
+    def name_files_in_errors(self, stage: str) -> Iterator[None]:
         """Prefix errors within the block with the names of the files that hold the stage."""
         holders = [
             label

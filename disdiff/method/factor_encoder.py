@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from disdiff.initialisation.coordinates import BilinearCoordinates, CircularCoordinates, PrincipalComponents
 from disdiff.initialisation.eigenmaps import EigenmapCoordinates
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 from ldm.nn.layers import build_norm
 
 OUTPUT_SIZE = 4  # side of the map that is flattened; the input's own side if that is smaller
@@ -133,7 +133,7 @@ class FactorEncoder(nn.Module):
         super().__init__()
         side = min(size, OUTPUT_SIZE)
         depth = count_halvings(size, side, "the factor encoder needs inputs of 1, 2, 4, 8, 16")
-        choose("code.encoder.posterior", config.posterior, dict.fromkeys(("none", "fixed", "gaussian")))
+        check_option("code.encoder.posterior", config.posterior, ("none", "fixed", "gaussian"))
         self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
         self.trunk = nn.Sequential()
@@ -158,7 +158,7 @@ class FactorEncoder(nn.Module):
         if self.gaussian:
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
-        self.code_norm = choose("code.encoder.code_norm", config.code_norm, norms)()
+        self.code_norm = look_up("code.encoder.code_norm", config.code_norm, norms)()
         starts: dict[str, Any] = {
             "random": None,
             "principal": PrincipalComponents,
@@ -166,7 +166,7 @@ class FactorEncoder(nn.Module):
             "bilinear": BilinearCoordinates,
             "eigenmaps": EigenmapCoordinates,
         }
-        start = choose("code.encoder.start", config.start, starts)
+        start = look_up("code.encoder.start", config.start, starts)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
@@ -225,4 +225,4 @@ def count_halvings(size: int, side: int, needs: str, fewest: int = 0) -> int:
 
 def _norm(kind: str, channels: int) -> nn.Module:
     kinds = {"batch": nn.BatchNorm2d, "group": lambda channels: build_norm(channels, NORM_GROUPS)}
-    return choose("code.encoder.norm", kind, kinds)(channels)
+    return look_up("code.encoder.norm", kind, kinds)(channels)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 from ldm.nn import cpu_kernels
 from ldm.nn.layers import ResBlock, repeat_rows
 from ldm.nn.unet import Features, UNetConfig, UNetDecoder
@@ -156,16 +156,16 @@ class GradientDecoder(nn.Module):
             channels=config.channels or unet.channels,
             num_res_blocks=unet.num_res_blocks if config.num_res_blocks is None else config.num_res_blocks,
         )
-        condition = choose("code.decoder.condition", config.condition, CONDITIONS)
+        condition = look_up("code.decoder.condition", config.condition, CONDITIONS)
         self.condition = condition(num_units, unit_dim, unet.emb_dim, config.harmonics)
         self.unit_embedding = build_unit_embedding(config.unit_embedding, num_units, unet.emb_dim)
         modulations = {"affine": "scale_shift", "attention": "attention"}
-        affine = choose("code.decoder.modulation", config.modulation, modulations)
+        affine = look_up("code.decoder.modulation", config.modulation, modulations)
         self.num_tokens = TOKENS if affine == "attention" else None
         width = unet.emb_dim // (self.num_tokens or 1)
         self.decoder = UNetDecoder(own, unet, out_channels, cond_dim=width, cond_affine=affine)
         inits = {"zero": False, "default": True}
-        if choose("code.decoder.residual_init", config.residual_init, inits):
+        if look_up("code.decoder.residual_init", config.residual_init, inits):
             for block in self.decoder.modules():
                 if isinstance(block, ResBlock):
                     block.out_conv.reset_parameters()
@@ -210,4 +210,4 @@ def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module |
         "learned": LearnedEmbedding,
         "none": lambda *sizes: None,
     }
-    return choose("code.decoder.unit_embedding", kind, kinds)(num_units, emb_dim)
+    return look_up("code.decoder.unit_embedding", kind, kinds)(num_units, emb_dim)

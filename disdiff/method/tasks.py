@@ -30,7 +30,7 @@ from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, train
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_noise
 from ldm.diffusion.sampler import sample_ddim
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import Budget, TrainConfig
 from ldm.training.stage_task import spread
@@ -85,9 +85,9 @@ class DisDiffTask(CodeTask):
             "snr": lambda snr: snr_weight(snr, loss.snr_gamma),
             "clean": lambda snr: clean_weight(snr, loss.clean_cap) ** (0.5 if loss.norm == "l1" else 1.0),
         }
-        weight = choose("code.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
-        choose("code.loss.dis_weighting", loss.dis_weighting, dict.fromkeys(("change", "constant", "loss")))
-        choose("code.loss.change_space", loss.change_space, {"z": None, "image": None})
+        weight = look_up("code.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
+        check_option("code.loss.dis_weighting", loss.dis_weighting, ("change", "constant", "loss"))
+        check_option("code.loss.change_space", loss.change_space, ("z", "image"))
         if loss.whiten_ridge is not None and loss.norm != "l2":
             raise UserError(
                 f"code.loss.whiten_ridge needs squared errors, but code.loss.norm={loss.norm}; "

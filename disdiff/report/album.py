@@ -117,14 +117,16 @@ class Album:
     def write_swap(self) -> None:
         """`swap.png`."""
         swaps, ddim = [[unit] for unit in self.names.shown], deterministic(self.sampler)
-        grid = draw_swap(self.model, self.start, self.target, swaps, ddim, self.z_T, self.tell("swap.png"))
+        grid = draw_swap(
+            self.model, self.start, self.target, swaps, ddim, self.z_T, self.progress_of("swap.png")
+        )
         self.save("swap", grid, ["source", "target", *self.labels])
 
     def write_traversal(self) -> None:
         """Write `traversal.png` of one image, and the slider frames of a few images for the report."""
         units, directions = self.names.shown, principal_directions(self.codes)
-        ddim, tell = deterministic(self.sampler), self.tell("traversal.png")
-        frames = draw_frames(self.model, self.start[:NUM_MOVED], units, directions, ddim, self.z_T, tell)
+        ddim, progress = deterministic(self.sampler), self.progress_of("traversal.png")
+        frames = draw_frames(self.model, self.start[:NUM_MOVED], units, directions, ddim, self.z_T, progress)
         shown = [0, *(1 + FRAME_AMOUNTS.index(amount) for amount in AMOUNTS)]
         self.save("traversal", frames[:, 0, shown], self.labels, label_amounts(AMOUNTS))
         save_frames(self.folder / FRAMES, frames[:, :, 1:].transpose(1, 2), units, FRAME_AMOUNTS)
@@ -149,11 +151,11 @@ class Album:
         """`samples.png`."""
         rows = torch.randint(len(self.codes), (NUM_SAMPLES,), generator=self.generator)
         code, size = self.codes[rows].to(self.start), self.start.shape[-1]
-        tell = self.tell("samples.png")
-        images = draw_samples(self.model, code, size, self.sampler, self.generator, progress=tell)
+        progress = self.progress_of("samples.png")
+        images = draw_samples(self.model, code, size, self.sampler, self.generator, progress=progress)
         self.save("samples", as_grid(images))
 
-    def tell(self, name: str) -> Callable[[float], None]:
+    def progress_of(self, name: str) -> Callable[[float], None]:
         """Progress function of one file, called with the completed fraction."""
         return lambda share: self.report(name, share)
 

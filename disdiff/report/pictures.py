@@ -21,7 +21,6 @@ from disdiff.report.sliders import label_amount
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.diffusion.sampler import SamplerConfig
 
-Share = Callable[[float], None]
 TITLES = {
     "swap": "Swaps: the source image with one unit of the target image",
     "traversal": "Traversals: one unit moves along its principal direction, the others stay",
@@ -50,7 +49,7 @@ def draw_swap(
     swaps: list[list[int]],
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Share | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Draw source images with units of the target images.
 
@@ -81,7 +80,7 @@ def draw_traversal(
     amounts: tuple[float, ...],
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Share | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Draw one image while its units, one at a time, move along their principal directions.
 
@@ -114,7 +113,7 @@ def draw_frames(
     directions: Directions,
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Share | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Draw traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W)."""
     grids = []

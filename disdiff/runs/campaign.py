@@ -30,7 +30,7 @@ from ldm.training.log import format_duration
 MAIN_JOB = ("-P", "-m", "disdiff", "train")  # -P: do not import from the working directory
 STOP_SECONDS = 60  # time that an interrupted run has to stop
 NARROW = 60  # characters of a run's last line that are shown beside the bar
-Tell = Callable[[str], None]
+ShowLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def expect_seconds(job: Job, finished: list[Job]) -> float:
 
 
 def train_campaign(
-    jobs: list[Job], logs: Path, run: Callable[[Job, Path, Tell], str | None] | None = None
+    jobs: list[Job], logs: Path, run: Callable[[Job, Path, ShowLine], str | None] | None = None
 ) -> dict[str, str]:
     """Train the unfinished runs, with a progress bar over all runs.
 
@@ -267,13 +267,13 @@ class Watch:
         self.bar.set_postfix_str(says + (text[:NARROW] + "..." if len(text) > NARROW else text))
 
 
-def run_job(job: Job, log: Path, tell: Tell) -> str | None:
+def run_job(job: Job, log: Path, show_line: ShowLine) -> str | None:
     """Train a run in a separate process.
 
     Args:
         job: the run.
         log: file for the output of the process without progress bars.
-        tell: called with every line of the output.
+        show_line: called with every line of the output.
 
     Returns:
         The reason if the run failed, else None.
@@ -288,7 +288,7 @@ def run_job(job: Job, log: Path, tell: Tell) -> str | None:
     try:
         with log.open("a", encoding="utf-8") as file:
             for line in process.stdout:
-                tell(line)
+                show_line(line)
                 if line.strip() and "%|" not in line:
                     file.write(line)
                     last = line.strip()

@@ -26,7 +26,7 @@ from ldm.autoencoder.latent_space import LatentSpace
 from ldm.data.pictures import name_some
 from ldm.data.source import ImageSource, describe_source, split_indices
 from ldm.diffusion.sampler import SAMPLERS
-from ldm.errors import choose
+from ldm.errors import check_option
 from ldm.nn.unet import UNet
 from ldm.training.machine import Machine, configure_process, resolve_machine
 from ldm.training.ranks import read_ranks
@@ -92,8 +92,8 @@ def open_context(config: Config) -> Context:
     """
     system = get_system(config)
     get_protocol(config.evaluation.protocol)
-    choose("sampler.name", config.sampler.name, dict.fromkeys(SAMPLERS))
-    choose("autoencoder.standardise", config.autoencoder.standardise, {"scalar": None, "channel": None})
+    check_option("sampler.name", config.sampler.name, SAMPLERS)
+    check_option("autoencoder.standardise", config.autoencoder.standardise, ("scalar", "channel"))
     options = {key: value for key, value in to_container(config.trainer).items() if key != "threads"}
     machine = resolve_machine(**options)
     configure_process(machine, config.trainer.threads)

@@ -18,7 +18,7 @@ from disdiff.clip.discovery import (
     judge_names,
     name_displacements,
 )
-from disdiff.clip.displacement import Displacements, Mover, measure_displacements
+from disdiff.clip.displacement import Displacements, UnitEditor, measure_displacements
 from disdiff.clip.held_out import keep_held_out
 from disdiff.clip.prompts import Prompts, embed_prompts, read_prompts
 from disdiff.clip.text_edit import find_unit, judge_edit, move_unit
@@ -39,7 +39,6 @@ from ldm.files import save_json
 
 NUM_REFERENCE = 2000  # images whose embeddings give the distance scale and the chance level
 NUM_SHOWN = 4  # images per unit in the picture
-Share = Callable[[float], None]
 
 
 @dataclass
@@ -82,12 +81,12 @@ class Discovery:
         self.generator = torch.Generator().manual_seed(options.seed)
         data, evaluation = run.config.data, run.config.evaluation
         self.eval_index = split_indices(run.source, data.num_train, evaluation.num_images)[1]
-        free = keep_held_out(self.eval_index, run.source, clip.facts)
+        free = keep_held_out(self.eval_index, run.source, clip.description)
         order = free[torch.randperm(len(free), generator=self.generator)]
         self.index, reference = order[: options.num_images], order[:NUM_REFERENCE]
         self.reference = in_batches(lambda part: clip(self.load(part)).cpu(), reference)
         directions = principal_directions(stack_codes(codes))
-        self.mover = Mover(run.model, self.load(self.index), directions, sampler, options.amount)
+        self.editor = UnitEditor(run.model, self.load(self.index), directions, sampler, options.amount)
         self.findings: list[Finding] = []
         self.displacements: Displacements | None = None
         self.prompts: Prompts | None = None
@@ -98,7 +97,10 @@ class Discovery:
         return to_float(self.run.source.images(index)).to(self.run.model.device)
 
     def find(
-        self, prompts: Path | None, scores: Mapping[str, Any] | None, progress: Share | None = None
+        self,
+        prompts: Path | None,
+        scores: Mapping[str, Any] | None,
+        progress: Callable[[float], None] | None = None,
     ) -> dict[str, Any]:
         """Move every unit and name it; without prompts, group units with the same effect.
 
@@ -113,18 +115,18 @@ class Discovery:
         options, units = self.options, list(range(self.run.model.num_units))
         self.prompts = None if prompts is None else read_prompts(prompts)
         directions = None if self.prompts is None else embed_prompts(self.encode_text, self.prompts)
-        found = measure_displacements(self.mover, self.clip, units, options.way, progress)
+        found = measure_displacements(self.editor, self.clip, units, options.way, progress)
         self.displacements = found
         result = {
             "run": self.run.folder.resolve().name,
             "system": self.run.config.system,
-            "clip": asdict(self.clip.facts),
+            "clip": asdict(self.clip.description),
             "way": options.way,
             "amount": options.amount,
             "num_images": len(self.index),
             "index": self.index.tolist(),
             "seed": options.seed,
-            "sampler": asdict(self.mover.sampler),
+            "sampler": asdict(self.editor.sampler),
             "control": self.control,
         }
         if directions is None:
@@ -147,7 +149,9 @@ class Discovery:
         """Embeddings of texts, normalised to length 1, on the CPU."""
         return self.clip.encode_text(texts).cpu()
 
-    def edit(self, name: str, folder: Path, progress: Share | None = None) -> dict[str, Any]:
+    def edit(
+        self, name: str, folder: Path, progress: Callable[[float], None] | None = None
+    ) -> dict[str, Any]:
         """Move the unit with a name, write a picture, and measure the edit if there are labels.
 
         Args:
@@ -159,7 +163,7 @@ class Discovery:
             UserError: no unit has the name.
         """
         finding, source = find_unit(self.findings, name), self.run.source
-        before, after = move_unit(self.mover, finding.unit)
+        before, after = move_unit(self.editor, finding.unit)
         picture = f"edit-{slug(name)}.png"
         shown = torch.stack([before, after])[:, : 2 * NUM_SHOWN].cpu()
         title = f"Move the unit named {name}"
@@ -185,7 +189,7 @@ class Discovery:
         """Subtitle of pictures: data set, run and CLIP model."""
         source = self.run.source
         data = name_data(source.name, source.procedural)
-        return f"{data} · {self.run.folder.resolve().name} · named by {self.clip.facts.name}"
+        return f"{data} · {self.run.folder.resolve().name} · named by {self.clip.description.name}"
 
     def save(self, result: dict[str, Any], folder: Path) -> list[Path]:
         """Write the result and its picture; the files of a control have their own names.

@@ -99,7 +99,7 @@ def encode_embeddings(context: Context) -> LatentCache:
     """CLIP embeddings of the training images, computed once per CLIP and set of images."""
     images = f"{context.source.identity} {len(context.train_index)}"
     clip = context.model.encoder_input.clip
-    key = f"{clip.facts.fingerprint}-{hashlib.sha256(images.encode()).hexdigest()[:12]}"
+    key = f"{clip.description.fingerprint}-{hashlib.sha256(images.encode()).hexdigest()[:12]}"
     return encode_images(context, f"clip-{key}", key, clip, clip)
 
 

@@ -74,7 +74,7 @@ def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: 
         data = data_images(run, "eval")
         size, identity["source"] = data.size, data.identity
         make = _reconstructions(run, data, kind == "inferred", sampler, seed)
-    kept = cache.keep(identity, lambda start, stop: to_uint8(make(start, stop)).cpu().numpy())
+    kept = cache.wrap(identity, lambda start, stop: to_uint8(make(start, stop)).cpu().numpy())
     return ImageSet(identity, lambda start, stop: torch.from_numpy(kept(start, stop)), size)
 
 

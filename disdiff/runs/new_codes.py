@@ -17,7 +17,7 @@ from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run
 from disdiff.runs.stages import list_stages
 from ldm.diffusion.sampler import EpsFunction
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 from ldm.nn.layers import freeze
 from ldm.training.weight_files import WEIGHTS, load_weights
 
@@ -41,7 +41,7 @@ def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator
     Raises:
         UserError: the run has no such codes.
     """
-    draw = choose("--codes", origin, {"data": draw_data, "prior": draw_prior, "latent_dpm": draw_latent_dpm})
+    draw = look_up("--codes", origin, {"data": draw_data, "prior": draw_prior, "latent_dpm": draw_latent_dpm})
     return draw(run, num_codes, generator).to(run.model.device)
 
 

@@ -13,7 +13,7 @@ from disdiff.runs.training import train_stage
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
 from ldm.training.optimizer import resolve_budget
-from ldm.training.ranks import Share, main_first, read_ranks
+from ldm.training.ranks import BatchPart, main_first, read_ranks
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def check_batches(context: Context) -> None:
         if not stage.trained and context.has_parameters(name):
             budget = resolve_budget(getattr(context.config, name).train, context.machine.device)
             parts = 1 if name == "autoencoder" else context.machine.accumulate
-            rows = Share(0, read_ranks().size * parts).rows(budget.batch_size)
+            rows = BatchPart(0, read_ranks().size * parts).rows(budget.batch_size)
             if rows.stop == 1 and name == "code" and context.config.code.encoder.code_norm == "batch":
                 raise UserError(
                     "code.encoder.code_norm=batch needs at least two images at a time, but a step of "

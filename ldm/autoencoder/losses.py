@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from torch import Tensor, nn
 
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 
 
 @dataclass
@@ -33,14 +33,14 @@ class AutoencoderLossConfig:
     discriminator_layers: int = 3  # stride-2 convolutions
 
     def __post_init__(self) -> None:
-        choose("loss.pixel", self.pixel, PIXEL_LOSSES)
-        choose("autoencoder.loss.perceptual", self.perceptual, {"lpips": None, "none": None})
-        choose("loss.discriminator", self.discriminator, DISCRIMINATOR_LOSSES)
+        check_option("loss.pixel", self.pixel, PIXEL_LOSSES)
+        check_option("autoencoder.loss.perceptual", self.perceptual, ("lpips", "none"))
+        check_option("loss.discriminator", self.discriminator, DISCRIMINATOR_LOSSES)
 
 
 def pixel_loss(image_hat: Tensor, image: Tensor, kind: str = "l1") -> Tensor:
     """Absolute (`l1`) or squared (`l2`) error, mean over all entries of (B, C, H, W)."""
-    return choose("loss.pixel", kind, PIXEL_LOSSES)(image_hat, image)
+    return look_up("loss.pixel", kind, PIXEL_LOSSES)(image_hat, image)
 
 
 def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def vanilla_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tens
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, kind: str = "hinge") -> Tensor:
     """Discriminator loss, `hinge` or `vanilla`, mean over all logits; the images must be detached."""
-    return choose("loss.discriminator", kind, DISCRIMINATOR_LOSSES)(logits_real, logits_fake)
+    return look_up("loss.discriminator", kind, DISCRIMINATOR_LOSSES)(logits_real, logits_fake)
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:

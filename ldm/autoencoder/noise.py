@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.blocks import LinearBlocks
 from ldm.autoencoder.latent_space import Autoencoder, Reconstruction
 from ldm.autoencoder.networks import Decoder, Encoder, NetworkConfig
-from ldm.errors import choose
+from ldm.errors import look_up
 from ldm.nn.layers import zero_init
 
 LEAST_VARIANCE = 1e-8  # of a channel, where its logarithm is taken
@@ -66,7 +66,7 @@ class NoiseAutoencoder(Autoencoder):
         self.encoder = Encoder(network)
         self.decoder = Decoder(network)
         self.blocks = None
-        self.starts_at_data = choose("autoencoder.start", start, {"random": False, "principal": True})
+        self.starts_at_data = look_up("autoencoder.start", start, {"random": False, "principal": True})
         if self.starts_at_data:
             sizes = network.in_channels, network.downsampling_factor, network.z_channels
             self.blocks = LinearBlocks(*sizes)

@@ -22,7 +22,7 @@ from ldm.data.procedural_dsprites import ProceduralDSprites
 from ldm.data.shapes3d import Shapes3D, find_shapes3d
 from ldm.data.smallnorb import find_smallnorb, open_smallnorb
 from ldm.data.source import ImageSource
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 
 
 @dataclass
@@ -101,7 +101,7 @@ def choose_crop(name: str, crop: str | None) -> str:
     Raises:
         UserError: the data set is unknown.
     """
-    own = choose("data.name", name, DATA_SETS).pictures
+    own = look_up("data.name", name, DATA_SETS).pictures
     return crop or (own[0] if own else "center")
 
 
@@ -152,8 +152,8 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
         UserError: the data set or an option is unknown, an option does not apply to the data set, or its
             files are damaged, or missing and cannot be replaced by procedural images.
     """
-    data_set = choose("data.name", options.name, DATA_SETS)
-    choose("data.procedural", options.procedural, {"auto": None, "always": None, "never": None})
+    data_set = look_up("data.name", options.name, DATA_SETS)
+    check_option("data.procedural", options.procedural, ("auto", "always", "never"))
     check_options(options, data_set)
     if options.procedural != "never" and data_set.draw is not None:
         if options.procedural == "always" or data_set.find(Path(options.root)) is None:

@@ -16,7 +16,7 @@ from ldm.data.files import absent
 from ldm.data.folder_walk import printable
 from ldm.data.image_folder import FolderStore, check_attributes, match_attributes
 from ldm.data.pictures import Pictures, Preparation, name_some
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 
 FOLDERS = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # some archives nest them
 ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
@@ -44,7 +44,7 @@ def open_celeba(
         UserError: a file is missing or damaged, or the lists do not fit the images.
     """
     root, skip = Path(root), corrupt == "skip"
-    wanted = choose("data.partition", partition, PARTITIONS)
+    wanted = look_up("data.partition", partition, PARTITIONS)
     folder = find_celeba(root)
     if folder is None:
         raise absent("celeba", root, "img_align_celeba")

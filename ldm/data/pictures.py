@@ -23,7 +23,7 @@ from ldm.data.arrays import MappedArray, Progress, gather, open_npy, unique_rows
 from ldm.data.contents import Contents
 from ldm.data.factor_space import FactorSpace
 from ldm.data.pixels import to_rgb
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 from ldm.files import load_json, save_json
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -92,7 +92,7 @@ class Preparation:
     size: int
 
     def __post_init__(self) -> None:
-        choose("data.crop", self.crop, CROPS)
+        check_option("data.crop", self.crop, CROPS)
 
     def __str__(self) -> str:
         return f"crop {self.crop}, {self.size}x{self.size} bicubic, RGB, transparency over white"
@@ -174,7 +174,7 @@ class Pictures:
         self._attributes = torch.from_numpy(attributes[1]) if attributes else None
         self._positions = torch.arange(len(store.names))
         self.skipped = tuple(store.left_out)
-        if choose("data.corrupt", corrupt, {"stop": False, "skip": True}):
+        if look_up("data.corrupt", corrupt, {"stop": False, "skip": True}):
             bad = self.find_corrupt(progress)
             self.skipped += tuple(bad)
             self._positions = torch.tensor([i for i, each in enumerate(store.names) if each not in bad])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 from ldm.nn.layers import (
     CrossAttention,
     Resample,
@@ -135,7 +135,7 @@ class BlockFactory:
             in_channels,
             out_channels,
             self.emb_dim,
-            adds_time=choose("unet.resample", self.config.resample, RESAMPLINGS).adds_time,
+            adds_time=look_up("unet.resample", self.config.resample, RESAMPLINGS).adds_time,
             cond_dim=self.cond_dim,
             cond_affine=self.cond_affine,
             resample=resample,
@@ -171,7 +171,7 @@ class BlockFactory:
         """The configured kind of resampling, or None."""
         if direction is None:
             return None
-        residual = choose("unet.resample", self.config.resample, RESAMPLINGS).residual
+        residual = look_up("unet.resample", self.config.resample, RESAMPLINGS).residual
         return self.res(channels, channels, direction) if residual else Resample(channels, direction)
 
 

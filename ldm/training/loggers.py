@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, look_up
 
 PROJECT = "disdiff"  # of Weights & Biases; the experiment of MLflow
 TRACKING = ("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")  # where `mlflow ui` looks, too
@@ -34,7 +34,7 @@ def check_logger(name: str) -> None:
     Raises:
         UserError: so.
     """
-    builder = choose("trainer.logger", name, BUILDERS)
+    builder = look_up("trainer.logger", name, BUILDERS)
     if builder is not None and find_spec(name) is None:
         raise UserError(
             f"trainer.logger={name} needs a package that is not installed; install it with "

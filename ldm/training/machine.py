@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ldm.data.batches import TensorBatches, build_loader
 from ldm.device import resolve_device
-from ldm.errors import UserError, choose
+from ldm.errors import UserError, check_option, look_up
 from ldm.memory import keep_freed_memory
 from ldm.training.loggers import check_logger
 from ldm.training.ranks import read_ranks
@@ -60,14 +60,14 @@ def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
     """
     device = resolve_device(device, "trainer.device")
     names = {"auto": PRECISIONS["bf16" if device == "cuda" else "float32"], **PRECISIONS}
-    name = choose("trainer.precision", precision, names)
+    name = look_up("trainer.precision", precision, names)
     if device == "mps" and precision not in ("auto", "float32"):
         raise UserError(f"trainer.precision={precision} is not for mps; use trainer.precision=float32 there")
     if device == "mps" and read_ranks().size > 1:
         raise UserError("several processes cannot share trainer.device=mps; start one, without torchrun")
     machine = Machine(device, name, tf32=precision == "tf32", **options)
-    choose("trainer.compile", machine.compile, COMPILATIONS)
-    choose("trainer.resident", machine.resident, dict.fromkeys(("auto", "always", "never")))
+    check_option("trainer.compile", machine.compile, COMPILATIONS)
+    check_option("trainer.resident", machine.resident, ("auto", "always", "never"))
     check_logger(machine.logger)
     return machine
 

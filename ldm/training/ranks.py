@@ -31,7 +31,7 @@ DRAWS = {torch.randn, torch.rand, torch.randint}
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchPart:
     """Part `index` of `count` equal parts of a batch."""
 
     index: int
@@ -66,9 +66,9 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def share(self) -> "Share":
+    def part(self) -> "BatchPart":
         """This process's part of every batch."""
-        return Share(self.rank, self.size)
+        return BatchPart(self.rank, self.size)
 
     def trainer_options(self, device: str) -> dict[str, Any]:
         """Arguments for Lightning's Trainer that describe the processes, on `cpu` or `cuda`."""
@@ -99,7 +99,7 @@ class SharedBatchDDP(DDPStrategy):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Lightning's hook."""
-        with SharedDraws(self.ranks.share):
+        with SharedDraws(self.ranks.part):
             return super().training_step(*args, **kwargs)
 
     def barrier(self, name: str | None = None) -> None:
@@ -109,14 +109,14 @@ class SharedBatchDDP(DDPStrategy):
 
 
 class SharedDraws(TorchFunctionMode):
-    """Context in which generators draw for the whole batch and only the rows of `share` are kept.
+    """Context in which generators draw for the whole batch and only the rows of `part` are kept.
 
     If two are nested, draws are made for the whole batch of the outer one.
     """
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, part: BatchPart) -> None:
         super().__init__()
-        self.share = share
+        self.part = part
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -126,28 +126,28 @@ class SharedDraws(TorchFunctionMode):
         if func not in DRAWS or kwargs.get("generator") is None:
             return func(*args, **kwargs)
         *before, shape = args if isinstance(args[-1], tuple | list) else (args,)
-        whole = func(*before, (shape[0] * self.share.count, *shape[1:]), **kwargs)
-        return whole[self.share.rows(len(whole))].clone()
+        whole = func(*before, (shape[0] * self.part.count, *shape[1:]), **kwargs)
+        return whole[self.part.rows(len(whole))].clone()
 
 
 class SharedBatches(Sampler[Tensor]):
-    """Sampler of one share's rows of every batch."""
+    """Sampler of one part's rows of every batch."""
 
-    def __init__(self, batches: Sampler[Tensor], share: Share) -> None:
-        self.batches, self.share = batches, share
+    def __init__(self, batches: Sampler[Tensor], part: BatchPart) -> None:
+        self.batches, self.part = batches, part
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (positions[self.share.rows(len(positions))] for positions in self.batches)
+        return (positions[self.part.rows(len(positions))] for positions in self.batches)
 
 
 def share_loader(loader: DataLoader, ranks: Ranks) -> DataLoader:
     """Return a loader that reads only this process's rows of every batch."""
     if ranks.size == 1:
         return loader
-    sampler = SharedBatches(loader.sampler, ranks.share)
+    sampler = SharedBatches(loader.sampler, ranks.part)
     return build_loader(loader.dataset, sampler, loader.num_workers, loader.pin_memory)
 
 

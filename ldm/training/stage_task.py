@@ -22,7 +22,7 @@ from ldm.training.optimizer import (
     list_parameters,
     scale_learning_rate,
 )
-from ldm.training.ranks import Share, SharedDraws
+from ldm.training.ranks import BatchPart, SharedDraws
 
 
 def spread(rows: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class StageTask(pl.LightningModule):
         """Add the gradients of all parts except the last, and return the loss of the last part."""
         parts = []
         for part in range(self.num_parts):
-            share = Share(part, self.num_parts)
+            share = BatchPart(part, self.num_parts)
             rows = {name: tensor[share.rows(len(tensor))] for name, tensor in batch.items()}
             with SharedDraws(share):
                 loss = self.compute_loss(rows, step, self.step_generator(step)) / self.num_parts

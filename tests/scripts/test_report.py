@@ -78,7 +78,7 @@ def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder,
         scores=None,
         metrics=lambda: json.loads((run_folder / "metrics.json").read_text()),
     )
-    monkeypatch.setattr(script, "load_run_of", lambda arguments: run)
+    monkeypatch.setattr(script, "load_named_run", lambda arguments: run)
     arguments = script.make_parser().parse_args([str(run_folder), "--device", "cpu"])
     with pytest.raises(UserError, match="trained on real shapes3d, but procedural images were found"):
         script.draw(arguments, ["fields"], None)
@@ -99,7 +99,7 @@ def test_only_pictures_that_the_model_can_have_are_drawn(script, run_folder, mon
         metrics=lambda: None,
     )
     drawn = []
-    monkeypatch.setattr(script, "load_run_of", lambda arguments: run)
+    monkeypatch.setattr(script, "load_named_run", lambda arguments: run)
     monkeypatch.setattr(script, "split_indices", lambda *sizes: (None, [0, 1]))
     monkeypatch.setattr(script, "make_pictures", lambda *shared, parts: drawn.append(list(parts)))
     arguments = script.make_parser().parse_args([str(run_folder), "--device", "cpu"])

@@ -25,7 +25,7 @@ def test_it_leaves_a_clip_that_knows_what_it_was_trained_on(train, tmp_path):
     assert set(record["zero_shot"]["accuracy"]) >= {"floor hue", "shape", "scale"}
     train_index, held_out = split_indices(source, 300, 20)
     assert not set(train_index.tolist()) & set(held_out.tolist())
-    assert load_clip(ClipConfig(model="local-dir:clip")).facts.zero_shot["num_images"] == 20
+    assert load_clip(ClipConfig(model="local-dir:clip")).description.zero_shot["num_images"] == 20
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from disdiff.baselines.conditional import during, mix
+from disdiff.baselines.conditional import interpolate_predictions, switch_by_step
 from disdiff.baselines.encoders import RelaxedBernoulli
 from disdiff.baselines.prior import (
     MODES,
@@ -110,7 +110,9 @@ def test_two_phases_switch_where_they_should():
         return lambda z_t, t: seen[name].append(int(t[0])) or torch.zeros_like(z_t)
 
     schedule = Schedule(ScheduleConfig())
-    sample_ddim(during(0, 500, record("clean"), record("noisy")), schedule, torch.randn(2, 1, 4, 4), 20)
+    sample_ddim(
+        switch_by_step(0, 500, record("clean"), record("noisy")), schedule, torch.randn(2, 1, 4, 4), 20
+    )
     assert len(seen["noisy"]) == len(seen["clean"]) == 10
     assert min(seen["noisy"]) >= 500 > max(seen["clean"])
 
@@ -175,4 +177,4 @@ def test_priors_without_density_or_pairs_are_refused(config, posterior, numbers)
 def test_mixing_is_linear():
     ones, zeros = (lambda z_t, t, value=value: torch.full_like(z_t, value) for value in (1.0, 0.0))
     z_t, t = torch.randn(2, 3), torch.zeros(2)
-    torch.testing.assert_close(mix(ones, zeros, 0.25)(z_t, t), torch.full((2, 3), 0.75))
+    torch.testing.assert_close(interpolate_predictions(ones, zeros, 0.25)(z_t, t), torch.full((2, 3), 0.75))

@@ -69,4 +69,4 @@ def test_a_guided_run_does(run_without_open_clip):
 def test_only_the_guided_system_says_that_it_is_supervised(build_tiny_disdiff, random_clip):
     space = build_tiny_disdiff().latent_space
     assert {kind.supervision for kind in (ImageInput, LatentInput, FeatureInput)} == {None}
-    assert ClipInput(space, random_clip).supervision == f"weak: guided by {random_clip.facts.name}"
+    assert ClipInput(space, random_clip).supervision == f"weak: guided by {random_clip.description.name}"

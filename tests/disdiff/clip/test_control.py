@@ -3,7 +3,7 @@ import torch
 
 from disdiff.clip.control import randomise_fields
 from disdiff.clip.discovery import name_displacements
-from disdiff.clip.displacement import Mover, measure_displacements
+from disdiff.clip.displacement import UnitEditor, measure_displacements
 from disdiff.editing.units import Directions
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
@@ -51,10 +51,10 @@ def test_a_control_gets_no_names(model, halves, directions, embeddings):
     randomise_fields(model, "output", 0)
     image = to_float(halves.images(torch.arange(12)))
     code = model.encode(image)
-    mover = Mover(model, image, Directions(code.mean(dim=0), torch.ones(3, 2), code.std(dim=0).mean(dim=1)),
-                  SamplerConfig("ddim", 4, 0.0))  # fmt: skip
+    directions = Directions(code.mean(dim=0), torch.ones(3, 2), code.std(dim=0).mean(dim=1))
+    editor = UnitEditor(model, image, directions, SamplerConfig("ddim", 4, 0.0))
     project = torch.randn(3 * 16 * 16, 12, generator=torch.Generator().manual_seed(1))
-    found = measure_displacements(mover, lambda part: part.flatten(1) @ project, [0, 1, 2])
+    found = measure_displacements(editor, lambda part: part.flatten(1) @ project, [0, 1, 2])
     moved = found.moved / found.moved.norm(dim=2).mean()
     findings = name_displacements([0, 1, 2], moved, directions, embeddings, torch.Generator().manual_seed(0))
     assert [each.verdict for each in findings if each.verdict == "named"] == []
@@ -68,10 +68,10 @@ def test_the_control_of_a_decoder_that_learnt_nothing_has_no_effect(
     randomise_fields(idle, "output", 0)
     image = to_float(halves.images(torch.arange(4)))
     code = idle.encode(image)
-    mover = Mover(idle, image, Directions(code.mean(dim=0), torch.ones(3, 2), torch.ones(3)),
+    editor = UnitEditor(idle, image, Directions(code.mean(dim=0), torch.ones(3, 2), torch.ones(3)),
                   SamplerConfig("ddim", 2, 0.0))  # fmt: skip
     project = torch.randn(3 * 16 * 16, 12, generator=torch.Generator().manual_seed(1))
-    found = measure_displacements(mover, lambda part: part.flatten(1) @ project, [0, 1, 2])
+    found = measure_displacements(editor, lambda part: part.flatten(1) @ project, [0, 1, 2])
     assert not found.moved.any()
     generator = torch.Generator().manual_seed(0)
     findings = name_displacements([0, 1, 2], found.moved, directions, embeddings, generator)

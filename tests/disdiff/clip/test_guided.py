@@ -18,7 +18,7 @@ TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_
 def model(build_tiny_disdiff, random_clip):
     plain = build_tiny_disdiff("latent", reads="z", num_units=3, unit_dim=2, fields="random")
     options = FactorEncoderConfig(input="clip", hidden=8, code_norm="batch", start="principal")
-    heads = ClipHeads(options, random_clip.embed_dim, 3, 2, random_clip.facts.fingerprint)
+    heads = ClipHeads(options, random_clip.embed_dim, 3, 2, random_clip.description.fingerprint)
     factors = CodeNetworks(heads, plain.networks.decoder)
     clip_input = ClipInput(plain.latent_space, random_clip)
     return DisDiff(plain.latent_space, plain.denoiser, plain.schedule, factors, clip_input)

@@ -30,7 +30,7 @@ def test_the_small_preset_is_guided_by_it():
 
 def test_it_says_what_it_is_and_reaches_its_aims(clip):
     record = load_record(FOLDER)
-    assert clip.facts.name == record["name"] == NAME
+    assert clip.description.name == record["name"] == NAME
     assert NAME[1:] in (FOLDER / "README.md").read_text()
     accuracy = record["zero_shot"]["accuracy"]
     assert all(accuracy[factor] >= aim for factor, aim in AIMS.items())

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from disdiff.clip.discovery import Finding
-from disdiff.clip.displacement import Mover
+from disdiff.clip.displacement import UnitEditor
 from disdiff.clip.text_edit import find_unit, judge_edit, move_unit
 from disdiff.editing.units import Directions
 from disdiff.evaluation.probe import Probe
@@ -29,17 +29,17 @@ def test_each_image_takes_the_farthest_value_that_an_image_has(model, halves):
     image = to_float(halves.images(torch.arange(6)))
     code = model.encode(image)
     directions = Directions(code.mean(dim=0), torch.eye(2)[torch.tensor([0, 1, 0])], torch.ones(3))
-    mover, seen = Mover(model, image, directions, SamplerConfig("ddim", 3, 0.0)), []
-    mover.decode = lambda part, units=None: seen.append(part) or torch.zeros(len(part), 3, 16, 16)
-    move_unit(mover, 1)
+    editor, seen = UnitEditor(model, image, directions, SamplerConfig("ddim", 3, 0.0)), []
+    editor.decode = lambda part, units=None: seen.append(part) or torch.zeros(len(part), 3, 16, 16)
+    move_unit(editor, 1)
     before, after = seen
     torch.testing.assert_close(after[:, [0, 2]], before[:, [0, 2]])
     for own, taken in zip(before[:, 1], after[:, 1], strict=True):
         distance = (before[:, 1] - own).norm(dim=1)
         assert (taken - own).norm() == pytest.approx(distance.max().item()) and (before[:, 1] == taken).any()
-    mover.code = mover.code[:1]
+    editor.code = editor.code[:1]
     with pytest.raises(UserError, match="--images"):
-        move_unit(mover, 1)
+        move_unit(editor, 1)
 
 
 def test_an_edit_is_judged_by_what_the_probe_sees_change(halves, monkeypatch):

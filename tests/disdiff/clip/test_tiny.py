@@ -43,8 +43,8 @@ def test_what_it_does_not_know_is_refused():
 def test_a_saved_one_loads_as_itself_under_its_name(folder):
     path, net = folder
     clip = load_clip(ClipConfig(model=f"local-dir:{path}"))
-    assert clip.facts.name == NAME == load_record(path)["name"]
-    assert clip.facts.trained_on["num_train"] == 3
+    assert clip.description.name == NAME == load_record(path)["name"]
+    assert clip.description.trained_on["num_train"] == 3
     image = torch.rand(2, 3, 64, 64) * 2 - 1
     torch.testing.assert_close(clip(image), net.encode_image(image, normalize=True))
     texts = ["a photo of a red cube", "a room"]

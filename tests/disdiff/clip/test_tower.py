@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from disdiff.clip.preprocess import Preprocess
-from disdiff.clip.tower import Clip, Facts, load_clip
+from disdiff.clip.tower import Clip, ClipDescription, load_clip
 from disdiff.clip.weights import list_places
 from disdiff.config.clip_options import ClipConfig
 from ldm.errors import UserError
@@ -34,8 +34,8 @@ def test_random_weights_are_named_and_the_same_every_time(random_clip):
     before = torch.get_rng_state()
     again = load_clip(tiny("random"))
     assert torch.equal(before, torch.get_rng_state())
-    assert again.facts == random_clip.facts
-    assert again.facts.name == "tiny CLIP with random weights (means nothing)"
+    assert again.description == random_clip.description
+    assert again.description.name == "tiny CLIP with random weights (means nothing)"
 
 
 def test_embeddings_are_unit_vectors_and_gradients_reach_the_image(random_clip):
@@ -55,14 +55,14 @@ def test_a_weight_file_gives_its_weights(tmp_path, random_clip):
     state["text_projection"] += 1
     save_file(state, tmp_path / "mine.safetensors")
     clip = load_clip(tiny(str(tmp_path / "mine.safetensors")))
-    assert clip.facts.name == "tiny CLIP (mine.safetensors)"
-    assert clip.facts.fingerprint != random_clip.facts.fingerprint
+    assert clip.description.name == "tiny CLIP (mine.safetensors)"
+    assert clip.description.fingerprint != random_clip.description.fingerprint
     torch.testing.assert_close(clip.net.text_projection, state["text_projection"])
 
 
 def test_the_fingerprint_knows_the_normalisation(tmp_path, random_clip):
     config = ClipConfig(model="tiny_clip", pretrained="random", mean=[0.3] * 3, std=[0.2] * 3)
-    assert load_clip(config).facts.fingerprint != random_clip.facts.fingerprint
+    assert load_clip(config).description.fingerprint != random_clip.description.fingerprint
 
 
 def test_absent_weights_name_tag_file_size_place_and_what_works_without(tmp_path):
@@ -124,10 +124,10 @@ def worded():
     text = {"context_length": 9, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     net = open_clip.CLIP(32, vision, text)
-    facts = Facts("a CLIP of nine tokens", "x", "random", "")
+    description = ClipDescription("a CLIP of nine tokens", "x", "random", "")
     preprocess = Preprocess(32, [0.5] * 3, [0.5] * 3, "bicubic")
     return lambda **options: Clip(
-        net.eval(), open_clip.SimpleTokenizer(context_length=9, **options), preprocess, 32, facts
+        net.eval(), open_clip.SimpleTokenizer(context_length=9, **options), preprocess, 32, description
     )
 
 

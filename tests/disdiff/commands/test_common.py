@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.commands.common import choose_path, label_run, put_beside
-from disdiff.commands.terminal import place_advice
+from disdiff.commands.common import choose_path, data_path, label_run
+from disdiff.commands.terminal import add_settings_hint
 from ldm.errors import UserError
 
 
@@ -22,10 +22,10 @@ def test_no_two_run_folders_share_a_name(tmp_path, monkeypatch):
 
 
 def test_numbers_never_go_where_their_picture_goes():
-    assert put_beside(Path("edits/gap.png"), ".json") == Path("edits/gap.json")
+    assert data_path(Path("edits/gap.png"), ".json") == Path("edits/gap.json")
     for suffix in (".json", ".npz"):
         with pytest.raises(UserError, match="ends in .png"):
-            put_beside(Path(f"x{suffix}"), suffix)
+            data_path(Path(f"x{suffix}"), suffix)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_numbers_never_go_where_their_picture_goes():
 )
 def test_advice_names_where_its_reader_sets_it(message):
     told = "(here such settings are read from config.yaml in the run folder)"
-    assert place_advice(message) == f"{message} {told}"
-    assert place_advice(message, "--set").endswith("read from --set)")
+    assert add_settings_hint(message) == f"{message} {told}"
+    assert add_settings_hint(message, "--set").endswith("read from --set)")
     trained = f"on the command line of `disdiff train`: {message}"
     for clear in ("--set data.root=FOLDER", trained, "no advice"):
-        assert place_advice(clear) == clear
+        assert add_settings_hint(clear) == clear

@@ -22,7 +22,7 @@ def open_with(monkeypatch):
         monkeypatch.setattr(cli, "resolve_device", lambda name: device)
         monkeypatch.setattr(threads, "ALL_THREADS", 2)
         monkeypatch.setattr(threads, "screen_counts", lambda counts: {1: 1.0, 2: 1 / ratio})
-        cli.load_run_of(SimpleNamespace(run="run", device=device))
+        cli.load_named_run(SimpleNamespace(run="run", device=device))
         return torch.get_num_threads()
 
     with use_threads(1):

@@ -5,7 +5,7 @@ import torch
 from disdiff.config.limits import check_limits
 from disdiff.config.schema import CONFIGS, load_config
 from ldm.errors import UserError
-from ldm.numbers import FINITE, SEED, SHARE, Range
+from ldm.numbers import FINITE, FRACTION, SEED, Range
 
 SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
 
@@ -102,7 +102,7 @@ def test_lists_have_their_length(override, says):
 
 @pytest.mark.parametrize(
     ("limits", "text"),
-    [(FINITE, "nan"), (FINITE, "inf"), (SEED, "-1"), (SEED, "4294967296"), (SEED, "1.5"), (SHARE, "1.01")],
+    [(FINITE, "nan"), (FINITE, "inf"), (SEED, "-1"), (SEED, "4294967296"), (SEED, "1.5"), (FRACTION, "1.01")],
 )
 def test_options_are_read_within_their_range(limits, text):
     with pytest.raises(UserError, match="out of range|is no"):
@@ -114,4 +114,4 @@ def test_values_of_calls_are_checked_by_type_too():
         with pytest.raises(UserError, match="^steps=.* is out of range; it must be a whole number"):
             Range(whole=True, least=1).check("steps", value)
     Range(whole=True, least=1).check("steps", np.int64(3))
-    assert SEED.read("7") == 7 and SHARE.read("0.5") == 0.5
+    assert SEED.read("7") == 7 and FRACTION.read("0.5") == 0.5

@@ -46,7 +46,7 @@ def test_an_interruption_loses_only_the_part_at_work(tmp_path):
 
 
 def test_a_damaged_part_is_named(tmp_path):
-    load = RowCache(tmp_path).keep({}, rows)
+    load = RowCache(tmp_path).wrap({}, rows)
     load(0, 4)
     (path,) = tmp_path.rglob("*.npy")
     path.write_bytes(path.read_bytes()[:-5])

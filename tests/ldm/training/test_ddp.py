@@ -11,7 +11,7 @@ import torch
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
 from ldm.training.log import read_log
-from ldm.training.ranks import Ranks, Share, SharedDraws, main_first, read_ranks, share_loader
+from ldm.training.ranks import BatchPart, Ranks, SharedDraws, main_first, read_ranks, share_loader
 
 SCRIPT = Path(__file__).with_name("ddp_stages.py")
 EXACT = ("latent_diffusion", "code")  # the discriminator's BatchNorm sees each process's own images
@@ -90,7 +90,7 @@ def test_processes_draw_the_rows_of_what_one_draws(size):
     alone = draw()
     sharing, parts = size, []
     for rank in range(size):
-        with SharedDraws(Share(rank, size)):
+        with SharedDraws(BatchPart(rank, size)):
             parts.append(draw())
             assert torch.randn(5).shape == (5,)  # of no generator
     assert all(
@@ -113,7 +113,7 @@ def test_processes_read_the_rows_of_what_one_reads():
 
 def test_a_batch_that_cannot_be_shared():
     with pytest.raises(UserError, match="16 cannot be split into 3 equal parts"):
-        Ranks(0, 3, 3).share.rows(16)
+        Ranks(0, 3, 3).part.rows(16)
 
 
 def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
@@ -130,6 +130,6 @@ def test_torchrun_says_which_process_this_is(monkeypatch):
     for name, value in zip(names, ("x", "5", "8", "4"), strict=True):
         monkeypatch.setenv(name, value)
     ranks = read_ranks()
-    assert ranks == Ranks(5, 8, 4) and not ranks.is_main and ranks.share.rows(16) == slice(10, 12)
+    assert ranks == Ranks(5, 8, 4) and not ranks.is_main and ranks.part.rows(16) == slice(10, 12)
     options = ranks.trainer_options("cpu")
     assert (options["devices"], options["num_nodes"]) == (4, 2)

@@ -137,21 +137,6 @@ def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) ->
     return look_up("code.encoder.input", kind, kinds)()
 
 
-def build_code_networks(config: Config, latent_space: LatentSpace, image_size: int) -> CodeNetworks:
-    """Untrained factor encoder and gradient decoder.
-
-    Raises:
-        UserError: an option is unknown or sizes do not fit.
-    """
-    code = config.code
-    encoder = build_encoder(config, latent_space, image_size, has_features=True)
-    channels = latent_space.latent_channels
-    decoder = GradientDecoder(
-        code.decoder, config.latent_diffusion.unet, code.num_units, code.unit_dim, channels
-    )
-    return CodeNetworks(encoder, decoder)
-
-
 def build_disdiff(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int, kind: type[DisDiff] = DisDiff
 ) -> DisDiff:
@@ -162,9 +147,24 @@ def build_disdiff(
     """
     if config.code.loss.whiten_ridge is not None:
         check_whitened(math.prod(latent_space.latent_shape(image_size)))
-    networks = build_code_networks(config, latent_space, image_size)
-    schedule = Schedule(config.latent_diffusion.schedule)
+    encoder = build_encoder(config, latent_space, image_size, has_features=True)
     encoder_input = build_encoder_input(config.code.encoder.input, latent_space, denoiser)
+    return add_decoder(config, latent_space, denoiser, encoder, encoder_input, kind)
+
+
+def add_decoder(
+    config: Config,
+    latent_space: LatentSpace,
+    denoiser: UNet,
+    encoder: nn.Module,
+    encoder_input: EncoderInput,
+    kind: type[DisDiff] = DisDiff,
+) -> DisDiff:
+    """The model of an encoder and an untrained gradient decoder, on the given first two stages."""
+    code, channels = config.code, latent_space.latent_channels
+    unet, schedule = config.latent_diffusion.unet, Schedule(config.latent_diffusion.schedule)
+    decoder = GradientDecoder(code.decoder, unet, code.num_units, code.unit_dim, channels)
+    networks = CodeNetworks(encoder, decoder)
     return kind(latent_space, denoiser, schedule, networks, encoder_input, config.sampler.guidance)
 
 
@@ -188,13 +188,7 @@ def build_clip_disdiff(
     anchors = anchor_axes(clip.encode_text, config.clip.prompts, code.unit_dim) if text else None
     sizes = (clip.embed_dim, code.num_units, code.unit_dim)
     heads = ClipHeads(options, *sizes, clip.description.fingerprint, anchors)
-    decoder = GradientDecoder(
-        code.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
-    )
-    schedule = Schedule(config.latent_diffusion.schedule)
-    networks = CodeNetworks(heads, decoder)
-    clip_input = ClipInput(latent_space, clip)
-    return DisDiff(latent_space, denoiser, schedule, networks, clip_input, config.sampler.guidance)
+    return add_decoder(config, latent_space, denoiser, heads, ClipInput(latent_space, clip))
 
 
 def build_conditional(

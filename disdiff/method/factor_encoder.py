@@ -21,6 +21,13 @@ from ldm.nn.layers import build_norm
 OUTPUT_SIZE = 4  # side of the map that is flattened; the input's own side if that is smaller
 NORM_GROUPS = 8
 RELEASED_256 = 6  # number of strided convolutions in the released encoder for images of 256 pixels
+STARTS: dict[str, Any] = {  # classes of initial codes by name; None for a random start
+    "random": None,
+    "principal": PrincipalComponents,
+    "circular": CircularCoordinates,
+    "bilinear": BilinearCoordinates,
+    "eigenmaps": EigenmapCoordinates,
+}
 # A Gaussian code starts with little noise, so the decoder learns to use it before the KL term matters.
 INITIAL_LOGVAR = -3.5
 
@@ -159,14 +166,7 @@ class FactorEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = choose("code.encoder.code_norm", config.code_norm, norms)()
-        starts: dict[str, Any] = {
-            "random": None,
-            "principal": PrincipalComponents,
-            "circular": CircularCoordinates,
-            "bilinear": BilinearCoordinates,
-            "eigenmaps": EigenmapCoordinates,
-        }
-        start = choose("code.encoder.start", config.start, starts)
+        start = choose("code.encoder.start", config.start, STARTS)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
@@ -187,13 +187,17 @@ class FactorEncoder(nn.Module):
         if self.components is not None:
             self.components.fit(x)
 
+    def initial_code(self, x: Tensor) -> Tensor:
+        """The fitted start alone, without what was trained, shape (B, N D), of `x` (B, C, size, size)."""
+        with torch.autocast(x.device.type, enabled=False):  # the sums have cancellation
+            return self.components(x.to(self.head.weight))
+
     def posterior(self, x: Tensor) -> Posterior:
         """Codes of `x` (B, C, size, size), with variance if the encoder has one."""
         units = self.head(self.trunk(x))
         mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
         if self.components is not None:
-            with torch.autocast(x.device.type, enabled=False):  # the sums have cancellation
-                mean = mean + self.components(x.to(self.head.weight))
+            mean = mean + self.initial_code(x)
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
         if self.gaussian:
             return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))

@@ -17,6 +17,7 @@ from disdiff.report.elements import Picture, embed_figure, embed_png, render
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
 from disdiff.report.sentences import (
     describe_codebook,
+    describe_controls,
     describe_importance,
     describe_information,
     describe_reconstruction,
@@ -24,7 +25,15 @@ from disdiff.report.sentences import (
     describe_votes,
 )
 from disdiff.report.sliders import load_frames, place_sliders
-from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores, list_tiles
+from disdiff.report.summary import (
+    Rows,
+    list_controls,
+    list_edits,
+    list_notes,
+    list_reconstructions,
+    list_scores,
+    list_tiles,
+)
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
 from ldm.training.log import format_duration, read_log
@@ -150,6 +159,10 @@ def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
         "scores": [
             (protocol, list_scores(scores), list_notes(scores))
             for protocol, scores in (metrics.get("scores") or {}).items()
+        ],
+        "controls": [
+            (describe_controls(protocol, scored), list_controls(scored), protocol)
+            for protocol, scored in (metrics.get("controls") or {}).items()
         ],
         "scores_reason": metrics.get("scores_reason", "the run was not evaluated"),
         "edits": list_edits(editing) if editing else None,

@@ -26,6 +26,7 @@ PSNR = {
     "random": "Code and random noise",
 }
 PSNR_ROWS = {kind: f"PSNR (dB): {name.lower()}" for kind, name in PSNR.items()}
+CONTROLLED = {"factor_vae": "FactorVAE", "dci": "DCI"}  # scores of controls
 EDITING = {"success_mean": "Swaps that give the target's value", "kept_mean": "Other factors kept by swaps"}
 Rows = list[list[str | float]]
 
@@ -61,7 +62,44 @@ def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, floa
         "MSE, inferred noise": reconstruction.get("inferred_mse"),
         "Minutes in total": metrics.get("seconds_total") and metrics["seconds_total"] / 60,
     }
+    found |= list_control_values(metrics, protocol)
     return values | {name: float(value) for name, value in found.items() if value is not None}
+
+
+def list_control_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, float | None]:
+    """Scores of the run and of its controls, by one protocol that is named: `protocol` if they have it."""
+    controls = metrics.get("controls") or {}
+    chosen = protocol if protocol in controls else next(iter(controls), None)
+    if chosen is None:
+        return {}
+    scored, values = controls[chosen], {}
+    for metric, name in CONTROLLED.items():
+        own, best = scored["run"].get(metric), find_best_control(scored, metric)
+        values[f"{name} beside the controls ({chosen})"] = own
+        for control in scored["controls"]:
+            values[f"{name} of the control ({chosen}): {control['name']}"] = control.get(metric)
+        if own is not None and best is not None:
+            values[f"{name} above the best control ({chosen})"] = own - best[metric]
+    return values
+
+
+def find_best_control(scored: dict[str, Any], metric: str) -> dict[str, Any] | None:
+    """The control with the highest score of a metric; None if it is defined for none."""
+    defined = [control for control in scored["controls"] if control.get(metric) is not None]
+    return max(defined, key=lambda control: control[metric], default=None)
+
+
+def list_controls(scored: dict[str, Any]) -> Rows:
+    """Rows of the run and of its controls: name, seed of random weights, and the scores."""
+    named = [{"name": "this run, trained", "seed": None, **scored["run"]}, *scored["controls"]]
+    return [
+        [
+            each["name"],
+            "" if each["seed"] is None else str(each["seed"]),
+            *(each.get(metric, each.get("reason", "not defined")) for metric in CONTROLLED),
+        ]
+        for each in named
+    ]
 
 
 def list_edits(editing: dict[str, Any]) -> Rows:

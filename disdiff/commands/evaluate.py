@@ -29,7 +29,7 @@ codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. U
 reduced to their first principal component, as published; with --units all, every number is a unit. Scores of
 different protocols, or of different --units, are not comparable.
 
---controls scores PCA, an untrained encoder and the start of the encoder beside the run, and keeps their scores
+--controls scores PCA, an untrained encoder and the start of the encoder beside the run, and keeps the scores
 in its metrics.json for `disdiff report` and `disdiff compare`. By the paper protocol each takes one to two
 minutes on one core."""
 

@@ -22,7 +22,7 @@ from disdiff.metrics.kid import compute_kid
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 
-SCORES = ("mse", "psnr", "ssim", "lpips")
+SCORES = ("mse", "psnr", "ssim", "edge_error", "lpips")
 SUBSET = 1_000  # images per KID subset (all images if there are fewer)
 
 

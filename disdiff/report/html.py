@@ -26,6 +26,7 @@ from disdiff.report.sentences import (
 )
 from disdiff.report.sliders import load_frames, place_sliders
 from disdiff.report.summary import (
+    LENIENT_PROBE,
     Rows,
     list_controls,
     list_edits,
@@ -33,6 +34,7 @@ from disdiff.report.summary import (
     list_reconstructions,
     list_scores,
     list_tiles,
+    split_edits,
 )
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
@@ -152,7 +154,9 @@ def list_facts(metrics: dict[str, Any], data_name: str) -> list[str]:
 
 def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
     """The values of the tables; None for what was not measured."""
-    editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
+    strict, lenient = split_edits(metrics)
+    by_probe = {"a probe trained on original images": strict, LENIENT_PROBE: lenient}
+    reconstruction = metrics.get("reconstruction")
     return {
         "supervision": metrics.get("supervision"),
         "tiles": list_tiles(metrics),
@@ -165,7 +169,7 @@ def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
             for protocol, scored in (metrics.get("controls") or {}).items()
         ],
         "scores_reason": metrics.get("scores_reason", "the run was not evaluated"),
-        "edits": list_edits(editing) if editing else None,
+        "edits": {probe: list_edits(editing) for probe, editing in by_probe.items()} if lenient else {},
         "reconstructions": list_reconstructions(reconstruction) if reconstruction else None,
     }
 

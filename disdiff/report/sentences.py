@@ -52,7 +52,7 @@ def describe_training(rows: list[dict[str, str]]) -> str:
 def describe_reconstruction(metrics: dict[str, Any]) -> str:
     """PSNR by kind of reconstruction, from `metrics.json`."""
     rows = list_reconstructions(metrics.get("reconstruction") or {})
-    parts = [f"{str(name).lower()} {value}" for name, value in rows]
+    parts = [f"{str(name).lower()} {value}" for name, value, *_ in rows]
     return f"PSNR over the measured images: {'; '.join(parts)}." if parts else ""
 
 

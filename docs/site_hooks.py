@@ -17,6 +17,7 @@ OUTSIDE = (
     "data/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "pretrained/shapes3d/traversal.gif",
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 

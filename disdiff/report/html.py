@@ -129,7 +129,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         **summarise(metrics),
         findings=list(list_findings(folder, metrics)),
         discovery=load_discovery(out.parent if out and (out.parent / FILE).exists() else folder),
-        pictures=list(list_pictures(folder, metrics, names)),
+        pictures=list(list_pictures(folder, metrics, names, frames.says if frames else "")),
         frames=frames,
         sliders=place_sliders(frames, names) if frames else [],
         curves=list(list_curves(folder)),
@@ -192,11 +192,16 @@ def list_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[tuple]:
 
 
 def list_pictures(
-    folder: Path, metrics: dict[str, Any], names: UnitNames
+    folder: Path, metrics: dict[str, Any], names: UnitNames, faint: str
 ) -> Iterator[tuple[str, Picture | None, str]]:
-    """Name, picture (None if the file is missing) and explanation, in the order of the page."""
+    """Name, picture (None if the file is missing) and explanation, in the order of the page.
+
+    `faint` names the units that hardly change the picture.
+    """
     shown = f"The picture shows {names.left_out}." if names.left_out else ""
     captions = {**dict.fromkeys(PICTURES_OF_UNITS, shown), "reconstruction": describe_reconstruction(metrics)}
+    if faint:
+        captions["traversal"] = f"{shown} {faint}.".strip()
     for name, (title, says) in PICTURES.items():
         path, caption = folder / f"{name}.png", captions.get(name, "")
         yield name, embed_png(path.read_bytes(), title, "picture", caption) if path.exists() else None, says

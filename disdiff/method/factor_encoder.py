@@ -55,7 +55,8 @@ class FactorEncoderConfig:
             components;
             `circular`: the angles of loops in the data, then components of the rest; `bilinear`: the same
             angles, then modes whose effect may depend on the angles; `eigenmaps`: the same angles, then slow
-            coordinates of a random walk over the rest.
+            coordinates of a random walk over the rest. The last three are spectral: an initialisation that
+            assumes loops and colour-linear images.
         freeze_steps: the encoder is frozen for this many steps while the networks that read its code train.
         learning_rate_factor: the encoder's learning rate as a multiple of the other networks'.
     """

@@ -18,6 +18,7 @@ OUTSIDE = (
     "notebooks/tour.ipynb",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "pretrained/shapes3d/traversal.gif",
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 

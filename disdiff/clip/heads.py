@@ -126,6 +126,10 @@ class ClipHeads(nn.Module):
             self.code_norm.mean.copy_(code.mean(dim=0))
             self.code_norm.variance.copy_(code.var(dim=0, correction=0).mean(dim=1))
 
+    def initial_code(self, u: Tensor) -> Tensor:
+        """The fitted start alone, without what was trained, shape (B, N, D), of embeddings (B, E)."""
+        return ((u - self.center) @ self.directions).unflatten(1, (self.num_units, self.unit_dim))
+
     def posterior(self, u: Tensor) -> Posterior:
         """Codes of embeddings (B, E), with variance if the encoder has one."""
         centred = u - self.center
@@ -136,7 +140,7 @@ class ClipHeads(nn.Module):
             logvar = logvar.clamp(-12, 6)
         elif self.fixed_logvar is not None:
             logvar = torch.full_like(mean, self.fixed_logvar)
-        mean = mean + (centred @ self.directions).unflatten(1, (self.num_units, self.unit_dim))
+        mean = mean + self.initial_code(u)
         return Posterior(self.code_norm(mean), logvar)
 
     def forward(self, u: Tensor) -> Tensor:

@@ -7,11 +7,14 @@ import numpy as np
 
 from disdiff.commands.common import parse_seeds
 from disdiff.commands.terminal import begin_parser
-from disdiff.config.places import find
+from disdiff.config.places import find, results_folder
 from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.report.comparison import check_same_data, load_metrics
-from disdiff.report.summary import list_notes, list_scores
-from disdiff.runs.results import score_codes
+from disdiff.report.sentences import describe_controls
+from disdiff.report.summary import list_controls, list_notes, list_scores
+from disdiff.runs.controls import score_controls
+from disdiff.runs.results import progress_bar, score_codes
+from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.files import expand_home, save_json
 
@@ -20,10 +23,15 @@ EXAMPLES = """examples:
   disdiff evaluate runs/disdiff-shapes3d-small-s0 --protocol fast --seeds 0,1,2
   disdiff evaluate runs/disdiff-shapes3d-small-s*             mean over runs of several seeds
   disdiff evaluate --codes codes.npz --out scores.json        codes of another code base
+  disdiff evaluate RUN --controls                             codes without training, beside the run's
 
 codes.npz holds `codes` (n, N) or (n, N, D), float, and `factors` (n, F), int. Units of several numbers are
 reduced to their first principal component, as published; with --units all, every number is a unit. Scores of
-different protocols, or of different --units, are not comparable."""
+different protocols, or of different --units, are not comparable.
+
+--controls scores PCA, an untrained encoder and the start of the encoder beside the run, and keeps the scores
+in its metrics.json for `disdiff report` and `disdiff compare`. By the paper protocol each takes one to two
+minutes on one core."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="how units of several numbers are reduced (default: pca1)",
     )
     parser.add_argument("--seeds", default="0", help="seeds of the metrics, such as 0,1,2 (default: 0)")
+    parser.add_argument("--controls", action="store_true", help="score controls of the runs instead")
     parser.add_argument("--out", type=expand_home, metavar="PATH", help="write all results as JSON")
     return parser
 
@@ -91,8 +100,37 @@ def list_all_notes(results: dict[str, dict[int, dict]]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def evaluate_controls(arguments: argparse.Namespace) -> None:
+    """Score the controls of every run, print them, and add them to the run's `metrics.json`.
+
+    Raises:
+        UserError: no run is given, or a run has no factor labels.
+    """
+    if not arguments.runs:
+        raise UserError("--controls needs run folders, which have the encoder; --codes FILE has codes only")
+    results = {}
+    for folder in arguments.runs:
+        metrics, run = load_metrics(folder), load_run(folder)
+        codes = run.require_codes("factors")
+        if "factors" not in codes:
+            raise UserError(f"{folder} has no factor labels, which controls are scored by; leave it out")
+        with progress_bar("controls") as progress:
+            found = score_controls(run.config, run.model, run.source, codes, arguments.protocol, progress)
+        results[str(folder)] = found
+        out = results_folder(folder) / "metrics.json"
+        save_json(out, {**metrics, "controls": {**(metrics.get("controls") or {}), **found}})
+        for protocol, scored in found.items():
+            for name, _, *values in list_controls(scored):
+                print(f"  {name:<60}", *(v if isinstance(v, str) else f"{v:.3f}" for v in values))
+            print(describe_controls(protocol, scored), f"Kept in {out}.", sep="\n")
+    if arguments.out:
+        save_json(arguments.out, {"protocol": arguments.protocol, "runs": results})
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Compute scores over runs and metric seeds, and print the means."""
+    if arguments.controls:
+        return evaluate_controls(arguments)
     paths, seeds, results = choose_files(arguments), parse_seeds(arguments.seeds), {}
     for path in paths:
         arrays, results[str(path)] = read_labelled_codes(path, ["factors"]), {}

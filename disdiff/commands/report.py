@@ -3,14 +3,18 @@
 import argparse
 import sys
 from collections.abc import Collection
+from pathlib import Path
 
 from disdiff.commands.common import build_parser, load_named_run
 from disdiff.config.places import results_folder
 from disdiff.report.album import PARTS, make_pictures
-from disdiff.report.html import write_report
+from disdiff.report.animation import ANIMATION, save_animation
+from disdiff.report.html import name_run, write_report
+from disdiff.report.sliders import FRAMES, load_frames
 from disdiff.runs.results import list_pictures, progress_bar
 from ldm.data.source import split_indices
 from ldm.errors import UserError
+from ldm.files import load_json
 from ldm.training.weight_files import WEIGHTS
 
 EXAMPLES = """examples:
@@ -34,7 +38,15 @@ def list_missing(arguments: argparse.Namespace) -> list[str]:
     folder = arguments.run
     if not ((folder / "stages" / "code" / WEIGHTS).exists() and (folder / "codes.npz").exists()):
         return []
-    return [part for part in NEWER if not all((folder / name).exists() for name in PARTS[part])]
+    needed = {part: [name for name in PARTS[part] if name != ANIMATION] for part in NEWER}
+    return [part for part, names in needed.items() if not all((folder / name).exists() for name in names)]
+
+
+def animate(folder: Path) -> None:
+    """Write the animation of a run of an earlier version, which has the frames but no animation."""
+    if (folder / FRAMES).exists() and not (folder / ANIMATION).exists():
+        names = name_run(folder, load_json(folder / "metrics.json"))
+        save_animation(folder / ANIMATION, load_frames(folder), names)
 
 
 def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None) -> None:
@@ -76,5 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
             draw(arguments, missing, None)
         except UserError as error:  # the report is useful without these pictures
             sys.stderr.write(f"note: the pictures {' and '.join(missing)} were not drawn: {error}\n")
+    if results_folder(arguments.run) == arguments.run:
+        animate(arguments.run)
     out = arguments.out or results_folder(arguments.run) / "report.html"
     print(write_report(arguments.run, out))

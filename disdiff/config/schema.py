@@ -185,7 +185,8 @@ class EvaluationConfig:
         seed: seed of the metrics.
         num_pairs: number of image pairs per factor for the edit success rate; 0 skips this evaluation.
         num_reconstructions: number of images for the reconstruction errors.
-        probe_steps: training steps of the probe (the classifier that judges edits).
+        probe_steps: training steps of each probe (the classifiers that judge edits).
+        controls: whether codes without the run's training (`disdiff.runs.controls`) are scored, too.
     """
 
     protocol: str = "paper"
@@ -194,6 +195,7 @@ class EvaluationConfig:
     num_pairs: int = 100
     num_reconstructions: int = 64
     probe_steps: int = 600
+    controls: bool = True
 
 
 @dataclass

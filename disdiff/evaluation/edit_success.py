@@ -3,7 +3,9 @@
 Each factor is assigned the unit with the highest importance. An edit replaces that unit in the code of a
 source image by that of a target image, and samples from the noise inferred from the source. The edit succeeds
 if the factor takes the target's value, and it keeps another factor if that factor still has the source's
-value. A probe, an image classifier trained with labels for this evaluation only, reads the factors.
+value. A probe, an image classifier trained with labels for this evaluation only, reads the factors. Two kinds
+read the same edits (`disdiff.evaluation.probe`): one that was trained on original images, whose rates are the
+headline, and one that was trained on autoencoder reconstructions, too.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from torch import Tensor
 from disdiff.editing.units import decode_code, deterministic, in_batches, invert, reconstruct, swap_units
 from disdiff.evaluation.probe import Probe, train_probe
 from disdiff.method.model import ImageModel
+from disdiff.metrics.image_quality import compare_images
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.source import ImageSource, to_float
@@ -32,14 +35,18 @@ ORDINAL = (
     "scale",
     "orientation",
 )  # neighbouring values look alike, so results within one value are reported too
-NUM_JUDGED = 500  # held-out images on which the probe is tested
+NUM_JUDGED = 500  # held-out images on which the probes are tested
+PROBES = {"originals": False, "originals and reconstructions": True}  # kind: trained on reconstructions, too
+LENIENT = "with_reconstructions"  # key of the rates by the second kind
 
 
 class FactorReader:
-    """Reads factors with a probe from images that a model samples; indices and factors stay on the CPU."""
+    """Reads factors with P probes from images that a model samples; indices and factors stay on the CPU."""
 
-    def __init__(self, model: ImageModel, source: ImageSource, probe: Probe, sampler: SamplerConfig) -> None:
-        self.model, self.source, self.probe, self.sampler = model, source, probe, sampler
+    def __init__(
+        self, model: ImageModel, source: ImageSource, probes: list[Probe], sampler: SamplerConfig
+    ) -> None:
+        self.model, self.source, self.probes, self.sampler = model, source, probes, sampler
         self.device = model.device
 
     def images(self, index: Tensor) -> Tensor:
@@ -57,23 +64,29 @@ class FactorReader:
             lambda part, c: invert(self.model, self.images(part), c, steps), index, code, progress=progress
         )
 
+    def predict(self, image: Tensor) -> Tensor:
+        """Factors that every probe reads from images (n, 3, H, W), shape (n, P, F)."""
+        return torch.stack([probe.predict(image) for probe in self.probes], dim=1)
+
     def read_factors(
         self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] | None = None
     ) -> Tensor:
-        """Factors that the probe reads from the images sampled from `code` and `z_T`, shape (n, F)."""
-        return in_batches(
-            lambda c, z: self.probe.predict(decode_code(self.model, c, z, self.sampler)),
-            code,
-            z_T,
-            progress=progress,
-        ).cpu()
+        """Factors of the images sampled from `code` and `z_T`, shape (P, n, F)."""
+        decode = partial(decode_code, self.model, sampler=self.sampler)
+        found = in_batches(lambda c, z: self.predict(decode(c, z)), code, z_T, progress=progress)
+        return found.cpu().transpose(0, 1)
+
+    def read_originals(self, index: Tensor) -> Tensor:
+        """Factors of the images `index` themselves, shape (P, n, F)."""
+        return in_batches(lambda part: self.predict(self.images(part)), index).cpu().transpose(0, 1)
 
     def read_first_stage(self, index: Tensor) -> Tensor:
-        """Factors that the probe reads from autoencoder reconstructions of images `index`, shape (n, F)."""
+        """Factors of autoencoder reconstructions of the images `index`, shape (P, n, F)."""
         space = self.model.latent_space
-        return in_batches(
-            lambda part: self.probe.predict(space.decode(space.encode(self.images(part))).clamp(-1, 1)), index
-        ).cpu()
+        found = in_batches(
+            lambda part: self.predict(space.decode(space.encode(self.images(part))).clamp(-1, 1)), index
+        )
+        return found.cpu().transpose(0, 1)
 
 
 @torch.no_grad()
@@ -93,28 +106,30 @@ def compute_editing(
 
     Args:
         model: the model, in eval mode.
-        source: the data set; all images outside `eval_index` train the probe.
+        source: the data set; all images outside `eval_index` train the probes.
         eval_index: images to edit, shape (n,).
         importance: DCI importance of units for factors, shape (N, F).
         sampler: gives the number of steps of deterministic DDIM and its inversion.
         num_pairs: number of image pairs per factor; the images of a pair differ in that factor.
-        seed: seed of the probe and of the pairs.
-        probe_steps: training steps of the probe.
+        seed: seed of the probes and of the pairs.
+        probe_steps: training steps of each probe.
         progress: called with the name of the current part and its completed fraction.
         cache_folder: folder that keeps probes for other runs on the same autoencoder; None keeps none.
 
     Returns:
-        JSON-ready rates: `success` per edited factor; `kept` per edited factor and other factor;
-        `unedited`, the agreement for unchanged codes; `probe_accuracy` on autoencoder reconstructions;
-        `*_within_one` for the factors in `ORDINAL`, which accept a value off by one; `assigned_unit` per
-        factor. A factor that has the same value in all images is not edited.
+        JSON-ready rates by the probe of original images: `success` per edited factor; `kept` per edited
+        factor and other factor; `unedited`, the agreement for unchanged codes; `probe_accuracy` on
+        autoencoder reconstructions and `probe_accuracy_originals` on the images themselves; `*_within_one`
+        for the factors in `ORDINAL`, which accept a value off by one. The same rates by the probe that was
+        trained on reconstructions, too, are under `with_reconstructions`. `probe` names the training images
+        of the first, and `assigned_unit` is the unit of each factor. A factor that has the same value in all
+        images is not edited.
     """
     report: Report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
-    probe = find_probe(
-        cache_folder, model.latent_space, source, eval_index, probe_steps, seed, partial(report, "probe")
-    )
-    reader = FactorReader(model, source, probe, deterministic(sampler))
+    data = (cache_folder, model.latent_space, source, eval_index, probe_steps, seed)
+    probes = [find_probe(*data, partial(report, f"probe of {kind}"), both) for kind, both in PROBES.items()]
+    reader = FactorReader(model, source, probes, deterministic(sampler))
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
     factors, code = source.factors(start), reader.encode(start)
     z_T = reader.infer_noise(start, code, partial(report, "inverting"))
@@ -126,14 +141,24 @@ def compute_editing(
         wanted[:, f] = source.factors(target)[:, f]
         edited = swap_units(code, reader.encode(target), [units[f]])
         seen = reader.read_factors(edited, z_T, partial(report, f"editing {names[f]}"))
-        edits[names[f]] = seen[:, varying], wanted[:, varying]
+        edits[names[f]] = seen[:, :, varying], wanted[:, varying]
     held_out = eval_index[:NUM_JUDGED]
+    seen = {
+        "unedited": (reader.read_factors(code, z_T), factors),
+        "probe_accuracy": (reader.read_first_stage(held_out), source.factors(held_out)),
+        "probe_accuracy_originals": (reader.read_originals(held_out), source.factors(held_out)),
+    }
+    strict, lenient = (
+        {
+            **summarise_edits({name: (found[p], wanted) for name, (found, wanted) in edits.items()}),
+            **{key: by_name(names, agreement(found[p], wanted)) for key, (found, wanted) in seen.items()},
+        }
+        for p in range(len(probes))
+    )
     return {
-        **summarise_edits(edits),
-        "unedited": by_name(names, agreement(reader.read_factors(code, z_T), factors)),
-        "probe_accuracy": by_name(
-            names, agreement(reader.read_first_stage(held_out), source.factors(held_out))
-        ),
+        "probe": next(iter(PROBES)),
+        **strict,
+        LENIENT: lenient,
         "assigned_unit": {names[f]: units[f] for f in varying},
         "num_pairs": num_pairs,
         "noise": "inferred",
@@ -151,16 +176,19 @@ def find_probe(
     num_steps: int,
     seed: int,
     progress: Callable[[float], None],
+    with_reconstructions: bool = False,
 ) -> Probe:
-    """Train the probe of an autoencoder on all images outside `eval_index` (n,), or load it from the cache.
+    """Train a probe on all images outside `eval_index` (n,), or load it from the cache.
 
-    The probe depends on the autoencoder and the data only, so all systems on the same autoencoder share it.
+    A probe depends on the data only, or, `with_reconstructions`, on the autoencoder, too. So all runs on the
+    same data or autoencoder share it.
     """
     index = complement(eval_index, len(source))
-    train = partial(train_probe, latent_space, source, index, num_steps, seed, progress)
+    train = partial(train_probe, latent_space, source, index, num_steps, seed, progress, with_reconstructions)
     if cache_folder is None:
         return train()
-    facts = [fingerprint(latent_space), source.identity, eval_index.tolist(), num_steps, seed]
+    trained_on = fingerprint(latent_space) if with_reconstructions else "originals"
+    facts = [trained_on, source.identity, eval_index.tolist(), num_steps, seed]
     folder = cache_folder / f"probe-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     if not (folder / WEIGHTS).exists():
         probe = train()
@@ -278,7 +306,8 @@ def compute_reconstruction(
         progress: called with the name of the current part and its completed fraction.
 
     Returns:
-        JSON-ready: `<kind>_mse` for images in [0, 1] and `<kind>_psnr` in dB, for the kinds `autoencoder`,
+        JSON-ready: `<kind>_mse` for images in [0, 1], `<kind>_psnr` in dB, and the means over images of
+        `<kind>_ssim` and `<kind>_edge_error` (`disdiff.metrics.image_quality`), for the kinds `autoencoder`,
         `inferred` and `random`; `psnr` equals `inferred_psnr`.
     """
     report: Report = progress or (lambda name, share: None)
@@ -298,10 +327,11 @@ def compute_reconstruction(
 
     made = in_batches(remake, image, progress=partial(report, "reconstruction"))
     scores = {}
-    for k, kind in enumerate(("autoencoder", "inferred", "random")):
-        scores |= {
-            f"{kind}_{name}": value for name, value in reconstruction_scores(made[:, k], image).items()
-        }
+    for kind, image_hat in zip(("autoencoder", "inferred", "random"), made.unbind(1), strict=True):
+        pairs = compare_images(image_hat.clamp(-1, 1).cpu(), image.cpu())
+        means = {name: pairs[name].mean().item() for name in ("ssim", "edge_error")}
+        found = {**reconstruction_scores(image_hat, image), **means}
+        scores |= {f"{kind}_{name}": value for name, value in found.items()}
     return {
         "psnr": scores["inferred_psnr"],
         **scores,

@@ -23,7 +23,7 @@ from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
 from ldm.files import digest_file
 
-SCORES = ("mse", "psnr", "ssim", "lpips")
+SCORES = ("mse", "psnr", "ssim", "edge_error", "lpips")
 SUBSET = 1_000  # images per KID subset (all images if there are fewer)
 
 

@@ -1,7 +1,9 @@
 """The probe: a small image classifier, trained with labels, that reads factors to evaluate edits.
 
-Half of its training images are originals and half are autoencoder reconstructions, so that the blur of the
-decoder does not count as a wrong edit. The loss is the cross-entropy in nats, summed over factors.
+It is trained on original images. What the autoencoder blurs then counts against an edit, as it does for a
+person who looks at the picture. A second kind is trained on originals and autoencoder reconstructions, half
+each; it has learnt to read through the blur, so it says whether the information is there. The loss is the
+cross-entropy in nats, summed over factors.
 """
 
 from collections.abc import Callable
@@ -58,16 +60,18 @@ def train_probe(
     num_steps: int,
     seed: int,
     progress: Callable[[float], None] | None = None,
+    with_reconstructions: bool = False,
 ) -> Probe:
     """Train a probe; gradients are enabled even if the caller has disabled them.
 
     Args:
-        latent_space: the autoencoder whose reconstructions are half of each batch.
+        latent_space: the autoencoder; the probe is on its device.
         source: the data set, with factors.
         index: training images, shape (n,).
         num_steps: number of training steps of `BATCH_SIZE` images.
         seed: seed of initialisation, batches and noise.
         progress: called with the completed fraction, from 0 to 1.
+        with_reconstructions: whether the first half of each batch is passed through the autoencoder.
 
     Returns:
         The probe, frozen, in eval mode, on the device of `latent_space`.
@@ -91,10 +95,13 @@ def train_probe(
         batch = index[torch.randint(len(index), (BATCH_SIZE,), generator=generator)]
         image, factors = to_float(source.images(batch)), source.factors(batch).to(device)
         noise = NOISE_STD * torch.randn(image.shape, generator=generator)
-        seen, plain = image.to(device).chunk(2)
-        with torch.no_grad():
-            seen = latent_space.decode(latent_space.encode(seen)).clamp(-1, 1)
-        logits = probe(torch.cat([seen, plain]) + noise.to(device))
+        image = image.to(device)
+        if with_reconstructions:
+            blurred, plain = image.chunk(2)
+            with torch.no_grad():
+                blurred = latent_space.decode(latent_space.encode(blurred)).clamp(-1, 1)
+            image = torch.cat([blurred, plain])
+        logits = probe(image + noise.to(device))
         loss = sum(F.cross_entropy(logits[f], factors[:, f]) for f in range(len(logits)))
         optimizer.zero_grad()
         loss.backward()

@@ -5,6 +5,9 @@ several factors. A random walk from an image to similar images follows the nonli
 product of factors, the functions that change least along the walk (Laplacian eigenmaps, Belkin & Niyogi 2003;
 diffusion maps, Coifman & Lafon 2006) depend on one factor each, or are harmonics and products of such
 functions (Zhang, Moscovich & Singer 2021). The slowest functions that are neither are used as coordinates.
+
+With the angles (`disdiff.initialisation.angle_modes`) it is an initialisation that assumes loops and
+colour-linear images: hues that are circles in the data, and images that are linear in the colours.
 """
 
 import torch

@@ -5,7 +5,7 @@
     metrics.json       scores
     codes.npz          codes, for names and directions of units
     stages/<name>/     weights (safetensors) and record of each stage
-    *.png              pictures of the run
+    *.png, *.gif       pictures of the run
 
 The folder has the layout of a run folder, so `disdiff.load` and every command accept it, and of a hub
 repository, so it can be uploaded unchanged. Logs, report and caches are not exported, nor are paths of this
@@ -26,6 +26,7 @@ from disdiff.config.schema import Config, RunConfig, TrainerConfig, WeightsConfi
 from disdiff.editing.unit_lookup import DISCOVERY
 from disdiff.interop.card import CardDetails, check_licence, write_card
 from disdiff.interop.run_folder import REPORT
+from disdiff.report.animation import ANIMATION
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
 from ldm.errors import UserError
@@ -34,7 +35,7 @@ from ldm.training.weight_files import WEIGHTS, fingerprint
 
 CARD, METRICS = "README.md", "metrics.json"
 EXTRAS = ("codes.npz", DISCOVERY, REPORT)
-PICTURES = ("traversal.png", "swap.png", "reconstruction.png", "samples.png", "fields.png")
+PICTURES = ("traversal.png", ANIMATION, "swap.png", "reconstruction.png", "samples.png", "fields.png")
 
 
 def export_run(

@@ -58,7 +58,8 @@ class FactorEncoderConfig:
             components;
             `circular`: the angles of loops in the data, then components of the rest; `bilinear`: the same
             angles, then modes whose effect may depend on the angles; `eigenmaps`: the same angles, then slow
-            coordinates of a random walk over the rest.
+            coordinates of a random walk over the rest. The last three are spectral: an initialisation that
+            assumes loops and colour-linear images.
         freeze_steps: the encoder is frozen for this many steps while the networks that read its code train.
         learning_rate_factor: the encoder's learning rate as a multiple of the other networks'.
     """
@@ -190,13 +191,17 @@ class FactorEncoder(nn.Module):
         if self.components is not None:
             self.components.fit(x)
 
+    def initial_code(self, x: Tensor) -> Tensor:
+        """The fitted start alone, without what was trained, shape (B, N D), of `x` (B, C, size, size)."""
+        with torch.autocast(x.device.type, enabled=False):  # the sums have cancellation
+            return self.components(x.to(self.head.weight))
+
     def posterior(self, x: Tensor) -> Posterior:
         """Codes of `x` (B, C, size, size), with variance if the encoder has one."""
         units = self.head(self.trunk(x))
         mean, logvar = units.chunk(2, dim=1) if self.gaussian else (units, None)
         if self.components is not None:
-            with torch.autocast(x.device.type, enabled=False):  # the sums have cancellation
-                mean = mean + self.components(x.to(self.head.weight))
+            mean = mean + self.initial_code(x)
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
         if self.gaussian:
             return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))

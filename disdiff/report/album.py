@@ -12,6 +12,7 @@ from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
 from disdiff.editing.units import deterministic, draw_samples, invert, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DisDiff
+from disdiff.report.animation import ANIMATION, save_animation
 from disdiff.report.fields import compute_fields, draw_fields
 from disdiff.report.grids import as_grid, save_grid
 from disdiff.report.pictures import (
@@ -23,14 +24,14 @@ from disdiff.report.pictures import (
     draw_swap,
     label_amounts,
 )
-from disdiff.report.sliders import FRAMES, save_frames
+from disdiff.report.sliders import FRAMES, load_frames, save_frames
 from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
 
 Report = Callable[[str, float], None]
 PARTS = {  # parts in drawing order, each with the files it writes
     "swap": ("swap.png",),
-    "traversal": ("traversal.png", FRAMES),
+    "traversal": ("traversal.png", FRAMES, ANIMATION),
     "fields": ("fields.png",),
     "reconstruction": ("reconstruction.png",),
     "samples": ("samples.png",),
@@ -123,13 +124,20 @@ class Album:
         self.save("swap", grid, ["source", "target", *self.labels])
 
     def write_traversal(self) -> None:
-        """Write `traversal.png` of one image, and the slider frames of a few images for the report."""
+        """Write `traversal.png` and `traversal.gif` of one image, and the slider frames of a few images.
+
+        Units that hardly change the picture have no row; a line below the title names them.
+        """
         units, directions = self.names.shown, principal_directions(self.codes)
         ddim, progress = deterministic(self.sampler), self.progress_of("traversal.png")
         frames = draw_frames(self.model, self.start[:NUM_MOVED], units, directions, ddim, self.z_T, progress)
         shown = [0, *(1 + FRAME_AMOUNTS.index(amount) for amount in AMOUNTS)]
-        self.save("traversal", frames[:, 0, shown], self.labels, label_amounts(AMOUNTS))
         save_frames(self.folder / FRAMES, frames[:, :, 1:].transpose(1, 2), units, FRAME_AMOUNTS)
+        saved = load_frames(self.folder)
+        rows = [row for row in range(len(units)) if row not in saved.faint]
+        labels = [self.labels[row] for row in rows]
+        self.save("traversal", frames[rows, 0][:, shown], labels, label_amounts(AMOUNTS), note=saved.says)
+        save_animation(self.folder / ANIMATION, saved, self.names)
 
     def write_fields(self) -> None:
         """Write `fields.png`, at the middle diffusion step."""
@@ -166,8 +174,9 @@ class Album:
         rows: list[str] | None = None,
         columns: list[str] | None = None,
         title: str | None = None,
+        note: str = "",
     ) -> None:
-        """Write `<name>.png`; see `save_grid`."""
-        about_units = name in ("swap", "traversal", "fields") and self.names.left_out
-        subtitle = f"{self.subtitle} · {self.names.left_out}" if about_units else self.subtitle
+        """Write `<name>.png`; see `save_grid`. The note is added to the subtitle."""
+        left_out = self.names.left_out if name in ("swap", "traversal", "fields") else ""
+        subtitle = " · ".join(filter(None, [self.subtitle, left_out, note]))
         save_grid(self.folder / f"{name}.png", grid, title or TITLES[name], subtitle, rows, columns)

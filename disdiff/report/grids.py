@@ -19,7 +19,8 @@ from ldm.files import atomic_path
 CELL = 128  # target side of an image in pixels, reached by an integer factor
 GAP, MARGIN = 4, 14  # pixels
 DPI = 100
-LABEL, SMALL, TITLE = (FontProperties(family="DejaVu Sans", size=size) for size in (10, 9, 13))
+FONT = "DejaVu Sans"
+LABEL, SMALL, TITLE = (FontProperties(family=FONT, size=size) for size in (10, 9, 13))
 INK, FAINT = "#1b1f24", "#59636e"
 
 

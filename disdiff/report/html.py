@@ -17,6 +17,7 @@ from disdiff.report.elements import Picture, embed_figure, embed_png, render
 from disdiff.report.figures import plot_importance, plot_information, plot_training, plot_votes
 from disdiff.report.sentences import (
     describe_codebook,
+    describe_controls,
     describe_importance,
     describe_information,
     describe_reconstruction,
@@ -24,7 +25,17 @@ from disdiff.report.sentences import (
     describe_votes,
 )
 from disdiff.report.sliders import load_frames, place_sliders
-from disdiff.report.summary import Rows, list_edits, list_notes, list_reconstructions, list_scores, list_tiles
+from disdiff.report.summary import (
+    LENIENT_PROBE,
+    Rows,
+    list_controls,
+    list_edits,
+    list_notes,
+    list_reconstructions,
+    list_scores,
+    list_tiles,
+    split_edits,
+)
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json
 from ldm.training.log import format_duration, read_log
@@ -118,7 +129,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         **summarise(metrics),
         findings=list(list_findings(folder, metrics)),
         discovery=load_discovery(out.parent if out and (out.parent / FILE).exists() else folder),
-        pictures=list(list_pictures(folder, metrics, names)),
+        pictures=list(list_pictures(folder, metrics, names, frames.says if frames else "")),
         frames=frames,
         sliders=place_sliders(frames, names) if frames else [],
         curves=list(list_curves(folder)),
@@ -143,7 +154,9 @@ def list_facts(metrics: dict[str, Any], data_name: str) -> list[str]:
 
 def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
     """The values of the tables; None for what was not measured."""
-    editing, reconstruction = metrics.get("editing"), metrics.get("reconstruction")
+    strict, lenient = split_edits(metrics)
+    by_probe = {"a probe trained on original images": strict, LENIENT_PROBE: lenient}
+    reconstruction = metrics.get("reconstruction")
     return {
         "supervision": metrics.get("supervision"),
         "tiles": list_tiles(metrics),
@@ -151,8 +164,12 @@ def summarise(metrics: dict[str, Any]) -> dict[str, Any]:
             (protocol, list_scores(scores), list_notes(scores))
             for protocol, scores in (metrics.get("scores") or {}).items()
         ],
+        "controls": [
+            (describe_controls(protocol, scored), list_controls(scored), protocol)
+            for protocol, scored in (metrics.get("controls") or {}).items()
+        ],
         "scores_reason": metrics.get("scores_reason", "the run was not evaluated"),
-        "edits": list_edits(editing) if editing else None,
+        "edits": {probe: list_edits(editing) for probe, editing in by_probe.items()} if lenient else {},
         "reconstructions": list_reconstructions(reconstruction) if reconstruction else None,
     }
 
@@ -175,11 +192,16 @@ def list_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[tuple]:
 
 
 def list_pictures(
-    folder: Path, metrics: dict[str, Any], names: UnitNames
+    folder: Path, metrics: dict[str, Any], names: UnitNames, faint: str
 ) -> Iterator[tuple[str, Picture | None, str]]:
-    """Name, picture (None if the file is missing) and explanation, in the order of the page."""
+    """Name, picture (None if the file is missing) and explanation, in the order of the page.
+
+    `faint` names the units that hardly change the picture.
+    """
     shown = f"The picture shows {names.left_out}." if names.left_out else ""
     captions = {**dict.fromkeys(PICTURES_OF_UNITS, shown), "reconstruction": describe_reconstruction(metrics)}
+    if faint:
+        captions["traversal"] = f"{shown} {faint}.".strip()
     for name, (title, says) in PICTURES.items():
         path, caption = folder / f"{name}.png", captions.get(name, "")
         yield name, embed_png(path.read_bytes(), title, "picture", caption) if path.exists() else None, says

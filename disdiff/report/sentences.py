@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from disdiff.report.summary import list_reconstructions
+from disdiff.report.summary import CONTROLLED, find_best_control, list_reconstructions
 
 
 def describe_importance(importance: np.ndarray, factors: list[str]) -> str:
@@ -52,8 +52,29 @@ def describe_training(rows: list[dict[str, str]]) -> str:
 def describe_reconstruction(metrics: dict[str, Any]) -> str:
     """PSNR by kind of reconstruction, from `metrics.json`."""
     rows = list_reconstructions(metrics.get("reconstruction") or {})
-    parts = [f"{str(name).lower()} {value}" for name, value in rows]
+    parts = [f"{str(name).lower()} {value}" for name, value, *_ in rows]
     return f"PSNR over the measured images: {'; '.join(parts)}." if parts else ""
+
+
+def describe_controls(protocol: str, scored: dict[str, Any]) -> str:
+    """One sentence: did training beat the best control (of `metrics.json`) by either score, and by how much.
+
+    Args:
+        protocol: protocol of the scores.
+        scored: scores of the run and its controls by this protocol.
+    """
+    parts = []
+    for metric, name in CONTROLLED.items():
+        best, own = find_best_control(scored, metric), scored["run"].get(metric)
+        if best is None or own is None:
+            parts.append(f"in {name} they are not comparable, as it is not defined")
+            continue
+        gap = round(own, 3) - round(best[metric], 3)
+        verdict = f"beat it by {gap:.3f}" if gap > 0 else f"fell short of it by {-gap:.3f}"
+        verdict = verdict if gap else "equalled it"
+        parts.append(f"in {name} training {verdict} ({own:.3f} against {best[metric]:.3f}, {best['name']})")
+    images = f"{scored['num_images']:,} images, protocol {protocol}"
+    return f"Compared with the best control ({images}), {' and '.join(parts)}."
 
 
 def describe_codebook(scores: dict[str, float]) -> str:

@@ -26,7 +26,11 @@ PSNR = {
     "random": "Code and random noise",
 }
 PSNR_ROWS = {kind: f"PSNR (dB): {name.lower()}" for kind, name in PSNR.items()}
+CONTROLLED = {"factor_vae": "FactorVAE", "dci": "DCI"}  # scores of controls
 EDITING = {"success_mean": "Swaps that give the target's value", "kept_mean": "Other factors kept by swaps"}
+LENIENT = {key: f"{name}, lenient probe" for key, name in EDITING.items()}
+LENIENT_PROBE = "a probe trained on originals and reconstructions, which reads through blur"
+NOT_MEASURED = "not measured"
 Rows = list[list[str | float]]
 
 
@@ -54,18 +58,69 @@ def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, floa
     """All values of a run that can be compared with other runs, by name."""
     scores = (metrics["scores"] or {}).get(protocol, {})
     values = {str(name): float(value) for name, value, _ in list_scores(scores)}
-    editing, reconstruction = metrics.get("editing") or {}, metrics.get("reconstruction") or {}
+    (strict, lenient), reconstruction = split_edits(metrics), metrics.get("reconstruction") or {}
     found = {
-        **{name: editing.get(key) for key, name in EDITING.items()},
+        **{name: strict.get(key) for key, name in EDITING.items()},
+        **{name: lenient.get(key) for key, name in LENIENT.items()},
         **{name: reconstruction.get(f"{kind}_psnr") for kind, name in PSNR_ROWS.items()},
         "MSE, inferred noise": reconstruction.get("inferred_mse"),
+        "SSIM, inferred noise": reconstruction.get("inferred_ssim"),
+        "Edge error, inferred noise": reconstruction.get("inferred_edge_error"),
         "Minutes in total": metrics.get("seconds_total") and metrics["seconds_total"] / 60,
     }
+    found |= list_control_values(metrics, protocol)
     return values | {name: float(value) for name, value in found.items() if value is not None}
 
 
+def list_control_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, float | None]:
+    """Scores of the run and of its controls, by one protocol that is named: `protocol` if they have it."""
+    controls = metrics.get("controls") or {}
+    chosen = protocol if protocol in controls else next(iter(controls), None)
+    if chosen is None:
+        return {}
+    scored, values = controls[chosen], {}
+    for metric, name in CONTROLLED.items():
+        own, best = scored["run"].get(metric), find_best_control(scored, metric)
+        values[f"{name} beside the controls ({chosen})"] = own
+        for control in scored["controls"]:
+            values[f"{name} of the control ({chosen}): {control['name']}"] = control.get(metric)
+        if own is not None and best is not None:
+            values[f"{name} above the best control ({chosen})"] = own - best[metric]
+    return values
+
+
+def find_best_control(scored: dict[str, Any], metric: str) -> dict[str, Any] | None:
+    """The control with the highest score of a metric; None if it is defined for none."""
+    defined = [control for control in scored["controls"] if control.get(metric) is not None]
+    return max(defined, key=lambda control: control[metric], default=None)
+
+
+def list_controls(scored: dict[str, Any]) -> Rows:
+    """Rows of the run and of its controls: name, seed of random weights, and the scores."""
+    named = [{"name": "this run, trained", "seed": None, **scored["run"]}, *scored["controls"]]
+    return [
+        [
+            each["name"],
+            "" if each["seed"] is None else str(each["seed"]),
+            *(each.get(metric, each.get("reason", "not defined")) for metric in CONTROLLED),
+        ]
+        for each in named
+    ]
+
+
+def split_edits(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rates of edits by the probe of original images, and by the lenient one; empty if not measured.
+
+    Runs of earlier versions have the lenient probe only.
+    """
+    editing = metrics.get("editing") or {}
+    if "probe" not in editing:
+        return {}, editing
+    return editing, {**editing, **editing["with_reconstructions"]}
+
+
 def list_edits(editing: dict[str, Any]) -> Rows:
-    """Rows per factor: its unit, success rate, the worst-kept factor, and the accuracy of the probe."""
+    """Rows per factor: its unit, success rate, the worst-kept factor, and the accuracies of the probe."""
     rows: Rows = []
     for name, success in editing.get("success", {}).items():
         kept = editing.get("kept", {}).get(name, {})
@@ -77,6 +132,7 @@ def list_edits(editing: dict[str, Any]) -> Rows:
                 success,
                 "" if worst is None else f"{kept[worst]:.2f} ({worst})",
                 editing.get("unedited", {}).get(name, ""),
+                editing.get("probe_accuracy_originals", {}).get(name, NOT_MEASURED),
                 editing.get("probe_accuracy", {}).get(name, ""),
             ]
         )
@@ -84,9 +140,13 @@ def list_edits(editing: dict[str, Any]) -> Rows:
 
 
 def list_reconstructions(reconstruction: dict[str, Any]) -> Rows:
-    """Rows with the PSNR in dB of each kind of reconstruction."""
+    """Rows with PSNR in dB, SSIM and edge error of each kind of reconstruction."""
     return [
-        [name, f"{reconstruction[f'{kind}_psnr']:.1f} dB"]
+        [
+            name,
+            f"{reconstruction[f'{kind}_psnr']:.1f} dB",
+            *(reconstruction.get(f"{kind}_{score}", NOT_MEASURED) for score in ("ssim", "edge_error")),
+        ]
         for kind, name in PSNR.items()
         if f"{kind}_psnr" in reconstruction
     ]
@@ -98,11 +158,11 @@ def list_tiles(metrics: dict[str, Any]) -> Rows:
     for protocol, scores in (metrics.get("scores") or {}).items():
         values = {(metric, key): scores.get(metric, {}).get(key) for metric, key in list(SCORES)[:2]}
         tiles += [[f"{v:.2f}", f"{SCORES[k]} ({protocol})"] for k, v in values.items() if v is not None]
-    editing, reconstruction = metrics.get("editing") or {}, metrics.get("reconstruction") or {}
-    if editing.get("success_mean") is not None:
-        tiles.append([f"{100 * editing['success_mean']:.0f} %", "swaps that give the target's value"])
-    if editing.get("kept_mean") is not None:
-        tiles.append([f"{100 * editing['kept_mean']:.0f} %", "other factors kept by swaps"])
+    (strict, lenient), reconstruction = split_edits(metrics), metrics.get("reconstruction") or {}
+    editing, names = (strict, EDITING) if strict else (lenient, LENIENT)
+    for key, name in names.items():
+        if editing.get(key) is not None:
+            tiles.append([f"{100 * editing[key]:.0f} %", f"{name[0].lower()}{name[1:]}"])
     if "psnr" in reconstruction:
         tiles.append([f"{reconstruction['psnr']:.1f} dB", "reconstruction, inferred noise"])
     return tiles

@@ -25,8 +25,10 @@ from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from disdiff.report.summary import list_notes
+from disdiff.report.sentences import describe_controls
+from disdiff.report.summary import CONTROLLED, list_notes
 from disdiff.runs.context import Context
+from disdiff.runs.controls import score_controls
 from disdiff.runs.stages import Stage, shared_folder
 from ldm.data.source import AttributeSource, ImageSource, describe_source, to_float
 from ldm.errors import UserError
@@ -68,6 +70,7 @@ def write_results(context: Context, seconds: float) -> None:
     save_codes(folder / "codes.npz", codes)
     copyfile(context.stages["code"].folder / "log.csv", folder / "log.csv")
     scores, reason = score_once(folder, codes, config.evaluation)
+    controls = measure_controls(context, model, codes, scores)
     with torch.inference_mode():
         editing, reconstruction = measure_edits(context, model, scores)
         with progress_bar("pictures") as progress:
@@ -93,6 +96,7 @@ def write_results(context: Context, seconds: float) -> None:
         "dataset": describe_source(source),
         "scores": None if scores is None else {config.evaluation.protocol: scores},
         **({} if reason is None else {"scores_reason": reason}),
+        **({} if controls is None else {"controls": controls}),
         "editing": editing,
         "reconstruction": reconstruction,
         "evaluation": describe_evaluation(config),
@@ -113,6 +117,8 @@ def write_results(context: Context, seconds: float) -> None:
     pictures = [folder / PARTS[part][0] for part in list_pictures(model)]
     log_results(context.machine.logger, folder, told, pictures, records["code"]["steps"])
     log.info(summarise(metrics))
+    for protocol, scored in (controls or {}).items():
+        log.info(describe_controls(protocol, scored))
 
 
 def results_are_complete(context: Context) -> bool:
@@ -179,6 +185,16 @@ def describe_headlines(scores: dict[str, Any]) -> str:
     if "tad" in scores:
         values.append(f"{scores['tad']['num_captured']:g} attributes captured")
     return ", ".join(values) or "no FactorVAE, DCI or TAD score"
+
+
+def measure_controls(
+    context: Context, model: ImageModel, codes: dict[str, np.ndarray], scores: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Scores of the controls (`disdiff.runs.controls`); None if they are off or the run has no scores."""
+    if not context.config.evaluation.controls or not set(CONTROLLED) & set(scores or {}):
+        return None
+    with progress_bar("controls") as progress:
+        return score_controls(context.config, model, context.source, codes, progress=progress)
 
 
 def measure_edits(

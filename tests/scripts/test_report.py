@@ -2,8 +2,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from disdiff.report.album import PARTS
+from disdiff.report.sliders import save_frames
 from ldm.errors import UserError
 
 
@@ -30,6 +32,7 @@ def call(script, call_script, run_folder, monkeypatch):
     """
     drawn = []
     monkeypatch.setattr(script, "draw", lambda arguments, parts, seed: drawn.append((list(parts), seed)))
+    monkeypatch.setattr(script, "animate", lambda folder: None)
     monkeypatch.setattr(script, "write_report", lambda run, out: out or run / "report.html")
 
     def run(*arguments):
@@ -48,6 +51,17 @@ def test_what_an_earlier_version_did_not_draw_is_drawn_with_the_run_s_seed(call,
     (run_folder / "frames.json").touch()
     assert call()[0] == []
     assert call("--pictures", "--seed", 3)[0] == [(list(PARTS), 3)]
+
+
+def test_a_run_of_an_earlier_version_is_animated_from_its_frames(script, run_folder):
+    (run_folder / "codes.npz").unlink()
+    script.animate(run_folder)
+    assert not (run_folder / "traversal.gif").exists()
+    save_frames(run_folder / "frames.json", torch.rand(2, 3, 1, 3, 8, 8), [1, 0], (-1.0, 0.0, 1.0))
+    script.animate(run_folder)
+    made = (run_folder / "traversal.gif").stat().st_mtime_ns
+    script.animate(run_folder)
+    assert (run_folder / "traversal.gif").stat().st_mtime_ns == made
 
 
 @pytest.mark.parametrize("name", ["stages/code/model.safetensors", "codes.npz"])

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from disdiff.build import build_latent_dpm
 from disdiff.config.schema import to_yaml
-from disdiff.runs.run_folder import load_run
 from ldm.files import save_json
 from ldm.training.weight_files import save_weights
 
@@ -98,13 +96,3 @@ def test_interpolations_along_lines_and_by_trajectories(make_run, call, system):
         (path,) = call("edit", folder, 5, "--walk", 70_000, "--columns", 3, "--out", f"{i}.png", *extra)
         pictures.append(Path(path).read_bytes())
     assert pictures[0] != pictures[1]
-
-
-def test_controls_leave_the_run_as_it_was(make_run, load_script):
-    run = load_run(make_run("disdiff"))
-    before = to_yaml(run.config), [p.clone() for p in run.model.networks.parameters()]
-    controls = load_script("../benchmarks/controls")
-    arrays = controls.encode_untrained(run, torch.arange(6), 0, "principal")
-    assert arrays["codes"].shape == (6, 6, 1)
-    assert to_yaml(run.config) == before[0] and run.config.code.encoder.start == "random"
-    assert all(map(torch.equal, before[1], run.model.networks.parameters()))

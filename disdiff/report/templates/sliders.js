@@ -1,5 +1,6 @@
-for (const unit of document.querySelectorAll(".unit")) {
-  const slider = unit.querySelector("input");
+const sliders = [...document.querySelectorAll(".unit input")];
+for (const slider of sliders) {
+  const unit = slider.closest(".unit");
   slider.addEventListener("input", () => {
     const amount = slider.dataset.amounts.split("|")[slider.value];
     unit.querySelector(".frame").style.backgroundPositionX = 100 * slider.value / slider.max + "%";
@@ -7,3 +8,20 @@ for (const unit of document.querySelectorAll(".unit")) {
     slider.setAttribute("aria-valuetext", amount);
   });
 }
+
+const play = document.querySelector("#play");
+let timer = 0, step = 1;
+play.addEventListener("click", () => {
+  const moving = play.getAttribute("aria-pressed") === "true";
+  play.setAttribute("aria-pressed", !moving);
+  play.textContent = moving ? "Move all to and fro" : "Stop";
+  clearInterval(timer);
+  if (!moving) timer = setInterval(() => {
+    const place = Number(sliders[0].value);
+    if (place + step < 0 || place + step > sliders[0].max) step = -step;
+    for (const slider of sliders) {
+      slider.value = place + step;
+      slider.dispatchEvent(new Event("input"));
+    }
+  }, 250);
+});

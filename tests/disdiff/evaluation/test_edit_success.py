@@ -59,7 +59,7 @@ def eval_index(halves):
 
 def test_probe_learns_the_factors_and_is_reproducible(model, halves):
     index = torch.arange(len(halves))
-    first, second = (train_probe(model.latent_space, halves, index, 30, seed) for seed in (0, 0))
+    first, second = (train_probe(model.latent_space, halves, index, 30, 0) for _ in range(2))
     image = to_float(halves.images(index))
     assert (first.predict(image) == halves.factors(index)).float().mean() > 0.98
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -81,13 +81,35 @@ def test_too_few_steps_are_refused(model, halves):
         train_probe(model.latent_space, halves, torch.arange(5), 9, 0)
 
 
+def test_blur_misleads_the_probe_of_originals_only(copier, halves, eval_index, monkeypatch):
+    """A first stage that mixes up the brightness: who has seen its pictures reads them, who has not errs."""
+    model, names = copier(), halves.factor_space.names
+    table = torch.tensor([1, 2, 3, 0]) * 80 / 127.5 - 1
+
+    def blur(z, **_):
+        rank = ((z[:, 0, 0, 0] + 1) * 127.5 / 80).round().long()
+        image = z.clone()
+        image[..., :8] = table[rank][:, None, None, None]
+        image[:, 0, 8:, :8] = image[:, 1, 8:, :8] = 0.9  # a mark of the first stage
+        return image
+
+    monkeypatch.setattr(model.latent_space, "decode", blur)
+    result = compute_editing(model, halves, eval_index, np.eye(2), SAMPLER, 20, seed=0, probe_steps=150)
+    lenient = result["with_reconstructions"]
+    assert result["probe"] == "originals" and set(result["success"]) == set(lenient["success"]) == set(names)
+    assert result["probe_accuracy_originals"]["brightness"] == 1 > result["probe_accuracy"]["brightness"]
+    assert lenient["probe_accuracy"]["brightness"] > 0.8 > 0.5 > result["probe_accuracy"]["brightness"]
+    assert lenient["probe_accuracy_originals"]["brightness"] > 0.9
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_a_probe_is_kept_for_other_runs_on_the_same_first_stage(
     model, halves, eval_index, tmp_path, monkeypatch, mode
 ):
-    def find(steps=20):
+    def find(steps=20, both=True):
         with mode():
-            return find_probe(tmp_path, model.latent_space, halves, eval_index, steps, 0, lambda share: None)
+            shared = (tmp_path, model.latent_space, halves, eval_index, steps, 0, lambda share: None)
+            return find_probe(*shared, with_reconstructions=both)
 
     first = find()
     train = "disdiff.evaluation.edit_success.train_probe"
@@ -97,8 +119,14 @@ def test_a_probe_is_kept_for_other_runs_on_the_same_first_stage(
     assert torch.equal(first.predict(image), second.predict(image)) and not second.training
     with pytest.raises(pytest.fail.Exception):  # another probe
         find(steps=21)
+    with pytest.raises(pytest.fail.Exception):  # of originals only
+        find(both=False)
+    monkeypatch.undo()
+    originals = find(both=False)
+    monkeypatch.setattr(train, lambda *arguments: pytest.fail("trained again"))
     with torch.no_grad():
         model.latent_space.mean += 1
+    assert torch.equal(find(both=False).predict(image), originals.predict(image))  # whatever the first stage
     with pytest.raises(pytest.fail.Exception):  # another first stage
         find()
 
@@ -160,6 +188,8 @@ def test_reconstruction_of_the_first_stage_and_of_codes(model, halves, eval_inde
     )
     assert result["autoencoder_psnr"] == 100.0 and result["autoencoder_mse"] == 0.0
     assert result["psnr"] == result["inferred_psnr"] > result["random_psnr"]
+    assert result["autoencoder_edge_error"] == 0 < result["inferred_edge_error"]
+    assert result["autoencoder_ssim"] == pytest.approx(1, abs=1e-3) and result["random_ssim"] < 1
     assert result["inferred_psnr"] == pytest.approx(-10 * np.log10(result["inferred_mse"]))
     assert result["num_images"] == 6 and result["sampler"]["eta"] == 0.0
     assert shares[-1] == 1.0

@@ -50,6 +50,22 @@ def test_ssim_agrees_with_its_definition(image):
     assert compare_images(other, image)["ssim"].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_edge_error_of_images_that_are_known(image):
+    """Of c x + d it is |c - 1|; moved edges count twice; a constant has none."""
+    for scale, offset in ((0.25, 0.1), (1, -0.2), (0, 0.5)):
+        error = compare_images(scale * image + offset, image)["edge_error"]
+        assert error.tolist() == pytest.approx([abs(scale - 1)] * 3, abs=1e-6)
+    step = torch.zeros(1, 3, 16, 16)
+    step[..., 8:] = 1  # gradients in columns 7 and 8
+    moved = torch.zeros_like(step)
+    moved[..., 4:] = 1
+    assert compare_images(moved, step)["edge_error"].item() == pytest.approx(2)
+    ramp = (torch.arange(16.0) - 4).clamp(0, 8)[None, None, None].expand(1, 3, 16, 16) / 8
+    assert 0.5 < compare_images(ramp, step)["edge_error"].item() < 2
+    flat = torch.full((1, 3, 16, 16), 0.5)
+    assert compare_images(flat, flat)["edge_error"].item() == 0
+
+
 def test_rows_and_columns_are_alike_to_ssim(image):
     other = (image + 0.2).clamp(-1, 1)
     turned = compare_images(other.transpose(2, 3), image.transpose(2, 3))["ssim"]

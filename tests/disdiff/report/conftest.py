@@ -45,6 +45,8 @@ def run_folder(tmp_path, scores, codes):
         "dataset": {"name": "shapes3d", "procedural": True, "num_images": 480_000},
         "scores": {"paper": scores},
         "editing": {
+            "probe": "originals",
+            "with_reconstructions": {"success": {"wall <hue>": 1.0, "scale": 0.5}, "success_mean": 0.75},
             "success": {"wall <hue>": 0.9, "scale": 0.4},
             "success_mean": 0.65,
             "kept": {"wall <hue>": {"scale": 0.88}, "scale": {"wall <hue>": 0.97}},
@@ -53,12 +55,23 @@ def run_folder(tmp_path, scores, codes):
             "assigned_unit": {"wall <hue>": 1, "scale": 0},
             "unedited": {"wall <hue>": 1.0, "scale": 0.95},
             "probe_accuracy": {"wall <hue>": 1.0, "scale": 0.99},
+            "probe_accuracy_originals": {"wall <hue>": 1.0, "scale": 0.995},
         },
         "reconstruction": {
             "psnr": 25.5,
             "autoencoder_psnr": 29.0,
             "inferred_psnr": 25.5,
             "random_psnr": 20.0,
+            **{f"{kind}_ssim": 0.9 for kind in ("autoencoder", "inferred", "random")},
+            **{f"{kind}_edge_error": 0.25 for kind in ("autoencoder", "inferred", "random")},
+        },
+        "controls": {
+            "fast": {
+                "num_images": 2000,
+                "seed": 0,
+                "run": {"factor_vae": 0.86, "dci": 0.44},
+                "controls": [{"name": "PCA <of latents>", "seed": None, "factor_vae": 0.6, "dci": 0.5}],
+            }
         },
         "stages": {"autoencoder": {"steps": 1500, "seconds": 200.0}},
         "seconds_total": 900.0,

@@ -118,13 +118,25 @@ def test_report_says_what_was_found_and_how_it_was_measured(run_folder):
         "MIG": "0.300",
     }
     assert {cells[1] for name, cells in table.items() if name[:3] == "DCI"} == {"trees; 10,000 train"}
-    (edits,) = (rows for name, rows in page.tables.items() if name.startswith("Edits"))
+    edits, lenient = (rows for name, rows in page.tables.items() if name.startswith("Edits"))
     assert edits == [
-        ["wall <hue>", "unit 1", "0.900", "0.88 (scale)", "1.000", "1.000"],
-        ["scale", "unit 0", "0.400", "0.97 (wall <hue>)", "0.950", "0.990"],
+        ["wall <hue>", "unit 1", "0.900", "0.88 (scale)", "1.000", "1.000", "1.000"],
+        ["scale", "unit 0", "0.400", "0.97 (wall <hue>)", "0.950", "0.995", "0.990"],
     ]
-    (decibels,) = (rows for name, rows in page.tables.items() if name.startswith("Reconstruction"))
-    assert [numbers_in(value) for _, value in decibels] == [[29.0], [25.5], [20.0]]
+    assert [row[2] for row in lenient] == ["1.000", "0.500"]
+    made = [row[1:] for row in page.tables["Reconstruction"]]
+    assert [numbers_in(psnr) for psnr, *_ in made] == [[29.0], [25.5], [20.0]]
+    assert {tuple(rest) for _, *rest in made} == {("0.900", "0.250")}
+    (controls,) = (rows for name, rows in page.tables.items() if name.startswith("Controls"))
+    assert controls == [
+        ["this run, trained", "", "0.860", "0.440"],
+        ["PCA <of latents>", "", "0.600", "0.500"],
+    ]
+    (said,) = (text for text in page.find("p") if "best control" in text)
+    assert (
+        "in FactorVAE training beat it by 0.260" in said
+        and "in DCI training fell short of it by 0.060" in said
+    )
     environment = dict(page.tables["what"])
     assert environment["versions"] == "torch 2.15.0" and environment["commit"] == "0123456789ab"
     assert page.find("pre") == ["seed: 0 name: <none>"]
@@ -140,6 +152,24 @@ def test_each_unit_is_listed_with_the_factors_that_it_carries(run_folder):
     first, second = read(write_report(run_folder)).find("li")
     assert numbers_in(first) == [1, 1.00, 0.90] and first.index("wall <hue>") < first.index("scale")
     assert numbers_in(second) == [0, 0.10] and "scale" in second and "wall" not in second
+
+
+def test_what_an_earlier_version_did_not_measure_is_said(run_folder, edit_metrics):
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    editing, made = metrics["editing"], metrics["reconstruction"]
+    for key in ("probe", "with_reconstructions", "probe_accuracy_originals"):
+        del editing[key]
+    edit_metrics(
+        controls=None,
+        editing=editing,
+        reconstruction={key: value for key, value in made.items() if key.endswith("psnr")},
+    )
+    page = read(write_report(run_folder))
+    assert sum("not measured" in text for text in page.find("p")) == 2  # controls, and the probe of originals
+    (edits,) = (rows for name, rows in page.tables.items() if name.startswith("Edits"))
+    assert edits[0][2] == "0.900" and edits[0][5] == "not measured"
+    assert page.tables["Reconstruction"][0][1:] == ["29.0 dB", "not measured", "not measured"]
+    assert sum("lenient probe" in text for text in page.find("span")) == 2
 
 
 @pytest.mark.parametrize(("procedural", "notices"), [(True, 1), (False, 0)])

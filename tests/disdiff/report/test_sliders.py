@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from disdiff.report.html import write_report
-from disdiff.report.sliders import FRAMES, load_frames, save_frames
+from disdiff.report.sliders import FRAMES, load_frames, measure_change, save_frames
 
 
 def read_sheet(frames):
@@ -22,6 +22,26 @@ def test_a_cell_of_the_sheet_is_a_frame(tmp_path):
     assert sheet.shape == (2 * 8, 3 * 2 * 8, 3)
     cells = sheet.reshape(2, 8, 3, 2, 8, 3).mean(axis=(1, 4, 5))
     np.testing.assert_allclose(cells, (values.numpy() + 1) * 127.5, atol=2)
+
+
+def test_units_that_hardly_change_the_picture_are_folded(run_folder):
+    """By the change along the positions, whatever the images are: unit 7 shows noise that stays the same."""
+    change = torch.tensor([1.0, 0.0, 0.2, 0.001])[:, None, None, None, None, None]
+    along = torch.linspace(-1, 1, 5)[None, :, None, None, None, None]
+    still = torch.rand(4, 1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    images = (still * (torch.arange(4) == 1)[:, None, None, None, None, None] + 0.4 * change * along).clone()
+    shares = measure_change(images)
+    torch.testing.assert_close(shares, change.flatten(), atol=1e-6, rtol=1e-4)
+    assert measure_change(torch.zeros(2, 3, 1, 3, 8, 8)).tolist() == [1, 1]
+    save_frames(run_folder / FRAMES, images, [4, 7, 0, 2], (-2, -1, 0, 1, 2))
+    frames = load_frames(run_folder)
+    torch.testing.assert_close(frames.images, images, atol=0.05, rtol=0)
+    assert frames.faint == [1, 3] and frames.says == "2 units hardly change the picture: 2, 7"
+    page = write_report(run_folder).read_text()
+    shown, folded = page.split("<summary>2 units hardly change the picture: 2, 7</summary>")
+    assert [f'id="unit{unit}"' in shown for unit in (4, 7, 0, 2)] == [True, False, True, False]
+    assert [f'id="unit{unit}"' in folded for unit in (4, 7, 0, 2)] == [False, True, False, True]
+    assert "background-position: 50.000% 33.333%" in folded  # still the second row of the sheet
 
 
 def test_large_images_are_shrunk(tmp_path):

@@ -127,7 +127,7 @@ def linear_schedule():
 def noise_images(monkeypatch):
     """Procedural Shapes3D whose images are noise, for speed."""
     noise = torch.rand(480, 4, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
-    monkeypatch.setattr(ProceduralShapes3D, "maps", noise)
+    monkeypatch.setattr(ProceduralShapes3D, "maps", lambda self, geometry: noise[geometry])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Describe a data set's files; download, render, convert, encode or check them."""
+"""Describe a data set's files; download, render, convert, encode or check them; show its images."""
 
 import argparse
 from pathlib import Path
@@ -9,10 +9,11 @@ from disdiff.commands.common import number
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import find
 from disdiff.config.schema import merge, read_yaml
+from disdiff.report.contact_sheet import save_contact_sheet
 from disdiff.runs.context import open_context
 from disdiff.runs.encoding import encode_latents
 from ldm.data.arrays import Progress, show_on
-from ldm.data.catalog import DATA_SETS, DataOptions, open_data
+from ldm.data.catalog import DATA_SETS, DataOptions, default_root, open_data
 from ldm.data.pictures import Pictures
 from ldm.data.prepare import check, convert, explain, fetch, render
 from ldm.errors import UserError
@@ -27,23 +28,32 @@ EXAMPLES = """examples:
   disdiff data dsprites --procedural --num-images 20000  render a random subset
   disdiff data folder --root PHOTOS --convert            decode all pictures into one fast array
   disdiff data shapes3d --encode RUN                     cache the latents of a run's training images
+  disdiff data show glyphs                               a picture of it, with one factor varied per row
   disdiff data check                                     check every data set in data/
   disdiff data check cars3d --root /data/cars3d"""
+
+
+VERBS = ("check", "show")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    names = f"{{{','.join(DATA_SETS)},check}}"
-    parser.add_argument("name", choices=[*DATA_SETS, "check"], metavar=names, help="data set, or `check`")
-    parser.add_argument("checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check`")
+    names = f"{{{','.join([*DATA_SETS, *VERBS])}}}"
+    parser.add_argument(
+        "name", choices=[*DATA_SETS, *VERBS], metavar=names, help="data set, or `check` or `show`"
+    )
+    parser.add_argument(
+        "checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check` or `show`"
+    )
     parser.add_argument("--root", type=expand_home, help="folder (data/NAME)")
+    parser.add_argument("--out", type=expand_home, help="with `show`: file of the picture (NAME.png)")
     parser.add_argument("--download", action="store_true", help="download the published files")
     parser.add_argument("--procedural", action="store_true", help="render the procedural version to a file")
     parser.add_argument(
         "--num-images", type=int, help="with --procedural: render a random subset of this size"
     )
-    parser.add_argument("--seed", type=number(SEED), default=0, help="seed of the subset (default: 0)")
+    parser.add_argument("--seed", type=number(SEED), default=0, help="seed of the subset, or of `show` (default: 0)")
     parser.add_argument("--convert", action="store_true", help="decode all pictures into one array on disk")
     parser.add_argument("--image-size", type=number(COUNT), help="side of the pictures in pixels")
     parser.add_argument("--crop", help="how pictures are made square, as data.crop")
@@ -56,11 +66,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Carry out the requested actions; without any, describe the data set."""
-    name, root = arguments.name, arguments.root or Path("data") / arguments.name
+    name = arguments.name
     if name == "check":
         return check_all(arguments.checked, arguments.root)
+    if name == "show":
+        return show_images(arguments)
     if arguments.checked:
-        raise UserError(f"{name} {arguments.checked}: give one data set name, or `check` and a name")
+        raise UserError(f"{name} {arguments.checked}: give one data set, or `check` or `show` and a data set")
+    root = arguments.root or default_root(name)
     if arguments.num_images is not None and not arguments.procedural:
         raise UserError(
             "--num-images only applies to --procedural; add --procedural or leave --num-images out"
@@ -88,7 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
 def check_all(checked: str | None, root: Path | None) -> None:
     """Check one data set, or all data sets in `data/`; a given folder is checked as the first match."""
     names = [checked] if checked else list(DATA_SETS)
-    roots = {name: root or Path("data") / name for name in names}
+    roots = {name: root or default_root(name) for name in names}
     found = [name for name in names if DATA_SETS[name].find(roots[name]) is not None]
     if not found:
         where = root or Path("data")
@@ -97,6 +110,18 @@ def check_all(checked: str | None, root: Path | None) -> None:
         )
     for name in found[:1] if root else found:  # `folder` comes last: it matches any folder with pictures
         print(check(DataOptions(name, str(roots[name]), "never"), show("reading")))
+
+
+def show_images(arguments: argparse.Namespace) -> None:
+    """Write the contact sheet of a data set."""
+    name = arguments.checked
+    if name is None:
+        raise UserError("`disdiff data show` needs the name of a data set; `disdiff data --help` lists them")
+    root, size = arguments.root or default_root(name), arguments.image_size
+    options = DataOptions(name, str(root), "auto", size, arguments.crop, arguments.corrupt)
+    path = arguments.out or Path(f"{name}.png")
+    save_contact_sheet(path, open_data(options, show("opening")), arguments.seed)
+    print(path)
 
 
 def encode(folder: Path, name: str, root: Path | None) -> None:

@@ -42,7 +42,7 @@ LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # required lengths of lists
 
 OF_NAME = {
     "eta": FRACTION,
-    **dict.fromkeys(("seed", "stage_seed"), SEED),
+    **dict.fromkeys(("seed", "stage_seed", "nuisance_seed"), SEED),
     **dict.fromkeys(MAY_NOT_BE_ZERO, POSITIVE),
     **dict.fromkeys(BELOW_ONE, FRACTION_BELOW_ONE),
 }

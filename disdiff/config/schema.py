@@ -49,7 +49,7 @@ from ldm.nn.unet import UNetConfig
 from ldm.training.optimizer import TrainConfig
 
 PRESETS = ("small", "smoke", "paper")
-PATHS = ("run.root", "data.root", "data.attributes", "clip.prompts", "weights.vgg16", "weights.inception")
+PATHS = ("run.root", "data.root", "data.attributes", "data.factors", "clip.prompts", "weights.vgg16", "weights.inception")
 
 
 @dataclass
@@ -83,8 +83,10 @@ class DataConfig(DataOptions):
             also leaves out pictures without attributes.
         attributes: CSV file with binary attributes of the pictures in a folder; null for the folder's
             `attributes.csv`.
+        factors: CSV file with factor labels of the pictures in a folder; null for the folder's `factors.csv`.
         partition: partition of CelebA: `all`, `train`, `valid` or `test`.
         antialias: whether the procedural dSprites are rendered with smooth edges.
+        nuisance_seed: seed of the colours of `dsprites_color` and the noise of `dsprites_noise`.
     """
 
     name: str = "shapes3d"

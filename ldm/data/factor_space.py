@@ -1,12 +1,14 @@
-"""The grid of ground-truth factors of a synthetic data set: conversion between index and factors.
+"""The ground-truth factors: the grid of a synthetic data set, index <=> factors, and labels of single images.
 
 With sizes (s_1, ..., s_F) the combination (f_1, ..., f_F) has the index sum_i f_i * prod_{j > i} s_j: the
 last factor varies fastest.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +67,28 @@ class FactorSpace:
         for column, size in zip(factors.unbind(dim=1), self.sizes, strict=True):
             index = index * size + column
         return index
+
+
+@dataclass(frozen=True)
+class FactorLabels:
+    """Factors of single images, which need not be all combinations.
+
+    Attributes:
+        space: names of the factors and numbers of their values.
+        numbers: value of each factor of each image, shape (n, F) int64.
+        values: texts of each factor's values, in the order of their numbers.
+    """
+
+    space: FactorSpace
+    numbers: np.ndarray
+    values: tuple[tuple[str, ...], ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of names, values and numbers."""
+        digest = hashlib.sha256(f"{self.space.names}{self.values}".encode("utf-8", "surrogateescape"))
+        digest.update(self.numbers.tobytes())
+        return digest.hexdigest()
 
 
 def _check_range(name: str, values: Tensor, limit: Tensor) -> None:

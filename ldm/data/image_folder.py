@@ -7,7 +7,7 @@ Unicode form (NFC), as some systems write an accented letter as two characters.
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -103,16 +103,41 @@ def read_attributes(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]
     Raises:
         UserError: the file cannot be read, has no header, has a picture twice, or has an invalid value.
     """
+    names, rows = read_table(path, "attribute")
+    return names, check_attributes(path, names, rows)
+
+
+def read_table(path: str | Path, what: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Read a CSV file with a row per picture: names of the columns, and for each row its file and cells.
+
+    Raises:
+        UserError: the file cannot be read, or has no header; `what` it has in its columns is for the message.
+    """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file, strict=True) if any(cell.strip() for cell in row)]
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read the attributes {path}: {error}; save it as CSV in UTF-8") from error
+        raise UserError(f"cannot read the {what}s {path}: {error}; save it as CSV in UTF-8") from error
     if len(rows) < 2 or len(rows[0]) < 2 or all(cell.strip() in VALUES for cell in rows[0][1:]):
-        raise UserError(f"{path} needs a header (file,attribute,...) and a row per picture")
+        raise UserError(f"{path} needs a header (file,{what},...) and a row per picture")
     header, *rows = rows
-    names = [printable(name.strip()) for name in header[1:]]
-    return names, check_attributes(path, names, [(row[0], row[1:]) for row in rows])
+    return [printable(name.strip()) for name in header[1:]], [
+        (printable(row[0]), [cell.strip() for cell in row[1:]]) for row in rows
+    ]
+
+
+def check_names(path: str | Path, what: str, names: Sequence[str], pictures: Sequence[str]) -> None:
+    """Check that the columns and the rows of a table have different names.
+
+    Raises:
+        UserError: a name is empty or occurs twice; `what` is the column's kind.
+    """
+    for kind, each in ((what, names), ("picture", pictures)):
+        twice = [name for name, count in Counter(each).items() if count > 1]
+        if twice:
+            raise UserError(f"{path} has the {kind} {name_some(twice)} more than once; keep one of each")
+        if "" in each:
+            raise UserError(f"{path} has a column or row without a name; give every {kind} one")
 
 
 def check_attributes(
@@ -125,12 +150,7 @@ def check_attributes(
             an attribute has both 0 and -1.
     """
     rows = [(printable(name), values) for name, values in rows]
-    for what, each in (("attribute", names), ("picture", [name for name, _ in rows])):
-        twice = [name for name, count in Counter(each).items() if count > 1]
-        if twice:
-            raise UserError(f"{path} has the {what} {name_some(twice)} more than once; keep one of each")
-        if "" in each:
-            raise UserError(f"{path} has a column or row without a name; give every {what} one")
+    check_names(path, "attribute", names, [name for name, _ in rows])
     table = {}
     for name, values in rows:
         numbers = [VALUES.get(value.strip()) for value in values]
@@ -147,12 +167,12 @@ def check_attributes(
 
 
 def match_attributes(
-    path: str | Path, store: FolderStore, table: dict[str, np.ndarray], skip: bool
+    path: str | Path, store: FolderStore, table: Mapping[str, np.ndarray], skip: bool
 ) -> np.ndarray:
-    """Attributes of every picture of a store, in its order, shape (n, A) int64.
+    """Attributes, or other labels, of every picture of a store, in its order, shape (n, A).
 
     Args:
-        path: the attribute file, for messages.
+        path: the file of the labels, for messages.
         store: the pictures; with `skip`, pictures without a row are removed from it, and these and rows
             without a picture are noted in its `left_out`.
         table: values by picture.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ldm.data.arrays import MappedArray, Progress, gather, open_npy, unique_rows
 from ldm.data.contents import Contents
-from ldm.data.factor_space import FactorSpace
+from ldm.data.factor_space import FactorLabels
 from ldm.data.pixels import to_rgb
 from ldm.errors import UserError, check_option, look_up
 from ldm.files import load_json, save_json
@@ -137,12 +137,13 @@ class Pictures:
         skipped: names of pictures that were left out because they cannot be read or have no attributes.
         attribute_names: names of the columns of `attributes`; empty without attributes.
         attributes_sha256: hash of the names and values of the used attributes; None without attributes.
+        factor_space: names and sizes of the factors; None without factors.
+        factors_sha256: hash of the names and values of the factors of all pictures; None without factors.
         crop: name of the crop, one of `CROPS`.
     """
 
     procedural = False
     channels = 3
-    factor_space: FactorSpace | None = None
 
     def __init__(
         self,
@@ -152,6 +153,7 @@ class Pictures:
         corrupt: str = "stop",
         attributes: tuple[Sequence[str], np.ndarray] | None = None,
         progress: Progress | None = None,
+        factors: FactorLabels | None = None,
     ) -> None:
         """Use the pictures of a store.
 
@@ -163,10 +165,14 @@ class Pictures:
                 and `skip` the unreadable ones.
             attributes: names (A,) and values (n, A) in {0, 1}, or None.
             progress: called with (pictures read, total pictures) while new or changed pictures are read.
+            factors: of the pictures, or None.
 
         Raises:
             UserError: there are no pictures, or all are corrupt.
         """
+        self.factor_space = None if factors is None else factors.space
+        self.factors_sha256 = None if factors is None else factors.sha256
+        self._factors = None if factors is None else torch.from_numpy(factors.numbers)
         self.name, self.image_size, self.preparation = name, preparation.size, str(preparation)
         self.crop = preparation.crop
         self.attribute_names = tuple(attributes[0]) if attributes else ()
@@ -200,8 +206,10 @@ class Pictures:
         return torch.from_numpy(images[inverse]).permute(0, 3, 1, 2).contiguous()
 
     def factors(self, index: Tensor) -> Tensor:
-        """Pictures have no factors: shape (n, 0) int64."""
-        return torch.empty(len(index), 0, dtype=torch.int64)
+        """Factors at `index` (n,) int64, shape (n, F) int64; F is 0 without factors."""
+        if self._factors is None:
+            return torch.empty(len(index), 0, dtype=torch.int64)
+        return gather(self._factors, gather(self._positions, index))
 
     def attributes(self, index: Tensor) -> Tensor:
         """Attributes at `index` (n,) int64, shape (n, A) int64 in {0, 1}."""

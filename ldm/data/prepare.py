@@ -33,6 +33,8 @@ BATCH = 1024
 def explain(name: str, root: Path) -> str:
     """Lines that explain what a data set needs and what is found in a folder."""
     origin, data_set = ORIGINS[name], DATA_SETS[name]
+    if data_set.open is None:
+        return f"{origin.content}.\n  files     {origin.layout}\n  licence   {origin.licence}"
     lines = [
         f"{origin.content}.",
         f"  source    {origin.page} ({'--download fetches it' if origin.remotes else 'by hand'})",
@@ -161,9 +163,10 @@ def render(
             file, or the disk is full.
     """
     data_set, options = DATA_SETS[name], DataOptions(name, str(root))
-    if data_set.draw is None:
-        drawn = ", ".join(name for name, each in DATA_SETS.items() if each.draw)
-        raise UserError(f"there is no procedural {name}; --procedural works with {drawn}")
+    writers = {"shapes3d": ("3dshapes.h5", write_shapes3d), "dsprites": (f"{STEM}.npz", write_dsprites)}
+    if name not in writers:
+        why = "is drawn when it is read" if data_set.draw else "has no procedural version"
+        raise UserError(f"{name} {why}; --procedural works with {' and '.join(writers)}")
     source = data_set.draw(options)
     if num_images is not None and not 1 <= num_images <= len(source):
         raise UserError(f"--num-images must be from 1 to {len(source)}, got {num_images}")
@@ -174,10 +177,9 @@ def render(
     found = data_set.find(root)
     if found is not None and not open_data(options).procedural:
         raise UserError(f"{found} exists and is not procedural; move it away or choose another --root")
-    path = root / {"shapes3d": "3dshapes.h5", "dsprites": f"{STEM}.npz"}[name]
-    write = {"shapes3d": write_shapes3d, "dsprites": write_dsprites}[name]
-    write(path, source, index, progress)
-    return path
+    file, write = writers[name]
+    write(root / file, source, index, progress)
+    return root / file
 
 
 def write_dsprites(path: Path, source: ImageSource, index: Tensor, progress: Progress | None = None) -> None:

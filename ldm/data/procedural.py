@@ -6,7 +6,8 @@ orientation: 480 of them) an image is linear in the three material colours plus 
 
     image = floor_map * floor_rgb + wall_map * wall_rgb + object_map * object_rgb + highlight,
 
-so 480 x 4 maps are enough for all 480,000 images, and a batch is a gather and an einsum on any device.
+so 480 x 4 maps are enough for all 480,000 images, and a batch is a gather and an einsum on any device. Maps
+are rendered when they are first needed, and kept.
 
 Deviation: these are not the images of Burgess & Kim (2018), only their factors and layout; every output says
 "procedural".
@@ -14,7 +15,6 @@ Deviation: these are not the images of Burgess & Kim (2018), only their factors 
 
 import colorsys
 import math
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ SUPERSAMPLING = 3  # rays per pixel and axis
 LIGHT = F.normalize(torch.tensor([0.45, -0.55, 0.95]), dim=0)  # towards the light, in the room's frame
 ROOM_HALF_SIDE = 4.6
 FIELD_OF_VIEW = math.radians(33)
+SHADOW_RADII = (0.95, 0.85, 0.8, 0.65)  # of cube, cylinder, sphere and capsule at scale 1
 CAMERA_DISTANCE, CAMERA_HEIGHT, TARGET_HEIGHT = 8.6, 3.6, 0.85
 
 
@@ -40,6 +41,11 @@ class ProceduralShapes3D:
     image_size = IMAGE_SIZE
     channels = 3
     factor_space = SHAPES3D
+    num_maps = 4
+
+    def __init__(self) -> None:
+        self._maps = torch.empty(NUM_GEOMETRIES, self.num_maps, IMAGE_SIZE, IMAGE_SIZE)
+        self._rendered = torch.zeros(NUM_GEOMETRIES, dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(SHAPES3D)
@@ -50,24 +56,26 @@ class ProceduralShapes3D:
 
     def images(self, index: Tensor) -> Tensor:
         """Images `index` (n,), shape (n, 3, 64, 64) uint8, on the device of `index`."""
-        factors = self.factors(index)
-        maps = self.maps.to(index.device)[index % NUM_GEOMETRIES]  # (n, 4, 64, 64)
+        factors, maps = self.factors(index), self.maps(index % NUM_GEOMETRIES)
         colours = hue_to_rgb(len(FACTOR_VALUES["floor hue"])).to(index.device)[factors[:, :3]]  # (n, 3, 3)
         white = torch.ones_like(colours[:, :1])
         image = torch.einsum("nmhw,nmc->nchw", maps, torch.cat([colours, white], dim=1))
         return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
-    @cached_property
-    def maps(self) -> Tensor:
-        """Floor, wall, object and highlight map of each geometry, shape (480, 4, 64, 64) in [0, 1]."""
-        orientations = [math.radians(angle) for angle in FACTOR_VALUES["orientation"]]
-        views = [camera_rays(angle) for angle in orientations]
-        maps = torch.empty(NUM_GEOMETRIES, 4, IMAGE_SIZE, IMAGE_SIZE)
-        for geometry in range(NUM_GEOMETRIES):
-            scale_index, rest = divmod(geometry, 4 * 15)
+    def maps(self, geometry: Tensor) -> Tensor:
+        """Floor, wall, object and highlight map of geometries (n,), shape (n, 4, 64, 64) in [0, 1]."""
+        place = geometry.cpu()
+        for missing in place[~self._rendered[place]].unique().tolist():
+            scale_index, rest = divmod(missing, 4 * 15)
             shape, orientation = divmod(rest, 15)
-            maps[geometry] = render_maps(*views[orientation], shape, FACTOR_VALUES["scale"][scale_index])
-        return maps
+            rays = camera_rays(math.radians(FACTOR_VALUES["orientation"][orientation]))
+            self._maps[missing] = self.render(*rays, shape, FACTOR_VALUES["scale"][scale_index])
+            self._rendered[missing] = True
+        return self._maps[place].to(geometry.device)
+
+    def render(self, origin: Tensor, directions: Tensor, shape: int, scale: float) -> Tensor:
+        """Maps of one geometry; see `render_maps`."""
+        return render_maps(origin, directions, shape, scale)
 
 
 def hue_to_rgb(num_hues: int) -> Tensor:
@@ -95,12 +103,12 @@ def camera_rays(angle: float) -> tuple[Tensor, Tensor]:
 
 def render_maps(origin: Tensor, directions: Tensor, shape: int, scale: float) -> Tensor:
     """Trace the rays through the room with one object; return the four averaged maps, shape (4, 64, 64)."""
-    floor, wall = shade_room(origin, directions, shadow_radius=scale * (0.95, 0.85, 0.8, 0.65)[shape])
+    room = meet_room(origin, directions)
+    floor, wall = shade_room(*room, shadow_radius=scale * SHADOW_RADII[shape])
     distance, normal = intersect_object(origin, directions, shape, scale)
     hit = distance.isfinite()
-    half_vector = F.normalize(LIGHT - directions, dim=-1)
     diffuse = 0.42 + 0.5 * (normal @ LIGHT).clamp(min=0)
-    highlight = 0.45 * (normal * half_vector).sum(-1).clamp(min=0) ** 40
+    highlight = 0.45 * shine(normal, directions)
     zero = torch.zeros_like(diffuse)
     layers = torch.stack(
         [
@@ -110,22 +118,37 @@ def render_maps(origin: Tensor, directions: Tensor, shape: int, scale: float) ->
             torch.where(hit, highlight, zero),
         ]
     )
+    return average_rays(layers)
+
+
+def average_rays(layers: Tensor) -> Tensor:
+    """Average values of rays (M, R) to pixels, shape (M, 64, 64)."""
     side = IMAGE_SIZE * SUPERSAMPLING
-    return F.avg_pool2d(layers.view(4, side, side), SUPERSAMPLING)
+    return F.avg_pool2d(layers.view(len(layers), side, side), SUPERSAMPLING)
 
 
-def shade_room(origin: Tensor, directions: Tensor, shadow_radius: float) -> tuple[Tensor, Tensor]:
-    """Shading of floor and far walls, each zero for rays that meet the other; shapes (R,), (R,)."""
+def shine(normal: Tensor, directions: Tensor) -> Tensor:
+    """Blinn's highlight of rays that meet a surface with `normal` (R, 3), shape (R,) in [0, 1]."""
+    half_vector = F.normalize(LIGHT - directions, dim=-1)
+    return (normal * half_vector).sum(-1).clamp(min=0) ** 40
+
+
+def meet_room(origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where rays meet the room: points (R, 3), whether on the floor (R,), and the wall's axis (R,)."""
     to_walls = (directions[:, :2].sign() * ROOM_HALF_SIDE - origin[:2]) / directions[:, :2]
     to_walls = torch.where(to_walls > 0, to_walls, torch.inf)
     wall_distance, wall_axis = to_walls.min(dim=1)
     floor_distance = torch.where(directions[:, 2] < 0, -origin[2] / directions[:, 2], torch.inf)
     is_floor = floor_distance < wall_distance
     point = origin + directions * torch.minimum(floor_distance, wall_distance)[:, None]
+    return point, is_floor, wall_axis
 
-    offset = torch.tensor([-0.25, 0.3]) * shadow_radius  # the shadow is on the side away from the light
-    away = (point[:, :2] - offset).norm(dim=1) / shadow_radius
-    shadow = 1 - 0.6 * torch.sigmoid((1.25 - away) * 5)
+
+def shade_room(
+    point: Tensor, is_floor: Tensor, wall_axis: Tensor, shadow_radius: float
+) -> tuple[Tensor, Tensor]:
+    """Shading of floor and far walls at the points of `meet_room`, each zero on the other; shapes (R,)."""
+    shadow = cast_shadow(point, shadow_radius)
     corner = ROOM_HALF_SIDE - point[:, :2].abs()  # distance to the two pairs of walls
     floor = 0.82 * shadow * (1 - 0.3 * torch.exp(-1.5 * corner.min(dim=1).values.clamp(min=0)))
 
@@ -138,6 +161,13 @@ def shade_room(origin: Tensor, directions: Tensor, shadow_radius: float) -> tupl
     )
     zero = torch.zeros_like(floor)
     return torch.where(is_floor, floor, zero), torch.where(is_floor, zero, wall)
+
+
+def cast_shadow(point: Tensor, radius: float) -> Tensor:
+    """Share of the light that the object's soft shadow leaves at points (R, 3) of the floor, shape (R,)."""
+    offset = torch.tensor([-0.25, 0.3]) * radius  # the shadow is on the side away from the light
+    away = (point[:, :2] - offset).norm(dim=1) / radius
+    return 1 - 0.6 * torch.sigmoid((1.25 - away) * 5)
 
 
 def intersect_object(origin: Tensor, directions: Tensor, shape: int, scale: float) -> tuple[Tensor, Tensor]:

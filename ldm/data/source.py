@@ -63,7 +63,7 @@ class AttributeSource(Protocol):
 def describe_source(source: ImageSource) -> dict[str, Any]:
     """Description of a data set for `metrics.json`, with only the keys that apply to it."""
     facts = {"name": source.name, "procedural": source.procedural, "num_images": len(source)}
-    for key in ("preparation", "attribute_names", "attributes_sha256", "skipped"):
+    for key in ("preparation", "attribute_names", "attributes_sha256", "factors_sha256", "skipped"):
         value = getattr(source, key, None)
         if value:
             facts[key] = value if isinstance(value, str) else list(value)

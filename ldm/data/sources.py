@@ -4,7 +4,7 @@ Sizes are those of the arrays, derived from their shapes. The publishers give no
 download is stored, so that `check` can find later damage.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ldm.data.smallnorb import PARTS
 
@@ -48,11 +48,28 @@ def _mpi3d(kind: str, num_images: str, gigabytes: float, remotes: tuple[Remote, 
     )
 
 
+def _drawn(content: str) -> Origin:
+    return Origin(content, "none, the images are drawn when they are read", "this package", "MIT")
+
+
 def _pictures(content: str, page: str, remotes: tuple[Remote, ...] = (), note: str = "") -> Origin:
     layout = "a folder of pictures, nested or not, or an LMDB (pip install -e '.[lmdb]')"
     return Origin(content, layout, page, SEE, remotes, note)
 
 
+DSPRITES = Origin(
+    "dSprites: 737,280 binary images of 64x64 with five factors, 3.0 GB unpacked",
+    "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz (imgs, latents_classes), or .hdf5",
+    "https://github.com/google-deepmind/dsprites-dataset",
+    SEE,
+    (
+        Remote(
+            "https://github.com/google-deepmind/dsprites-dataset/raw/master/"
+            "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
+            "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
+        ),
+    ),
+)
 ORIGINS = {
     "shapes3d": Origin(
         "Shapes3D: 480,000 images of 64x64x3 with six factors, 5.9 GB when uncompressed",
@@ -61,6 +78,9 @@ ORIGINS = {
         SEE,
         (Remote(f"{BUCKET}/3d-shapes/3dshapes.h5", "3dshapes.h5"),),
         "A compressed file is unpacked once to 3dshapes.images.npy beside it, which takes another 5.9 GB.",
+    ),
+    "shapes3d_nonlinear": _drawn(
+        "Shapes3D in a rendering that is not linear in colours: 480,000 images of 64x64x3 with six factors"
     ),
     "cars3d": Origin(
         "Cars3D: 17,568 images with elevation 4, azimuth 24 and car 183, resized from 128x128 to 64x64",
@@ -83,18 +103,18 @@ ORIGINS = {
         (Remote(f"{BUCKET}/mpi3d_disentanglement_dataset/data/real.npz", "mpi3d_real.npz"),),
     ),  # fmt: skip
     "mpi3d_real_complex": _mpi3d("real_complex", "460,800", 5.7, ()),
-    "dsprites": Origin(
-        "dSprites: 737,280 binary images of 64x64 with five factors, 3.0 GB unpacked",
-        "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz (imgs, latents_classes), or .hdf5",
-        "https://github.com/google-deepmind/dsprites-dataset",
-        SEE,
-        (
-            Remote(
-                "https://github.com/google-deepmind/dsprites-dataset/raw/master/"
-                "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
-                "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
-            ),
-        ),
+    "dsprites": DSPRITES,
+    "dsprites_color": replace(DSPRITES, content=f"{DSPRITES.content}; each sprite in a random colour"),
+    "dsprites_noise": replace(DSPRITES, content=f"{DSPRITES.content}; over random noise"),
+    "glyphs": _drawn(
+        "Glyphs: 604,800 images of 64x64x3 of letters with eight factors, in fonts that matplotlib ships"
+    ),
+    "people_emoji": Origin(
+        "People emoji: 378 portraits of the font Noto Color Emoji with three factors, each at 81 places",
+        "NotoColorEmoji.ttf; an installed one is found by itself (Debian: fonts-noto-color-emoji)",
+        "https://github.com/googlefonts/noto-emoji",
+        "SIL Open Font License 1.1",
+        note="Pillow needs the layout library raqm, which its wheels have.",
     ),
     "smallnorb": Origin(
         "SmallNORB: 48,600 grey photographs of 96x96 with four factors, resized to 64x64",

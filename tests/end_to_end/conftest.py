@@ -74,7 +74,7 @@ def finished(tmp_path_factory, command, start):
 
 @pytest.fixture(scope="session")
 def maps():
-    return ProceduralShapes3D().maps
+    return ProceduralShapes3D().maps(torch.arange(480))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def call(maps, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("entry_point", ROOT / "main.py")
     entry = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(entry)
-    monkeypatch.setattr(ProceduralShapes3D, "maps", maps)
+    monkeypatch.setattr(ProceduralShapes3D, "maps", lambda self, geometry: maps[geometry])
     monkeypatch.chdir(ROOT)
     threads = torch.get_num_threads()
 

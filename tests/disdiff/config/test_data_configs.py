@@ -32,7 +32,7 @@ def path_of(system, stem):
 
 
 def test_there_is_a_file_per_system_and_data_set():
-    assert len(DATA) == 15
+    assert len(DATA) == 20
     assert all(path_of(system, stem).exists() for system in SYSTEMS for stem in DATA)
 
 
@@ -78,7 +78,7 @@ def test_builds(system, stem, preset, monkeypatch):
         model = build_model(config, latent_space, build_denoiser(config, latent_space), size_of(stem))
     assert get_system(config).stages[-1] == "code"
     assert model.networks.encoder.num_units == config.code.num_units
-    assert config.data.name == stem.split("_")[0]
+    assert stem in (config.data.name, f"{config.data.name}_{size_of(stem)}")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

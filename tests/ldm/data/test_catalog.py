@@ -11,7 +11,10 @@ def test_every_data_set_has_an_origin():
     assert set(DATA_SETS) == set(ORIGINS)
 
 
-@pytest.mark.parametrize("name", list(DATA_SETS))
+DRAWN = [name for name, each in DATA_SETS.items() if each.open is None]
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_SETS if name not in DRAWN])
 def test_what_is_not_there_is_one_sentence(tmp_path, name):
     """Also for a folder that does not exist, as on a fresh checkout."""
     for root in (tmp_path / "absent", tmp_path):
@@ -20,7 +23,17 @@ def test_what_is_not_there_is_one_sentence(tmp_path, name):
         assert str(root) in str(failure.value) and "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize("name", ["shapes3d", "dsprites"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_has_no_files_is_always_drawn(tmp_path, name):
+    source = open_data(DataOptions(name, f"data/{name}"))
+    assert source.procedural and source.name == name and len(source) == len(source.factor_space)
+    with pytest.raises(UserError, match=f"{name} has no files, it is always drawn"):
+        open_data(DataOptions(name, f"data/{name}", "never"))
+    with pytest.raises(UserError, match="drawn and has no files; leave data.root=.* out"):
+        open_data(DataOptions(name, str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["shapes3d", "dsprites", "dsprites_color", "dsprites_noise"])
 def test_procedural_stand_ins(tmp_path, name):
     assert open_data(DataOptions(name, str(tmp_path))).procedural
     assert open_data(DataOptions(name, str(tmp_path), "always")).name == name
@@ -37,7 +50,7 @@ def test_a_file_is_preferred_to_its_stand_in(tmp_path, shapes3d):
     [
         ({"name": "shapes4d"}, "data.name=shapes4d is unknown; choose one of shapes3d"),
         ({"name": "shapes3d", "procedural": "maybe"}, "data.procedural=maybe is unknown"),
-        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* with shapes3d, dsprites"),
+        ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* with shapes3d, .*glyphs"),
         ({"name": "shapes3d", "image_size": 32}, "data.image_size only applies to picture files"),
         ({"name": "mpi3d_toy", "crop": "pad"}, "data.crop only applies to picture files"),
         ({"name": "folder", "partition": "train"}, "data.partition is only for celeba"),

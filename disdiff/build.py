@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 from tqdm import tqdm
 
+from disdiff.baselines.anchors import Anchors
 from disdiff.baselines.conditional import ConditionalDiffusion, ConditionalNetworks
 from disdiff.baselines.encoders import BernoulliEncoder, TrunkEncoder, build_trunk
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
+from disdiff.baselines.total_correlation import BetaTCVAETerm, FactorVAETerm
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.config.sizes import check_sizes
@@ -188,7 +190,7 @@ def build_clip_disdiff(
 def build_conditional(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
 ) -> ConditionalDiffusion:
-    """An untrained EncDiff, Diff-AE or InfoDiffusion; the unconditional `denoiser` is not used.
+    """An untrained EncDiff, DyGA, Diff-AE or InfoDiffusion; the unconditional `denoiser` is not used.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
@@ -196,6 +198,11 @@ def build_conditional(
     code = config.code
     check_prior(config.prior, code.encoder.posterior, code.num_units * code.unit_dim)
     check_start(config)
+    if config.conditional.anchors.shift and code.unit_dim != 1:
+        raise UserError(
+            f"conditional.anchors.shift needs units of one number, and code.unit_dim={code.unit_dim}; set "
+            "code.unit_dim=1, or conditional.anchors.shift=0"
+        )
     encoder = build_encoder(config, latent_space, image_size)
     unet = config.latent_diffusion.unet
     networks = ConditionalNetworks(encoder, config.conditional, unet, latent_space.latent_channels)
@@ -221,13 +228,15 @@ def check_start(config: Config) -> None:
 
 
 def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> VAE:
-    """An untrained beta-VAE or InfoVAE in pixel space; the shared stages are not used.
+    """An untrained VAE in pixel space; the shared stages are not used.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
     """
     numbers = config.code.num_units * config.code.unit_dim
     check_prior(config.prior, config.code.encoder.posterior, numbers)
+    if config.system in VAE_TERMS:
+        choose("code.encoder.posterior", config.code.encoder.posterior, {"gaussian": None})
     choose("code.encoder.input", config.code.encoder.input, {"image": None})
     choose("code.encoder.start", config.code.encoder.start, {"random": None})
     bernoulli = choose("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
@@ -289,21 +298,33 @@ def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTas
 
 
 def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> "StageTask":
-    """The task of EncDiff, Diff-AE and InfoDiffusion."""
+    """The task of EncDiff, DyGA, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
 
-    section, norm = config.code, config.conditional.norm
+    section, options = config.code, config.conditional
     budget = resolve_budget(section.train, device)
-    return ConditionalTask(model, norm, config.prior, section.encoder, section.train, budget, config.seed)
+    anchors = Anchors(options.anchors, section.num_units) if options.anchors.shift else None
+    return ConditionalTask(
+        model, options.norm, config.prior, section.encoder, section.train, budget, config.seed, anchors
+    )
 
 
 def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
-    """The task of beta-VAE and InfoVAE."""
+    """The task of the VAEs."""
     from disdiff.baselines.tasks import VAETask
 
     section = config.code
     budget = resolve_budget(section.train, device)
-    return VAETask(model, config.prior, section.encoder, section.train, budget, config.seed)
+    term = VAE_TERMS[config.system](config) if config.system in VAE_TERMS else None
+    return VAETask(model, config.prior, section.encoder, section.train, budget, config.seed, term)
+
+
+VAE_TERMS: dict[str, Callable[[Config], nn.Module]] = {  # terms of single systems
+    "factor_vae": lambda config: FactorVAETerm(
+        config.factor_vae, config.code.num_units * config.code.unit_dim, config.seed
+    ),
+    "beta_tcvae": lambda config: BetaTCVAETerm(config.beta_tcvae),
+}
 
 
 def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
@@ -350,6 +371,8 @@ CONDITIONAL = System(
     ("decoder", "loss"),
 )
 VARIATIONAL = System(("code",), build_vae, build_vae_task, ("trunk", "vae", "prior"), ("decoder", "loss"))
+FACTOR_VAE = replace(VARIATIONAL, sections=(*VARIATIONAL.sections, "factor_vae"))
+BETA_TCVAE = replace(VARIATIONAL, sections=(*VARIATIONAL.sections, "beta_tcvae"))
 SYSTEMS = {
     "autoencoder": System(("autoencoder",)),
     "latent_diffusion": System(("autoencoder", "latent_diffusion")),
@@ -357,10 +380,13 @@ SYSTEMS = {
     "pdae": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
     "disdiff_clip": System(ON_LATENT_DIFFUSION, build_clip_disdiff, build_disdiff_task, ("clip",)),
     "encdiff": CONDITIONAL,
+    "dyga": CONDITIONAL,
     "diffae": CONDITIONAL,
     "infodiffusion": CONDITIONAL,
     "beta_vae": VARIATIONAL,
     "infovae": VARIATIONAL,
+    "factor_vae": FACTOR_VAE,
+    "beta_tcvae": BETA_TCVAE,
 }
 
 

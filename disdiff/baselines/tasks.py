@@ -7,13 +7,6 @@ from disdiff.baselines.anchors import Anchors
 from disdiff.baselines.conditional import ConditionalDiffusion
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import PriorConfig, prior_loss, term_weights
-from disdiff.baselines.total_correlation import (
-    BetaTCVAEConfig,
-    Discriminator,
-    FactorVAEConfig,
-    decompose_kl,
-    discriminator_loss,
-)
 from disdiff.baselines.total_correlation import BetaTCVAETerm, FactorVAETerm
 from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
 from disdiff.method.code_task import CodeTask
@@ -102,8 +95,11 @@ class VAETask(CodeTask):
         code = posterior.sample(generator)
         output = self.trained.decoder(code)
         reconstruction = reconstruction_loss(output, image, self.model.bernoulli).mean()
-        held, stats = self.prior_terms(posterior, code, step, generator)
+        held, stats = prior_loss(self.prior, posterior, code, step, generator)
         loss = reconstruction + held
+        if self.term is not None:
+            added, parts = self.term(posterior, code, generator)
+            loss, stats = loss + added, {**stats, **parts}
         beta = normalise_beta(term_weights(self.prior)[0], code[0].numel(), image.shape)
         self.stats = {
             "reconstruction": reconstruction.detach(),

@@ -90,7 +90,9 @@ def decompose_kl(posterior: Posterior, code: Tensor) -> Parts:
     log_product = (pairs.logsumexp(dim=1) - log_count).sum(dim=-1)
     log_prior = log_normal(code, torch.zeros_like(code), torch.zeros_like(code)).flatten(1).sum(dim=1)
     return Parts(
-        (log_conditional - log_joint).mean(), (log_joint - log_product).mean(), (log_product - log_prior).mean()
+        (log_conditional - log_joint).mean(),
+        (log_joint - log_product).mean(),
+        (log_product - log_prior).mean(),
     )
 
 

@@ -277,7 +277,9 @@ class TestDyGA:
         assert plain == encdiff and not {"skip_dropout", "anchors"} & set(plain["conditional"])
 
     def test_both_change_training_and_not_sampling(self, randomise):
-        task = build_task(self.path, "conditional={skip_dropout: 0.5, anchors: {shift: 0.5, memory: 4, every: 1}}")
+        task = build_task(
+            self.path, "conditional={skip_dropout: 0.5, anchors: {shift: 0.5, memory: 4, every: 1}}"
+        )
         randomise(task.trained)
         z, t, code = torch.randn(2, 4, 8, 8), torch.tensor([5, 90]), torch.randn(2, 6, 1)
         torch.manual_seed(0)
@@ -313,7 +315,10 @@ class TestTotalCorrelation:
         for task in (none, some, vae):
             loss_at(task).backward()
         same, other = (
-            [torch.equal(a.grad, b.grad) for a, b in zip(t.trained.parameters(), vae.trained.parameters(), strict=True)]
+            [
+                torch.equal(a.grad, b.grad)
+                for a, b in zip(t.trained.parameters(), vae.trained.parameters(), strict=True)
+            ]
             for t in (none, some)
         )
         assert all(same) and not all(other)
@@ -325,7 +330,11 @@ class TestTotalCorrelation:
         loss_at(task).backward()
         optimizer.step()
         assert not any(map(torch.equal, before, task.term.parameters()))
-        assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.999), (0.9, 0.999), (0.5, 0.9)]
+        assert [group["betas"] for group in optimizer.param_groups] == [
+            (0.9, 0.999),
+            (0.9, 0.999),
+            (0.5, 0.9),
+        ]
         assert not [name for name in task.result.state_dict() if "discriminator" in name]
 
 

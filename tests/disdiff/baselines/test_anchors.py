@@ -1,4 +1,4 @@
-"""Anchors find the clusters of a unit and draw codes to them; without shift and skip dropout it is EncDiff."""
+"""Anchors find the clusters of a unit and draw codes to them; skips are dropped as a whole."""
 
 import pytest
 import torch

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 from tqdm import tqdm
 
+from disdiff.baselines.anchors import Anchors
 from disdiff.baselines.conditional import ConditionalDiffusion, ConditionalNetworks
 from disdiff.baselines.encoders import BernoulliEncoder, TrunkEncoder, build_trunk
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import check_prior
+from disdiff.baselines.total_correlation import BetaTCVAETerm, FactorVAETerm
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.config.sizes import check_sizes
@@ -194,7 +196,7 @@ def build_clip_disdiff(
 def build_conditional(
     config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int
 ) -> ConditionalDiffusion:
-    """An untrained EncDiff, Diff-AE or InfoDiffusion; the unconditional `denoiser` is not used.
+    """An untrained EncDiff, DyGA, Diff-AE or InfoDiffusion; the unconditional `denoiser` is not used.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
@@ -202,6 +204,11 @@ def build_conditional(
     code = config.code
     check_prior(config.prior, code.encoder.posterior, code.num_units * code.unit_dim)
     check_start(config)
+    if config.conditional.anchors.shift and code.unit_dim != 1:
+        raise UserError(
+            f"conditional.anchors.shift needs units of one number, and code.unit_dim={code.unit_dim}; set "
+            "code.unit_dim=1, or conditional.anchors.shift=0"
+        )
     encoder = build_encoder(config, latent_space, image_size)
     unet = config.latent_diffusion.unet
     networks = ConditionalNetworks(encoder, config.conditional, unet, latent_space.latent_channels)
@@ -226,14 +233,18 @@ def check_start(config: Config) -> None:
         )
 
 
-def build_vae(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> VAE:
-    """An untrained beta-VAE or InfoVAE in pixel space; the shared stages are not used.
+def build_vae(
+    config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int, needs_gaussian: bool = False
+) -> VAE:
+    """An untrained VAE in pixel space; the shared stages are not used.
 
     Raises:
         UserError: an option is unknown, sizes do not fit, or the prior cannot be trained.
     """
     numbers = config.code.num_units * config.code.unit_dim
     check_prior(config.prior, config.code.encoder.posterior, numbers)
+    if needs_gaussian:
+        check_option("code.encoder.posterior", config.code.encoder.posterior, ("gaussian",))
     check_option("code.encoder.input", config.code.encoder.input, ("image",))
     check_option("code.encoder.start", config.code.encoder.start, ("random",))
     bernoulli = look_up("vae.likelihood", config.vae.likelihood, {"bernoulli": True, "gaussian": False})
@@ -289,19 +300,34 @@ def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTas
 
 
 def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> "StageTask":
-    """The task of EncDiff, Diff-AE and InfoDiffusion."""
+    """The task of EncDiff, DyGA, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
 
+    options = config.conditional
     settings = resolve_settings(config.code.train, config.seed, device)
-    return ConditionalTask(model, config.conditional.norm, config.prior, config.code.encoder, settings)
+    anchors = Anchors(options.anchors, config.code.num_units) if options.anchors.shift else None
+    return ConditionalTask(model, options.norm, config.prior, config.code.encoder, settings, anchors)
 
 
-def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
-    """The task of beta-VAE and InfoVAE."""
+def build_vae_task(
+    config: Config, model: VAE, device: str, build_term: Callable[[Config], nn.Module] | None = None
+) -> "StageTask":
+    """The task of the VAEs."""
     from disdiff.baselines.tasks import VAETask
 
     settings = resolve_settings(config.code.train, config.seed, device)
-    return VAETask(model, config.prior, config.code.encoder, settings)
+    term = build_term(config) if build_term else None
+    return VAETask(model, config.prior, config.code.encoder, settings, term)
+
+
+def build_factor_vae_term(config: Config) -> nn.Module:
+    """The total-correlation term of FactorVAE."""
+    return FactorVAETerm(config.factor_vae, config.code.num_units * config.code.unit_dim, config.seed)
+
+
+def build_beta_tcvae_term(config: Config) -> nn.Module:
+    """The decomposed KL of beta-TCVAE."""
+    return BetaTCVAETerm(config.beta_tcvae)
 
 
 def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
@@ -339,6 +365,17 @@ DISDIFF = System(
     ("trunk",),
     has_gradient_fields=True,
 )
+GAUSSIAN_VAE = replace(VARIATIONAL, build_model=partial(build_vae, needs_gaussian=True))
+FACTOR_VAE = replace(
+    GAUSSIAN_VAE,
+    build_task=partial(build_vae_task, build_term=build_factor_vae_term),
+    sections=(*VARIATIONAL.sections, "factor_vae"),
+)
+BETA_TCVAE = replace(
+    GAUSSIAN_VAE,
+    build_task=partial(build_vae_task, build_term=build_beta_tcvae_term),
+    sections=(*VARIATIONAL.sections, "beta_tcvae"),
+)
 SYSTEMS = {
     "autoencoder": System(("autoencoder",)),
     "latent_diffusion": System(("autoencoder", "latent_diffusion")),
@@ -346,10 +383,13 @@ SYSTEMS = {
     "pdae": replace(DISDIFF, build_model=partial(build_disdiff, kind=PDAE)),
     "disdiff_clip": replace(DISDIFF, build_model=build_clip_disdiff, sections=("clip",)),
     "encdiff": CONDITIONAL,
+    "dyga": CONDITIONAL,
     "diffae": CONDITIONAL,
     "infodiffusion": CONDITIONAL,
     "beta_vae": VARIATIONAL,
     "infovae": VARIATIONAL,
+    "factor_vae": FACTOR_VAE,
+    "beta_tcvae": BETA_TCVAE,
 }
 
 

@@ -10,14 +10,16 @@ EncDiff's transformer block is self-attention, cross-attention to the tokens and
 (Shazeer 2020, arXiv:2002.05202), each residual, instead of adaptive norms.
 Deviation: cross-attention and feed-forward follow every residual block, not only those with self-attention,
 so a small denoiser without self-attention also reads the tokens; the norms before attention are GroupNorms.
+Its additions by Jun et al. 2024 are in `disdiff.baselines.anchors`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disdiff.baselines.anchors import AnchorsConfig, drop_skips
 from disdiff.method.gradient_decoder import UnitLinear
 from disdiff.method.model import DiffusionModel, refuse_units
 from ldm.diffusion.sampler import EpsFunction
@@ -38,11 +40,15 @@ class ConditionalConfig:
             transformer blocks (`transformer`).
         token_dim: width of a unit's token, for `transformer`.
         norm: norm of the noise error, `l1` or `l2`.
+        skip_dropout: rate at which the U-Net's skips are dropped in training.
+        anchors: dynamic Gaussian anchoring of units of one number, in training.
     """
 
     condition: str = "scale_shift"
     token_dim: int = 16
     norm: str = "l2"
+    skip_dropout: float = 0.0
+    anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
 
 
 class UnitTokens(nn.Module):
@@ -103,7 +109,7 @@ class ConditionalNetworks(nn.Module):
         super().__init__()
         enters = look_up("conditional.condition", config.condition, CONDITIONS)
         num_units, unit_dim = encoder.num_units, encoder.unit_dim
-        self.encoder = encoder
+        self.encoder, self.skip_dropout = encoder, config.skip_dropout
         if enters == "attention":
             self.condition, width = UnitTokens(num_units, unit_dim, config.token_dim), config.token_dim
         else:
@@ -113,7 +119,11 @@ class ConditionalNetworks(nn.Module):
 
     def forward(self, z_t: Tensor, t: Tensor, code: Tensor) -> Tensor:
         """Predicted noise in `z_t` (B, C, h, w) at steps `t` (B,) for `code` (B, N, D)."""
-        return self.denoiser(z_t, t, self.condition(code))
+        cond = self.condition(code)
+        if not (self.training and self.skip_dropout):
+            return self.denoiser(z_t, t, cond)
+        features = drop_skips(self.denoiser.features(z_t, t, cond), self.skip_dropout)
+        return self.denoiser.decode(features, cond)
 
 
 class ConditionalDiffusion(DiffusionModel):

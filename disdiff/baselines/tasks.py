@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from disdiff.baselines.anchors import Anchors
 from disdiff.baselines.conditional import ConditionalDiffusion
 from disdiff.baselines.latent_dpm import LatentDPM
 from disdiff.baselines.prior import PriorConfig, prior_loss, term_weights
+from disdiff.baselines.total_correlation import BetaTCVAETerm, FactorVAETerm
 from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
 from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import FactorEncoderConfig
@@ -30,9 +32,10 @@ class ConditionalTask(CodeTask):
         prior: PriorConfig,
         encoder: FactorEncoderConfig,
         settings: TrainSettings,
+        anchors: Anchors | None = None,
     ) -> None:
         super().__init__(model, encoder, settings)
-        self.norm, self.prior = norm, prior
+        self.norm, self.prior, self.anchors = norm, prior, anchors
         self.keep_frozen(model.latent_space)
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
@@ -43,7 +46,8 @@ class ConditionalTask(CodeTask):
         code = posterior.sample(generator)
         t = torch.randint(schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
         t, eps = t.to(z_0.device), sample_noise(z_0, generator)
-        eps_hat = self.trained(q_sample(schedule, z_0, t, eps), t, code)
+        read = code if self.anchors is None else self.anchors(code, step)
+        eps_hat = self.trained(q_sample(schedule, z_0, t, eps), t, read)
         reconstruction = denoising_error(eps_hat, eps, self.norm).mean()
         held, stats = prior_loss(self.prior, posterior, code, step, generator)
         loss = reconstruction + held
@@ -69,7 +73,7 @@ class ConditionalTask(CodeTask):
 
 
 class VAETask(CodeTask):
-    """Trains a `VAE`."""
+    """Trains a `VAE`, FactorVAE and beta-TCVAE with a term of their own."""
 
     model: VAE
 
@@ -79,12 +83,13 @@ class VAETask(CodeTask):
         prior: PriorConfig,
         encoder: FactorEncoderConfig,
         settings: TrainSettings,
+        term: FactorVAETerm | BetaTCVAETerm | None = None,
     ) -> None:
         super().__init__(model, encoder, settings)
-        self.prior = prior
+        self.prior, self.term = prior, term
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """-log p(x | code) plus the weighted prior terms, averaged over the batch."""
+        """-log p(x | code) plus the weighted prior terms and `term`, averaged over the batch."""
         image = to_float(batch["image"])
         posterior = self.encode(image, step)
         code = posterior.sample(generator)
@@ -92,6 +97,9 @@ class VAETask(CodeTask):
         reconstruction = reconstruction_loss(output, image, self.model.bernoulli).mean()
         held, stats = prior_loss(self.prior, posterior, code, step, generator)
         loss = reconstruction + held
+        if self.term is not None:
+            added, parts = self.term(posterior, code, generator)
+            loss, stats = loss + added, {**stats, **parts}
         beta = normalise_beta(term_weights(self.prior)[0], code[0].numel(), image.shape)
         self.stats = {
             "reconstruction": reconstruction.detach(),
@@ -102,6 +110,12 @@ class VAETask(CodeTask):
             "loss": loss.detach(),
         }
         return loss
+
+    def parameter_groups(self) -> list[dict]:
+        """The groups of the VAE and those of `term`."""
+        scale = self.budget.learning_rate / self.config.learning_rate  # for larger batches on CUDA
+        own = [] if self.term is None else self.term.parameter_groups(scale)
+        return [*super().parameter_groups(), *own]
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Images and their reconstructions, shape (2, columns, 3, H, W)."""

@@ -2,6 +2,7 @@
 
     L = -log p(x | code) + prior terms (`disdiff.baselines.prior`)
 
+FactorVAE and beta-TCVAE add a term of their own (`disdiff.baselines.total_correlation`). Losses are
 summed over pixels and over the code's numbers, averaged over the batch. To compare KL weights across image
 and code sizes, use beta_normalised = beta * d / (H W C), where d is the number of numbers in the code.
 """

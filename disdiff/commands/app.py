@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("report", "write the report of a run, one HTML page"),
     "evaluate": ("evaluate", "compute disentanglement scores over seeds and runs"),
     "compare": ("compare", "compare runs in a table; --train trains missing runs first"),
+    "claims": ("claims", "write the page that tries the papers' claims; --train makes what is missing"),
     "discover": ("discover", "name units in words with a CLIP model"),
     "fid": ("fid", "FID and KID of samples or reconstructions"),
     "tad": ("tad", "TAD and linear probe of codes"),

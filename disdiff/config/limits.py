@@ -36,12 +36,12 @@ MAY_NOT_BE_ZERO = {
     "std",
 }
 MAY_BE_NEGATIVE = {"zeta", "num_heads", "initial_logvar"}
-BELOW_ONE = {"ema_decay", "betas", "dropout", "noise_share"}
+BELOW_ONE = {"ema_decay", "betas", "dropout", "skip_dropout", "noise_share"}
 LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # required lengths of lists
 
 
 OF_NAME = {
-    "eta": FRACTION,
+    **dict.fromkeys(("eta", "shift"), FRACTION),
     **dict.fromkeys(("seed", "stage_seed", "nuisance_seed"), SEED),
     **dict.fromkeys(MAY_NOT_BE_ZERO, POSITIVE),
     **dict.fromkeys(BELOW_ONE, FRACTION_BELOW_ONE),

@@ -29,6 +29,7 @@ from disdiff.baselines.conditional import ConditionalConfig
 from disdiff.baselines.encoders import TrunkConfig
 from disdiff.baselines.latent_dpm import LatentDPMConfig
 from disdiff.baselines.prior import PriorConfig
+from disdiff.baselines.total_correlation import BetaTCVAEConfig, FactorVAEConfig
 from disdiff.baselines.vae import VAEConfig
 from disdiff.config.clip_options import ClipConfig
 from disdiff.config.limits import check_limits
@@ -264,9 +265,10 @@ class Config:
     """The complete configuration of a run.
 
     `seed` seeds the last stage, `stage_seed` the shared stages before it. Not every system uses every
-    section: `conditional` is for EncDiff, Diff-AE and InfoDiffusion, `vae` for beta-VAE and InfoVAE, `prior`
-    for these five, `clip` for CLIP-guided DisDiff, and `trunk` for all but CLIP-guided DisDiff. `latent_dpm`
-    is an optional stage of every system with a code.
+    section: `conditional` is for EncDiff, DyGA, Diff-AE and InfoDiffusion, `vae` for the VAEs, `prior` for
+    all these, `factor_vae` and `beta_tcvae` for the systems of these names, `clip` for CLIP-guided DisDiff,
+    and `trunk` for all but CLIP-guided DisDiff. `latent_dpm` is an optional stage of every system with a
+    code.
     """
 
     system: str = "disdiff"
@@ -282,6 +284,8 @@ class Config:
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    factor_vae: FactorVAEConfig = field(default_factory=FactorVAEConfig)
+    beta_tcvae: BetaTCVAEConfig = field(default_factory=BetaTCVAEConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     latent_dpm: LatentDPMConfig = field(default_factory=LatentDPMConfig)
     sampler: CodeSamplerConfig = field(default_factory=CodeSamplerConfig)

@@ -300,12 +300,12 @@ def list_published(systems: set[str], data: str, protocol: str | None) -> list[C
     """Columns of published values that are comparable with the systems of a table."""
     return [
         Column(
-            f"{entry.system}, published",
+            f"{entry.title}, published",
             "",
             (),
             {name: Value(value, None, 0) for name, value in entry.values.items()},
-            f"{entry.system}, published: {entry.source}; {entry.measured}",
+            f"{entry.title}, published: {entry.source}; {entry.measured}",
         )
         for entry in PUBLISHED
-        if entry.system in systems and entry.data == data and entry.protocol in (None, protocol)
+        if entry.system in {None, *systems} and entry.data == data and entry.protocol in (None, protocol)
     ]

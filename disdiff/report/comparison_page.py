@@ -28,12 +28,12 @@ from ldm.files import atomic_path, save_json
 RANKED = ("FactorVAE score", "DCI disentanglement")
 CHARTS = (
     *RANKED,
-    *("DCI completeness", "DCI informativeness", "MIG"),
+    *("DCI completeness", "DCI informativeness", "MIG", "InfoM", "InfoE", "InfoC"),
     *EDITING.values(),
     *(PSNR_ROWS[kind] for kind in ("inferred", "random")),
     *("Parameters, trainable (M)", SPEED),
 )
-SHARES = {*CHARTS[:5], *EDITING.values()}  # values between 0 and 1
+SHARES = {*CHARTS[:8], *EDITING.values()}  # values between 0 and 1
 THUMBNAILS = {"swap": "Swaps", "traversal": "Traversals"}
 WIDTH = 560  # width of a thumbnail, in pixels
 

@@ -26,7 +26,10 @@ from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 RECORD = "stage.json"
 OF_ONE_RUN = ("code", "latent_dpm")  # stages in the run folder; all others are shared
 # keys that are younger than existing stages: with its default value such a key does not enter the hash
-ADDED_KEYS = {"autoencoder.noise_share", "autoencoder.start"}
+ADDED_KEYS = {
+    *("autoencoder.noise_share", "autoencoder.start"),
+    *("conditional.skip_dropout", "conditional.anchors"),
+}
 
 
 @dataclass
@@ -90,8 +93,11 @@ def list_settings(config: Config, name: str) -> dict[str, Any]:
         return {key: value for key, value in section.items() if key != "enabled"}
     system = get_system(config)
     own = {key: value for key, value in section.items() if key not in system.unread}
-    extra = {key: select(config, key) for key in system.sections}
-    return {**own, **{key: value for key, value in extra.items() if value != select(Config(), key)}}
+    for key in system.sections:
+        value, default = select(config, key), select(Config(), key)
+        if value != default:
+            own[key] = drop_added(value, default, f"{key}.")
+    return own
 
 
 def drop_added(section: dict[str, Any], defaults: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from functools import partial
 
 import pytest
 
+from disdiff.build import SYSTEMS
 from disdiff.config.schema import CONFIGS, load_config, to_yaml
 from disdiff.report import comparison
 from disdiff.report.comparison import compare_runs
 from disdiff.report.published import PUBLISHED, Published
 from disdiff.report.tables import escape, format_text
+from ldm.data.catalog import DATA_SETS
 from ldm.errors import UserError
 
 
@@ -128,12 +130,11 @@ def test_a_protocol_is_chosen_where_runs_have_several(write, call):
 
 
 def test_published_values_stand_beside_ours_on_real_data_only(write, call, monkeypatch):
-    entry = Published(
-        "disdiff", "shapes3d", "paper", {"DCI disentanglement": 0.1}, "480,000 images", "a table"
-    )
+    values = {"DCI disentanglement": 0.1}
+    entry = Published("DisDiff", "disdiff", "shapes3d", "paper", values, "480,000 images", "a table")
     monkeypatch.setattr(comparison, "PUBLISHED", (entry,))
     _, said, _ = call(write("real", procedural=False))
-    assert "disdiff, published" in said and "disdiff, published: a table; 480,000 images." in said
+    assert "DisDiff, published" in said and "DisDiff, published: a table; 480,000 images." in said
     assert re.search(r"DCI disentanglement +0\.500 +0\.100", said)
     assert "published" not in call(write("ours"))[1]
     assert "published" not in call(write("fast", procedural=False, protocols=("fast",)))[1]
@@ -141,6 +142,47 @@ def test_published_values_stand_beside_ours_on_real_data_only(write, call, monke
 
 def test_every_published_value_says_where_it_comes_from():
     assert all(entry.values and entry.source and entry.measured for entry in PUBLISHED)
+    assert {entry.data for entry in PUBLISHED} - {"celeba_hq"} <= set(DATA_SETS)
+    assert {entry.system for entry in PUBLISHED} <= {None, *SYSTEMS}
+
+
+@pytest.mark.parametrize(
+    ("data", "system", "expected"),
+    [
+        ("shapes3d", "encdiff", {"EncDiff": (0.999, 0.969), "VCT": (0.957, 0.884), "FDAE": (0.987, 0.917)}),
+        ("mpi3d_toy", "disdiff", {"DisDiff-VQ": (0.617, 0.337), "VCT": (0.689, 0.475)}),
+        (
+            "cars3d",
+            "dyga",
+            {"DyGA with skip dropout": (0.941, 0.414), "VCT": (0.966, 0.382), "FDAE": (0.918, 0.418)},
+        ),
+        ("mpi3d_real_complex", "beta_vae", {"FDAE": (0.903, 0.644)}),
+        ("dsprites", "encdiff", {}),
+    ],
+)
+def test_published_scores_stand_where_their_data_and_system_are(write, data, system, expected):
+    table = compare_runs([write("real", procedural=False, data=data, system=system)])
+    found = {
+        column.title.removesuffix(", published"): tuple(value.mean for value in column.values.values())
+        for column in table.columns
+        if not column.runs
+    }
+    assert found == expected
+    drawn = compare_runs([write("drawn", procedural=True, data=data, system=system)])
+    assert all(column.runs for column in drawn.columns)
+    fast = compare_runs([write("fast", procedural=False, protocols=("fast",), data=data, system=system)])
+    assert all(column.runs for column in fast.columns)
+
+
+def test_published_tad_and_fid_stand_beside_runs_on_celeba(write):
+    run = write("faces", procedural=False, data="celeba", system="disdiff", scores=None)
+    table = compare_runs([run])
+    (published,) = [column for column in table.columns if not column.runs]
+    assert {row: value.mean for row, value in published.values.items()} == {
+        "TAD": 0.305,
+        "FID, 10,000 images": 18.2,
+    }
+    assert set(published.values) <= set(table.rows)
 
 
 def test_bad_files_are_named(tmp_path, call):

@@ -21,7 +21,10 @@ from ldm.nn.layers import CrossAttention, ResBlock
 from ldm.nn.unet import Level
 from ldm.tasks import sample_latents
 
-OTHERS = ("pdae", "encdiff", "infodiffusion", "diffae", "beta_vae", "infovae")
+OTHERS = (
+    *("pdae", "encdiff", "dyga", "infodiffusion", "diffae"),
+    *("beta_vae", "infovae", "factor_vae", "beta_tcvae"),
+)
 OF_DATA = ("bases", "data", "evaluation")
 
 
@@ -253,6 +256,88 @@ def test_encdiff_conditions_by_tokens_of_single_units(randomise):
     assert changed[:, 2].all() and not changed[:, [0, 1, 3, 4, 5]].any()
 
 
+class TestDyGA:
+    path = CONFIGS / "dyga" / "shapes3d.yaml"
+
+    def test_without_dropout_and_shift_it_is_encdiff(self, randomise):
+        plain = build_task(self.path, "conditional={skip_dropout: 0.0, anchors: {shift: 0.0}}")
+        encdiff = build_task(CONFIGS / "encdiff" / "shapes3d.yaml")
+        for task in (plain, encdiff):
+            torch.manual_seed(2)
+            randomise(task.trained)
+        assert torch.equal(loss_at(plain), loss_at(encdiff))
+        path = CONFIGS / "encdiff" / "shapes3d.yaml"
+        plain, encdiff = (
+            list_settings(load_config([file], overrides), "code")
+            for file, overrides in (
+                (self.path, ["conditional={skip_dropout: 0.0, anchors: {shift: 0.0}}"]),
+                (path, []),
+            )
+        )
+        assert plain == encdiff and not {"skip_dropout", "anchors"} & set(plain["conditional"])
+
+    def test_both_change_training_and_not_sampling(self, randomise):
+        task = build_task(
+            self.path, "conditional={skip_dropout: 0.5, anchors: {shift: 0.5, memory: 4, every: 1}}"
+        )
+        randomise(task.trained)
+        z, t, code = torch.randn(2, 4, 8, 8), torch.tensor([5, 90]), torch.randn(2, 6, 1)
+        torch.manual_seed(0)
+        assert not torch.equal(task.trained(z, t, code), task.trained(z, t, code))
+        task.trained.eval()
+        assert torch.equal(task.trained(z, t, code), task.model.eps_fn(code)(z, t))
+        loss_at(task)
+        assert task.anchors.num_seen == BATCH and task.anchors.share.any()
+
+    def test_anchors_are_part_of_a_checkpoint_and_not_of_the_result(self):
+        task = build_task(self.path)
+        checkpoint = {"state_dict": task.state_dict()}
+        task.on_save_checkpoint(checkpoint)
+        assert {"anchors.mean", "anchors.memory"} < checkpoint["state_dict"].keys()
+        assert not [name for name in task.result.state_dict() if "anchor" in name]
+
+
+class TestTotalCorrelation:
+    beta_vae = CONFIGS / "beta_vae" / "shapes3d.yaml"
+    vae = ("prior.zeta=0", "prior.weight=1")
+
+    def test_a_beta_tcvae_of_ones_is_the_vae(self):
+        ones = build_task(CONFIGS / "beta_tcvae" / "shapes3d.yaml", "beta_tcvae.total_correlation=1")
+        assert torch.equal(loss_at(ones), loss_at(build_task(self.beta_vae, *self.vae)))
+
+    def test_a_factor_vae_without_gamma_trains_as_the_vae(self):
+        path = CONFIGS / "factor_vae" / "shapes3d.yaml"
+        none, some, vae = (
+            build_task(path, "factor_vae.gamma=0"),
+            build_task(path),
+            build_task(self.beta_vae, *self.vae),
+        )
+        for task in (none, some, vae):
+            loss_at(task).backward()
+        same, other = (
+            [
+                torch.equal(a.grad, b.grad)
+                for a, b in zip(t.trained.parameters(), vae.trained.parameters(), strict=True)
+            ]
+            for t in (none, some)
+        )
+        assert all(same) and not all(other)
+
+    def test_the_discriminator_is_trained_and_not_part_of_the_result(self):
+        task = build_task(CONFIGS / "factor_vae" / "shapes3d.yaml", "code.train.learning_rate=0.01")
+        before = [parameter.clone() for parameter in task.term.parameters()]
+        optimizer = task.configure_optimizers()["optimizer"]
+        loss_at(task).backward()
+        optimizer.step()
+        assert not any(map(torch.equal, before, task.term.parameters()))
+        assert [group["betas"] for group in optimizer.param_groups] == [
+            (0.9, 0.999),
+            (0.9, 0.999),
+            (0.5, 0.9),
+        ]
+        assert not [name for name in task.result.state_dict() if "discriminator" in name]
+
+
 class TestTokenBlock:
     @pytest.fixture
     def block(self):
@@ -315,6 +400,9 @@ def test_a_stage_depends_on_what_its_system_reads():
         ("encdiff", "code.encoder={start: bilinear, input: image}", "code.encoder.start=bilinear"),
         ("encdiff", "code.encoder={start: bilinear, posterior: bernoulli}", "other than bernoulli"),
         ("diffae", "code.encoder.start=bilinear", "trunk.kind=disdiff"),
+        ("factor_vae", "code.encoder.posterior=bernoulli", "code.encoder.posterior"),
+        ("beta_tcvae", "code.encoder.posterior=bernoulli", "code.encoder.posterior"),
+        ("dyga", "code.unit_dim=2", "conditional.anchors.shift"),
         ("encdiff", "sampler.guidance=2", "encdiff has no gradient fields"),
     ],
 )

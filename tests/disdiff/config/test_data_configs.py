@@ -13,7 +13,10 @@ from disdiff.config.schema import CONFIGS, load_config, read_yaml
 from ldm.data.catalog import DATA_SETS, DataOptions, check_options
 
 SHARED = ("autoencoder", "latent_diffusion")
-OF_CODES = ("disdiff", "pdae", "encdiff", "diffae", "infodiffusion", "beta_vae", "infovae")
+OF_CODES = (
+    *("disdiff", "pdae", "encdiff", "dyga", "diffae", "infodiffusion"),
+    *("beta_vae", "infovae", "factor_vae", "beta_tcvae"),
+)
 SYSTEMS = (*SHARED, *OF_CODES)
 DATA = sorted(
     path.stem

@@ -1,0 +1,138 @@
+"""The parts of the KL have their known values; FactorVAE and beta-TCVAE are the VAE where they should be."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from disdiff.baselines.total_correlation import (
+    BetaTCVAEConfig,
+    BetaTCVAETerm,
+    Discriminator,
+    FactorVAEConfig,
+    FactorVAETerm,
+    decompose_kl,
+    discriminator_loss,
+    log_normal,
+    permute_units,
+)
+from disdiff.method.factor_encoder import Posterior
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def posterior_at(mean, std):
+    """Posterior of means (B, N) and one standard deviation."""
+    mean = torch.as_tensor(mean, dtype=torch.float)[..., None]
+    return Posterior(mean, torch.full_like(mean, 2 * math.log(std)))
+
+
+def test_the_parts_add_up_to_the_log_ratio(generator):
+    posterior = Posterior(torch.randn(16, 5, 2), torch.randn(16, 5, 2))
+    code = posterior.sample(generator)
+    zero = torch.zeros_like(code)
+    ratio = log_normal(code, *posterior) - log_normal(code, zero, zero)
+    torch.testing.assert_close(sum(decompose_kl(posterior, code)), ratio.flatten(1).sum(dim=1).mean())
+
+
+def test_the_log_ratio_is_the_kl_on_average(generator):
+    posterior = Posterior(0.5 * torch.randn(4, 3, 1), torch.randn(4, 3, 1))
+    sums = [sum(decompose_kl(posterior, posterior.sample(generator))) for _ in range(3000)]
+    assert torch.stack(sums).mean().item() == pytest.approx(posterior.kl().mean().item(), rel=0.03)
+
+
+def test_a_product_of_units_has_no_total_correlation(generator):
+    """A grid of means is a product of its units, whatever the noise; nine images are log 9 of information."""
+    grid = [[10 * a, 10 * b] for a in (-1, 0, 1) for b in (-1, 0, 1)]
+    posterior = posterior_at(grid, 0.1)
+    parts = decompose_kl(posterior, posterior.sample(generator))
+    assert parts.total_correlation.item() == pytest.approx(0, abs=1e-4)
+    assert parts.mutual_information.item() == pytest.approx(math.log(9), abs=1e-4)
+
+
+def test_a_repeated_unit_is_told_from_a_product(generator):
+    """Two units of one value in four: H(z1) + H(z2) - H(z1, z2) = log 4."""
+    posterior = posterior_at([[10 * a, 10 * a] for a in range(4)], 0.1)
+    parts = decompose_kl(posterior, posterior.sample(generator))
+    assert parts.total_correlation.item() == pytest.approx(math.log(4), abs=1e-4)
+
+
+def test_a_code_without_information_has_the_kl_of_its_units_only(generator):
+    posterior = posterior_at(torch.full((6, 3), 0.7), 1.0)
+    parts = [decompose_kl(posterior, posterior.sample(generator)) for _ in range(1500)]
+    assert max(abs(p.mutual_information) + abs(p.total_correlation) for p in parts) < 1e-5
+    mean = torch.stack([p.dimension_wise for p in parts]).mean().item()
+    assert mean == pytest.approx(3 * 0.7**2 / 2, rel=0.05)
+
+
+def test_a_beta_tcvae_of_ones_adds_nothing(generator):
+    posterior = Posterior(torch.randn(8, 3, 1), torch.randn(8, 3, 1))
+    code = posterior.sample(generator)
+    assert BetaTCVAETerm(BetaTCVAEConfig(1.0, 1.0, 1.0))(posterior, code, generator)[0] == 0
+    parts = decompose_kl(posterior, code)
+    added, told = BetaTCVAETerm(BetaTCVAEConfig(0.5, 4.0, 2.0))(posterior, code, generator)
+    expected = -0.5 * parts.mutual_information + 3 * parts.total_correlation + parts.dimension_wise
+    torch.testing.assert_close(added, expected)
+    assert told.keys() == parts._asdict().keys()
+
+
+def test_permuting_keeps_every_unit_and_breaks_their_relation(generator):
+    code = torch.randn(500, 1, 2).expand(-1, 3, -1) + torch.tensor([0.0, 100, 200])[:, None]
+    permuted = permute_units(code, generator)
+    for k in range(3):
+        assert torch.equal(permuted[:, k].sort(dim=0).values, code[:, k].sort(dim=0).values)
+        first, second = permuted[:, k], code[:, k]  # numbers of one unit stay together
+        assert set(map(tuple, first.tolist())) == set(map(tuple, second.tolist()))
+    assert abs(torch.corrcoef(permuted[:, :2, 0].T)[0, 1]) < 0.2
+
+
+def test_a_trained_discriminator_knows_the_total_correlation_of_gaussians(generator):
+    """TC of two standard normal units of correlation r is -log(1 - r^2) / 2."""
+    correlation = 0.9
+    torch.manual_seed(0)
+    discriminator = Discriminator(2, 64, 2)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-3)
+
+    def draw(n):
+        x = torch.randn(n, 2, generator=generator)
+        x[:, 1] = correlation * x[:, 0] + math.sqrt(1 - correlation**2) * x[:, 1]
+        return x[..., None]
+
+    for _ in range(300):
+        optimizer.zero_grad()
+        discriminator_loss(discriminator, draw(512), generator).backward()
+        optimizer.step()
+    found = discriminator.total_correlation(draw(4000)).item()
+    assert found == pytest.approx(-0.5 * math.log(1 - correlation**2), abs=0.12)
+
+
+class TestFactorVAETerm:
+    @pytest.fixture
+    def term(self):
+        return FactorVAETerm(FactorVAEConfig(gamma=2.0, width=8, num_layers=2), 3, seed=1)
+
+    def test_the_two_gradients_do_not_mix(self, term, generator):
+        code = torch.randn(8, 3, 1, requires_grad=True)
+        posterior = Posterior(code, torch.zeros_like(code))
+        alone = FactorVAETerm(FactorVAEConfig(gamma=0.0, width=8, num_layers=2), 3, seed=1)
+        assert all(map(torch.equal, term.parameters(), alone.parameters()))
+        for each in (term, alone):
+            each(posterior, code, torch.Generator().manual_seed(0))[0].backward()
+        for one, other in zip(term.parameters(), alone.parameters(), strict=True):
+            assert one.grad.any() and torch.equal(one.grad, other.grad)  # gamma does not reach it
+        (expected,) = torch.autograd.grad(2 * term.discriminator(code).mean(), code)
+        torch.testing.assert_close(code.grad, expected)  # the discriminator's loss does not reach the code
+
+    def test_the_discriminator_has_its_own_optimiser_settings(self, term):
+        (group,) = term.parameter_groups(2.0)
+        assert group["lr"] == 2e-4 and group["betas"] == (0.5, 0.9)
+        assert len(group["params"]) == len(list(term.parameters())) == 6
+
+    def test_it_has_leaky_layers_and_one_output(self, term):
+        kinds = [type(layer) for layer in term.discriminator.layers]
+        assert kinds == [nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU, nn.Linear]
+        assert term.discriminator(torch.zeros(4, 3, 1)).shape == (4,)

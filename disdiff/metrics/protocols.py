@@ -6,7 +6,7 @@ new `RandomState(seed)`, as in the released code, so a metric's score does not d
 are computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,9 +81,10 @@ def compute_scores(
     seed: int,
     *,
     units: str = "pca1",
+    only: Collection[str] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Result]:
-    """Compute every factor-based metric of a protocol.
+    """Compute every factor-based metric of a protocol, or those named.
 
     Args:
         codes: units, shape (n, N) or (n, N, D); vectors are reduced by `unit_scalars` over all n rows.
@@ -91,6 +92,7 @@ def compute_scores(
         protocol: a name in `PROTOCOLS`.
         seed: seed of each metric.
         units: reduction of vector units, "pca1" (published) or "all".
+        only: names of the metrics to compute; None for all.
         progress: called with the name of the current metric and the share of it that is done.
 
     Returns:
@@ -110,8 +112,9 @@ def compute_scores(
     codes = unit_scalars(codes, units)
     report = progress or (lambda name, share: None)
     metrics = build_metrics(chosen, lambda share: report("dci", share))
+    wanted = {name: metric for name, metric in metrics.items() if only is None or name in only}
     scores = collect_scores(
-        {name: partial(metric, codes, factors, seed=seed) for name, metric in metrics.items()}, report
+        {name: partial(metric, codes, factors, seed=seed) for name, metric in wanted.items()}, report
     )
     return restore_columns(scores, kept, "factor")
 

@@ -1,0 +1,117 @@
+"""benchmarks/gpu.py on the CPU with tiny networks: rows, curves, what it repeats and when it ends."""
+
+import json
+
+import pytest
+
+SIZES = ("--device", "cpu", "--size", "tiny", "--modes", "float32", "bf16")
+STAGES = ("code", "latent_diffusion", "autoencoder")
+
+
+@pytest.fixture
+def gpu(load_benchmark, noise_images, monkeypatch):
+    """The benchmark, in this process, with few steps and points, however fast the machine is."""
+    gpu = load_benchmark("gpu")
+
+    class Inline:
+        def run(self, function, *arguments, seconds):
+            assert seconds > 0
+            return function(*arguments)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    for name, value in {"Worker": Inline, "ROW_SHARE": 0, "FIRST_STAGE_SHARE": 0, "MARKS": [19, 32]}.items():
+        monkeypatch.setattr(gpu, name, value)
+    return gpu
+
+
+@pytest.fixture
+def run(gpu, tmp_path):
+    """Return a function that calls the command and reads its file."""
+
+    def call(*words, minutes=600):
+        out = ("--out", str(tmp_path), "--runs", str(tmp_path / "elsewhere"))
+        gpu.main(gpu.make_parser().parse_args(["--minutes", str(minutes), *SIZES, *out, *words]))
+        return json.loads((tmp_path / "gpu.json").read_text())
+
+    return call
+
+
+def test_a_trial_measures_trains_and_goes_on(gpu, run, load_benchmark, tmp_path, monkeypatch, capsys):
+    first = run()
+    assert set(first["rows"]) == {f"tiny/{stage}/{mode}" for stage in STAGES for mode in ("float32", "bf16")}
+    for row in first["rows"].values():
+        assert row["batch_size"] == 8 and row["steps"] == 2 and row["peak_memory_mb"] > 0
+        assert row["images_per_second"] == pytest.approx(8 * row["steps"] / row["seconds"])
+    training = first["training"]
+    assert training["size"] == "tiny" and "failed" not in training
+    assert training["first_stages"]["latent_diffusion"]["images"] == 16
+    assert set(training["overrides"]["without L_dis"]) - set(training["overrides"]["with L_dis"]) == {
+        "code.loss.weight_disentangle=0"
+    }
+    for points in training["curves"].values():
+        assert [point["images"] for point in points] == [16, 32]
+        assert all(0 <= point["scores"]["fast"]["dci"] <= 1 for point in points)
+    assert (tmp_path / "gpu.png").stat().st_size > 1000
+    assert not (tmp_path / "elsewhere" / "timing").exists()
+    monkeypatch.setattr(gpu, "time_stage", None)
+    monkeypatch.setattr(gpu, "train_one", None)
+    monkeypatch.setattr(gpu, "MARKS", [19, 32, 40])
+    growth = load_benchmark("growth")
+    monkeypatch.setattr(growth, "score_code", lambda context, protocol: {"reason": "not asked"})
+    second = run()
+    assert second["rows"] == first["rows"] and second["calls"] == [600, 600]
+    for variant, points in second["training"]["curves"].items():
+        assert points[:2] == training["curves"][variant] and points[2]["images"] == 40
+    assert "without L_dis: 40 images: not asked (fast)" in capsys.readouterr().out
+
+
+def test_what_takes_too_long_is_said_and_tried_again(gpu, run, monkeypatch):
+    def late(*arguments, **options):
+        raise TimeoutError("not finished in 7 s")
+
+    def broken(*arguments, **options):
+        raise ChildProcessError("OutOfMemoryError: tried to allocate too much")
+
+    inline = gpu.Worker.run
+    for fault, key in ((late, "out_of_time"), (broken, "failed")):
+        monkeypatch.setattr(gpu.Worker, "run", lambda self, f, *a, seconds, fault=fault: (
+            fault() if f is gpu.time_stage else inline(self, f, *a, seconds=seconds)
+        ))  # fmt: skip
+        result = run("--modes", "float32")
+        assert all(list(row) == [key] for row in result["rows"].values())
+        assert "is not measured" in result["training"]["failed"] and "curves" not in result["training"]
+
+
+def test_another_machine_is_not_mixed_in(gpu, run, monkeypatch):
+    monkeypatch.setattr(gpu, "list_rows", lambda sizes, modes: [])
+    run()
+    monkeypatch.setattr(gpu, "describe_machine", lambda: {"device": "a", "processor": "b", "versions": "c"})
+    with pytest.raises(gpu.UserError, match="of another machine .device differs"):
+        run()
+
+
+def test_rounds_are_planned_within_the_time(gpu):
+    gpu.MARKS = [100, 300, 1000]
+    rates = {"a": 10.0, "b": 20.0}
+    plan = gpu.plan_round
+    assert plan({"a": 0, "b": 0}, rates, 1e9, 1, 10) == (["a", "b"], 100)
+    assert plan({"a": 100, "b": 300}, rates, 1e9, 1, 10) == (["a"], 300)
+    assert plan({"a": 1000, "b": 1000}, rates, 1e9, 1, 10) is None
+    # 0.8 of 40 s without two points of 5 s are 24 s: 160 images of both, which need 16 and 8 s
+    assert plan({"a": 100, "b": 100}, rates, 40, 5, 10) == (["a", "b"], 260)
+    assert plan({"a": 100, "b": 100}, rates, 10, 5, 10) is None
+    assert plan({"a": 100, "b": 120}, rates, 7, 5, 10) == (["a"], 110)
+
+
+def test_the_modes_of_a_gpu_are_left_out_on_a_cpu(gpu, tmp_path):
+    words = ["--minutes", "1", "--out", str(tmp_path)]
+    arguments = gpu.make_parser().parse_args(words)
+    modes = {device: gpu.Session(arguments, device, None).modes for device in ("cpu", "cuda")}
+    assert set(modes["cuda"]) - set(modes["cpu"]) == {"tf32", "cuda_graphs"}
+    assert modes["cuda"] == list(gpu.MODES)

@@ -115,6 +115,7 @@ MARKS = [number * 10**power for power in range(4, 8) for number in (1, 3)]  # im
 PROTOCOL = "fast"
 PLAIN_SHARE, COMPILED_SHARE = 0.4, 0.2  # of the time
 FIRST_STAGE_SHARE = 0.2  # of the time of the curves, for each of the first two stages
+OVERHEAD = 10.0  # seconds of a point besides training, until one is measured
 ROW_SHARE = 1 / 160  # of the time, for the timed steps of a row
 WARM_UP = 5  # steps before the timed ones
 SAFETY = 0.8  # share of a planned time that is used, as rates vary
@@ -180,16 +181,15 @@ class StepClock:
 
 def time_stage(words: list[str], stage: str, seconds: float) -> dict[str, Any]:
     """Train a stage from random weights for about `seconds` after a warm-up; returns its row."""
-    gc.collect()  # networks of the row before
+    from torch._dynamo.utils import counters  # here, as it takes seconds
+
+    torch._dynamo.reset()  # with the networks and the graphs of the row before
+    counters.clear()
+    gc.collect()
     context = open_run(words)
-    device, compiled = context.machine.device, context.machine.compile != "none"
+    device = context.machine.device
     if device == "cuda":
         torch.cuda.empty_cache()
-    if compiled:
-        from torch._dynamo.utils import counters  # here, as it takes seconds
-
-        torch._dynamo.reset()
-        counters.clear()
     part, clock = context.stages[stage], StepClock(seconds, device)
     shutil.rmtree(part.folder, ignore_errors=True)
     with suppress(Paused):
@@ -204,7 +204,7 @@ def time_stage(words: list[str], stage: str, seconds: float) -> dict[str, Any]:
         "images_per_second": size * clock.steps / clock.taken,
         "peak_memory_mb": clock.megabytes,
     }
-    if compiled:
+    if context.machine.compile != "none":
         row |= {"frames": counters["frames"]["total"], "frames_compiled": counters["frames"]["ok"]}
     return row
 
@@ -230,7 +230,9 @@ def extend_curve(words: list[str], images: int, seconds: float) -> list[Point]:
 def plan_round(
     images: dict[str, int], rates: dict[str, float], seconds: float, overhead: float, batch_size: int
 ) -> tuple[list[str], int] | None:
-    """What to train next: runs that are behind, else all of them to the next mark, or as far as time allows.
+    """What to train next: runs that are behind, else all of them to a mark, or as far as time allows.
+
+    The mark is the next one for which training takes as long as the rest of a point.
 
     Args:
         images: images that each run has been trained on.
@@ -246,7 +248,8 @@ def plan_round(
     behind = [name for name, count in images.items() if count < most]
     runs = behind or list(images)
     marks = [mark // batch_size * batch_size for mark in MARKS]
-    target = most if behind else next((mark for mark in marks if mark > most), None)
+    worth = most + max(1, overhead * min(rates.values()))
+    target = most if behind else next((mark for mark in marks if mark >= worth), None)
     if target is None:
         return None
     free = SAFETY * (seconds - overhead * len(runs)) + sum(images[name] / rates[name] for name in runs)
@@ -261,9 +264,8 @@ class Session:
 
     def __init__(self, arguments: argparse.Namespace, device: str, worker: Worker) -> None:
         self.total = 60 * arguments.minutes
-        self.end = (
-            time.monotonic() + self.total - max(1.0, 0.02 * self.total)
-        )  # the rest is for the last files
+        spare = max(1.0, 0.02 * self.total)  # for the last files
+        self.end = time.monotonic() + self.total - spare
         self.device, self.sizes, self.worker = device, arguments.sizes, worker
         self.modes = [mode for mode in arguments.modes or MODES if device == "cuda" or mode not in ON_CUDA]
         self.runs, self.path = arguments.runs or arguments.out / "runs", arguments.out / "gpu.json"
@@ -368,7 +370,7 @@ class Session:
     def extend_curves(self, row: dict[str, Any]) -> None:
         """Train and score both variants in turn, until the time is over."""
         curves = self.result["training"].setdefault("curves", {variant: [] for variant in VARIANTS})
-        rates, overhead = dict.fromkeys(VARIANTS, row["images_per_second"]), 0.02 * self.total
+        rates, overhead = dict.fromkeys(VARIANTS, row["images_per_second"]), OVERHEAD
         while True:
             images = {variant: points[-1]["images"] if points else 0 for variant, points in curves.items()}
             planned = plan_round(images, rates, self.left, overhead, row["batch_size"])

@@ -25,9 +25,24 @@ def gpu(load_benchmark, noise_images, monkeypatch):
             pass
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    for name, value in {"Worker": Inline, "ROW_SHARE": 0, "FIRST_STAGE_SHARE": 0, "MARKS": [19, 32]}.items():
-        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu, "Worker", Inline)
+    monkeypatch.setattr(gpu, "ROW_SHARE", 0)
+    monkeypatch.setattr(gpu, "FIRST_STAGE_SHARE", 0)
     return gpu
+
+
+@pytest.fixture
+def plan(gpu, monkeypatch):
+    """Return a function that sets the points."""
+
+    def to_the_next(marks):
+        def plan_round(images, *rest):
+            ahead = [mark for mark in marks if mark > min(images.values())]
+            return ([name for name, n in images.items() if n < ahead[0]], ahead[0]) if ahead else None
+
+        monkeypatch.setattr(gpu, "plan_round", plan_round)
+
+    return to_the_next
 
 
 @pytest.fixture
@@ -42,7 +57,8 @@ def run(gpu, tmp_path):
     return call
 
 
-def test_a_trial_measures_trains_and_goes_on(gpu, run, load_benchmark, tmp_path, monkeypatch, capsys):
+def test_a_trial_measures_trains_and_goes_on(gpu, run, plan, load_benchmark, tmp_path, monkeypatch, capsys):
+    plan([16, 32])
     first = run()
     assert set(first["rows"]) == {f"tiny/{stage}/{mode}" for stage in STAGES for mode in ("float32", "bf16")}
     for row in first["rows"].values():
@@ -61,7 +77,7 @@ def test_a_trial_measures_trains_and_goes_on(gpu, run, load_benchmark, tmp_path,
     assert not (tmp_path / "elsewhere" / "timing").exists()
     monkeypatch.setattr(gpu, "time_stage", None)
     monkeypatch.setattr(gpu, "train_one", None)
-    monkeypatch.setattr(gpu, "MARKS", [19, 32, 40])
+    plan([16, 32, 40])
     growth = load_benchmark("growth")
     monkeypatch.setattr(growth, "score_code", lambda context, protocol: {"reason": "not asked"})
     second = run()
@@ -100,6 +116,7 @@ def test_rounds_are_planned_within_the_time(gpu):
     gpu.MARKS = [100, 300, 1000]
     rates = {"a": 10.0, "b": 20.0}
     plan = gpu.plan_round
+    assert plan({"a": 0, "b": 0}, rates, 1e9, 11, 10) == (["a", "b"], 300)  # 110 images take 11 s
     assert plan({"a": 0, "b": 0}, rates, 1e9, 1, 10) == (["a", "b"], 100)
     assert plan({"a": 100, "b": 300}, rates, 1e9, 1, 10) == (["a"], 300)
     assert plan({"a": 1000, "b": 1000}, rates, 1e9, 1, 10) is None

@@ -20,7 +20,7 @@ from disdiff.report.claims_page import Trial, write_page
 from disdiff.report.comparison import check_same_data, choose_protocol, load_metrics, read_run
 from disdiff.report.verdicts import Arm
 from disdiff.runs.campaign import Job, plan_job, train_campaign
-from ldm.errors import choose
+from ldm.errors import check_option
 from ldm.files import atomic_path, expand_home, load_json
 from ldm.training.log import format_duration
 

@@ -28,6 +28,7 @@ from ldm.data.source import ImageSource, describe_source, split_indices
 from ldm.diffusion.sampler import SAMPLERS
 from ldm.errors import check_option
 from ldm.nn.unet import UNet
+from ldm.training.checkpoint import Pause
 from ldm.training.machine import Machine, configure_process, resolve_machine
 from ldm.training.ranks import read_ranks
 from ldm.training.threads import list_counts
@@ -54,6 +55,7 @@ class Context:
         latent_dpm: diffusion model of the codes; None without `model`.
         thread_counts: candidate numbers of CPU threads.
         step_seconds: seconds per training step by stage, filled in by the trial of `disdiff.runs.overview`.
+        pause: where training stops for now, see `ldm.training.fit.fit`; None to train to the end.
     """
 
     config: Config
@@ -70,6 +72,7 @@ class Context:
     latent_dpm: LatentDPM | None
     thread_counts: list[int]
     step_seconds: dict[str, float] = field(default_factory=dict)
+    pause: Pause | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:

@@ -55,6 +55,7 @@ def train_stage(context: Context, name: str) -> None:
 
     Raises:
         UserError: training diverged, or the folder cannot be written.
+        Paused: `context.pause` stopped training; the same call continues it.
     """
     trainers = {
         "autoencoder": train_autoencoder,
@@ -137,7 +138,7 @@ def fit_stage(
     # compiled code keeps the number of threads it was compiled with
     if len(context.thread_counts) > 1 and context.machine.compile == "none":
         watches = [ThreadWatch(context.thread_counts, context.step_seconds.get(stage.name))]
-    return fit(task, make_loader, stage.folder, stage.name, context.machine, watches)
+    return fit(task, make_loader, stage.folder, stage.name, context.machine, watches, context.pause)
 
 
 def save_stage(

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
 from ldm.files import atomic_path
-from ldm.training.checkpoint import StageCheckpoint, count_steps, read_checkpoint
+from ldm.training.checkpoint import Pause, Paused, StageCheckpoint, count_steps, read_checkpoint
 from ldm.training.loggers import log_picture, open_logger
 from ldm.training.machine import GraphSteps, Machine, make_resident, prepare, release
 from ldm.training.monitor import Monitor
@@ -55,6 +55,7 @@ def fit(
     name: str,
     machine: Machine,
     watches: Sequence[pl.Callback] = (),
+    pause: Pause | None = None,
 ) -> float:
     """Train `task` to the end of its budget, from its last checkpoint if there is one.
 
@@ -67,24 +68,28 @@ def fit(
         name: the stage's name, for the progress bar.
         machine: device, precision and other settings.
         watches: additional Lightning callbacks.
+        pause: called with the number of steps done after each; if it returns true, training stops there with
+            a checkpoint. For one process only.
 
     Returns:
         Seconds of training, including those before an interruption; 0 for processes other than 0.
 
     Raises:
         UserError: training diverged, the checkpoint is unreadable, or the folder cannot be written.
+        Paused: `pause` stopped training.
     """
     checkpoint = folder / "resume.ckpt"
     first_step = count_steps(read_checkpoint(checkpoint)) if checkpoint.exists() else 0
     num_steps, task.num_parts = task.budget.num_steps, machine.accumulate
-    ranks, monitor = read_ranks(), None
+    ranks, monitor, saving = read_ranks(), None, None
     callbacks = [*watches, *([GraphSteps()] if machine.compile == "cuda_graphs" else [])]
     if ranks.size > 1:
         callbacks.append(AverageStats())
     if ranks.is_main:
         monitor = Monitor(folder / "log.csv", name, num_steps, task.budget.batch_size, first_step, LOG_EVERY)
         preview = Preview(folder / "preview.png", task.config.preview_steps, num_steps)
-        callbacks += [monitor, preview, StageCheckpoint(checkpoint, task.config.checkpoint_seconds)]
+        saving = StageCheckpoint(checkpoint, task.config.checkpoint_seconds, pause)
+        callbacks += [monitor, preview, saving]
     kind = machine.logger if ranks.is_main else "csv"
     with quiet_lightning(), open_logger(kind, folder) as logger:
         trainer = pl.Trainer(
@@ -113,6 +118,8 @@ def fit(
                 monitor.load_state_dict(saved["callbacks"][monitor.state_key])
     task.to("cpu")
     release(task)
+    if saving is not None and saving.paused:
+        raise Paused
     wait_for_all()  # a late process still reads the checkpoint, which is deleted once the stage is saved
     return 0.0 if monitor is None else monitor.seconds
 

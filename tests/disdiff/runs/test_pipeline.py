@@ -183,7 +183,7 @@ def test_a_choice_of_threads_leaves_no_trace_in_weights(build, two_threads_are, 
 def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, monkeypatch):
     given = {}
 
-    def fit(task, make_loader, folder, name, machine, watches):
+    def fit(task, make_loader, folder, name, machine, watches, pause):
         given.setdefault(name, []).extend(watches)
         return 1.0
 

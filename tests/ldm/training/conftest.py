@@ -59,7 +59,7 @@ def train_config():
 def run():
     """Return a function that fits a task in a folder, on 10 samples, and gives the seconds it took."""
 
-    def fit_task(task, folder, images=False, watches=(), logger="csv"):
+    def fit_task(task, folder, images=False, watches=(), logger="csv", pause=None):
         generator = torch.Generator().manual_seed(1)
         x = torch.randn(10, 5, generator=generator)
         image = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -70,7 +70,8 @@ def run():
             return build_loader(batches, sampler, num_workers=0, pin_memory=False)
 
         folder.mkdir(parents=True, exist_ok=True)
-        return fit(task, make_loader, folder, "tiny", Machine("cpu", "32-true", logger=logger), watches)
+        machine = Machine("cpu", "32-true", logger=logger)
+        return fit(task, make_loader, folder, "tiny", machine, watches, pause)
 
     return fit_task
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ldm.errors import UserError
-from ldm.training.checkpoint import count_steps, read_checkpoint
+from ldm.training.checkpoint import Paused, count_steps, load_result, read_checkpoint
 
 
 @pytest.fixture
@@ -22,6 +22,26 @@ def test_it_knows_the_steps_behind_it(killed):
 
 def test_no_temporary_file_stays(killed):
     assert not list(killed.glob(".*"))
+
+
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_it_gives_the_weights_that_the_stage_would_end_with(tmp_path, run, tiny_task, ema_decay):
+    task, other = tiny_task(), tiny_task()
+    if ema_decay is None:
+        task.ema = None
+    with pytest.raises(Paused):
+        run(task, tmp_path, pause=lambda step: step == 7)
+    steps, seconds = load_result(tmp_path / "resume.ckpt", other.trained)
+    assert steps == 7 and 0 < seconds < 3600
+    found, last = other.trained.state_dict(), task.trained.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in task.result.state_dict().items())
+    same_as_last = all(torch.equal(found[name], value) for name, value in last.items())
+    assert same_as_last == (ema_decay is None)
+
+
+def test_weights_of_another_module_are_refused(killed):
+    with pytest.raises(UserError, match="resume.ckpt is from another configuration"):
+        load_result(killed / "resume.ckpt", torch.nn.Linear(2, 2))
 
 
 class Malicious:

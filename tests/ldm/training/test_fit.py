@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ldm.errors import UserError
+from ldm.training.checkpoint import Paused, count_steps, read_checkpoint
 from ldm.training.ema import EMA
 from ldm.training.log import read_log
 from ldm.training.machine import resolve_machine
@@ -47,6 +48,26 @@ def test_a_killed_run_resumes_to_the_very_bits_of_an_uninterrupted_one(
     assert_same(state(whole), state(resumed))
     assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")
     assert list(log_rows(tmp_path / "killed")) == list(range(1, 31))
+
+
+def test_a_paused_run_goes_on_to_the_very_bits_of_an_uninterrupted_one(
+    tmp_path, run, tiny_task, every_step_logged
+):
+    whole, asked = tiny_task(), []
+    run(whole, tmp_path / "whole")
+    for stop in (13, 21):
+        with pytest.raises(Paused):
+            run(
+                tiny_task(),
+                tmp_path / "paused",
+                pause=lambda step, stop=stop: asked.append(step) or step == stop,
+            )
+        assert asked[-1] == stop == count_steps(read_checkpoint(tmp_path / "paused" / "resume.ckpt"))
+    assert asked == list(range(1, 22))
+    resumed = tiny_task()
+    run(resumed, tmp_path / "paused", pause=lambda step: False)
+    assert_same(state(whole), state(resumed))
+    assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "paused")
 
 
 def test_what_the_log_averages_survives_a_resume(tmp_path, run, tiny_task, monkeypatch):

@@ -147,8 +147,11 @@ def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, ima
     Raises:
         UserError: an option is unknown, sizes do not fit, or latents are too large to be whitened.
     """
-    if config.code.loss.whiten_ridge is not None:
-        check_whitened(math.prod(latent_space.latent_shape(image_size)))
+    numbers, loss = math.prod(latent_space.latent_shape(image_size)), config.code.loss
+    if loss.whiten_ridge is not None:
+        check_whitened(numbers)
+    if loss.recombination.weight:
+        check_whitened(numbers, "code.loss.recombination.weight")
     networks = build_code_networks(config, latent_space, image_size)
     schedule = Schedule(config.latent_diffusion.schedule)
     kind = PDAE if config.system == "pdae" else DisDiff

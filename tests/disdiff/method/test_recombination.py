@@ -6,6 +6,7 @@ from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import (
     DisDiffLossConfig,
     RecombinationConfig,
+    check_whitened,
     critic_penalty,
     mix_units,
     recode_error,
@@ -43,13 +44,13 @@ def recombination(z_0):
 
 def test_units_are_taken_from_the_other_code(generator):
     code, other = torch.randn(2, 5, UNITS, NUMBERS, generator=generator)
-    nothing = torch.zeros(5, UNITS, dtype=torch.bool)
-    assert torch.equal(mix_units(code, other, nothing), code)
-    assert torch.equal(mix_units(code, other, ~nothing), other)
-    nothing[1, 2] = True
-    mixed = mix_units(code, other, nothing)
+    taken = torch.zeros(5, UNITS, dtype=torch.bool)
+    assert torch.equal(mix_units(code, other, taken), code)
+    assert torch.equal(mix_units(code, other, ~taken), other)
+    taken[1, 2] = True
+    mixed = mix_units(code, other, taken)
     assert torch.equal(mixed[1, 2], other[1, 2])
-    assert torch.equal(mixed != code, (mix_units(code, other, ~nothing) != code) & nothing[..., None])
+    assert torch.equal(mixed != code, taken[..., None].expand_as(code))
 
 
 def test_every_number_of_taken_units_is_equally_likely(generator):
@@ -100,7 +101,8 @@ def test_an_encoder_that_inverts_the_decoder_has_no_error(recombination, z_0, ge
 
 def test_the_error_of_recoding_is_a_mean_over_numbers():
     mixed = torch.zeros(2, UNITS, NUMBERS)
-    torch.testing.assert_close(recode_error(mixed + torch.tensor([[[1.0]], [[3.0]]]), mixed), torch.tensor([1.0, 9.0]))
+    error = recode_error(mixed + torch.tensor([1.0, 3.0])[:, None, None], mixed)
+    torch.testing.assert_close(error, torch.tensor([1.0, 9.0]))
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -135,7 +137,7 @@ def test_the_critic_learns_from_its_own_loss_and_nothing_else_does(recombination
     own = torch.autograd.grad(loss, list(recombination.critic.parameters()))
     torch.testing.assert_close(torch.cat([g.flatten() for g in own]), critic)
     plain = hinge_discriminator_loss(recombination.critic(real), recombination.critic(fake))
-    assert (loss > plain) == (step % PENALTY_EVERY == 0) and (loss == plain) == (step % PENALTY_EVERY != 0)
+    assert (loss - plain > 1e-5) == (step % PENALTY_EVERY == 0)
 
 
 def test_the_encoder_is_asked_for_images_that_the_critic_takes_for_real(recombination, z_0, generator):
@@ -156,13 +158,20 @@ def test_the_encoder_is_asked_for_images_that_the_critic_takes_for_real(recombin
 BATCH, STEPS = 4, 6
 
 
-def build_task(model, weight=1.0, images=BATCH * STEPS, **encoder):
+def build_task(model, weight=1.0, **encoder):
     config = TrainConfig(
-        images=images, batch_size=BATCH, learning_rate=1e-2, ema_decay=0.9, grad_clip=1.0, checkpoint_seconds=0.0
+        images=BATCH * STEPS,
+        batch_size=BATCH,
+        learning_rate=1e-2,
+        weight_decay=0.0,
+        ema_decay=0.9,
+        grad_clip=1.0,
+        checkpoint_seconds=0.0,
     )
     torch.manual_seed(4)
     loss = DisDiffLossConfig(recombination=RecombinationConfig(weight=weight, hidden=8))
-    return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), config, resolve_budget(config, "cpu"), seed=0)
+    budget = resolve_budget(config, "cpu")
+    return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), config, budget, seed=0)
 
 
 def build_statistics(model):
@@ -212,7 +221,8 @@ def test_every_network_is_trained_and_only_the_model_s_are_kept(build_tiny_disdi
     before = {name: tensor.clone() for name, tensor in task.recombination.named_parameters()}
     task.compute_loss({"statistics": statistics[:BATCH]}, 0, task.step_generator(0)).backward()
     optimizer.step()
-    assert not any(torch.equal(before[name], p) for name, p in task.recombination.named_parameters())
+    moved = {name for name, p in task.recombination.named_parameters() if not torch.equal(before[name], p)}
+    assert moved >= before.keys() - {"critic.4.bias"}  # which the hinge pulls both ways
     assert {name.split(".")[0] for name in task.result.state_dict()} == {"encoder", "decoder"}
 
 
@@ -244,6 +254,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(build_tiny_disdiff, tmp_path, mo
     assert any(name.startswith("recombination.critic") for name in whole)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_latents_too_large_to_be_whitened_are_refused():
+    with pytest.raises(UserError, match=r"code\.loss\.recombination\.weight .* 5000; set it to 0"):
+        check_whitened(5000, "code.loss.recombination.weight")
 
 
 def test_a_code_of_one_unit_cannot_be_mixed(build_tiny_disdiff):

@@ -147,8 +147,11 @@ def build_disdiff(
     Raises:
         UserError: an option is unknown, sizes do not fit, or latents are too large to be whitened.
     """
-    if config.code.loss.whiten_ridge is not None:
-        check_whitened(math.prod(latent_space.latent_shape(image_size)))
+    numbers, loss = math.prod(latent_space.latent_shape(image_size)), config.code.loss
+    if loss.whiten_ridge is not None:
+        check_whitened(numbers)
+    if loss.recombination.weight:
+        check_whitened(numbers, "code.loss.recombination.weight")
     encoder = build_encoder(config, latent_space, image_size, has_features=True)
     encoder_input = build_encoder_input(config.code.encoder.input, latent_space, denoiser)
     return add_decoder(config, latent_space, denoiser, encoder, encoder_input, kind)

@@ -7,7 +7,7 @@ per unit. Weights over t keep the shape of `snr`; `mmd` compares two samples and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,27 @@ from torch import Tensor
 from ldm.errors import UserError
 
 MAX_WHITENED = 4096  # entries of a latent whose covariance is inverted
+
+
+@dataclass
+class RecombinationConfig:
+    """Recombination of units (`disdiff.method.recombination`).
+
+    Attributes:
+        weight: weight of L_rec; 0 switches recombination off.
+        weight_critic: weight of the critic's judgement of mixtures.
+        weight_recode: weight of the error of reading a mixture again.
+        weight_penalty: weight of the critic's gradient penalty.
+        ridge: ridge of the whitening, in units of the latents' covariance; see `code.loss.whiten_ridge`.
+        hidden: width of the two hidden layers of the small decoder and of the critic.
+    """
+
+    weight: float = 0.0
+    weight_critic: float = 0.5
+    weight_recode: float = 1.0
+    weight_penalty: float = 0.5
+    ridge: float = 1.0
+    hidden: int = 256
 
 
 @dataclass
@@ -45,6 +66,7 @@ class DisDiffLossConfig:
             code); if true, they reach the decoder only (paper).
         weight_kl: weight of the code's KL divergence to the standard normal, for a Gaussian encoder.
         kl_warmup_steps: `weight_kl` rises linearly over these steps.
+        recombination: mixtures of the units of two images must show an image.
     """
 
     norm: str = "l1"
@@ -66,6 +88,7 @@ class DisDiffLossConfig:
     detach_condition: bool = False
     weight_kl: float = 0.0
     kl_warmup_steps: int = 0
+    recombination: RecombinationConfig = field(default_factory=RecombinationConfig)
 
 
 def invariant_logits(code_hat_c: Tensor, code_hat: Tensor) -> Tensor:
@@ -101,6 +124,31 @@ def variant_loss(
     return F.cross_entropy(logits, unit, reduction="none")
 
 
+def mix_units(code: Tensor, other: Tensor, taken: Tensor) -> Tensor:
+    """`code` (B, N, D) with the units that are True in `taken` (B, N) replaced by those of `other`."""
+    return torch.where(taken[..., None], other, code)
+
+
+def recode_error(recoded: Tensor, mixed: Tensor) -> Tensor:
+    """Squared error of a mixed code read again from its latent, mean over all N D numbers, shape (B,)."""
+    return (recoded - mixed).square().flatten(1).mean(dim=1)
+
+
+def critic_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """|grad C|^2 of each row's point between `real` and `fake` (B, P), shape (B,), to train the critic by.
+
+    A gradient near zero keeps the critic smooth (Thanh-Tung et al. 2019, arXiv:1902.03984).
+
+    Args:
+        critic: rows (B, P) => logits (B,).
+        real, fake: detached rows.
+        share: share of `real` in each point, shape (B, 1), in [0, 1].
+    """
+    point = torch.lerp(fake, real, share).requires_grad_()
+    (grad,) = torch.autograd.grad(critic(point).sum(), point, create_graph=True)
+    return grad.square().sum(dim=1)
+
+
 def change_weight(before: Tensor, after: Tensor) -> Tensor:
     """Mean of (before - after)^2 over all axes except the first, detached: the per-image weight of L_dis."""
     return (before - after).detach().square().flatten(1).mean(dim=1)
@@ -116,16 +164,16 @@ def clean_weight(snr: Tensor, cap: float) -> Tensor:
     return (1 / snr).clamp(max=cap)
 
 
-def check_whitened(num_entries: int) -> None:
-    """Check that the latents' covariance is small enough to be inverted.
+def check_whitened(num_entries: int, option: str = "code.loss.whiten_ridge") -> None:
+    """Check that the latents' covariance is small enough to be inverted; `option` is the key that asks for it.
 
     Raises:
         UserError: a latent has more than MAX_WHITENED entries.
     """
     if num_entries > MAX_WHITENED:
         raise UserError(
-            f"code.loss.whiten_ridge is for latents of at most {MAX_WHITENED} entries, these have "
-            f"{num_entries}; set it to null"
+            f"{option} is for latents of at most {MAX_WHITENED} entries, these have {num_entries}; "
+            f"set it to {'null' if option.endswith('ridge') else 0}"
         )
 
 

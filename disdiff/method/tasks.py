@@ -1,9 +1,10 @@
 """Training task of DisDiff and PDAE (Yang et al. 2023, arXiv:2301.13721).
 
-    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL
+    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL + L_rec
 
 L_r is the error of eps_base + training_coefficient * sum_k grad_k. For L_in and L_va the frozen prediction is
-shifted by one sampled unit and encoded again; both are small if the code shows which unit was sampled.
+shifted by one sampled unit and encoded again; both are small if the code shows which unit was sampled. L_rec
+is optional: mixtures of the units of two images must show an image (`disdiff.method.recombination`).
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from disdiff.method.losses import (
     whitened_error,
 )
 from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
+from disdiff.method.recombination import Recombination
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_noise
 from ldm.diffusion.sampler import sample_ddim
@@ -70,6 +72,12 @@ class DisDiffTask(CodeTask):
     ) -> None:
         super().__init__(model, encoder, settings)
         self.loss = loss
+        self.recombination: Recombination | None = None
+        if loss.recombination.weight and model.networks.encoder.num_units < 2:
+            raise UserError(
+                "code.loss.recombination mixes units, and this code has one; set its weight to 0, or "
+                "train system=disdiff with several code.num_units"
+            )
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
         self.keep_frozen(model.encoder_input)
@@ -99,9 +107,21 @@ class DisDiffTask(CodeTask):
         self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
 
     def fit_data(self, z_0: Tensor) -> None:
-        """Fit the whitening matrix, if `whiten_ridge` is set, to latents (n, C, h, w)."""
+        """Fit the whitening matrix, if `whiten_ridge` is set, and the networks of recombination, if it has a
+        weight, to latents (n, C, h, w).
+        """
         if self.loss.whiten_ridge is not None:
             self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
+        if self.loss.recombination.weight:
+            numbers = self.trained.encoder.num_units * self.trained.encoder.unit_dim
+            self.recombination = Recombination(self.loss.recombination, z_0, numbers)
+
+    def parameter_groups(self) -> list[dict]:
+        """The groups of `CodeTask`; the networks of recombination are beside the encoder, with its rate."""
+        encoder, rest = super().parameter_groups()
+        if self.recombination is not None:
+            encoder["params"] += self.recombination.parameters()
+        return [encoder, rest]
 
     def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
         """Noise error of each image, shape (B,), before its weight; whitened if `fit_data` set a whitener."""
@@ -145,8 +165,16 @@ class DisDiffTask(CodeTask):
             chosen = self._chosen_grad(parts, features, unit)
             terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
+        if self.recombination is not None and step >= self.freeze_steps:
+            mixing, terms = self.recombination(z_0, code, partial(self._recode, step=step), step, generator)
+            self.stats |= terms
+            loss = loss + mixing
         self.stats["loss"] = loss.detach()
         return loss
+
+    def _recode(self, z_0: Tensor, step: int) -> Tensor:
+        """Codes (B, N, D) that the encoder reads from decoded latents (B, C, h, w)."""
+        return self.encode(self.model.encoder_input.from_latent(z_0), step).mean
 
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""

@@ -33,7 +33,7 @@ from disdiff.runs.training import build_task
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.source import to_float
 from ldm.memory import return_freed_memory
-from ldm.training.optimizer import list_parameters
+from ldm.training.optimizer import TrainSettings, list_parameters
 from ldm.training.stage_task import StageTask
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "disdiff" / "shapes3d.yaml"
@@ -158,8 +158,8 @@ def build_step(
         fit_start(context)
         task = build_disdiff_task(config, context.model, context.machine.device)
         if looped:
-            encoder = config.code.encoder
-            task = LoopTask(task.model, task.loss, encoder, task.config, task.budget, task.seed)
+            settings = TrainSettings(task.config, task.budget, task.seed)
+            task = LoopTask(task.model, task.loss, config.code.encoder, settings)
         open_fields(task)
     else:
         task = build_task(context, stage)

@@ -6,7 +6,8 @@ because they import Lightning, which takes longer than all other imports togethe
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -19,9 +20,10 @@ from disdiff.baselines.prior import check_prior
 from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.config.sizes import check_sizes
-from disdiff.initialisation.coordinates import check_components
+from disdiff.config.system import System
+from disdiff.initialisation.initial_code import check_components
 from disdiff.method.encoder_input import EncoderInput, FeatureInput, ImageInput, LatentInput
-from disdiff.method.factor_encoder import FactorEncoder
+from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder
 from disdiff.method.losses import check_whitened
 from disdiff.method.model import PDAE, CodeNetworks, DisDiff, ImageModel
@@ -31,12 +33,13 @@ from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
 from ldm.autoencoder.losses import check_regulariser
 from ldm.autoencoder.noise import NoiseAutoencoder
 from ldm.autoencoder.vq import VQAutoencoder
+from ldm.data.arrays import show_on
 from ldm.data.catalog import open_data
 from ldm.data.source import ImageSource
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError, check_option, look_up
 from ldm.nn.unet import UNet
-from ldm.training.optimizer import resolve_budget
+from ldm.training.optimizer import resolve_settings
 
 if TYPE_CHECKING:
     from ldm.training.stage_task import StageTask
@@ -50,12 +53,7 @@ def build_source(config: DataConfig) -> ImageSource:
             is missing.
     """
     with tqdm(desc=f"opening {config.name}", unit="image", delay=2, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return open_data(config, progress)
+        return open_data(config, show_on(bar))
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
@@ -88,28 +86,41 @@ def build_denoiser(config: Config, latent_space: LatentSpace) -> UNet:
     return UNet(config.latent_diffusion.unet, latent_space.latent_channels)
 
 
-def build_encoder(config: Config, latent_space: LatentSpace, image_size: int) -> nn.Module:
+def build_encoder(
+    config: Config, latent_space: LatentSpace, image_size: int, has_features: bool = False
+) -> nn.Module:
     """An untrained encoder of the configured trunk and posterior.
+
+    Args:
+        config: configuration of a system with a code.
+        latent_space: stage 1.
+        image_size: side of the images in pixels.
+        has_features: whether there is a frozen denoiser, whose features the encoder can read.
 
     Raises:
         UserError: an option is unknown or sizes do not fit.
     """
-    code, options = config.code, config.code.encoder
+    options = config.code.encoder
     channels, size, _ = latent_space.latent_shape(image_size)
     inputs = {"image": (config.autoencoder.network.in_channels, image_size), "z": (channels, size)}
-    if "latent_diffusion" in get_system(config).stages:  # its frozen denoiser has features to read
+    if has_features:
         unet = config.latent_diffusion.unet
         inputs["features"] = (unet.channels * unet.channel_mult[-1], size >> (len(unet.channel_mult) - 1))
-    reads = look_up("code.encoder.input", options.input, inputs)
+    shape = look_up("code.encoder.input", options.input, inputs)
     if options.posterior == "bernoulli":
-        values = replace(config, code=replace(code, encoder=replace(options, posterior="none")))
-        return BernoulliEncoder(build_encoder(values, latent_space, image_size))
+        return BernoulliEncoder(build_trunk_encoder(config, replace(options, posterior="none"), shape))
+    return build_trunk_encoder(config, options, shape)
+
+
+def build_trunk_encoder(config: Config, options: FactorEncoderConfig, shape: tuple[int, int]) -> nn.Module:
+    """An untrained encoder with real numbers as code, for inputs of (channels, size)."""
+    code = config.code
     if config.trunk.kind == "disdiff":
         if options.start != "random":
-            check_components(reads[0] * reads[1] ** 2, code.num_units * code.unit_dim)
-        return FactorEncoder(options, *reads, code.num_units, code.unit_dim)
+            check_components(shape[0] * shape[1] ** 2, code.num_units * code.unit_dim)
+        return FactorEncoder(options, *shape, code.num_units, code.unit_dim)
     gaussian = look_up("code.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
-    return TrunkEncoder(*build_trunk(config.trunk, *reads), code.num_units, code.unit_dim, gaussian)
+    return TrunkEncoder(*build_trunk(config.trunk, *shape), code.num_units, code.unit_dim, gaussian)
 
 
 def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) -> EncoderInput:
@@ -126,22 +137,9 @@ def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) ->
     return look_up("code.encoder.input", kind, kinds)()
 
 
-def build_code_networks(config: Config, latent_space: LatentSpace, image_size: int) -> CodeNetworks:
-    """Untrained factor encoder and gradient decoder.
-
-    Raises:
-        UserError: an option is unknown or sizes do not fit.
-    """
-    code = config.code
-    encoder = build_encoder(config, latent_space, image_size)
-    channels = latent_space.latent_channels
-    decoder = GradientDecoder(
-        code.decoder, config.latent_diffusion.unet, code.num_units, code.unit_dim, channels
-    )
-    return CodeNetworks(encoder, decoder)
-
-
-def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int) -> DisDiff:
+def build_disdiff(
+    config: Config, latent_space: LatentSpace, denoiser: UNet, image_size: int, kind: type[DisDiff] = DisDiff
+) -> DisDiff:
     """A DisDiff or PDAE with untrained factor encoder and gradient decoder, on the given first two stages.
 
     Raises:
@@ -149,10 +147,24 @@ def build_disdiff(config: Config, latent_space: LatentSpace, denoiser: UNet, ima
     """
     if config.code.loss.whiten_ridge is not None:
         check_whitened(math.prod(latent_space.latent_shape(image_size)))
-    networks = build_code_networks(config, latent_space, image_size)
-    schedule = Schedule(config.latent_diffusion.schedule)
-    kind = PDAE if config.system == "pdae" else DisDiff
+    encoder = build_encoder(config, latent_space, image_size, has_features=True)
     encoder_input = build_encoder_input(config.code.encoder.input, latent_space, denoiser)
+    return add_decoder(config, latent_space, denoiser, encoder, encoder_input, kind)
+
+
+def add_decoder(
+    config: Config,
+    latent_space: LatentSpace,
+    denoiser: UNet,
+    encoder: nn.Module,
+    encoder_input: EncoderInput,
+    kind: type[DisDiff] = DisDiff,
+) -> DisDiff:
+    """The model of an encoder and an untrained gradient decoder, on the given first two stages."""
+    code, channels = config.code, latent_space.latent_channels
+    unet, schedule = config.latent_diffusion.unet, Schedule(config.latent_diffusion.schedule)
+    decoder = GradientDecoder(code.decoder, unet, code.num_units, code.unit_dim, channels)
+    networks = CodeNetworks(encoder, decoder)
     return kind(latent_space, denoiser, schedule, networks, encoder_input, config.sampler.guidance)
 
 
@@ -176,13 +188,7 @@ def build_clip_disdiff(
     anchors = anchor_axes(clip.encode_text, config.clip.prompts, code.unit_dim) if text else None
     sizes = (clip.embed_dim, code.num_units, code.unit_dim)
     heads = ClipHeads(options, *sizes, clip.description.fingerprint, anchors)
-    decoder = GradientDecoder(
-        code.decoder, config.latent_diffusion.unet, *sizes[1:], latent_space.latent_channels
-    )
-    schedule = Schedule(config.latent_diffusion.schedule)
-    networks = CodeNetworks(heads, decoder)
-    clip_input = ClipInput(latent_space, clip)
-    return DisDiff(latent_space, denoiser, schedule, networks, clip_input, config.sampler.guidance)
+    return add_decoder(config, latent_space, denoiser, heads, ClipInput(latent_space, clip))
 
 
 def build_conditional(
@@ -252,10 +258,8 @@ def build_autoencoder_task(config: Config, latent_space: LatentSpace, device: st
     perceptual = None
     if section.loss.perceptual == "lpips" and section.loss.weight_perceptual:
         perceptual = build_perceptual(config.weights)
-    budget = resolve_budget(section.train, device)
-    return AutoencoderTask(
-        latent_space.autoencoder, section.loss, perceptual, section.train, budget, config.stage_seed
-    )
+    settings = resolve_settings(section.train, config.stage_seed, device)
+    return AutoencoderTask(latent_space.autoencoder, section.loss, perceptual, settings)
 
 
 def build_perceptual(config: WeightsConfig) -> nn.Module:
@@ -272,38 +276,32 @@ def build_latent_diffusion_task(
     from ldm.tasks import LatentDiffusionTask
 
     section = config.latent_diffusion
-    budget = resolve_budget(section.train, device)
-    schedule = Schedule(section.schedule)
-    return LatentDiffusionTask(
-        denoiser, latent_space, schedule, section.loss, section.train, budget, config.stage_seed
-    )
+    settings = resolve_settings(section.train, config.stage_seed, device)
+    return LatentDiffusionTask(denoiser, latent_space, Schedule(section.schedule), section.loss, settings)
 
 
 def build_disdiff_task(config: Config, model: DisDiff, device: str) -> "StageTask":
     """The task of stage 3 of DisDiff and PDAE."""
     from disdiff.method.tasks import DisDiffTask
 
-    section = config.code
-    budget = resolve_budget(section.train, device)
-    return DisDiffTask(model, section.loss, section.encoder, section.train, budget, config.seed)
+    code = config.code
+    return DisDiffTask(model, code.loss, code.encoder, resolve_settings(code.train, config.seed, device))
 
 
 def build_conditional_task(config: Config, model: ConditionalDiffusion, device: str) -> "StageTask":
     """The task of EncDiff, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
 
-    section, norm = config.code, config.conditional.norm
-    budget = resolve_budget(section.train, device)
-    return ConditionalTask(model, norm, config.prior, section.encoder, section.train, budget, config.seed)
+    settings = resolve_settings(config.code.train, config.seed, device)
+    return ConditionalTask(model, config.conditional.norm, config.prior, config.code.encoder, settings)
 
 
 def build_vae_task(config: Config, model: VAE, device: str) -> "StageTask":
     """The task of beta-VAE and InfoVAE."""
     from disdiff.baselines.tasks import VAETask
 
-    section = config.code
-    budget = resolve_budget(section.train, device)
-    return VAETask(model, config.prior, section.encoder, section.train, budget, config.seed)
+    settings = resolve_settings(config.code.train, config.seed, device)
+    return VAETask(model, config.prior, config.code.encoder, settings)
 
 
 def build_latent_dpm(config: Config, model: ImageModel) -> LatentDPM:
@@ -317,31 +315,9 @@ def build_latent_dpm_task(config: Config, latent_dpm: LatentDPM, device: str) ->
     from disdiff.baselines.tasks import LatentDPMTask
 
     section = config.latent_dpm
-    budget = resolve_budget(section.train, device)
-    return LatentDPMTask(latent_dpm, section.loss, section.train, budget, config.seed)
+    return LatentDPMTask(latent_dpm, section.loss, resolve_settings(section.train, config.seed, device))
 
 
-@dataclass(frozen=True)
-class System:
-    """What the pipeline needs to know about a system.
-
-    Attributes:
-        stages: names of the stages, in order.
-        build_model: function of (configuration, latent space, untrained denoiser, image size) that returns
-            the untrained model; None for a system that consists of shared stages only.
-        build_task: function of (configuration, model, device) that returns the task of the stage `code`.
-        sections: dotted configuration sections, besides `code`, on which the stage `code` depends.
-        unread: keys of the section `code` on which the stage does not depend.
-    """
-
-    stages: tuple[str, ...]
-    build_model: Callable[[Config, LatentSpace, UNet, int], ImageModel] | None = None
-    build_task: Callable[[Config, ImageModel, str], "StageTask"] | None = None
-    sections: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
-
-
-ON_LATENT_DIFFUSION = ("autoencoder", "latent_diffusion", "code")
 CONDITIONAL = System(
     ("autoencoder", "code"),
     build_conditional,
@@ -349,13 +325,26 @@ CONDITIONAL = System(
     ("trunk", "conditional", "prior", "latent_diffusion.unet", "latent_diffusion.schedule"),
     ("decoder", "loss"),
 )
-VARIATIONAL = System(("code",), build_vae, build_vae_task, ("trunk", "vae", "prior"), ("decoder", "loss"))
+VARIATIONAL = System(
+    ("code",),
+    build_vae,
+    build_vae_task,
+    ("trunk", "vae", "prior", "autoencoder.network.in_channels"),
+    ("decoder", "loss"),
+)
+DISDIFF = System(
+    ("autoencoder", "latent_diffusion", "code"),
+    build_disdiff,
+    build_disdiff_task,
+    ("trunk",),
+    has_gradient_fields=True,
+)
 SYSTEMS = {
     "autoencoder": System(("autoencoder",)),
     "latent_diffusion": System(("autoencoder", "latent_diffusion")),
-    "disdiff": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
-    "pdae": System(ON_LATENT_DIFFUSION, build_disdiff, build_disdiff_task, ("trunk",)),
-    "disdiff_clip": System(ON_LATENT_DIFFUSION, build_clip_disdiff, build_disdiff_task, ("clip",)),
+    "disdiff": DISDIFF,
+    "pdae": replace(DISDIFF, build_model=partial(build_disdiff, kind=PDAE)),
+    "disdiff_clip": replace(DISDIFF, build_model=build_clip_disdiff, sections=("clip",)),
     "encdiff": CONDITIONAL,
     "diffae": CONDITIONAL,
     "infodiffusion": CONDITIONAL,
@@ -388,13 +377,13 @@ def build_model(
         UserError: parts of the configuration do not fit together.
     """
     system = get_system(config)
-    denoises = "latent_diffusion" in system.stages or "latent_diffusion.unet" in system.sections
     if "autoencoder" in system.stages:
-        check_sizes(config, image_size, denoises)
-    build = system.build_model
-    if config.sampler.guidance != 1 and build not in (build_disdiff, build_clip_disdiff):
+        check_sizes(config, image_size, system.denoises)
+    if config.sampler.guidance != 1 and not system.has_gradient_fields:
         raise UserError(
             f"sampler.guidance={config.sampler.guidance:g} scales gradient fields, but {config.system} has "
             "no gradient fields; set sampler.guidance=1"
         )
-    return None if build is None else build(config, latent_space, denoiser, image_size)
+    if system.build_model is None:
+        return None
+    return system.build_model(system.show_declared(config, "code"), latent_space, denoiser, image_size)

@@ -1,4 +1,4 @@
-"""Pages and pictures of the site outside `docs`: they are added, and links to them lead there."""
+"""Files of the site outside `docs`: they are added, and links to them lead there."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,7 @@ OUTSIDE = (
     "benchmarks/history/comparison-log.md",
     "benchmarks/steps.png",
     "data/README.md",
+    "notebooks/tour.ipynb",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 )

@@ -1,5 +1,6 @@
 """Atomic file writing: a killed run or a full disk never leaves a half-written file under its final name."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -63,3 +64,16 @@ def load_json(path: str | Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+def digest_file(path: str | Path) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error

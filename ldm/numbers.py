@@ -122,15 +122,6 @@ def as_whole(value: Any, name: str, least: float = -math.inf) -> int:
     return int(Range(whole=True, least=least).check(name, value))
 
 
-def as_number(value: Any, name: str) -> float:
-    """Convert a finite number of any type to float.
-
-    Raises:
-        UserError: the value is not a finite number.
-    """
-    return FINITE.check(name, value)
-
-
 def as_numbers(values: Any, name: str) -> list[float]:
     """Convert one number or several to a list of floats.
 
@@ -138,7 +129,7 @@ def as_numbers(values: Any, name: str) -> list[float]:
         UserError: `values` is empty, or one of the values is not a finite number.
     """
     one = not isinstance(values, Iterable) or isinstance(values, str) or getattr(values, "ndim", 1) == 0
-    numbers = [as_number(value, name) for value in ([values] if one else values)]
+    numbers = [FINITE.check(name, value) for value in ([values] if one else values)]
     if not numbers:
         raise UserError(f"{name} is empty; give at least one number")
     return numbers

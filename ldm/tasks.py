@@ -19,7 +19,7 @@ from ldm.diffusion.process import q_sample, sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import sample_ddim
 from ldm.diffusion.schedule import Schedule
 from ldm.nn.unet import UNet
-from ldm.training.optimizer import Budget, TrainConfig, build_optimizer, scale_learning_rate
+from ldm.training.optimizer import TrainSettings, build_optimizer, scale_learning_rate
 from ldm.training.stage_task import StageTask, spread
 
 PREVIEW_IMAGES = 8
@@ -34,11 +34,9 @@ class AutoencoderTask(StageTask):
         autoencoder: Autoencoder,
         loss: AutoencoderLossConfig,
         perceptual: nn.Module | None,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
+        settings: TrainSettings,
     ) -> None:
-        super().__init__(autoencoder, config, budget, seed)
+        super().__init__(autoencoder, settings)
         self.automatic_optimization = False
         self.loss = loss
         self.perceptual = None if perceptual is None else self.keep_frozen(perceptual)
@@ -128,11 +126,9 @@ class LatentDiffusionTask(StageTask):
         latent_space: LatentSpace,
         schedule: Schedule,
         loss: str,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
+        settings: TrainSettings,
     ) -> None:
-        super().__init__(denoiser, config, budget, seed)
+        super().__init__(denoiser, settings)
         self.latent_space = self.keep_frozen(latent_space)
         self.schedule, self.loss = schedule, loss
 

@@ -5,19 +5,17 @@ of torch hub. If none has the file and `weights.allow_download=true`, it is down
 the checksum is verified.
 """
 
-import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
 
 import torch
 from tqdm import tqdm
 
+from ldm.data.arrays import show_on
+from ldm.data.download import download
 from ldm.errors import UserError
-from ldm.files import atomic_path, expand_home
+from ldm.files import expand_home
 
 FOLDER_VARIABLE = "DISDIFF_WEIGHTS"
 
@@ -81,7 +79,7 @@ def resolve_weight(
     if not allow_download:
         raise UserError(explain_absence(weight, folders, option))
     target = folders[0] / weight.file_name
-    download(weight, target, option)
+    fetch(weight, target, option)
     return target
 
 
@@ -102,36 +100,15 @@ def explain_absence(weight: WeightFile, folders: list[Path], option: str = "") -
     )
 
 
-def download(weight: WeightFile, target: Path, option: str = "") -> None:
-    """Download `weight.url` to `target`, which is created only if the checksum is right.
+def fetch(weight: WeightFile, target: Path, option: str = "") -> None:
+    """Download a weight file to `target` with a progress bar; `option` as in `resolve_weight`.
 
     Raises:
         UserError: the address cannot be read, the checksum differs, or the folder cannot be written.
     """
-    digest = hashlib.sha256()
-    with atomic_path(target) as temporary:
-        with temporary.open("wb") as file:
-            for chunk in stream(weight, option):
-                digest.update(chunk)
-                file.write(chunk)
-        if not digest.hexdigest().startswith(weight.sha256.lower()):
-            raise UserError(
-                f"{weight.url} gave a file with sha256 {digest.hexdigest()}, expected {weight.sha256}...; "
-                f"the file was deleted: try again, or set {option}weights.{weight.name}=PATH"
-            )
-
-
-def stream(weight: WeightFile, option: str = "") -> Iterator[bytes]:
-    """Yield the bytes at `weight.url` in chunks of 1 MiB and show a progress bar."""
-    try:
-        with urlopen(weight.url, timeout=60) as response:
-            size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=size, unit="B", unit_scale=True, desc=weight.file_name) as bar:
-                while chunk := response.read(1 << 20):
-                    yield chunk
-                    bar.update(len(chunk))
-    except (OSError, HTTPException) as error:
-        raise UserError(
-            f"{weight.url} cannot be downloaded ({error}); get the file another way and set "
-            f"{option}weights.{weight.name}=PATH"
-        ) from error
+    with tqdm(unit="B", unit_scale=True, desc=weight.file_name) as bar:
+        try:
+            download(weight.url, target, weight.sha256, show_on(bar))
+        except UserError as error:
+            message = f"{error}; or get the file another way and set {option}weights.{weight.name}=PATH"
+            raise UserError(message) from error

@@ -14,12 +14,14 @@ from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import sample_ddim
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
-from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import StageTask, spread
 
 
 class ConditionalTask(CodeTask):
     """Trains a `ConditionalDiffusion`: noise error at uniformly drawn t, plus the prior terms."""
+
+    model: ConditionalDiffusion
 
     def __init__(
         self,
@@ -27,12 +29,10 @@ class ConditionalTask(CodeTask):
         norm: str,
         prior: PriorConfig,
         encoder: FactorEncoderConfig,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
+        settings: TrainSettings,
     ) -> None:
-        super().__init__(model.networks, encoder, config, budget, seed)
-        self.model, self.norm, self.prior = model, norm, prior
+        super().__init__(model, encoder, settings)
+        self.norm, self.prior = norm, prior
         self.keep_frozen(model.latent_space)
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
@@ -71,17 +71,17 @@ class ConditionalTask(CodeTask):
 class VAETask(CodeTask):
     """Trains a `VAE`."""
 
+    model: VAE
+
     def __init__(
         self,
         model: VAE,
         prior: PriorConfig,
         encoder: FactorEncoderConfig,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
+        settings: TrainSettings,
     ) -> None:
-        super().__init__(model.networks, encoder, config, budget, seed)
-        self.model, self.prior = model, prior
+        super().__init__(model, encoder, settings)
+        self.prior = prior
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """-log p(x | code) plus the weighted prior terms, averaged over the batch."""
@@ -112,10 +112,8 @@ class VAETask(CodeTask):
 class LatentDPMTask(StageTask):
     """Trains a `LatentDPM` on codes: noise error at uniformly drawn t."""
 
-    def __init__(
-        self, latent_dpm: LatentDPM, norm: str, config: TrainConfig, budget: Budget, seed: int
-    ) -> None:
-        super().__init__(latent_dpm, config, budget, seed)
+    def __init__(self, latent_dpm: LatentDPM, norm: str, settings: TrainSettings) -> None:
+        super().__init__(latent_dpm, settings)
         self.norm = norm
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:

@@ -5,15 +5,13 @@
 Size, filter, mean and std are those of the model in open_clip. For square images, as here, open_clip's resize
 modes (shortest side and crop, longest side and pad, squash) are the same.
 
-Deviation: resizing is torch's with antialiasing, normalisation is kornia's. Torch's antialiased bicubic and
-Pillow's, which open_clip's transform uses, have the same coefficient a = -1/2 and differ only by Pillow's
-rounding to 8 bits. Kornia's bicubic has a = -3/4, which differs by up to 10 of 255 for a drawn image resized
-from 64 to 224 pixels, and blurs by a Gaussian before it shrinks.
+Deviation: open_clip's transform resizes with Pillow. Torch's antialiased bicubic has the same coefficient,
+a = -1/2, and differs only by Pillow's rounding to 8 bits. (Kornia's has a = -3/4: up to 10 of 255 away for a
+drawn image resized from 64 to 224 pixels.)
 """
 
 import torch
 import torch.nn.functional as F
-from kornia.enhance import normalize
 from torch import Tensor, nn
 
 from ldm.errors import UserError, look_up
@@ -51,4 +49,4 @@ class Preprocess(nn.Module):
         if image.shape[-1] != self.size:
             size = (self.size, self.size)
             pixels = F.interpolate(pixels, size, mode=self.filter, antialias=True, align_corners=False)
-        return normalize(pixels.clamp(0, 1), self.mean, self.std)
+        return (pixels.clamp(0, 1) - self.mean[:, None, None]) / self.std[:, None, None]

@@ -41,7 +41,8 @@ Disentangled representation learning with diffusion models.
 {LISTING}
 
 `disdiff COMMAND --help` shows the options of a command with examples.
-`disdiff --version` prints the version. To start, run `disdiff demo`."""
+`disdiff --version` prints the version. To start, run `disdiff demo`,
+or open notebooks/tour.ipynb of a checkout in Jupyter."""
 
 
 def load_command(name: str) -> ModuleType:

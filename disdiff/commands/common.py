@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -111,6 +112,12 @@ def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:
     """Output path of a command: `--out`, else `edits/<run>-<name>`; see `label_run`."""
     return arguments.out or Path("edits") / f"{label_run(arguments.run)}-{name}"
+
+
+def number_path(path: Path) -> Path:
+    """`path` if no such file exists, else the first of `<name>-2`, `<name>-3`, ... that does not exist."""
+    others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], others) if not each.exists())
 
 
 def label_run(run: Path) -> str:

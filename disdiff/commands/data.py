@@ -11,7 +11,7 @@ from disdiff.config.places import find
 from disdiff.config.schema import merge, read_yaml
 from disdiff.runs.context import open_context
 from disdiff.runs.encoding import encode_latents
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, show_on
 from ldm.data.catalog import DATA_SETS, DataOptions, open_data
 from ldm.data.pictures import Pictures
 from ldm.data.prepare import check, convert, explain, fetch, render
@@ -117,10 +117,4 @@ def encode(folder: Path, name: str, root: Path | None) -> None:
 
 def show(title: str, unit: str = "image") -> Progress:
     """A progress bar, as a function of (done, total)."""
-    bar = tqdm(desc=title, unit=unit, unit_scale=unit == "B", delay=1, leave=False)
-
-    def update(done: int, total: int) -> None:
-        bar.total = total or None
-        bar.update(done - bar.n)
-
-    return update
+    return show_on(tqdm(desc=title, unit=unit, unit_scale=unit == "B", delay=1, leave=False))

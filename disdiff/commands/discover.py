@@ -4,12 +4,14 @@ import argparse
 
 import torch
 
+from disdiff.build import get_system
 from disdiff.clip.control import CONTROLS
 from disdiff.clip.displacement import WAYS
 from disdiff.clip.tower import load_clip
 from disdiff.commands.common import build_parser, number, open_run, show_progress
 from disdiff.config.clip_options import ClipConfig
 from disdiff.config.places import results_folder
+from disdiff.config.schema import Config
 from disdiff.report.discovery import format_findings
 from disdiff.report.html import write_report
 from disdiff.runs.discovery import Discovery, Options
@@ -64,13 +66,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose_clip(arguments: argparse.Namespace, system: str, own: ClipConfig) -> ClipConfig:
+def choose_clip(arguments: argparse.Namespace, config: Config) -> ClipConfig:
     """The CLIP of the command line, else that of the run, else the tiny CLIP that ships."""
     if arguments.clip is None and arguments.pretrained is not None:
         raise UserError("--pretrained needs --clip MODEL; name the architecture of the weights")
     if arguments.clip is not None:
         return ClipConfig(model=arguments.clip, pretrained=arguments.pretrained)
-    return own if system == "disdiff_clip" else ClipConfig(model=TINY)
+    return config.clip if get_system(config).depends_on("clip") else ClipConfig(model=TINY)
 
 
 @torch.inference_mode()
@@ -84,7 +86,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     run, sampler = open_run(arguments)
     config = run.config
-    clip = load_clip(choose_clip(arguments, config.system, config.clip), config.weights.allow_download)
+    clip = load_clip(choose_clip(arguments, config), config.weights.allow_download)
     device = run.model.device
     options = Options(arguments.by, arguments.amount, arguments.images, arguments.seed, arguments.control)
     discovery = Discovery(run, clip.to(device), run.require_codes(), sampler, options)

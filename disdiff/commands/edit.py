@@ -24,6 +24,7 @@ from disdiff.commands.common import (
     load_image,
     load_named_run,
     number,
+    number_path,
     save_picture,
 )
 from disdiff.editing.edits import Edit
@@ -39,8 +40,9 @@ EXAMPLES = """examples:
   disdiff edit RUN 70000 --attribute "shape=0" --reach 0.5      away from and towards a factor's value
   disdiff edit RUN a.png --walk b.png                           interpolate code and noise
   disdiff edit RUN 12 --walk 70000 --trajectory                 mix the noise predictions
-Each --toward, --strength and --by applies to the --unit before it. Writes edits/<run>-edit.png and, for
-edits of units, the codes before and after to a .npz beside it; --out PATH changes the path."""
+Each --toward, --strength and --by applies to the --unit before it. Writes edits/<run>-edit.png (the next
+edit is <run>-edit-2.png) and, for edits of units, the codes before and after to a .npz beside it; --out PATH
+changes the path."""
 
 
 class BeginEdit(argparse.Action):
@@ -109,8 +111,7 @@ def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: ar
     grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
     names = ", ".join(model.unit_names[unit] for unit in result.units)
     arrays = {name: getattr(result, name).cpu().numpy() for name in ("codes_before", "codes", "images")}
-    out = data_path(choose_path(arguments, "edit.png"), ".npz")
-    save_codes(out, {**arrays, "units": np.array(result.units)})
+    save_codes(data_path(arguments.out, ".npz"), {**arrays, "units": np.array(result.units)})
     save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
 
 
@@ -119,6 +120,7 @@ def main(arguments: argparse.Namespace) -> None:
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
     if sum(wanted) != 1 or arguments.columns < 2:
         raise UserError("give exactly one of --unit, --attribute and --walk, and --columns of 2 or more")
+    arguments.out = arguments.out or number_path(choose_path(arguments, "edit.png"))
     model = Model(load_named_run(arguments))
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:

@@ -4,13 +4,11 @@ import argparse
 import sys
 from collections.abc import Collection
 
-from tqdm import tqdm
-
 from disdiff.commands.common import build_parser, load_named_run
 from disdiff.config.places import results_folder
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
-from disdiff.runs.results import list_pictures
+from disdiff.runs.results import list_pictures, progress_bar
 from ldm.data.source import split_indices
 from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS
@@ -59,12 +57,7 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
         return
     seed = config.seed if seed is None else seed
     index = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[1]
-    with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}") as bar:
-
-        def progress(name: str, share: float) -> None:
-            bar.set_description(name, refresh=False)
-            bar.update(round(100 * share) - bar.n)
-
+    with progress_bar("pictures") as progress:
         shared = (run.model, run.source, index, codes, scores, run.folder, config.sampler, seed, progress)
         make_pictures(*shared, parts=parts)
 

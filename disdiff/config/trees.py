@@ -54,17 +54,11 @@ def check_keys(tree: DictConfig, schema: type) -> None:
         if key not in valid:
             last = key.rsplit(".", 1)[-1]
             same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]
-            same_keys = [
-                other for other in sorted(sections) for name in _names(value) if f"{other}.{name}" in valid
-            ]
+            names = list(value) if isinstance(value, dict) else []
+            same_keys = [other for other in sorted(sections) for name in names if f"{other}.{name}" in valid]
             nearest = difflib.get_close_matches(key, sorted(valid), n=1, cutoff=0.5) or same_name or same_keys
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise UserError(f"unknown configuration key {key!r}{hint}")
-
-
-def _names(value: Any) -> list[str]:
-    """Keys of a section; none for a plain value."""
-    return list(value) if isinstance(value, dict) else []
 
 
 def first_difference(a: dict, b: dict, prefix: str = "") -> str | None:

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.evaluation.row_cache import digest_file
 from ldm.autoencoder.perceptual import LPIPS
 from ldm.errors import UserError, check_option, look_up
+from ldm.files import digest_file
 from ldm.weights import VGG16, WeightFile, resolve_weight, weight_folders
 
 SIZE = 299

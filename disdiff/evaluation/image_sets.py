@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from disdiff.evaluation.image_features import InceptionFeatures, RandomFeatures, VGGDistance
-from disdiff.evaluation.row_cache import PART, Identity, RowCache, digest_file
+from disdiff.evaluation.row_cache import PART, Identity, RowCache
 from disdiff.metrics._inputs import Result
 from disdiff.metrics._ranges import check_range
 from disdiff.metrics.fid import check_num_images, compute_fid
@@ -21,6 +21,7 @@ from disdiff.metrics.image_quality import compare_images, summarise_quality
 from disdiff.metrics.kid import compute_kid
 from ldm.data.source import to_float, to_uint8
 from ldm.errors import UserError
+from ldm.files import digest_file
 
 SCORES = ("mse", "psnr", "ssim", "lpips")
 SUBSET = 1_000  # images per KID subset (all images if there are fewer)

@@ -72,19 +72,6 @@ class RowCache:
         return place
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, for an identity.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _part_path(place: Path, start: int, stop: int) -> Path:
     return place / f"{start:06d}-{stop:06d}.npy"
 

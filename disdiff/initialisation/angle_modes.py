@@ -10,13 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disdiff.initialisation.coordinates import (
-    LOOP_COMPONENTS,
-    CircularCoordinates,
-    harmonics,
-    mode_series,
-    ridge_regression,
-)
+from disdiff.initialisation.circular import LOOP_COMPONENTS, CircularCoordinates, harmonics, mode_series
+from disdiff.initialisation.linear_algebra import ridge_regression
 
 MAX_LOOPS = LOOP_COMPONENTS // 2
 FEATURES = 128  # number of principal components of the rest, which the modes explain

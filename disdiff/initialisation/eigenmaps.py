@@ -1,4 +1,4 @@
-"""Initial codes: coordinates from the slowest functions of a random walk over the data (eigenmaps).
+"""Initial code `eigenmaps`: angles of loops, then the slowest functions of a random walk over the data.
 
 A factor that moves objects is nonlinear in the data: it takes several linear modes, and one mode mixes
 several factors. A random walk from an image to similar images follows the nonlinear shape. If the data are a
@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import LinearOperator, eigsh
-from torch import Tensor, nn
+from torch import Tensor
 
 from disdiff.initialisation.angle_modes import AngleModes
-from disdiff.initialisation.coordinates import UNIT_VARIANCE, harmonics, ridge_regression
+from disdiff.initialisation.circular import UNIT_VARIANCE, harmonics
+from disdiff.initialisation.initial_code import InitialCode
+from disdiff.initialisation.linear_algebra import ridge_regression
 from ldm.errors import UserError
 
 NUM_MODES = 17  # number of angles and modes in which neighbours are searched
@@ -26,10 +28,11 @@ RANKS = 20  # groups of equal size over which `explained_by_rank` averages
 LANDMARKS = 1024  # images from which a coordinate is interpolated
 BANDWIDTH = 1.5  # kernel width of the interpolation, in median distances to the last neighbour
 LANDMARK_RIDGE = 1e-4
+EXPLAINED_RIDGE = 1e-3
 CHUNK = 1024
 
 
-class EigenmapCoordinates(nn.Module):
+class EigenmapCoordinates(InitialCode):
     """Angles of the loops in the data, then slow coordinates of a random walk over the rest; variance 1 each.
 
     Neighbours are searched in the modes of `AngleModes`, which do not depend on the angles; otherwise the
@@ -52,15 +55,11 @@ class EigenmapCoordinates(nn.Module):
 
     @property
     def images_needed(self) -> int:
-        """Smallest number of inputs for a fit: more than modes, and more than coordinates."""
+        """More inputs than modes, and more than coordinates."""
         return max(len(self.modes.is_loop) + 1, self.weights.shape[1] + 2)
 
     def fit(self, x: Tensor) -> None:
-        """Fit to inputs `x` (n, ...).
-
-        Raises:
-            UserError: there are too few inputs, or inputs have too few dimensions.
-        """
+        """As `InitialCode.fit`; needs `images_needed` inputs, and as many dimensions as modes."""
         count, num_components = len(self.modes.is_loop), self.weights.shape[1]
         if num_components < len(x) <= count:
             raise UserError(
@@ -167,7 +166,7 @@ def choose_coordinates(functions: Tensor, angle: Tensor, count: int) -> list[int
 def explained(y: Tensor, x: Tensor) -> float:
     """Share of the variance of `y` (n,) that a linear function of `x` (n, K) can explain."""
     x = F.pad(x, (1, 0), value=1.0)
-    return 1 - float((y - x @ ridge_regression(x, y[:, None])[:, 0]).var() / y.var())
+    return 1 - float((y - x @ ridge_regression(x, y[:, None], EXPLAINED_RIDGE)[:, 0]).var() / y.var())
 
 
 def explained_by_rank(y: Tensor, x: Tensor) -> float:

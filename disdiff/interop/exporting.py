@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from disdiff.build import list_stage_names
+from disdiff.build import get_system, list_stage_names
 from disdiff.config.clip_options import ClipConfig, rebase_paths
 from disdiff.config.places import find
 from disdiff.config.schema import Config, RunConfig, TrainerConfig, WeightsConfig, to_yaml
@@ -154,7 +154,7 @@ def make_portable(config: Config, place: Path) -> Config:
         config,
         run=RunConfig(name=config.run.name),
         data=replace(config.data, root=f"data/{config.data.name}", attributes=None, num_workers=0),
-        clip=rebase_paths(config.clip, bring) if config.system == "disdiff_clip" else ClipConfig(),
+        clip=rebase_paths(config.clip, bring) if get_system(config).depends_on("clip") else ClipConfig(),
         weights=WeightsConfig(),
         trainer=TrainerConfig(),
     )

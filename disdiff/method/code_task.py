@@ -6,25 +6,25 @@ code yet, and their gradients are uninformative.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig
-from ldm.training.optimizer import Budget, TrainConfig
+from disdiff.method.model import ImageModel
+from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import StageTask
 
 
 class CodeTask(StageTask):
-    """Trains networks with an `encoder` that is frozen for `freeze_steps` and has its own learning rate."""
+    """Trains `model.networks`; their encoder is frozen for `freeze_steps` and has its own learning rate."""
 
     def __init__(
         self,
-        networks: nn.Module,
+        model: ImageModel,
         encoder: FactorEncoderConfig,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
+        settings: TrainSettings,
     ) -> None:
-        super().__init__(networks, config, budget, seed)
+        super().__init__(model.networks, settings)
+        self.model = model
         self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
 
     def encode(self, seen: Tensor, step: int) -> CodePosterior:

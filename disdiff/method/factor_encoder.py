@@ -7,19 +7,29 @@ units share the trunk; only the rows of the last layer belong to single units. T
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.initialisation.coordinates import BilinearCoordinates, CircularCoordinates, PrincipalComponents
+from disdiff.initialisation.bilinear import BilinearCoordinates
+from disdiff.initialisation.circular import CircularCoordinates
 from disdiff.initialisation.eigenmaps import EigenmapCoordinates
+from disdiff.initialisation.initial_code import InitialCode
+from disdiff.initialisation.principal import PrincipalComponents
 from ldm.errors import UserError, check_option, look_up
 from ldm.nn.layers import build_norm
 
 OUTPUT_SIZE = 4  # side of the map that is flattened; the input's own side if that is smaller
 NORM_GROUPS = 8
+STARTS: dict[str, type[InitialCode] | None] = {
+    "random": None,
+    "principal": PrincipalComponents,
+    "circular": CircularCoordinates,
+    "bilinear": BilinearCoordinates,
+    "eigenmaps": EigenmapCoordinates,
+}
 RELEASED_256 = 6  # number of strided convolutions in the released encoder for images of 256 pixels
 # A Gaussian code starts with little noise, so the decoder learns to use it before the KL term matters.
 INITIAL_LOGVAR = -3.5
@@ -159,14 +169,7 @@ class FactorEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = look_up("code.encoder.code_norm", config.code_norm, norms)()
-        starts: dict[str, Any] = {
-            "random": None,
-            "principal": PrincipalComponents,
-            "circular": CircularCoordinates,
-            "bilinear": BilinearCoordinates,
-            "eigenmaps": EigenmapCoordinates,
-        }
-        start = look_up("code.encoder.start", config.start, starts)
+        start = look_up("code.encoder.start", config.start, STARTS)
         self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])

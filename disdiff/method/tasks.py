@@ -32,7 +32,7 @@ from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_nois
 from ldm.diffusion.sampler import sample_ddim
 from ldm.errors import UserError, check_option, look_up
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
-from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import spread
 
 
@@ -59,17 +59,17 @@ class Step:
 class DisDiffTask(CodeTask):
     """Trains the factor networks of a `DisDiff`; everything else in it stays frozen."""
 
+    model: DisDiff
+
     def __init__(
         self,
         model: DisDiff,
         loss: DisDiffLossConfig,
         encoder: FactorEncoderConfig,
-        config: TrainConfig,
-        budget: Budget,
-        seed: int,
+        settings: TrainSettings,
     ) -> None:
-        super().__init__(model.networks, encoder, config, budget, seed)
-        self.model, self.loss = model, loss
+        super().__init__(model, encoder, settings)
+        self.loss = loss
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
         self.keep_frozen(model.encoder_input)

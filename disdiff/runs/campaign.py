@@ -152,7 +152,7 @@ def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
         UserError: the configuration is invalid or has no code.
     """
     config = load_config([file], list(overrides))
-    if get_system(config).build_model is None:
+    if not get_system(config).has_code:
         raise UserError(f"{file} configures {config.system}, which has no code to compare; leave it out")
     folder = Path(config.run.root) / config.run.name
     source = build_source(config.data)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from disdiff.runs.context import Context
 from disdiff.runs.stages import shared_folder
+from ldm.data.arrays import show_on
 from ldm.data.batches import ImageBatches, TensorBatches
 from ldm.data.latents import LatentCache, encode_to_cache
 from ldm.data.source import to_float
@@ -126,14 +127,10 @@ def encode_images(
         """Encode images (B, 3, H, W) uint8 on the run's device."""
         return view(to_float(images.to(context.machine.device))).float().cpu()
 
-    def progress(done: int, total: int) -> None:
-        """Move the bar."""
-        bar.update(done - bar.n)
-
     module.to(context.machine.device).eval()
     with torch.no_grad(), bar:
         cache = encode_to_cache(
-            encode, context.source, context.train_index, path, key, BATCH, progress, with_images
+            encode, context.source, context.train_index, path, key, BATCH, show_on(bar), with_images
         )
     module.to("cpu")
     return cache

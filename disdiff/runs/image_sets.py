@@ -16,11 +16,12 @@ from torch import Tensor
 from disdiff.editing.units import deterministic, draw_samples, in_batches, invert, reconstruct
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.evaluation.image_sets import ImageSet
-from disdiff.evaluation.row_cache import PART, Identity, RowCache, digest_file
+from disdiff.evaluation.row_cache import PART, Identity, RowCache
 from disdiff.method.model import DiffusionModel, ImageModel
 from disdiff.runs.run_folder import Run
 from ldm.data.source import split_indices, to_float, to_uint8
 from ldm.diffusion.sampler import SamplerConfig
+from ldm.files import digest_file
 
 SPLITS = ("train", "eval")
 KINDS = ("samples", "inferred", "random")

@@ -58,7 +58,7 @@ def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
         UserError: the run was trained without a prior.
     """
     config = run.config
-    if "prior" not in get_system(config).sections or not any(term_weights(config.prior)):
+    if not get_system(config).depends_on("prior") or not any(term_weights(config.prior)):
         raise UserError(f"this run of {config.system} was trained without a prior; use another --codes")
     bits = config.code.encoder.posterior == "bernoulli"
     draw = sample_bits if bits else PRIORS[config.prior.kind]

@@ -40,7 +40,7 @@ FIRST_IMAGES = 2048  # to which the first stage is fitted before training
 
 def build_task(context: Context, name: str) -> StageTask:
     """The training task of a stage, on the context's networks."""
-    config, device = context.config, context.machine.device
+    config, device = context.system.show_declared(context.config, name), context.machine.device
     if name == "autoencoder":
         return build_autoencoder_task(config, context.latent_space, device)
     if name == "latent_diffusion":

@@ -7,14 +7,15 @@ residual. The topology equals that of CompVis's released code (GroupNorm with ep
 padded right and below only), so CompVis's weights can be loaded.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.nn.layers import convolve_doubled
+from ldm.nn.layers import build_norm, convolve_doubled
+
+EPS = 1e-6  # of every GroupNorm
 
 
 @dataclass
@@ -44,21 +45,6 @@ class NetworkConfig:
         return [self.channels * mult for mult in self.channel_mult]
 
 
-def build_norm(channels: int, num_groups: int) -> nn.GroupNorm:
-    """GroupNorm with `min(num_groups, channels)` groups and eps 1e-6.
-
-    Raises:
-        UserError: the channels cannot be split into that many groups.
-    """
-    groups = min(num_groups, channels)
-    if channels % groups:
-        raise UserError(
-            f"{channels} channels cannot be split into {groups} groups; set the network's num_groups to "
-            f"{math.gcd(channels, groups)} or choose channels that are a multiple of {groups}"
-        )
-    return nn.GroupNorm(groups, channels, eps=1e-6)
-
-
 def build_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     """3x3 convolution that keeps the resolution."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
@@ -69,9 +55,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int) -> None:
         super().__init__()
-        self.norm1 = build_norm(in_channels, num_groups)
+        self.norm1 = build_norm(in_channels, num_groups, EPS)
         self.conv1 = build_conv(in_channels, out_channels)
-        self.norm2 = build_norm(out_channels, num_groups)
+        self.norm2 = build_norm(out_channels, num_groups, EPS)
         self.conv2 = build_conv(out_channels, out_channels)
         changes = in_channels != out_channels
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
@@ -88,7 +74,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
-        self.norm = build_norm(channels, num_groups)
+        self.norm = build_norm(channels, num_groups, EPS)
         self.query = nn.Conv2d(channels, channels, 1)
         self.key = nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
@@ -196,7 +182,7 @@ class Encoder(nn.Module):
             level = Level(widths[i], width, config.num_res_blocks, attention, config.num_groups, resample)
             self.levels.append(level)
         self.middle = build_middle(widths[-1], config)
-        self.norm_out = build_norm(widths[-1], config.num_groups)
+        self.norm_out = build_norm(widths[-1], config.num_groups, EPS)
         self.conv_out = build_conv(widths[-1], (2 if double_z else 1) * config.z_channels)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -237,7 +223,7 @@ class Decoder(nn.Module):
                 widths[i + 1], width, config.num_res_blocks + 1, attention, config.num_groups, resample
             )
             self.levels.append(level)
-        self.norm_out = build_norm(widths[0], config.num_groups)
+        self.norm_out = build_norm(widths[0], config.num_groups, EPS)
         self.conv_out = build_conv(widths[0], config.in_channels * config.patch**2)
         self.patch = config.patch
 

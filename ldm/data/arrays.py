@@ -11,10 +11,21 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm.errors import UserError
 
 Progress = Callable[[int, int], None]  # called with (rows done, total rows)
+
+
+def show_on(bar: tqdm) -> Progress:
+    """A progress function that moves a bar; a total of 0 is unknown."""
+
+    def update(done: int, total: int) -> None:
+        bar.total = total or None
+        bar.update(done - bar.n)
+
+    return update
 
 
 class Rows(Protocol):

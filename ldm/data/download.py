@@ -4,7 +4,6 @@ Bytes are written to `<file>.part`; `<file>.part.json` has their address and ver
 gets its final name only if its size, and its checksum if known, are right.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from ldm.data.arrays import Progress
 from ldm.errors import UserError
-from ldm.files import load_json, save_json
+from ldm.files import digest_file, load_json, save_json
 
 PIECE = 2**20
 TIMEOUT = 60
@@ -28,7 +27,7 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
     Args:
         url: the address.
         target: the file.
-        sha256: the file's checksum, if known.
+        sha256: the file's checksum or its first digits, if known.
         progress: called with (bytes done, total bytes; 0 if the server does not send the size).
 
     Returns:
@@ -68,20 +67,15 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
             f"the download of {url} stopped after {done} of {version['size']} bytes; run again to continue"
         )
     found = digest_file(part)
-    if sha256 is not None and found != sha256:
+    if sha256 is not None and not found.startswith(sha256.lower()):
         part.unlink()
+        note.unlink()
         raise UserError(
             f"{url} gave a file with sha256 {found}, expected {sha256}; the file was deleted, try again"
         )
     os.replace(part, target)
     note.unlink()
     return found
-
-
-def digest_file(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _request(url: str, done: int) -> HTTPResponse:
@@ -92,9 +86,9 @@ def _request(url: str, done: int) -> HTTPResponse:
     except HTTPError as error:
         if error.code == 416 and done:  # no bytes are missing, or the file is shorter now: start again
             return _request(url, 0)
-        raise UserError(f"{url} cannot be downloaded ({error}); see the source named above") from error
+        raise UserError(f"{url} cannot be downloaded ({error}); try again, or get it by hand") from error
     except (OSError, HTTPException, ValueError) as error:
-        raise UserError(f"{url} cannot be downloaded ({error}); see the source named above") from error
+        raise UserError(f"{url} cannot be downloaded ({error}); try again, or get it by hand") from error
 
 
 def _pieces(response: HTTPResponse, url: str) -> Iterator[bytes]:

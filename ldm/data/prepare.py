@@ -17,14 +17,14 @@ from torch import Tensor
 from ldm.data.archives import verify_npz
 from ldm.data.arrays import NpyWriter, Progress, npy_header
 from ldm.data.catalog import DATA_SETS, DataOptions, open_data
-from ldm.data.download import digest_file, download
+from ldm.data.download import download
 from ldm.data.dsprites import STEM
 from ldm.data.pictures import Pictures, name_some
 from ldm.data.shapes3d import write_shapes3d
 from ldm.data.source import ImageSource
 from ldm.data.sources import ORIGINS, Remote
 from ldm.errors import UserError
-from ldm.files import atomic_path, load_json, save_json
+from ldm.files import atomic_path, digest_file, load_json, save_json
 
 CHECKSUMS = "checksums.json"
 BATCH = 1024

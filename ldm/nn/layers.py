@@ -29,7 +29,7 @@ def embed_time(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def build_norm(channels: int, num_groups: int) -> nn.GroupNorm:
+def build_norm(channels: int, num_groups: int, eps: float = 1e-5) -> nn.GroupNorm:
     """GroupNorm over `channels` in at most `num_groups` groups.
 
     Raises:
@@ -38,9 +38,10 @@ def build_norm(channels: int, num_groups: int) -> nn.GroupNorm:
     groups = min(num_groups, channels)
     if channels % groups:
         raise UserError(
-            f"{channels} channels cannot be split into {groups} groups; choose a num_groups that divides them"
+            f"{channels} channels cannot be split into {groups} groups; set the network's num_groups to "
+            f"{math.gcd(channels, groups)}, or choose channels that are a multiple of {groups}"
         )
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(groups, channels, eps)
 
 
 def zero_init(layer: nn.Module) -> nn.Module:

@@ -60,6 +60,24 @@ class Budget:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a stage is trained: its configuration, the budget on this device, and the seed."""
+
+    config: TrainConfig
+    budget: Budget
+    seed: int
+
+
+def resolve_settings(config: TrainConfig, seed: int, device: str) -> TrainSettings:
+    """Settings of a stage that is trained on `device` (`cpu`, `cuda`).
+
+    Raises:
+        UserError: the budget is smaller than one batch.
+    """
+    return TrainSettings(config, resolve_budget(config, device), seed)
+
+
 def resolve_budget(config: TrainConfig, device: str) -> Budget:
     """Batch size, steps and learning rate on `device` (`cpu`, `cuda`).
 

@@ -15,8 +15,7 @@ from ldm.errors import UserError
 from ldm.nn.layers import freeze
 from ldm.training.ema import EMA
 from ldm.training.optimizer import (
-    Budget,
-    TrainConfig,
+    TrainSettings,
     build_optimizer,
     lay_out_state,
     list_parameters,
@@ -39,11 +38,11 @@ class StageTask(pl.LightningModule):
         num_parts: number of parts into which a step splits its batch; their gradients are added.
     """
 
-    def __init__(self, trained: nn.Module, config: TrainConfig, budget: Budget, seed: int) -> None:
+    def __init__(self, trained: nn.Module, settings: TrainSettings) -> None:
         super().__init__()
         self.trained = trained.requires_grad_(True).train()  # an earlier task may have frozen it
-        self.config, self.budget, self.seed = config, budget, seed
-        self.ema = EMA(trained, config.ema_decay) if config.ema_decay else None
+        self.config, self.budget, self.seed = settings.config, settings.budget, settings.seed
+        self.ema = EMA(trained, self.config.ema_decay) if self.config.ema_decay else None
         self.stats: dict[str, Tensor] = {}
         self.num_parts = 1
         self._frozen: list[nn.Module] = []

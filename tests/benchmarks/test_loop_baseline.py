@@ -11,7 +11,7 @@ from disdiff.method.model import CodeNetworks, DisDiff
 from disdiff.method.tasks import DisDiffTask
 from ldm.nn import cpu_kernels
 from ldm.nn.unet import UNet, UNetConfig
-from ldm.training.optimizer import TrainConfig, resolve_budget
+from ldm.training.optimizer import TrainConfig, resolve_settings
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 # Joined with skips of 8 channels and split into 4 groups, one of these widths ends where a group does.
@@ -46,8 +46,7 @@ def build_tasks(build_tiny_disdiff, randomise, load_benchmark, monkeypatch):
         model = DisDiff(tiny.latent_space, denoiser, tiny.schedule, factors, encoder_input).to(dtype)
         config = TrainConfig(images=300, batch_size=3, ema_decay=None)
         encoder = FactorEncoderConfig(freeze_steps=5 if loss == "small" else 0)
-        budget = resolve_budget(config, "cpu")
-        arguments = model, DisDiffLossConfig(**LOSSES[loss]), encoder, config, budget, 0
+        arguments = model, DisDiffLossConfig(**LOSSES[loss]), encoder, resolve_settings(config, 0, "cpu")
         plain = load_benchmark("loop_baseline").LoopTask
         module = "disdiff.method.encoder_input"  # float64 from the images on
         monkeypatch.setattr(f"{module}.to_float", lambda image: image.to(dtype) / 127.5 - 1)

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from ldm.errors import UserError
-from ldm.files import atomic_path, load_json, remove_partial, save_json
+from ldm.files import atomic_path, digest_file, load_json, remove_partial, save_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -41,3 +41,10 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         save_json(tmp_path / "file" / "a.json", {})
+
+
+def test_the_digest_of_a_file_is_its_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert digest_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(UserError, match="cannot read .*absent"):
+        digest_file(tmp_path / "absent")

@@ -44,8 +44,10 @@ def test_a_unit_goes_towards_another_picture_by_name(call, tmp_path):
     assert Image.open(tmp_path / "edits" / "tiny-edit.png").width > 3 * 128
     half = load(tmp_path / "edits" / "tiny-edit.npz")
     assert half["units"].tolist() == [1, 0] and half["images"].shape == (1, 3, 64, 64)
-    call("photo.png", "--unit", 0, "--toward", "other.png", "--unit", 1, "--toward", "other.png")
-    whole = load(tmp_path / "edits" / "tiny-edit.npz")
+    said = call("photo.png", "--unit", 0, "--toward", "other.png", "--unit", 1, "--toward", "other.png")[1]
+    assert said.strip() == "edits/tiny-edit-2.png"  # the first edit is kept
+    assert np.array_equal(load(tmp_path / "edits" / "tiny-edit.npz")["codes"], half["codes"])
+    whole = load(tmp_path / "edits" / "tiny-edit-2.npz")
     assert np.array_equal(half["codes_before"], whole["codes_before"])
     change = whole["codes"] - whole["codes_before"]
     assert np.abs(change[:, :2]).min() > 0 and not change[:, 2].any()

@@ -13,8 +13,7 @@ import disdiff.evaluation.row_cache
 from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config.schema import CONFIGS, load_config, to_yaml
 from disdiff.evaluation.image_features import INCEPTION, LPIPS_VGG16, InceptionFeatures
-from disdiff.evaluation.row_cache import digest_file
-from ldm.files import save_json
+from ldm.files import digest_file, save_json
 from ldm.training.weight_files import save_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_fid.py"
@@ -111,11 +110,11 @@ def test_systems_without_a_run_of_their_own_here_are_few():
 @pytest.mark.parametrize("system", CONFIGURED)
 def test_every_system_is_measured(call, write_system, system):
     write_system(system)
-    if SYSTEMS[system].build_model is None:
+    if not SYSTEMS[system].has_code:
         status, error = call("--num", 4, "--allow-few")
         assert status == 2 and f"is a run of {system}, which has no code" in error
         return
-    noiseless = "latent_diffusion.unet" not in SYSTEMS[system].sections and len(SYSTEMS[system].stages) == 1
+    noiseless = not SYSTEMS[system].denoises
     for kind in ("samples", "inferred", "random"):
         result, said = call("--images", kind, "--num", 4, "--allow-few")
         assert (result["images"]["sampler"] is None) is noiseless

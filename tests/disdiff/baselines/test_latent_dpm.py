@@ -9,7 +9,7 @@ from disdiff.baselines.tasks import LatentDPMTask
 from disdiff.build import SYSTEMS, list_stage_names
 from disdiff.config.schema import CONFIGS, load_config
 from disdiff.runs.stages import list_stages
-from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.optimizer import Budget, TrainConfig, TrainSettings
 
 PDAE = CONFIGS / "pdae" / "shapes3d.yaml"
 
@@ -60,7 +60,7 @@ def test_it_learns_codes_that_hang_together(latent_dpm):
     codes = draw_codes(4000)
     latent_dpm.fit_standardisation(codes)
     config = TrainConfig(learning_rate=3e-3, ema_decay=0.98, optimizer="adam", weight_decay=0.0)
-    task = LatentDPMTask(latent_dpm, "l2", config, Budget(128, 400, 3e-3), seed=0)
+    task = LatentDPMTask(latent_dpm, "l2", TrainSettings(config, Budget(128, 400, 3e-3), seed=0))
     optimizer = task.configure_optimizers()["optimizer"]
     for step in range(400):
         rows = torch.arange(128 * step, 128 * (step + 1)) % len(codes)

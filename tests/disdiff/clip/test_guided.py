@@ -9,7 +9,7 @@ from disdiff.method.model import CodeNetworks, DisDiff
 from disdiff.method.tasks import DisDiffTask
 from ldm.diffusion.sampler import SAMPLERS, SamplerConfig, sample
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
-from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.optimizer import Budget, TrainConfig, TrainSettings
 
 TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
 
@@ -36,8 +36,8 @@ def batch(model):
 
 
 def build_task(model, **loss):
-    encoder, budget = FactorEncoderConfig(), Budget(6, 20, 1e-2)
-    return DisDiffTask(model, DisDiffLossConfig(**loss), encoder, TRAIN, budget, seed=0).train()
+    settings = TrainSettings(TRAIN, Budget(6, 20, 1e-2), seed=0)
+    return DisDiffTask(model, DisDiffLossConfig(**loss), FactorEncoderConfig(), settings).train()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

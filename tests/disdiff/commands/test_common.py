@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.commands.common import choose_path, data_path, label_run
+from disdiff.commands.common import choose_path, data_path, label_run, number_path
 from disdiff.commands.terminal import add_settings_hint
 from ldm.errors import UserError
 
@@ -19,6 +19,13 @@ def test_no_two_run_folders_share_a_name(tmp_path, monkeypatch):
     assert label_run(Path("runs/../a/x")) == "a/x" and label_run(here / "runs" / "x") == "x"
     assert choose_path(Namespace(out=None, run=Path("a/x")), "swap.png") == Path("edits/a/x-swap.png")
     assert choose_path(Namespace(out=Path("o.png"), run=Path("a/x")), "swap.png") == Path("o.png")
+
+
+def test_a_path_that_exists_gets_the_next_number(tmp_path):
+    for name in ("a.png", "a-2.png", "a-3.png"):
+        path = number_path(tmp_path / "a.png")
+        assert path.name == name
+        path.touch()
 
 
 def test_numbers_never_go_where_their_picture_goes():

@@ -17,8 +17,8 @@ from disdiff.evaluation.image_features import (
     find_inception,
     resize,
 )
-from disdiff.evaluation.row_cache import digest_file
 from ldm.errors import UserError
+from ldm.files import digest_file
 
 
 @pytest.fixture(scope="module")

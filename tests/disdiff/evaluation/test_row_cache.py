@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from disdiff.evaluation.row_cache import PART, RowCache, digest_file
+from disdiff.evaluation.row_cache import PART, RowCache
 from ldm.errors import UserError
 
 
@@ -52,8 +52,3 @@ def test_a_damaged_part_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="000000-000004.npy is damaged; delete it"):
         load(0, 4)
-
-
-def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):
-    with pytest.raises(UserError, match="cannot read .*absent"):
-        digest_file(tmp_path / "absent")

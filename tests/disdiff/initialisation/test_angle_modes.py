@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from disdiff.initialisation.angle_modes import AngleModes, joint_series, turning_series
-from disdiff.initialisation.coordinates import PrincipalComponents
+from disdiff.initialisation.principal import PrincipalComponents
 
 COUNT = 4000
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from disdiff.initialisation.coordinates import BilinearCoordinates
+from disdiff.initialisation.bilinear import BilinearCoordinates
 from disdiff.initialisation.eigenmaps import (
     EigenmapCoordinates,
     choose_coordinates,

@@ -7,7 +7,7 @@ from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import DisDiffLossConfig, change_weight, fit_whitener, snr_weight, whitened_error
 from disdiff.method.tasks import DisDiffTask, encode_frozen
 from ldm.errors import UserError
-from ldm.training.optimizer import Budget, TrainConfig
+from ldm.training.optimizer import Budget, TrainConfig, TrainSettings
 
 LEARNS = FactorEncoderConfig()
 TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
@@ -15,8 +15,8 @@ BATCH = 6
 
 
 def build_task(model, train=TRAIN, encoder=LEARNS, **loss):
-    budget = Budget(BATCH, 20, train.learning_rate)
-    return DisDiffTask(model, DisDiffLossConfig(**loss), encoder, train, budget, seed=0).train()
+    settings = TrainSettings(train, Budget(BATCH, 20, train.learning_rate), seed=0)
+    return DisDiffTask(model, DisDiffLossConfig(**loss), encoder, settings).train()
 
 
 def build_batch(model):

@@ -11,7 +11,7 @@ from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.tasks import AutoencoderTask
 from ldm.training.fit import fit
 from ldm.training.machine import Machine
-from ldm.training.optimizer import TrainConfig, resolve_budget
+from ldm.training.optimizer import TrainConfig, resolve_settings
 from ldm.training.stage_task import StageTask
 
 NUM_STEPS, BATCH = 30, 4
@@ -23,7 +23,7 @@ class TinyTask(StageTask):
     def __init__(self, config, seed=0, **faults):
         torch.manual_seed(3)
         layers = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 5))
-        super().__init__(layers, config, resolve_budget(config, "cpu"), seed)
+        super().__init__(layers, resolve_settings(config, seed, "cpu"))
         self.frozen = self.keep_frozen(nn.Linear(5, 5))
         self.faults = faults
 
@@ -107,9 +107,7 @@ def adversarial_task(train_config):
             perceptual="none", weight_gan=0.5, gan_start=5, discriminator_channels=4, discriminator_layers=1
         )
         config = train_config(ema_decay=None)
-        task = KilledAutoencoderTask(
-            KLAutoencoder(network), loss, None, config, resolve_budget(config, "cpu"), seed=0
-        )
+        task = KilledAutoencoderTask(KLAutoencoder(network), loss, None, resolve_settings(config, 0, "cpu"))
         task.kill_at = kill_at
         return task
 

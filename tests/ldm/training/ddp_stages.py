@@ -21,7 +21,7 @@ from ldm.nn.unet import UNet, UNetConfig
 from ldm.tasks import AutoencoderTask, LatentDiffusionTask
 from ldm.training.fit import fit
 from ldm.training.machine import Machine
-from ldm.training.optimizer import TrainConfig, resolve_budget
+from ldm.training.optimizer import TrainConfig, resolve_settings
 from ldm.training.ranks import main_first, read_ranks
 
 NUM_STEPS, BATCH = 8, 4
@@ -49,7 +49,7 @@ def build_stages():
     config = TrainConfig(
         images=NUM_STEPS * BATCH, batch_size=BATCH, learning_rate=1e-3, ema_decay=0.9, checkpoint_seconds=0.0
     )
-    budget = resolve_budget(config, "cpu")
+    settings = resolve_settings(config, 0, "cpu")
     gan = AutoencoderLossConfig(
         perceptual="none", weight_gan=0.5, gan_start=2, discriminator_channels=4, discriminator_layers=1
     )
@@ -59,9 +59,9 @@ def build_stages():
     statistics = torch.randn(10, 8, 8, 8)
     latents = {"statistics": statistics}
     autoencoder = KLAutoencoder(network)
-    yield "adversarial", AutoencoderTask(autoencoder, gan, None, config, budget, 0), {"image": image}
-    yield "latent_diffusion", LatentDiffusionTask(denoiser, space, schedule, "l1", config, budget, 0), latents
-    yield "code", DisDiffTask(model, loss, options, config, budget, 0), latents  # freezes the denoiser
+    yield "adversarial", AutoencoderTask(autoencoder, gan, None, settings), {"image": image}
+    yield "latent_diffusion", LatentDiffusionTask(denoiser, space, schedule, "l1", settings), latents
+    yield "code", DisDiffTask(model, loss, options, settings), latents  # freezes the denoiser
 
 
 def train(folder):

@@ -18,7 +18,7 @@ from ldm.training.optimizer import (
     build_optimizer,
     lay_out_state,
     list_parameters,
-    resolve_budget,
+    resolve_settings,
 )
 from ldm.training.threads import use_threads
 
@@ -33,8 +33,8 @@ def build_task(build_tiny_disdiff):
             images=24, batch_size=8, learning_rate=1e-3, grad_clip=0.5, ema_decay=0.9, checkpoint_seconds=1e9
         )
         loss = DisDiffLossConfig(weight_kl=1e-3)
-        budget = resolve_budget(config, "cpu")
-        return DisDiffTask(model, loss, FactorEncoderConfig(), config, budget, 0).to(dtype)
+        settings = resolve_settings(config, 0, "cpu")
+        return DisDiffTask(model, loss, FactorEncoderConfig(), settings).to(dtype)
 
     return build
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ldm.nn.layers import freeze
-from ldm.training.optimizer import Budget
+from ldm.training.optimizer import Budget, TrainSettings
 from ldm.training.stage_task import StageTask
 
 
@@ -18,7 +18,7 @@ def test_a_module_that_another_task_froze_learns_again(train_config):
     module = freeze(
         nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     )  # as when a later stage's task was built first
-    task = StageTask(module, train_config(), Budget(4, 30, 1e-2), seed=0)
+    task = StageTask(module, TrainSettings(train_config(), Budget(4, 30, 1e-2), seed=0))
     assert all(parameter.requires_grad for parameter in task.trained.parameters())
     assert all(module.training for module in task.trained.modules())
     assert not any(module.training for module in task.ema.average.modules())

@@ -5,17 +5,16 @@ import math
 import pytest
 import torch
 
-from disdiff.initialisation.coordinates import (
+from disdiff.initialisation.bilinear import BilinearCoordinates, solve_modes
+from disdiff.initialisation.circular import (
     HARMONICS,
-    BilinearCoordinates,
     CircularCoordinates,
-    PrincipalComponents,
     find_loops,
     harmonics,
-    rotate_to_least_kurtosis,
-    solve_modes,
     thinnest_angle,
 )
+from disdiff.initialisation.linear_algebra import rotate_to_least_kurtosis
+from disdiff.initialisation.principal import PrincipalComponents
 from ldm.errors import UserError
 
 

@@ -26,7 +26,7 @@ from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 RECORD = "stage.json"
 OF_ONE_RUN = ("code", "latent_dpm")  # stages in the run folder; all others are shared
 # keys that are younger than existing stages: with its default value such a key does not enter the hash
-ADDED_KEYS = {"autoencoder.noise_share", "autoencoder.start"}
+ADDED_KEYS = {"autoencoder.noise_share", "autoencoder.start", "code.encoder.start_reads"}
 
 
 @dataclass

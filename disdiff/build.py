@@ -23,7 +23,6 @@ from disdiff.baselines.vae import VAE, ConvDecoder, VAENetworks
 from disdiff.config.schema import AutoencoderConfig, Config, DataConfig, WeightsConfig
 from disdiff.config.sizes import check_sizes
 from disdiff.config.system import System
-from disdiff.initialisation.initial_code import check_components
 from disdiff.method.encoder_input import EncoderInput, FeatureInput, ImageInput, LatentInput
 from disdiff.method.factor_encoder import FactorEncoder, FactorEncoderConfig
 from disdiff.method.gradient_decoder import GradientDecoder
@@ -118,9 +117,8 @@ def build_trunk_encoder(config: Config, options: FactorEncoderConfig, shape: tup
     """An untrained encoder with real numbers as code, for inputs of (channels, size)."""
     code = config.code
     if config.trunk.kind == "disdiff":
-        if options.start != "random":
-            check_components(shape[0] * shape[1] ** 2, code.num_units * code.unit_dim)
-        return FactorEncoder(options, *shape, code.num_units, code.unit_dim)
+        image_channels = config.autoencoder.network.in_channels
+        return FactorEncoder(options, *shape, code.num_units, code.unit_dim, image_channels)
     gaussian = look_up("code.encoder.posterior", options.posterior, {"none": False, "gaussian": True})
     return TrunkEncoder(*build_trunk(config.trunk, *shape), code.num_units, code.unit_dim, gaussian)
 

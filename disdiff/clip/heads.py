@@ -98,6 +98,7 @@ class ClipHeads(nn.Module):
         self.register_buffer("clip", torch.tensor(list(fingerprint.encode()), dtype=torch.uint8))
 
     is_fitted = True
+    pixels_needed = 0
 
     @property
     def images_needed(self) -> int:

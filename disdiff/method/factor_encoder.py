@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from disdiff.initialisation.bilinear import BilinearCoordinates
 from disdiff.initialisation.circular import CircularCoordinates
 from disdiff.initialisation.eigenmaps import EigenmapCoordinates
-from disdiff.initialisation.initial_code import InitialCode
+from disdiff.initialisation.initial_code import InitialCode, check_components
+from disdiff.initialisation.pixels import NUM_IMAGES, SIDE, PixelCode
 from disdiff.initialisation.principal import PrincipalComponents
 from ldm.errors import UserError, check_option, look_up
 from ldm.nn.layers import build_norm
@@ -60,6 +61,8 @@ class FactorEncoderConfig:
             angles, then modes whose effect may depend on the angles; `eigenmaps`: the same angles, then slow
             coordinates of a random walk over the rest. The last three are spectral: an initialisation that
             assumes loops and colour-linear images.
+        start_reads: what the start is fitted to: `input`, or `pixels`: the image averaged to 8x8 pixels, as a
+            linear regression estimates it from the input.
         freeze_steps: the encoder is frozen for this many steps while the networks that read its code train.
         learning_rate_factor: the encoder's learning rate as a multiple of the other networks'.
     """
@@ -73,6 +76,7 @@ class FactorEncoderConfig:
     code_noise: float = 0.1
     initial_logvar: float = INITIAL_LOGVAR
     start: str = "random"
+    start_reads: str = "input"
     freeze_steps: int = 0
     learning_rate_factor: float = 1.0
 
@@ -134,9 +138,15 @@ class FactorEncoder(nn.Module):
     """Stride-2 convolutions to 4x4, two residual blocks, a linear layer for all units."""
 
     def __init__(
-        self, config: FactorEncoderConfig, in_channels: int, size: int, num_units: int, unit_dim: int
+        self,
+        config: FactorEncoderConfig,
+        in_channels: int,
+        size: int,
+        num_units: int,
+        unit_dim: int,
+        image_channels: int = 3,
     ) -> None:
-        """Build for inputs of `in_channels` maps of `size` x `size`.
+        """Build for inputs of `in_channels` maps of `size` x `size`; `image_channels` is for `start_reads`.
 
         Raises:
             UserError: `size` is not a power of two, or an option is unknown.
@@ -170,8 +180,8 @@ class FactorEncoder(nn.Module):
             nn.init.constant_(self.head.bias[num_units * unit_dim :], config.initial_logvar)
         norms = {"none": nn.Identity, "batch": lambda: nn.BatchNorm1d(num_units * unit_dim, affine=False)}
         self.code_norm = look_up("code.encoder.code_norm", config.code_norm, norms)()
-        start = look_up("code.encoder.start", config.start, STARTS)
-        self.components = start(in_channels * size**2, num_units * unit_dim) if start else None
+        features = in_channels * size**2, num_units * unit_dim, image_channels
+        self.components = build_start(config, *features)
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
             nn.init.zeros_(self.head.bias[: num_units * unit_dim])
@@ -185,6 +195,15 @@ class FactorEncoder(nn.Module):
     def images_needed(self) -> int:
         """Smallest number of training inputs to fit the initial code; 0 for a random start."""
         return 0 if self.components is None else self.components.images_needed
+
+    @property
+    def pixels_needed(self) -> int:
+        """Number of images whose averaged pixels `fit_pixels` wants before `fit_start`; 0 for none."""
+        return NUM_IMAGES if isinstance(self.components, PixelCode) else 0
+
+    def fit_pixels(self, x: Tensor, pixels: Tensor) -> None:
+        """Fit the estimate of averaged pixels (n, P) to training inputs `x` (n, C, size, size)."""
+        self.components.fit_pixels(x, pixels)
 
     def fit_start(self, x: Tensor) -> None:
         """Fit the initial code to training inputs `x` (n, C, size, size), before the first step."""
@@ -212,6 +231,25 @@ class FactorEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
         return self.posterior(x).mean
+
+
+def build_start(
+    config: FactorEncoderConfig, in_features: int, num_components: int, image_channels: int
+) -> InitialCode | None:
+    """The initial code for inputs of `in_features` numbers; None for a random start.
+
+    Raises:
+        UserError: an option is unknown, or the start has fewer dimensions than the code.
+    """
+    start = look_up("code.encoder.start", config.start, STARTS)
+    check_option("code.encoder.start_reads", config.start_reads, ("input", "pixels"))
+    if start is None:
+        return None
+    num_pixels = image_channels * SIDE**2
+    width = in_features if config.start_reads == "input" else num_pixels
+    check_components(width, num_components)
+    code = start(width, num_components)
+    return code if config.start_reads == "input" else PixelCode(in_features, code, num_pixels)
 
 
 def count_halvings(size: int, side: int, needs: str, fewest: int = 0) -> int:

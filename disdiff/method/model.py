@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disdiff.initialisation.pixels import average_pixels
 from disdiff.method.encoder_input import EncoderInput
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
@@ -104,9 +105,16 @@ class ImageModel(nn.Module, ABC):
     @torch.no_grad()
     def fit_start(self, z_0: Tensor) -> None:
         """Fit the initial code, if the encoder has one, to training latents (n, C, h, w)."""
-        if self.networks.encoder.is_fitted:
-            parts = z_0[: self.encoder_input.fit_limit].split(self.encoder_input.fit_batch)
-            self.networks.encoder.fit_start(torch.cat([self.encoder_input.from_latent(x) for x in parts]))
+        encoder = self.networks.encoder
+        if not encoder.is_fitted:
+            return
+        parts = z_0[: self.encoder_input.fit_limit].split(self.encoder_input.fit_batch)
+        x = torch.cat([self.encoder_input.from_latent(part) for part in parts])
+        if needed := encoder.pixels_needed:
+            parts = z_0[: min(needed, len(x))].split(self.encoder_input.fit_batch)
+            decode = self.latent_space.decode
+            encoder.fit_pixels(x[:needed], torch.cat([average_pixels(decode(part)) for part in parts]))
+        encoder.fit_start(x)
 
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:

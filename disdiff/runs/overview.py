@@ -56,7 +56,7 @@ def log_overview(context: Context, full: bool) -> None:
     for name, stage in context.stages.items():
         size = f"{count_parameters(context.modules[name]) / 1e6:.2f} M parameters"
         if stage.trained:
-            log.info(f"  {name}: {size}, trained ({stage.folder})")
+            log.info(f"  {name}: {size}, trained on {stage.record['images']:,} images ({stage.folder})")
             continue
         if name not in budgets:
             log.info(f"  {name}: {size}, nothing to train")

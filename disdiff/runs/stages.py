@@ -29,7 +29,7 @@ OF_ONE_RUN = ("code", "latent_dpm")  # stages in the run folder; all others are 
 ADDED_KEYS = {
     *("autoencoder.noise_share", "autoencoder.start"),
     *("conditional.skip_dropout", "conditional.anchors"),
-    "code.loss.recombination",
+    *("code.loss.recombination", "code.encoder.start_reads"),
 }
 
 
@@ -134,7 +134,7 @@ def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | Non
 def copy_stage(stage: Stage, folder: Path) -> None:
     """Copy a trained stage's weights and record into `folder`, as hard links where possible."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, "log.csv", RECORD):
+    for name in (WEIGHTS, "log.csv", "samples.png", RECORD):
         source, target = stage.folder / name, folder / name
         if not source.exists() or (target.exists() and os.path.samefile(source, target)):
             continue

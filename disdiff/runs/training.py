@@ -89,9 +89,11 @@ def train_autoencoder(context: Context, stage: Stage) -> None:
 
 def train_latent_diffusion(context: Context, stage: Stage) -> None:
     """Stage 2."""
+    from disdiff.runs.frozen_model import measure_frozen  # here, as it imports figures
+
     task = build_task(context, stage.name)
     seconds = fit_stage(context, stage, task, latent_batches(context))
-    save_stage(context, stage, task.result, task, seconds, {})
+    save_stage(context, stage, task.result, task, seconds, measure_frozen(context, task.result, stage.folder))
 
 
 def train_code(context: Context, stage: Stage) -> None:

@@ -211,7 +211,11 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
     check_option("data.procedural", options.procedural, ("auto", "always", "never"))
     check_options(options, data_set)
     if options.procedural != "never" and data_set.draw is not None:
-        if data_set.open is None or options.procedural == "always" or data_set.find(Path(options.root)) is None:
+        if (
+            data_set.open is None
+            or options.procedural == "always"
+            or data_set.find(Path(options.root)) is None
+        ):
             check_given(options)
             return data_set.draw(options)
     elif options.procedural == "always":

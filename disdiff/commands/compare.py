@@ -72,7 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seeds", default="0", help="seeds to train, such as 21,22,23 (default: 0)")
     train.add_argument("--preset", default="small", help="small, smoke or paper (default: small)")
-    train.add_argument("--data", default="shapes3d", metavar="A,B", help="data sets of --systems (default: shapes3d)")
+    train.add_argument(
+        "--data", default="shapes3d", metavar="A,B", help="data sets of --systems (default: shapes3d)"
+    )
     train.add_argument(
         "--set", metavar="KEY=VALUE", nargs="+", default=[], help="configuration overrides for all runs"
     )

@@ -53,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-images", type=int, help="with --procedural: render a random subset of this size"
     )
-    parser.add_argument("--seed", type=number(SEED), default=0, help="seed of the subset, or of `show` (default: 0)")
+    parser.add_argument(
+        "--seed", type=number(SEED), default=0, help="seed of the subset, or of `show` (default: 0)"
+    )
     parser.add_argument("--convert", action="store_true", help="decode all pictures into one array on disk")
     parser.add_argument("--image-size", type=number(COUNT), help="side of the pictures in pixels")
     parser.add_argument("--crop", help="how pictures are made square, as data.crop")

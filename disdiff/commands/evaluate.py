@@ -11,7 +11,7 @@ from disdiff.config.places import find
 from disdiff.evaluation.codes_file import read_labelled_codes
 from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.summary import list_notes, list_scores
-from disdiff.runs.results import score_codes
+from disdiff.runs.results import name_scores, score_codes
 from ldm.errors import UserError
 from ldm.files import expand_home, save_json
 
@@ -104,10 +104,9 @@ def main(arguments: argparse.Namespace) -> None:
     units = (
         ", every number of a unit as a unit (not the published reduction)" if arguments.units == "all" else ""
     )
-    print(
-        f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}{units}"
-    )
+    protocol, num_codes = name_scores(arguments.protocol, arrays), len(arrays["codes"])
+    print(f"protocol {protocol}, {num_codes} codes, metric seeds {arguments.seeds}{units}")
     print(*list_means(results), *list_all_notes(results), sep="\n")
     if arguments.out:
-        content = {"protocol": arguments.protocol, "units": arguments.units, "runs": results}
+        content = {"protocol": protocol, "units": arguments.units, "runs": results}
         save_json(arguments.out, content)

@@ -49,7 +49,15 @@ from ldm.nn.unet import UNetConfig
 from ldm.training.optimizer import TrainConfig
 
 PRESETS = ("small", "smoke", "paper")
-PATHS = ("run.root", "data.root", "data.attributes", "data.factors", "clip.prompts", "weights.vgg16", "weights.inception")
+PATHS = (
+    "run.root",
+    "data.root",
+    "data.attributes",
+    "data.factors",
+    "clip.prompts",
+    "weights.vgg16",
+    "weights.inception",
+)
 
 
 @dataclass

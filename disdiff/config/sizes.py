@@ -111,9 +111,9 @@ def check_probe(config: Config, num_images: int, num_eval: int) -> None:
     """
     if config.evaluation.num_pairs and num_eval >= num_images:
         raise UserError(
-            f"evaluation.num_images={config.evaluation.num_images} takes all {num_images} images, and none is "
-            f"left for the probe that judges edits; set it to {max(num_images * 2 // 3, 1)}, or skip the edits "
-            "with evaluation.num_pairs=0"
+            f"evaluation.num_images={config.evaluation.num_images} takes all {num_images} images, and none "
+            f"is left for the probe that judges edits; set it to {max(num_images * 2 // 3, 1)}, or skip the "
+            "edits with evaluation.num_pairs=0"
         )
 
 

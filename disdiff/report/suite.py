@@ -70,7 +70,10 @@ def list_rows(tables: Sequence[Comparison]) -> list[Row]:
 def list_cells(rows: Sequence[Row], place: int) -> list[list[str]]:
     """The columns of one data set: for each headline its short name, then a cell per system."""
     return [
-        [short, *("-" if row.columns[place] is None else format_cell(row.columns[place], name) for row in rows)]
+        [
+            short,
+            *("-" if row.columns[place] is None else format_cell(row.columns[place], name) for row in rows),
+        ]
         for name, short in HEADLINES.items()
     ]
 
@@ -123,7 +126,11 @@ def format_suite_latex(tables: Sequence[Comparison]) -> str:
     columns += [cells for place in range(len(tables)) for cells in list_cells(rows, place)]
     lines = [" & ".join(map(escape, line)) + r" \\" for line in zip(*columns, strict=True)]
     head = [r"\begin{table}", r"\centering", rf"\caption{{{escape(' '.join(list_notes(tables)))}}}"]
-    head += [rf"\begin{{tabular}}{{l{'r' * each * len(tables)}}}", r"\toprule", " & ".join(["", *groups]) + r" \\"]
+    head += [
+        rf"\begin{{tabular}}{{l{'r' * each * len(tables)}}}",
+        r"\toprule",
+        " & ".join(["", *groups]) + r" \\",
+    ]
     tail = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join([*head, lines[0], r"\midrule", *lines[1:], *tail]) + "\n"
 

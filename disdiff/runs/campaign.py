@@ -147,7 +147,9 @@ def plan_campaign(
                 jobs.append(job)
             else:
                 same[str(file)] = str(twin.file)
-            beside = [other for other in jobs if not several or other.config.data.name == job.config.data.name]
+            beside = [
+                other for other in jobs if not several or other.config.data.name == job.config.data.name
+            ]
             check_comparable(beside[0], job)
     if len({job.folder for job in jobs}) < len(jobs):
         raise UserError("several runs would share a folder; leave out run.name, or give each file once")

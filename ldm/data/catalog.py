@@ -30,7 +30,6 @@ from ldm.data.smallnorb import find_smallnorb, open_smallnorb
 from ldm.data.source import ImageSource
 from ldm.errors import UserError, choose
 
-
 LABELS = {"attributes": ATTRIBUTES, "factors": FACTORS}
 
 
@@ -211,7 +210,11 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
     choose("data.procedural", options.procedural, {"auto": None, "always": None, "never": None})
     check_options(options, data_set)
     if options.procedural != "never" and data_set.draw is not None:
-        if data_set.open is None or options.procedural == "always" or data_set.find(Path(options.root)) is None:
+        if (
+            data_set.open is None
+            or options.procedural == "always"
+            or data_set.find(Path(options.root)) is None
+        ):
             check_given(options)
             return data_set.draw(options)
     elif options.procedural == "always":

@@ -114,9 +114,11 @@ def test_several_data_sets_make_one_table(call, made, tmp_path):
     command = ["--systems", "disdiff,beta_vae", "--seeds", "1,2", "--data", "shapes3d,glyphs"]
     made.bad = {"beta_vae-glyphs-small-s2"}
     status, said, _ = call(*command)
-    assert status == 1 and len(made) == 8 and made[:2] == [
-        f"{system}-shapes3d-small-s1" for system in ("disdiff", "beta_vae")
-    ]
+    assert (
+        status == 1
+        and len(made) == 8
+        and made[:2] == [f"{system}-shapes3d-small-s1" for system in ("disdiff", "beta_vae")]
+    )
     lines = [line for line in said.splitlines() if " | " in line]
     assert [title.strip() for title in lines[0].split(" | ")] == [
         *("", "shapes3d (procedural), paper", "glyphs (procedural), paper")

@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from disdiff.commands.common import number, parse_seeds
 from disdiff.commands.terminal import begin_parser
@@ -26,6 +27,8 @@ train, then compare:
   disdiff compare --train --systems disdiff --configs configs/disdiff/ablations/*.yaml --seeds 21
       compare ablations with the method; an ablation that equals the preset is reported and skipped
   disdiff compare --train --systems pdae --seeds 21 pretrained/shapes3d        compare with a finished run
+  disdiff compare --train --systems disdiff,encdiff --data shapes3d,dsprites,glyphs
+      several data sets: one table with a row per system, and a table for each data set
   disdiff compare --train --systems disdiff,beta_vae --preset smoke --set run.root=try
       run everything in minutes, as a check
 
@@ -34,7 +37,7 @@ and the same protocol, because other scores are not comparable. Runs whose confi
 seed share a column. --train runs `disdiff train --base FILE preset=... seed=...` for each configuration and
 seed, one after the other, so shared stages are trained once. If a run fails, the others continue, the failed
 run is named at the end, and the exit status is 1. --out receives table.txt, .csv, .tex, .json,
-comparison.html and logs/."""
+comparison.html and logs/; of several data sets, also a folder for each."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,7 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seeds", default="0", help="seeds to train, such as 21,22,23 (default: 0)")
     train.add_argument("--preset", default="small", help="small, smoke or paper (default: small)")
-    train.add_argument("--data", default="shapes3d", help="data set of --systems (default: shapes3d)")
+    train.add_argument(
+        "--data", default="shapes3d", metavar="A,B", help="data sets of --systems (default: shapes3d)"
+    )
     train.add_argument(
         "--set", metavar="KEY=VALUE", nargs="+", default=[], help="configuration overrides for all runs"
     )
@@ -102,15 +107,15 @@ def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str
     for run in arguments.runs:  # report a wrong name now, not after hours of training
         load_metrics(run)
     systems = [name for name in arguments.systems.split(",") if name]
-    files = [*find_configs(systems, arguments.data), *arguments.configs]
-    campaign = plan_campaign(
-        files, parse_seeds(arguments.seeds), [f"preset={arguments.preset}", *arguments.set]
-    )
+    data = list_data(arguments)
+    files = [*(file for name in data for file in find_configs(systems, name)), *arguments.configs]
+    overrides = [f"preset={arguments.preset}", *arguments.set]
+    campaign = plan_campaign(files, parse_seeds(arguments.seeds), overrides, several=len(data) > 1)
     print(*describe_campaign(campaign), sep="\n", flush=True)
     if arguments.dry_run:
         return {}, {}
     kinds = ["systems" * bool(systems), "configs" * bool(arguments.configs)]
-    name = "-".join(filter(None, [*kinds, arguments.data, arguments.preset]))
+    name = "-".join(filter(None, [*kinds, "+".join(data), arguments.preset]))
     arguments.out = arguments.out or Path(campaign.jobs[0].config.run.root) / "_comparisons" / name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM, too, the run saves its state
     try:
@@ -124,16 +129,34 @@ def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str
 def compare(
     arguments: argparse.Namespace, runs: list[Path], commands: dict[Path, str], failures: dict[str, str]
 ) -> None:
-    """Print the table of runs and write the requested files."""
+    """Print the table of runs, or that of several data sets, and write the requested files."""
     from disdiff.report.comparison import compare_runs
     from disdiff.report.comparison_page import save_comparison
+    from disdiff.report.suite import (
+        compare_data_sets,
+        format_suite,
+        format_suite_csv,
+        format_suite_latex,
+        save_suite,
+    )
     from disdiff.report.tables import format_csv, format_latex, format_text
 
-    table = compare_runs(runs, arguments.protocol)
-    print(format_text(table, arguments.width))
-    for path, format_table in ((arguments.csv, format_csv), (arguments.latex, format_latex)):
+    table: Any  # a comparison, or those of several data sets
+    if len(list_data(arguments)) > 1:
+        table = compare_data_sets(runs, arguments.protocol)
+        show, to_csv, to_latex, save = format_suite, format_suite_csv, format_suite_latex, save_suite
+    else:
+        table = compare_runs(runs, arguments.protocol)
+        show, to_csv, to_latex, save = format_text, format_csv, format_latex, save_comparison
+    print(show(table, arguments.width))
+    for path, format_table in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
         if path is not None:
             with atomic_path(path) as temporary:
                 temporary.write_text(format_table(table), encoding="utf-8")
     if arguments.out:
-        print(f"written to {save_comparison(arguments.out, table, commands, failures)}")
+        print(f"written to {save(arguments.out, table, commands, failures)}")
+
+
+def list_data(arguments: argparse.Namespace) -> list[str]:
+    """The names in --data, each once."""
+    return list(dict.fromkeys(name for name in arguments.data.split(",") if name))

@@ -13,7 +13,7 @@ from disdiff.report.comparison import check_same_data, load_metrics
 from disdiff.report.sentences import describe_controls
 from disdiff.report.summary import list_controls, list_notes, list_scores
 from disdiff.runs.controls import score_controls
-from disdiff.runs.results import progress_bar, score_codes
+from disdiff.runs.results import name_scores, progress_bar, score_codes
 from disdiff.runs.run_folder import load_run
 from ldm.errors import UserError
 from ldm.files import expand_home, save_json
@@ -142,10 +142,9 @@ def main(arguments: argparse.Namespace) -> None:
     units = (
         ", every number of a unit as a unit (not the published reduction)" if arguments.units == "all" else ""
     )
-    print(
-        f"protocol {arguments.protocol}, {len(arrays['codes'])} codes, metric seeds {arguments.seeds}{units}"
-    )
+    protocol, num_codes = name_scores(arguments.protocol, arrays), len(arrays["codes"])
+    print(f"protocol {protocol}, {num_codes} codes, metric seeds {arguments.seeds}{units}")
     print(*list_means(results), *list_all_notes(results), sep="\n")
     if arguments.out:
-        content = {"protocol": arguments.protocol, "units": arguments.units, "runs": results}
+        content = {"protocol": protocol, "units": arguments.units, "runs": results}
         save_json(arguments.out, content)

@@ -98,6 +98,25 @@ def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> 
         )
 
 
+def check_probe(config: Config, num_images: int, num_eval: int) -> None:
+    """Refuse evaluation on all images of data with factors, as the probe that judges edits needs others.
+
+    Args:
+        config: configuration of a system with a code.
+        num_images: number of images of the data set.
+        num_eval: number of evaluation images.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    if config.evaluation.num_pairs and num_eval >= num_images:
+        raise UserError(
+            f"evaluation.num_images={config.evaluation.num_images} takes all {num_images} images, and none "
+            f"is left for the probe that judges edits; set it to {max(num_images * 2 // 3, 1)}, or skip the "
+            "edits with evaluation.num_pairs=0"
+        )
+
+
 def check_sampler(config: Config, model: ImageModel | None) -> None:
     """Refuse more sampling steps than the noise schedule has, for a model that samples.
 

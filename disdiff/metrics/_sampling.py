@@ -23,6 +23,30 @@ def split_rows(random: np.random.RandomState, num_rows: int, *sizes: int) -> lis
     return np.split(random.permutation(num_rows)[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
+def repeat_rows(num_rows: int, seed: int, *sizes: int) -> np.ndarray:
+    """Rows with repeats that make an array of few images long enough for `split_rows`.
+
+    The images are split at random in proportion to `sizes`. Each set that `split_rows` draws from the long
+    array, with the same seed, is filled with replacement from its own part: no row of a test set is an image
+    of the training set.
+
+    Args:
+        num_rows: number of images, at least one per set and fewer than all sizes together.
+        seed: seed of the metrics.
+        sizes: sizes of the sets.
+
+    Returns:
+        Rows of the images, shape (sum(sizes),).
+    """
+    random = np.random.RandomState(seed)
+    places = split_rows(random, sum(sizes), *sizes)  # the first draw of every metric with a test set
+    ends = np.cumsum(sizes) * num_rows // sum(sizes)
+    rows = np.empty(sum(sizes), dtype=np.int64)
+    for place, part in zip(places, np.split(random.permutation(num_rows), ends[:-1]), strict=True):
+        rows[place] = part[random.randint(len(part), size=len(place))]
+    return rows
+
+
 def split_folds(
     num_rows: int, num_available: int, num_folds: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -4,6 +4,9 @@
 not be in the same table, and a protocol's sizes are never reduced to fit the data. Every metric starts with a
 new `RandomState(seed)`, as in the released code, so a metric's score does not depend on which other metrics
 are computed.
+
+Data sets with fewer images than a protocol's rows have a protocol of their own, whose name says so: its rows
+are drawn with replacement, training and test rows from different images.
 """
 
 from collections.abc import Callable, Collection
@@ -21,6 +24,7 @@ from disdiff.metrics._inputs import (
     number_values,
     unit_scalars,
 )
+from disdiff.metrics._sampling import repeat_rows
 from disdiff.metrics._undefined import collect_scores, drop_constant, restore_columns
 from disdiff.metrics.beta_vae import compute_beta_vae
 from disdiff.metrics.dci import compute_dci
@@ -63,6 +67,9 @@ PROTOCOLS = {
 }
 
 
+LEAST_IMAGES = 30  # from which rows are drawn with replacement
+
+
 def get_protocol(name: str) -> Protocol:
     """Look up a protocol.
 
@@ -82,6 +89,7 @@ def compute_scores(
     *,
     units: str = "pca1",
     only: Collection[str] | None = None,
+    replacement: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Result]:
     """Compute the factor-based metrics of a protocol.
@@ -93,10 +101,12 @@ def compute_scores(
         seed: seed of each metric.
         units: reduction of vector units, "pca1" (published) or "all".
         only: names of the metrics to compute; None for all.
+        replacement: whether rows are drawn with replacement if there are fewer than the protocol needs.
         progress: called with the name of the current metric and the share of it that is done.
 
     Returns:
-        One JSON-ready dictionary per metric name, and `undefined` if a metric is left out.
+        One JSON-ready dictionary per metric name, `undefined` if a metric is left out, and `sampling` if rows
+        were drawn with replacement.
 
     Raises:
         UserError: bad arrays, an unknown protocol, or fewer rows than it needs.
@@ -104,19 +114,37 @@ def compute_scores(
     chosen = get_protocol(protocol)
     codes = check_codes(codes)
     factors, kept = drop_constant(number_values(factors, len(codes)), "factors")
-    if len(codes) < chosen.num_rows:
+    few = len(codes) < chosen.num_rows
+    if few and not replacement:
         raise UserError(
             f"codes have {len(codes)} rows but protocol {protocol!r} needs {chosen.num_rows}:"
             " encode more images or choose the protocol 'fast'"
         )
     codes = unit_scalars(codes, units)
+    if few:
+        check_enough(len(codes), LEAST_IMAGES)
+        rows = repeat_rows(len(codes), seed, chosen.num_train, chosen.num_test)
+        codes, factors, num_images = codes[rows], factors[rows], len(codes)
     report = progress or (lambda name, share: None)
     metrics = build_metrics(chosen, lambda share: report("dci", share))
     wanted = {name: metric for name, metric in metrics.items() if only is None or name in only}
     scores = collect_scores(
         {name: partial(metric, codes, factors, seed=seed) for name, metric in wanted.items()}, report
     )
+    if few:
+        scores["sampling"] = {"num_images": num_images, "note": describe_sampling(num_images)}
     return restore_columns(scores, kept, "factor")
+
+
+def name_protocol(protocol: str, num_images: int) -> str:
+    """Name of a protocol on a number of encoded images; it says if rows are drawn with replacement."""
+    few = num_images < get_protocol(protocol).num_rows
+    return f"{protocol}, {describe_sampling(num_images)}" if few else protocol
+
+
+def describe_sampling(num_images: int) -> str:
+    """How rows are drawn from too few images, in words."""
+    return f"with replacement from {num_images:,} images"
 
 
 def compute_attribute_scores(

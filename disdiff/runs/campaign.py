@@ -123,12 +123,20 @@ def find_configs(systems: Iterable[str], data: str) -> list[Path]:
     return [name if find(name).samefile(path) else path for name, path in zip(named, shipped, strict=True)]
 
 
-def plan_campaign(files: list[Path], seeds: list[int], overrides: list[str]) -> Campaign:
+def plan_campaign(
+    files: list[Path], seeds: list[int], overrides: list[str], several: bool = False
+) -> Campaign:
     """Plan the runs of every configuration with every seed, and check them before training.
 
+    Args:
+        files: configuration files.
+        seeds: seeds of the last stage.
+        overrides: overrides of all configurations.
+        several: whether the configurations have several data sets, each with a table of its own.
+
     Raises:
-        UserError: a configuration is invalid or has no code, two configurations differ in data or evaluation,
-            or several runs would share a folder.
+        UserError: a configuration is invalid or has no code, two configurations of one table differ in data
+            or evaluation, or several runs would share a folder.
     """
     jobs, same, known = [], {}, {}
     for seed in dict.fromkeys(seeds):
@@ -139,7 +147,10 @@ def plan_campaign(files: list[Path], seeds: list[int], overrides: list[str]) -> 
                 jobs.append(job)
             else:
                 same[str(file)] = str(twin.file)
-            check_comparable(jobs[0], job)
+            beside = [
+                other for other in jobs if not several or other.config.data.name == job.config.data.name
+            ]
+            check_comparable(beside[0], job)
     if len({job.folder for job in jobs}) < len(jobs):
         raise UserError("several runs would share a folder; leave out run.name, or give each file once")
     return Campaign(jobs, same)

@@ -6,7 +6,7 @@ import time
 from disdiff.config import sizes
 from disdiff.config.schema import merge, read_yaml, to_container, to_yaml
 from disdiff.config.trees import first_difference
-from disdiff.metrics.protocols import get_protocol
+from disdiff.metrics.protocols import get_protocol, name_protocol
 from disdiff.runs.context import Context
 from disdiff.runs.stages import RECORD, copy_stage, list_stages
 from disdiff.runs.training import train_stage
@@ -31,10 +31,13 @@ def run_pipeline(context: Context) -> None:
         if first:
             open_run_folder(context)
     protocol = get_protocol(context.config.evaluation.protocol)
-    if len(context.eval_index) < protocol.num_rows:
+    num_images, labelled = len(context.eval_index), context.source.factor_space is not None
+    if labelled and num_images < protocol.num_rows:
+        log.info(f"note: protocol {name_protocol(protocol.name, num_images)}")
+    elif num_images < protocol.num_rows:
         log.info(
             f"note: no scores, because protocol {protocol.name} needs {protocol.num_rows} evaluation images "
-            f"but there are {len(context.eval_index)} (evaluation.num_images)"
+            f"but there are {num_images} (evaluation.num_images)"
         )
     start = time.monotonic()
     todo = {
@@ -68,6 +71,8 @@ def check_images(context: Context) -> None:
     if context.model is not None:
         needed = 0 if context.stages["code"].trained else context.model.images_needed
         sizes.check_images(context.config, needed, len(context.train_index), len(context.eval_index))
+        if context.source.factor_space is not None:
+            sizes.check_probe(context.config, len(context.source), len(context.eval_index))
 
 
 def check_batches(context: Context) -> None:

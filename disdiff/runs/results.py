@@ -22,7 +22,7 @@ from disdiff.config.schema import Config, EvaluationConfig, to_container
 from disdiff.evaluation.codes_file import save_codes
 from disdiff.evaluation.edit_success import compute_editing, compute_reconstruction
 from disdiff.method.model import ImageModel
-from disdiff.metrics.protocols import compute_attribute_scores, compute_scores
+from disdiff.metrics.protocols import compute_attribute_scores, compute_scores, name_protocol
 from disdiff.report.album import PARTS, make_pictures
 from disdiff.report.html import write_report
 from disdiff.report.sentences import describe_controls
@@ -94,7 +94,7 @@ def write_results(context: Context, seconds: float) -> None:
         "seed": config.seed,
         **({} if model.supervision is None else {"supervision": model.supervision}),
         "dataset": describe_source(source),
-        "scores": None if scores is None else {config.evaluation.protocol: scores},
+        "scores": None if scores is None else {name_scores(config.evaluation.protocol, codes): scores},
         **({} if reason is None else {"scores_reason": reason}),
         **({} if controls is None else {"controls": controls}),
         "editing": editing,
@@ -243,7 +243,10 @@ def encode_codes(
 def score_codes(
     arrays: dict[str, np.ndarray], protocol: str, seed: int, units: str = "pca1"
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Scores of a protocol, or None with the reason; `units` as in `compute_scores`."""
+    """Scores of a protocol, with replacement from few images, or None with the reason.
+
+    `units` is as in `compute_scores`.
+    """
     if "factors" not in arrays and "attributes" not in arrays:
         return None, NO_LABELS
     try:
@@ -253,10 +256,21 @@ def score_codes(
         with progress_bar(f"scores ({protocol})") as progress:
             labels = arrays["factors"]
             return compute_scores(
-                arrays["codes"], labels, protocol, seed, units=units, progress=progress
+                arrays["codes"],
+                labels,
+                protocol,
+                seed,
+                units=units,
+                replacement=True,
+                progress=progress,
             ), None
     except UserError as error:  # a collapsed code has no scores, but pictures are still useful
         return None, str(error)
+
+
+def name_scores(protocol: str, arrays: dict[str, np.ndarray]) -> str:
+    """Name of the scores of `arrays`: the protocol, and whether it draws with replacement."""
+    return name_protocol(protocol, len(arrays["codes"])) if "factors" in arrays else protocol
 
 
 def score_once(

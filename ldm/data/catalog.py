@@ -30,7 +30,6 @@ from ldm.data.smallnorb import find_smallnorb, open_smallnorb
 from ldm.data.source import ImageSource
 from ldm.errors import UserError, check_option, look_up
 
-
 LABELS = {"attributes": ATTRIBUTES, "factors": FACTORS}
 
 

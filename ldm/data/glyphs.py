@@ -8,7 +8,7 @@ light, so a letter shows where their hues are equal, too. Letters are centred by
 
 import colorsys
 import hashlib
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def font_path(family: int, weight: int, slant: int) -> Path:
     return Path(matplotlib.get_data_path(), "fonts", "ttf", f"DejaVu{name}{'-' * bool(style)}{style}.ttf")
 
 
-@lru_cache(maxsize=None)  # 6,048 arrays of 4 kB at most
+@cache  # 6,048 arrays of 4 kB at most
 def draw_cover(letter: int, family: int, weight: int, slant: int, size: int, angle: int) -> Tensor:
     """Coverage of each pixel by a letter, shape (64, 64) uint8; the arguments are values of factors."""
     side = IMAGE_SIZE * POINTS

@@ -3,11 +3,12 @@
 Factors and geometry are those of `ldm.data.procedural`. With the albedo c of a material (floor, wall, object)
 in a colour channel, the pixel is
 
-    f(sum over materials of (lamp p_1 + sky p_2) c + (lamp q_1 + sky q_2) c^2 / 2 + lamp (b c_object c_floor + h))
+    f(sum over materials of (lamp p_1 + sky p_2) c + (lamp q_1 + sky q_2) c^2 / 2
+      + lamp (b c_object c_floor + h))
 
 - f is a tone curve, (1 - exp(-e x))^(1/g);
 - the light is coloured: a warm lamp, which casts the shadow, and a bluish sky;
-- floor and walls are textured: tiles and stripes, plain (p) in one half and darker and purer (q) in the other;
+- floor and walls are textured: tiles and stripes, half of them plain (p), half darker and purer (q);
 - the floor throws light back at the object (b), so that their colours are multiplied;
 - the ten hues of floor, wall and object are numbered in three random orders.
 
@@ -84,7 +85,7 @@ class NonlinearShapes3D(ProceduralShapes3D):
 
 
 def albedos() -> Tensor:
-    """Albedo of floor, wall and object by hue number, each in its random order, shape (3, 10, 3) in [0, 1]."""
+    """Albedo of floor, wall and object by hue number, in random orders, shape (3, 10, 3) in [0, 1]."""
     random = np.random.RandomState(ORDER_SEED)  # its streams never change
     orders = torch.stack([torch.from_numpy(random.permutation(NUM_HUES)) for _ in range(SURFACES)])
     return hue_to_rgb(NUM_HUES)[orders]

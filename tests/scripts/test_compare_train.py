@@ -1,5 +1,6 @@
 """`compare.py --train`: what is trained, what is skipped, what comes of failures and kills."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from disdiff.config.schema import to_yaml
 from disdiff.runs import campaign
 from disdiff.runs.results import FILES, describe_evaluation
+from ldm.data.source import describe_source
 from ldm.files import save_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +35,7 @@ def finish(job):
         "system": job.config.system,
         "preset": job.config.preset,
         "seed": job.config.seed,
-        "dataset": {"name": "shapes3d", "procedural": True, "num_images": 480_000},
+        "dataset": describe_source(job.source),
         "scores": {"paper": {"dci": {"disentanglement": score}, "factor_vae": {"eval_accuracy": score}}},
         "editing": None,
         "reconstruction": {"psnr": 20.0, "inferred_psnr": 20.0},
@@ -105,6 +107,38 @@ def test_what_is_missing_is_trained_and_the_rest_goes_on_after_a_failure(call, m
     assert command == (
         f"disdiff train --base configs/disdiff/shapes3d.yaml preset=small run.root={tmp_path} seed=1"
     )
+
+
+def test_several_data_sets_make_one_table(call, made, tmp_path):
+    """A row per system, a group of columns per data set, resumed like any campaign."""
+    command = ["--systems", "disdiff,beta_vae", "--seeds", "1,2", "--data", "shapes3d,glyphs"]
+    made.bad = {"beta_vae-glyphs-small-s2"}
+    status, said, _ = call(*command)
+    assert (
+        status == 1
+        and len(made) == 8
+        and made[:2] == [f"{system}-shapes3d-small-s1" for system in ("disdiff", "beta_vae")]
+    )
+    lines = [line for line in said.splitlines() if " | " in line]
+    assert [title.strip() for title in lines[0].split(" | ")] == [
+        *("", "shapes3d (procedural), paper", "glyphs (procedural), paper")
+    ]
+    assert lines[1].count("FactorVAE") == 2
+    assert [line.split(" | ")[0].strip() for line in lines[3:]] == ["disdiff (small)", "beta_vae (small)"]
+    assert lines[3].count("0.615 +- 0.005") == 4 and "0.310" in lines[4]
+    out = tmp_path / "_comparisons" / "systems-shapes3d+glyphs-small"
+    for folder in ("shapes3d-procedural", "glyphs-procedural"):
+        assert json.loads((out / folder / "table.json").read_text())["data"].startswith(folder.split("-")[0])
+    page = (out / "comparison.html").read_text()
+    assert "training diverged" in page and 'href="glyphs-procedural/comparison.html"' in page
+    header, *values = csv.reader((out / "table.csv").read_text().splitlines())
+    assert header[3] == "data" and all(len(line) == len(header) for line in values)
+    assert {line[3] for line in values} == {"shapes3d (procedural)", "glyphs (procedural)"}
+    assert r"\multicolumn{3}{c}{glyphs (procedural), paper}" in (out / "table.tex").read_text()
+
+    made.clear()
+    made.bad = set()
+    assert call(*command)[0] == 0 and made == ["beta_vae-glyphs-small-s2"]
 
 
 def test_finished_runs_join_those_that_are_trained(call, made, tmp_path):

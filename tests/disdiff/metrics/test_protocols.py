@@ -4,7 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from disdiff.metrics.protocols import PROTOCOLS, build_metrics, compute_attribute_scores, compute_scores
+from disdiff.metrics.protocols import (
+    PROTOCOLS,
+    build_metrics,
+    compute_attribute_scores,
+    compute_scores,
+    name_protocol,
+)
 from ldm.errors import UserError
 
 
@@ -153,6 +159,27 @@ def test_every_metric_refuses_bad_factors_by_name(name, metrics, identity, facto
 def test_sizes_are_never_shrunk(identity, factors):
     with pytest.raises(UserError, match="codes have 3000 rows but protocol 'paper' needs 15000"):
         compute_scores(identity, factors, "paper", 0)
+
+
+def test_few_images_are_drawn_with_replacement_where_that_is_asked_for(factors):
+    """Codes that are the factors score as such, codes at random do not: no test image is a training image."""
+    few = factors[:120]
+    right = compute_scores(few.astype(float), few, "fast", 0, replacement=True)
+    assert right["sampling"]["note"] == "with replacement from 120 images"
+    assert right["factor_vae"]["eval_accuracy"] == 1 and right["dci"]["disentanglement"] > 0.95
+    random = np.random.RandomState(0).rand(120, 3)
+    wrong = compute_scores(random, few, "fast", 0, replacement=True)
+    chance = np.mean([np.bincount(column).max() / 120 for column in few.T])
+    assert wrong["dci"]["informativeness"] < chance + 0.15
+    assert name_protocol("fast", 120) == "fast, with replacement from 120 images"
+    assert name_protocol("fast", 2_000) == "fast"
+    with pytest.raises(UserError, match="codes have 29 rows but 30 are needed"):
+        compute_scores(random[:29], few[:29], "fast", 0, replacement=True)
+
+
+def test_enough_images_are_drawn_without_replacement(identity, factors):
+    scores = [compute_scores(identity, factors, "fast", 0, replacement=flag)["mig"] for flag in (True, False)]
+    assert scores[0] == scores[1]
 
 
 def test_an_unknown_protocol_is_named(identity, factors):

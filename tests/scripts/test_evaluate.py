@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,3 +151,26 @@ def test_one_folder_under_two_names_is_named_twice(call, save, arrays):
     run = save("run", arrays)
     status, _, (last,) = call(run, run.parent / "run" / ".." / "run")
     assert status == 2 and "given twice" in last
+
+
+def test_controls_are_added_to_the_run_beside_those_of_other_protocols(
+    script, call, save, arrays, monkeypatch, tmp_path
+):
+    def score(config, model, source, codes, protocol, progress):
+        control = {"name": f"PCA of {source}", "seed": None, "factor_vae": 0.5, "dci": 0.25}
+        own = {"factor_vae": 0.75, "dci": 0.2}
+        return {protocol: {"num_images": 2_000, "seed": 0, "run": own, "controls": [control]}}
+
+    folder, out = save("run", {**arrays, "factor_names": ["a", "b"]}), tmp_path / "out.json"
+    run = SimpleNamespace(config=None, model=None, source="halves", require_codes=lambda name: arrays)
+    monkeypatch.setattr(script, "load_run", lambda folder: run)
+    monkeypatch.setattr(script, "score_controls", score)
+    for protocol in ("fast", "paper"):
+        status, said, _ = call(folder, "--controls", "--protocol", protocol, "--out", out)
+        assert status == 0 and "PCA of halves" in said and "beat it by 0.250" in said
+    kept = json.loads((folder / "metrics.json").read_text())
+    assert set(kept["controls"]) == {"fast", "paper"} and kept["dataset"]["name"] == "shapes3d"
+    assert json.loads(out.read_text())["protocol"] == "paper"
+    del arrays["factors"]
+    assert "no factor labels" in call(folder, "--controls")[2][0]
+    assert "needs run folders" in call("--codes", folder / "codes.npz", "--controls")[2][0]

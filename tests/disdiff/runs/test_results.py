@@ -116,3 +116,19 @@ def test_scores_that_are_not_defined_stop_no_summary():
         assert part in said
     metrics["scores"][protocol] = {"unsupervised": {}, "undefined": undefined}
     assert "no FactorVAE, DCI or TAD score (fast)" in results.summarise(metrics)
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted", "called"),
+    [
+        ({"dci": {}, "mig": {}}, True, True),
+        ({"dci": {}}, False, False),
+        ({"tad": {}}, True, False),
+        (None, True, False),
+    ],
+)
+def test_controls_are_for_runs_with_factors(monkeypatch, scores, wanted, called):
+    found = {"fast": {"run": {"dci": 0.5}}}
+    monkeypatch.setattr(results, "score_controls", lambda *_, progress: found)
+    context = SimpleNamespace(config=Config(evaluation=EvaluationConfig(controls=wanted)), source=None)
+    assert results.measure_controls(context, None, {}, scores) == (found if called else None)

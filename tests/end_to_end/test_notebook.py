@@ -22,8 +22,9 @@ def executed(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(TOUR, as_version=4)
-    metadata = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=metadata).execute()
+    options = {"timeout": 600, "startup_timeout": 600, "kernel_name": "python3"}
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, resources=place, **options).execute()
     return notebook.cells
 
 

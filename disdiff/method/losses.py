@@ -141,7 +141,8 @@ def critic_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tenso
 
     Args:
         critic: rows (B, P) => logits (B,).
-        real, fake: detached rows.
+        real: detached rows.
+        fake: detached rows.
         share: share of `real` in each point, shape (B, 1), in [0, 1].
     """
     point = torch.lerp(fake, real, share).requires_grad_()
@@ -165,7 +166,7 @@ def clean_weight(snr: Tensor, cap: float) -> Tensor:
 
 
 def check_whitened(num_entries: int, option: str = "code.loss.whiten_ridge") -> None:
-    """Check that the latents' covariance is small enough to be inverted; `option` is the key that asks for it.
+    """Check that the latents' covariance is small enough to be inverted, as the key `option` needs.
 
     Raises:
         UserError: a latent has more than MAX_WHITENED entries.

@@ -9,10 +9,11 @@ over units, a mixture has parts of two of its values, and the critic C tells its
 the encoder E learns units that combine (Hu et al. 2018, "Disentangling Factors of Variation by Mixing Them",
 arXiv:1711.07410). The first term keeps the image in the code. W whitens the latents, so small factors count.
 
-A is a small decoder from codes to latents. The gradient decoder could decode mixtures, too, but takes 50 times
-as long, and reads a z_t that shows the image of its own. A and C exist only while training: they change the
-encoder, and nothing else depends on them. Deviation: Hu et al. mix with random masks of equal shares, also
-un-mix, and train a classifier to tell which image a unit came from.
+A is a small decoder from codes to latents. The gradient decoder could decode mixtures, too, but it would take
+another pass for each unit, and its z_t shows an image of its own. A and C exist only while training: they
+change the encoder, and nothing else depends on them. The critic learns in the same step as all others, from
+detached latents. Deviation: the classification of units of Hu et al. is left out; L_in and L_va ask for much
+the same.
 """
 
 from collections.abc import Callable

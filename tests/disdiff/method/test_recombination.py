@@ -119,9 +119,8 @@ def test_the_critic_learns_from_its_own_loss_and_nothing_else_does(recombination
         parts = [recombination.critic, recombination.decoder, encode]
         parameters = [list(part.parameters()) for part in parts]
         flat = torch.autograd.grad(loss, sum(parameters, []), allow_unused=True)
-        return [
-            torch.cat([g.flatten() for g in flat[i : i + n]]) for i, n in ((0, 6), (6, 6), (12, 2))
-        ], stats
+        places = (slice(0, 6), slice(6, 12), slice(12, 14))
+        return [torch.cat([g.flatten() for g in flat[place]]) for place in places], stats
 
     (critic, decoder, encoder), stats = gradients(2.0)
     (same, doubled_decoder, doubled_encoder), _ = gradients(4.0)

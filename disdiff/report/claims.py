@@ -146,8 +146,8 @@ CLAIMS = (
     ),
     Claim(
         number="2",
-        text="With lambda_t = 1 training is unstable or does not converge; the SNR weight with gamma = 0.1 cures "
-        "it.",
+        text="With lambda_t = 1 training is unstable or does not converge; the SNR weight with gamma = 0.1 "
+        "cures it.",
         reading="After the same number of steps the gap that is left is smaller with the weight.",
         made=f"{PDAE_PAPER}, method",
         arms=(PDAE, UNWEIGHTED, *GAMMAS),

@@ -8,15 +8,17 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     load_image,
+    number,
     open_run,
     parse_units,
     save_picture,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, invert, sample_start
+from disdiff.editing.units import check_units, deterministic, invert, renew_noise
 from disdiff.report.pictures import TITLES, draw_swap
 from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
+from ldm.numbers import FRACTION
 
 EXAMPLES = """examples:
   disdiff swap pretrained/shapes3d                              eight random pairs, every unit
@@ -24,6 +26,7 @@ EXAMPLES = """examples:
   disdiff swap pretrained/shapes3d --source 12 --target 70000   two images of the data set
   disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
   disdiff swap pretrained/shapes3d --noise random --steps 100   random noise instead of the source's
+  disdiff swap pretrained/shapes3d --noise 0.3                  30 % of the source's noise is replaced
 Writes edits/<run>-swap.png; --out PATH changes the path."""
 
 NUM_PAIRS = 8
@@ -36,9 +39,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", type=int, metavar="I", help="index of the source image in the data set")
     parser.add_argument("--target", type=int, metavar="J", help="index of the target image in the data set")
     parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files")
-    parser.add_argument("--noise", choices=("inferred", "random"), default="inferred", help="x_T (inferred)")
+    parser.add_argument(
+        "--noise",
+        type=read_noise,
+        default=0.0,
+        metavar="inferred|random|SHARE",
+        help="x_T: inferred from the source (default), random, or inferred with this share replaced",
+    )
     add_sampler_options(parser)
     return parser
+
+
+def read_noise(text: str) -> float:
+    """The share of new noise that a value of --noise stands for."""
+    named = {"inferred": 0.0, "random": 1.0}
+    return named[text] if text in named else number(FRACTION)(text)
 
 
 def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,11 +79,8 @@ def main(arguments: argparse.Namespace) -> None:
     swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
     device = model.device
     source, target = (image.to(device) for image in choose_pairs(arguments, run))
-    if arguments.noise == "inferred":
-        z_T = invert(model, source, model.encode(source), sampler.num_steps)
-    else:
-        generator = torch.Generator().manual_seed(arguments.seed)
-        z_T = sample_start(model, len(source), source.shape[-1], generator)
+    z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    z_T = renew_noise(z_T, arguments.noise, torch.Generator().manual_seed(arguments.seed))
     with show_progress("swapping") as progress:
         grid = draw_swap(model, source, target, swaps, sampler, z_T, progress)
     labels = [

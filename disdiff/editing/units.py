@@ -19,7 +19,7 @@ from torch import Tensor
 
 from disdiff.method.model import Generation, ImageModel, check_units
 from ldm.diffusion.grid import Progress
-from ldm.diffusion.process import sample_noise_shape
+from ldm.diffusion.process import sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import SamplerConfig
 
 BATCH = 32  # batch size of `in_batches`
@@ -91,6 +91,15 @@ def invert(
         z_T for deterministic DDIM in `num_steps` steps, shape (B, C, h, w).
     """
     return model.infer_noise(image, code, num_steps, progress)
+
+
+def renew_noise(z_T: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a share of the variance of noise `z_T` (B, C, h, w) by new noise; the result is as normal.
+
+    Inferred noise holds what the code does not say, and what it says wrongly. With more new noise an edited
+    code is obeyed more, and less of the image is kept.
+    """
+    return (1 - share) ** 0.5 * z_T + share**0.5 * sample_noise(z_T, generator)
 
 
 def deterministic(sampler: SamplerConfig) -> SamplerConfig:

@@ -19,7 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.units import decode_code, deterministic, in_batches, invert, reconstruct, swap_units
+from disdiff.editing.units import (
+    decode_code,
+    deterministic,
+    in_batches,
+    invert,
+    reconstruct,
+    renew_noise,
+    swap_units,
+)
 from disdiff.evaluation.probe import Probe, train_probe
 from disdiff.method.model import ImageModel
 from disdiff.metrics.image_quality import compare_images
@@ -101,6 +109,7 @@ def compute_editing(
     probe_steps: int = 600,
     progress: Report | None = None,
     cache_folder: Path | None = None,
+    new_noise: float = 0.0,
 ) -> dict[str, object]:
     """Compute how often a swap of the assigned unit changes its factor and keeps the others.
 
@@ -115,6 +124,7 @@ def compute_editing(
         probe_steps: training steps of each probe.
         progress: called with the name of the current part and its completed fraction.
         cache_folder: folder that keeps probes for other runs on the same autoencoder; None keeps none.
+        new_noise: share of the inferred noise that is replaced (`renew_noise`); 1 is random noise.
 
     Returns:
         JSON-ready rates by the probe of original images: `success` per edited factor; `kept` per edited
@@ -133,6 +143,8 @@ def compute_editing(
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
     factors, code = source.factors(start), reader.encode(start)
     z_T = reader.infer_noise(start, code, partial(report, "inverting"))
+    if new_noise:
+        z_T = renew_noise(z_T, new_noise, random)
     units, edits = np.asarray(importance).argmax(axis=0).tolist(), {}
     varying = find_varying(source, eval_index)
     for f in varying:
@@ -161,7 +173,7 @@ def compute_editing(
         LENIENT: lenient,
         "assigned_unit": {names[f]: units[f] for f in varying},
         "num_pairs": num_pairs,
-        "noise": "inferred",
+        "noise": f"{new_noise:.0%} new" if new_noise else "inferred",
         "sampler": asdict(reader.sampler),
         "probe_steps": probe_steps,
         "seed": seed,

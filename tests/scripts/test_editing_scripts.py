@@ -39,10 +39,15 @@ def test_swap_of_named_images_and_of_files(call, tmp_path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
     by_file = call("swap", "--images", "a.png", "b.png", "--out", "file.png")
     assert by_index.read_bytes() == by_file.read_bytes()
-    noisy = call(
-        "swap", "--source", 5, "--target", 400_000, "--noise", "random", "--steps", 3, "--out", "n.png"
-    )
-    assert noisy.read_bytes() != by_index.read_bytes()
+
+
+def test_a_swap_starts_from_the_share_of_new_noise_asked_for(call):
+    files = {
+        noise: call("swap", "--noise", noise, "--steps", 3, "--out", f"{noise}.png").read_bytes()
+        for noise in ("inferred", "0", "0.5", "1", "random")
+    }
+    assert files["inferred"] == files["0"] and files["random"] == files["1"]
+    assert len(set(files.values())) == 3
 
 
 def test_swaps_follow_the_guidance(call):

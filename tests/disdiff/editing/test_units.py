@@ -13,6 +13,7 @@ from disdiff.editing.units import (
     invert,
     principal_directions,
     reconstruct,
+    renew_noise,
     sample_start,
     slerp,
     swap_units,
@@ -209,3 +210,12 @@ def test_slerp_keeps_the_norm_and_its_ends(generator):
     same = slerp(start, start, torch.tensor([0.3]))
     torch.testing.assert_close(same[:, 0], start, rtol=1e-3, atol=1e-3)
     assert math.isfinite(slerp(start, -start, torch.tensor([0.5])).sum())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_renewed_noise_is_normal_and_has_the_rest_of_the_old(generator, share):
+    z_T = torch.randn(64, 4, 8, 8, generator=generator)
+    renewed = renew_noise(z_T, share, generator)
+    assert renewed.std() == pytest.approx(1, abs=0.02)
+    correlation = torch.corrcoef(torch.stack([z_T.flatten(), renewed.flatten()]))[0, 1]
+    assert correlation == pytest.approx((1 - share) ** 0.5, abs=0.02)

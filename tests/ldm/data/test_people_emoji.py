@@ -54,8 +54,8 @@ def test_factors_set_the_portrait_and_places_move_it(fake):
     grid = torch.arange(64).double()
     area = inside.sum(dim=(1, 2))
     down, right = (inside.sum(2) @ grid) / area, (inside.sum(1) @ grid) / area
-    place = torch.arange(81)
-    torch.testing.assert_close(down, 31.5 + 1.2 * (place // 9 - 4), atol=0.6, rtol=0)
+    place = torch.arange(81).double()
+    torch.testing.assert_close(down, 31.5 + 1.2 * ((place / 9).floor() - 4), atol=0.6, rtol=0)
     torch.testing.assert_close(right, 31.5 + 1.2 * (place % 9 - 4), atol=0.6, rtol=0)
     assert len(images.flatten(1).unique(dim=0)) == 81
     assert not (images[:, :, [0, -1]] != 255).any()  # no place cuts a portrait above or below

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from disdiff.report.claims_page import Trial, write_page
 from disdiff.report.comparison import check_same_data, choose_protocol, load_metrics, read_run
 from disdiff.report.verdicts import Arm
 from disdiff.runs.campaign import Job, plan_job, train_campaign
+from disdiff.runs.stages import list_stages
 from ldm.errors import check_option
 from ldm.files import atomic_path, expand_home, load_json
 from ldm.training.log import format_duration
@@ -134,15 +136,21 @@ def plan(claims: Iterable[Claim], arguments: argparse.Namespace) -> dict[str, li
     arms = {arm.name: arm for claim in claims for arm in claim.arms}
     seeds, shared = parse_seeds(arguments.seeds), (*EVERYWHERE, *arguments.set, f"preset={arguments.preset}")
     jobs: dict[str, list[Job]] = {}
-    with tqdm(total=len(arms) * len(seeds), desc="planning", unit="run", delay=2, leave=False) as bar:
-        for arm in arms.values():
-            for seed in seeds:
-                name = f"{name_run(arm)}-{arguments.preset}-s{seed}"
-                own = (f"run.root={arguments.root}", f"run.name={name}", f"seed={seed}")
-                job = plan_job(find(arm.file), (*arm.overrides, *shared, *own))
-                jobs.setdefault(arm.name, []).append(job)
-                bar.update()
+    for arm in tqdm(arms.values(), desc="planning", unit="arm", delay=2, leave=False):
+        names = [f"{name_run(arm)}-{arguments.preset}-s{seed}" for seed in seeds]
+        own = (f"run.root={arguments.root}", f"run.name={names[0]}", f"seed={seeds[0]}")
+        first = plan_job(find(arm.file), (*arm.overrides, *shared, *own))
+        others = [reseed(first, seed, name) for seed, name in zip(seeds[1:], names[1:], strict=True)]
+        jobs[arm.name] = [first, *others]
     return jobs
+
+
+def reseed(job: Job, seed: int, name: str) -> Job:
+    """The same run with another seed and name, without reading its files again."""
+    config = replace(job.config, seed=seed, run=replace(job.config.run, name=name))
+    stages = list_stages(config, job.source, Path(config.run.root) / name)
+    overrides = (*job.overrides[:-2], f"run.name={name}", f"seed={seed}")
+    return replace(job, overrides=overrides, config=config, stages=tuple(stages))
 
 
 def name_run(arm: Arm) -> str:

@@ -22,7 +22,7 @@ EXAMPLES = """compare runs:
 train, then compare:
   disdiff compare --train --dry-run --systems disdiff,pdae --seeds 21,22,23
       list which runs exist and which would be trained; train nothing
-  disdiff compare --train --systems disdiff,pdae,encdiff,diffae,infodiffusion,beta_vae,infovae
+  disdiff compare --train --systems disdiff,pdae,encdiff,dyga,diffae,infodiffusion,beta_vae,infovae
       train the missing runs; after an interruption or a failure, repeat the command to continue
   disdiff compare --train --systems disdiff --configs configs/disdiff/ablations/*.yaml --seeds 21
       compare ablations with the method; an ablation that equals the preset is reported and skipped

@@ -38,8 +38,8 @@ def finish(job, protocol="fast"):
         "seed": job.config.seed,
         "dataset": {"name": "shapes3d", "procedural": True, "num_images": 480_000},
         "scores": {protocol: {"dci": {"disentanglement": score}}},
-        "editing": {"success": {"scale": 0.25}},
-        "reconstruction": None,
+        "editing": None,
+        "reconstruction": {"psnr": 20.0},
         "evaluation": describe_evaluation(job.config),
         "stages": stages,
         "seconds_total": 100.0 * len(stages) + 20.0,
@@ -102,7 +102,7 @@ def test_what_is_missing_is_told_then_made_once_and_read(call, made, tmp_path):
     status, said, _ = call("--only", "1,2", "--seeds", "1,2,3", "--train")
     names = [f"{name}-smoke-s{seed}" for seed in (1, 2, 3) for name in ("beta-vae", "encdiff")]
     measured = [f"mean_gap of beta-vae-smoke-s{seed}" for seed in (1, 2, 3)]
-    assert status == 0 and made == [*names, *measured] and "missing" not in said
+    assert status == 0 and made == [*names, *measured] and "runs missing" not in said
     page = (tmp_path / "claims.md").read_text()
     assert f"{DCI}: EncDiff 0.62 ± 0.01, beta-VAE 0.32 ± 0.01 | holds |" in page
     assert (
@@ -126,9 +126,28 @@ def test_runs_of_two_protocols_are_refused(call, made, tmp_path):
     assert status == 2 and "different protocols are not comparable" in error
 
 
+def test_a_run_planned_by_its_seed_is_the_run_of_that_seed(tmp_path):
+    own = (f"run.root={tmp_path}", "preset=smoke")
+    first, second = (
+        campaign.plan_job(ROOT / BETA_VAE.file, (*own, f"run.name=run-{seed}", f"seed={seed}"))
+        for seed in (1, 2)
+    )
+    made = command.reseed(first, 2, "run-2")
+    assert (made.config, made.stages, made.command, made.folder) == (
+        *(second.config, second.stages),
+        *(second.command, second.folder),
+    )
+
+
 def test_an_unknown_claim_is_named(call):
     status, _, error = call("--only", "1,14")
     assert status == 2 and "--only=14 is unknown; choose one of 1, 2, 3" in error
+
+
+def test_swaps_of_single_factors_are_values():
+    made = {"editing": {"success": {"scale": 0.25, "shape": 0.5, "floor hue": 1.0}}}
+    found = command.read_further(Claim("1", "", ""), None, made)
+    assert (found[claims.RIGHT[0]], found[claims.RIGHT[1]]) == (0.25, 0.5)
 
 
 def test_measurements_are_read_by_row():

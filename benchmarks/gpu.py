@@ -385,6 +385,7 @@ class Session:
                 curves[variant] = points
                 self.save()
                 last = points[-1]
+                target = min(target, last["images"])  # both to the same number, if time cut this one short
                 new = [last[key] - (before[0][key] if before else 0) for key in ("images", "seconds")]
                 rates[variant] = new[0] / max(new[1], 1e-3)
                 overhead = max(overhead, time.monotonic() - start - new[1])

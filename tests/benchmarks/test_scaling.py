@@ -17,10 +17,11 @@ def scaling(load_benchmark, noise_images, monkeypatch):
 def run(scaling, tiny_system, tmp_path, capsys):
     """Return a function that calls the command; it gives what was said."""
     lengths = [f"{stage}.train.images=64" for stage in ("autoencoder", "latent_diffusion")]
-    tiny = ["--set", *tiny_system, *lengths, "data.num_train=64", "trainer.device=cpu"]
+    tiny = [*tiny_system, *lengths, "data.num_train=64", "trainer.device=cpu"]
 
-    def call(*words):
-        scaling.main(scaling.make_parser().parse_args([*WORDS, *tiny, "--out", str(tmp_path), *words]))
+    def call(*words, overrides=()):
+        options = [*WORDS, "--set", *tiny, *overrides, "--out", str(tmp_path), *words]
+        scaling.main(scaling.make_parser().parse_args(options))
         return capsys.readouterr().out
 
     return call
@@ -39,7 +40,7 @@ def test_curves_get_their_points_in_turn_and_go_on(scaling, run, tmp_path, monke
     assert images == {"disdiff-shapes3d": [32, 64], "encdiff-shapes3d": [32, 64, 96]}
     assert written["data"] == "procedural"
     with pytest.raises(scaling.UserError, match="code.num_units differs"):
-        run("--images", "96", "--set", "code.num_units=3")
+        run("--images", "96", overrides=["code.num_units=3"])
 
 
 def test_the_time_left_is_told_by_the_rate_so_far(scaling, monkeypatch, tmp_path):

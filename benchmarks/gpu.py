@@ -264,7 +264,7 @@ class Session:
 
     def __init__(self, arguments: argparse.Namespace, device: str, worker: Worker) -> None:
         self.total = 60 * arguments.minutes
-        spare = max(1.0, 0.02 * self.total)  # for the last files
+        spare = max(1.0, 0.04 * self.total)  # for the imports before, and the last files
         self.end = time.monotonic() + self.total - spare
         self.device, self.sizes, self.worker = device, arguments.sizes, worker
         self.modes = [mode for mode in arguments.modes or MODES if device == "cuda" or mode not in ON_CUDA]

@@ -141,13 +141,11 @@ def compare(
     )
     from disdiff.report.tables import format_csv, format_latex, format_text
 
-    table: Any  # a comparison, or those of several data sets
-    if len(list_data(arguments)) > 1:
-        table = compare_data_sets(runs, arguments.protocol)
-        show, to_csv, to_latex, save = format_suite, format_suite_csv, format_suite_latex, save_suite
-    else:
-        table = compare_runs(runs, arguments.protocol)
-        show, to_csv, to_latex, save = format_text, format_csv, format_latex, save_comparison
+    several = len(list_data(arguments)) > 1
+    table: Any = (compare_data_sets if several else compare_runs)(runs, arguments.protocol)
+    of_one: tuple[Any, ...] = (format_text, format_csv, format_latex, save_comparison)
+    of_several: tuple[Any, ...] = (format_suite, format_suite_csv, format_suite_latex, save_suite)
+    show, to_csv, to_latex, save = of_several if several else of_one
     print(show(table, arguments.width))
     for path, format_table in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
         if path is not None:

@@ -8,7 +8,7 @@ light, so a letter shows where their hues are equal, too. Letters are centred by
 
 import colorsys
 import hashlib
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +42,11 @@ class Glyphs:
     factor_space = GLYPHS
     preparation = "letters in DejaVu fonts, antialiased"
 
-    @cached_property
-    def identity(self) -> str:
-        """Depends on the font files, too."""
+    def __init__(self) -> None:
         digest = hashlib.sha256()
-        for family, weight, slant in np.ndindex(*GLYPHS.sizes[1:4]):
-            digest.update(font_path(family, weight, slant).read_bytes())
-        return f"glyphs-procedural-1-{digest.hexdigest()[:16]}"
+        for font in np.ndindex(*GLYPHS.sizes[1:4]):
+            digest.update(font_path(*font).read_bytes())
+        self.identity = f"glyphs-procedural-1-{digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(GLYPHS)

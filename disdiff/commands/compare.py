@@ -143,10 +143,9 @@ def compare(
 
     several = len(list_data(arguments)) > 1
     table: Any = (compare_data_sets if several else compare_runs)(runs, arguments.protocol)
-    formats: tuple[Any, ...] = (format_text, format_csv, format_latex, save_comparison)
-    if several:
-        formats = (format_suite, format_suite_csv, format_suite_latex, save_suite)
-    show, to_csv, to_latex, save = formats
+    of_one: tuple[Any, ...] = (format_text, format_csv, format_latex, save_comparison)
+    of_several: tuple[Any, ...] = (format_suite, format_suite_csv, format_suite_latex, save_suite)
+    show, to_csv, to_latex, save = of_several if several else of_one
     print(show(table, arguments.width))
     for path, format_table in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
         if path is not None:

@@ -132,7 +132,7 @@ def compute_scores(
         {name: partial(metric, codes, factors, seed=seed) for name, metric in wanted.items()}, report
     )
     if few:
-        scores["sampling"] = {"num_images": num_images, "note": describe_sampling(num_images)}
+        scores["sampling"] = {"num_images": num_images, "rows": describe_sampling(num_images)}
     return restore_columns(scores, kept, "factor")
 
 

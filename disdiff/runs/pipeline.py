@@ -6,7 +6,7 @@ import time
 from disdiff.config import sizes
 from disdiff.config.schema import merge, read_yaml, to_container, to_yaml
 from disdiff.config.trees import first_difference
-from disdiff.metrics.protocols import get_protocol, name_protocol
+from disdiff.metrics.protocols import LEAST_IMAGES, get_protocol, name_protocol
 from disdiff.runs.context import Context
 from disdiff.runs.stages import RECORD, copy_stage, list_stages
 from disdiff.runs.training import train_stage
@@ -32,7 +32,7 @@ def run_pipeline(context: Context) -> None:
             open_run_folder(context)
     protocol = get_protocol(context.config.evaluation.protocol)
     num_images, labelled = len(context.eval_index), context.source.factor_space is not None
-    if labelled and num_images < protocol.num_rows:
+    if labelled and LEAST_IMAGES <= num_images < protocol.num_rows:
         log.info(f"note: protocol {name_protocol(protocol.name, num_images)}")
     elif num_images < protocol.num_rows:
         log.info(

@@ -44,9 +44,9 @@ class Glyphs:
 
     def __init__(self) -> None:
         digest = hashlib.sha256()
-        for family, weight, slant in np.ndindex(*GLYPHS.sizes[1:4]):
-            digest.update(font_path(family, weight, slant).read_bytes())
-        self.identity = f"glyphs-procedural-1-{digest.hexdigest()[:16]}"  # depends on the font files, too
+        for font in np.ndindex(*GLYPHS.sizes[1:4]):
+            digest.update(font_path(*font).read_bytes())
+        self.identity = f"glyphs-procedural-1-{digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(GLYPHS)

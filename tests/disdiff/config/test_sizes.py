@@ -3,7 +3,7 @@ import torch
 
 from disdiff.build import build_autoencoder_task, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config.schema import CONFIGS, PRESETS, load_config
-from disdiff.config.sizes import check_discriminator, reduce_size
+from disdiff.config.sizes import check_discriminator, check_probe, reduce_size
 from disdiff.initialisation.eigenmaps import EigenmapCoordinates
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.source import to_float
@@ -147,3 +147,12 @@ def test_a_start_is_fitted_to_as_many_images_as_it_says(features, numbers, neede
     x = torch.randn(needed, features, generator=torch.Generator().manual_seed(0))
     start.fit(x)
     assert start(x).isfinite().all()
+
+
+def test_some_labelled_images_are_left_for_the_probe():
+    config = load_config([CONFIGS / "disdiff" / "folder.yaml"], ["evaluation.num_images=300"])
+    check_probe(config, num_images=400, num_eval=300)
+    with pytest.raises(UserError, match="evaluation.num_images=300 takes all 300 images.* set it to 200"):
+        check_probe(config, num_images=300, num_eval=300)
+    config.evaluation.num_pairs = 0
+    check_probe(config, num_images=300, num_eval=300)

@@ -165,7 +165,7 @@ def test_few_images_are_drawn_with_replacement_where_that_is_asked_for(factors):
     """Codes that are the factors score as such, codes at random do not: no test image is a training image."""
     few = factors[:120]
     right = compute_scores(few.astype(float), few, "fast", 0, replacement=True)
-    assert right["sampling"]["note"] == "with replacement from 120 images"
+    assert right["sampling"]["rows"] == "with replacement from 120 images"
     assert right["factor_vae"]["eval_accuracy"] == 1 and right["dci"]["disentanglement"] > 0.95
     random = np.random.RandomState(0).rand(120, 3)
     wrong = compute_scores(random, few, "fast", 0, replacement=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from disdiff.runs.results import encode_codes, score_codes, summarise
+from disdiff.runs.results import encode_codes, name_scores, score_codes, summarise
 from ldm.data.source import describe_source
 
 
@@ -46,6 +46,13 @@ def test_a_data_set_is_described_by_what_applies_to_it(halves):
         "attribute_names": ["glasses", "hat"],
         "skipped": ["a.png"],
     }
+
+
+def test_the_name_of_scores_says_how_few_images_were_drawn():
+    codes = np.zeros((400, 3))
+    assert name_scores("fast", {"codes": codes, "factors": codes}) == "fast, with replacement from 400 images"
+    assert name_scores("fast", {"codes": codes, "attributes": codes}) == "fast"
+    assert name_scores("fast", {"codes": np.zeros((2_000, 3)), "factors": codes}) == "fast"
 
 
 @pytest.fixture

@@ -81,11 +81,11 @@ def list_control_values(metrics: dict[str, Any], protocol: str | None) -> dict[s
     scored, values = controls[chosen], {}
     for metric, name in CONTROLLED.items():
         own, best = scored["run"].get(metric), find_best_control(scored, metric)
-        values[f"{name} beside the controls ({chosen})"] = own
+        values[f"{name} ({chosen}), beside its controls"] = own
         for control in scored["controls"]:
-            values[f"{name} of the control ({chosen}): {control['name']}"] = control.get(metric)
+            values[f"{name} ({chosen}), control: {control['name']}"] = control.get(metric)
         if own is not None and best is not None:
-            values[f"{name} above the best control ({chosen})"] = own - best[metric]
+            values[f"{name} ({chosen}), above its best control"] = own - best[metric]
     return values
 
 
@@ -116,7 +116,8 @@ def split_edits(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     editing = metrics.get("editing") or {}
     if "probe" not in editing:
         return {}, editing
-    return editing, {**editing, **editing["with_reconstructions"]}
+    units = editing.get("assigned_unit", {})
+    return editing, {"assigned_unit": units, **editing["with_reconstructions"]}
 
 
 def list_edits(editing: dict[str, Any]) -> Rows:

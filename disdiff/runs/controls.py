@@ -1,9 +1,11 @@
 """Score controls: codes of the same images that owe nothing to the training of a run.
 
-PCA of the latents                  the first principal components, as many as the run has units
+PCA of the latents                  the first principal components
 untrained encoder                   the run's encoder with random weights
-start, untrained                    the coordinates at which the run's encoder started, if it has a start
-start on averaged pixels            such coordinates of images averaged to 8x8 pixels; no network
+start of the encoder, untrained     the coordinates at which the run's encoder started, if it has a start
+start on 8x8 pixels                 such coordinates of images averaged to 8x8 pixels; no network
+
+Controls without a network have as many numbers as the run has units, at most `MOST_NUMBERS`.
 
 The scores of a run say something about its training only by their distance to the best of these. Run and
 controls are scored on the same images by the same protocol and seed. Runs on the same first stage and data
@@ -130,15 +132,15 @@ def list_controls(material: Material) -> list[Control]:
     if "autoencoder" in get_system(config).stages:
         identity = ["principal", count, fingerprint(model.latent_space)]
         encode = partial(encode_principal, material)
-        controls.append(Control(f"PCA of the latents, {count} numbers", None, identity, encode))
+        controls.append(Control("PCA of the latents", None, identity, encode))
     encoder = identify_encoder(config, model)
     encode = partial(encode_untrained, material, seed)
-    controls.append(Control("untrained encoder, random start", seed, ["untrained", seed, encoder], encode))
+    controls.append(Control("untrained encoder", seed, ["untrained", seed, encoder], encode))
     if model.networks.encoder.is_fitted and start != "random":
         title = f"start of the encoder ({start}), untrained"
         controls.append(Control(title, None, ["start", encoder], partial(encode_start, material)))
     for name in [start] if start in SPECTRAL else ["eigenmaps", "principal"]:
-        title = f"start on {PIXEL_SIDE}x{PIXEL_SIDE} pixels ({name}), no network, {count} numbers"
+        title = f"start on {PIXEL_SIDE}x{PIXEL_SIDE} pixels ({name})"
         encode = partial(encode_pixels, material, name)
         controls.append(Control(title, None, ["pixels", name, count], encode))
     return controls

@@ -27,7 +27,7 @@ def write(tmp_path):
             "seed": 0,
             "dataset": {"name": data, "procedural": procedural, "num_images": 480_000},
             "scores": {protocol: scores for protocol in protocols},
-            "editing": {"success_mean": 0.25},
+            "editing": {"probe": "originals", "success_mean": 0.25, "with_reconstructions": {}},
             **changes,
         }
         (tmp_path / name).mkdir()

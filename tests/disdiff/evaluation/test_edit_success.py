@@ -90,16 +90,16 @@ def test_blur_misleads_the_probe_of_originals_only(copier, halves, eval_index, m
         rank = ((z[:, 0, 0, 0] + 1) * 127.5 / 80).round().long()
         image = z.clone()
         image[..., :8] = table[rank][:, None, None, None]
-        image[:, 0, 8:, :8] = image[:, 1, 8:, :8] = 0.9  # a mark of the first stage
+        image[:, 1, :2, 8:] = 0.9  # a mark of the first stage
         return image
 
     monkeypatch.setattr(model.latent_space, "decode", blur)
     result = compute_editing(model, halves, eval_index, np.eye(2), SAMPLER, 20, seed=0, probe_steps=150)
     lenient = result["with_reconstructions"]
     assert result["probe"] == "originals" and set(result["success"]) == set(lenient["success"]) == set(names)
-    assert result["probe_accuracy_originals"]["brightness"] == 1 > result["probe_accuracy"]["brightness"]
-    assert lenient["probe_accuracy"]["brightness"] > 0.8 > 0.5 > result["probe_accuracy"]["brightness"]
-    assert lenient["probe_accuracy_originals"]["brightness"] > 0.9
+    lenient_right, strict_right = (each["probe_accuracy"]["brightness"] for each in (lenient, result))
+    assert lenient_right > strict_right + 0.3
+    assert result["probe_accuracy_originals"]["brightness"] > 0.9 > 0.6 > strict_right
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -224,7 +224,10 @@ def test_sliders_start_at_the_mean_and_carry_the_names_of_their_units(full_run_f
 def test_missing_parts_are_left_out(run_folder, edit_metrics):
     for name in ("codes.npz", "log.csv", "config.yaml"):
         (run_folder / name).unlink()
-    edit_metrics(scores=None, scores_reason="celeba has no factor labels", editing=None, reconstruction=None)
+    edit_metrics(
+        **dict.fromkeys(("scores", "controls", "editing", "reconstruction")),
+        scores_reason="celeba has no factor labels",
+    )
     page = read(write_report(run_folder))
     assert any("celeba has no factor labels" in text for text in page.find("p")) and not page.attributes(
         "img"

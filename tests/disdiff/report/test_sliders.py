@@ -35,7 +35,7 @@ def test_units_that_hardly_change_the_picture_are_folded(run_folder):
     assert measure_change(torch.zeros(2, 3, 1, 3, 8, 8)).tolist() == [1, 1]
     save_frames(run_folder / FRAMES, images, [4, 7, 0, 2], (-2, -1, 0, 1, 2))
     frames = load_frames(run_folder)
-    torch.testing.assert_close(frames.images, images, atol=0.05, rtol=0)
+    assert (frames.images - images).abs().mean() < 0.05  # a JPEG
     assert frames.faint == [1, 3] and frames.says == "2 units hardly change the picture: 2, 7"
     page = write_report(run_folder).read_text()
     shown, folded = page.split("<summary>2 units hardly change the picture: 2, 7</summary>")

@@ -117,9 +117,9 @@ def test_controls_are_rows_of_tables(scored):
     assert rows[3] == ["start", "", "too few images", "too few images"]
     metrics = {"controls": {"fast": scored}}
     values = list_control_values(metrics, "paper")
-    assert values["FactorVAE above the best control (fast)"] == pytest.approx(0.1)
-    assert values["DCI of the control (fast): PCA"] == 0.7
-    assert values["DCI beside the controls (fast)"] == 0.5
+    assert values["FactorVAE (fast), above its best control"] == pytest.approx(0.1)
+    assert values["DCI (fast), control: PCA"] == 0.7
+    assert values["DCI (fast), beside its controls"] == 0.5
     metrics["controls"]["paper"] = {**scored, "run": {"dci": 0.6}}
-    assert list_control_values(metrics, "paper")["DCI beside the controls (paper)"] == 0.6
+    assert list_control_values(metrics, "paper")["DCI (paper), beside its controls"] == 0.6
     assert list_control_values({}, "paper") == {}

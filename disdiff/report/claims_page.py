@@ -15,11 +15,13 @@ HEAD = f"""# What holds
 This page tries claims of the papers, each by runs that the commands below repeat. `disdiff claims` makes it
 from finished runs.
 
-- Verdicts: *{HOLDS}*, *{FAILS}*, *{UNDECIDED}*. A difference counts if it is more than twice its standard
-  error over seeds, with at least {FEWEST_SEEDS} seeds a side.
+- Verdicts: *{HOLDS}*, *{FAILS}*, *{UNDECIDED}*.
+  A difference counts if it is more than twice its standard error over seeds, with at least {FEWEST_SEEDS}
+  seeds a side.
 - ± is the standard deviation over seeds, dividing by n - 1. All runs of a claim have the same data and
   protocol.
 - Data called procedural are drawn by this package; a verdict on them says nothing about the published files.
+- Times of what is missing are those of runs on one core, without shared stages.
 - What is small here: networks and budgets, of minutes of one core. *{HOLDS}* and *{FAILS}* are meant at this
   size.
 
@@ -98,12 +100,18 @@ def list_cells(claim: Claim, trial: Trial, verdict: Verdict) -> list[str]:
     said = verdict.word + (f": {verdict.reason}" if verdict.word == NOT_RUN else "")
     if verdict.word == UNDECIDED:
         said += f", because {verdict.reason}"
-    return [claim.number, claim.text, claim.made, budget, verdict.outcome, said]
+    place = "-".join(name_section(claim).lower().replace(",", "").split())
+    return [f"[{claim.number}](#{place})", claim.text, claim.made, budget, verdict.outcome, said]
+
+
+def name_section(claim: Claim) -> str:
+    """Heading of a claim's section."""
+    return f"Claim {claim.number}"
 
 
 def write_section(claim: Claim, trial: Trial) -> str:
     """The section of a claim: how it is read, the values of its arms, the commands."""
-    lines = [f"## Claim {claim.number}", "", claim.text, *([claim.reading] if claim.reading else []), ""]
+    lines = [f"## {name_section(claim)}", "", claim.text, *([claim.reading] if claim.reading else []), ""]
     if any(trial.results.values()):
         lines += [
             f"| {trial.data} | seeds | " + " | ".join(claim.rows) + " |",

@@ -114,11 +114,11 @@ class TestPage:
         return write_page([self.claim], {"1": trial})
 
     def test_a_row_has_data_budget_seeds_outcome_and_verdict(self):
-        row = next(line for line in self.write(*FAR).splitlines() if line.startswith("| 1 |"))
+        row = next(line for line in self.write(*FAR).splitlines() if line.startswith("| [1]"))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         budget = "shapes3d (procedural), paper; 3 seeds; 64,000 images, 5 min"
         assert cells == [
-            "1",
+            "[1](#claim-1)",
             "One beats two.",
             "a paper",
             budget,

@@ -7,7 +7,7 @@ says on how many images it was trained, and `trained_as` is the hash of that con
 
 usage:
   python benchmarks/ship_stages.py --base configs/latent_diffusion/shapes3d.yaml --into pretrained/shapes3d
-  --images autoencoder=400000 latent_diffusion=512000
+  --images autoencoder=400000 --images latent_diffusion=512000
 
 An interrupted command continues. Everything that was trained on the old stages must be trained again.
 """
@@ -32,11 +32,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--images",
-        nargs="+",
+        action="append",
         type=read_budget,
         required=True,
         metavar="STAGE=N",
-        help="training images of each stage",
+        help="training images of a stage; repeat it for the other",
     )
     return parser
 

@@ -18,7 +18,7 @@ def test_a_run_of_the_preset_finds_stages_that_were_trained_longer(load_benchmar
     monkeypatch.setattr(stages, "PRETRAINED", tmp_path)
     overrides = [*TINY, f"run.root={tmp_path / 'runs'}"]
     words = ["--base", BASE, "--into", str(tmp_path / "shapes3d"), *overrides]
-    words += ["--images", "autoencoder=64", "latent_diffusion=128"]
+    words += ["--images", "autoencoder=64", "--images", "latent_diffusion=128", "seed=3"]
     ship_stages.main(ship_stages.make_parser().parse_args(words))
     for name, images in {"autoencoder": 64, "latent_diffusion": 128}.items():
         found = open_context(load_config([BASE], overrides)).stages[name]

@@ -1,4 +1,4 @@
-"""The animation of a run: one image, and every unit that changes it moves to and fro while the others stay.
+"""The animation of a run: each unit that changes the image moves back and forth while the others stay.
 
 It is made from the frames of the sliders, so picture, sliders and animation show the same images.
 """

@@ -14,7 +14,7 @@ let timer = 0, step = 1;
 play.addEventListener("click", () => {
   const moving = play.getAttribute("aria-pressed") === "true";
   play.setAttribute("aria-pressed", !moving);
-  play.textContent = moving ? "Move all to and fro" : "Stop";
+  play.textContent = moving ? "Move all back and forth" : "Stop";
   clearInterval(timer);
   if (!moving) timer = setInterval(() => {
     const place = Number(sliders[0].value);

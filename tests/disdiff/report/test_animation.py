@@ -20,7 +20,7 @@ def frames(tmp_path):
     return load_frames(tmp_path)
 
 
-def test_units_that_carry_something_move_to_and_fro(frames, tmp_path):
+def test_units_that_carry_something_move_back_and_forth(frames, tmp_path):
     save_animation(tmp_path / ANIMATION, frames, name_units(6, None, []))
     with Image.open(tmp_path / ANIMATION) as animation:
         pictures = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(animation)]

@@ -61,13 +61,8 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """An untrained first stage.
 
     Raises:
-        UserError: its kind is unknown, or an option is of another kind.
+        UserError: its kind or an option of this kind is unknown.
     """
-    if config.start != "random" and config.kind != "noise":
-        raise UserError(
-            f"autoencoder.start={config.start} needs autoencoder.kind=noise, and the kind is {config.kind}; "
-            "choose that kind, or autoencoder.start=random"
-        )
     kinds: dict[str, Callable[[], Autoencoder]] = {
         "vq": lambda: VQAutoencoder(config.network, config.codebook_size, legacy=config.legacy_codebook),
         "kl": lambda: KLAutoencoder(config.network),

@@ -12,12 +12,17 @@ DIFFERENCES = {
     "attached_condition": {},  # as released, so `small` and `paper` have it anyway
     "attention_condition": {"code.decoder.modulation": "attention"},
     # found in the denoiser's map
-    "bilinear_start": {"code.encoder.start": "bilinear", "code.encoder.input": "features"},
+    "bilinear_start": {
+        "code.encoder.start": "bilinear",
+        "code.encoder.start_reads": "input",
+        "code.encoder.input": "features",
+    },
     "constant_weighting": {"code.loss.dis_weighting": "constant"},
     "detached_condition": {"code.loss.detach_condition": True},
     # pixels are too many to be whitened
     "image_space": {"autoencoder.kind": "identity", "code.loss.whiten_ridge": None},
-    "kl": {},  # `small` has it anyway
+    # a KL has a price in nats
+    "kl": {"autoencoder.kind": "kl", "autoencoder.loss.weight_regulariser": 1.0e-5},
     # the cap is of the weight by change, and of another size than noise errors
     "loss_weighting": {"code.loss.dis_weighting": "loss", "code.loss.change_cap": None},
     "plain_error": {"code.loss.whiten_ridge": None},

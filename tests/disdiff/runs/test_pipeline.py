@@ -335,7 +335,6 @@ def test_latents_of_another_autoencoder_of_the_same_configuration_are_not_taken(
         "system=disdif",
         "autoencoder.kind=vqq",
         "autoencoder.standardise=channels",
-        "autoencoder.start=principal",  # which is of another kind
         "autoencoder={kind: noise, start: linear}",
         "autoencoder={kind: noise, start: principal, network: {z_channels: 193}}",
         "autoencoder.network.num_res_blocks=0",

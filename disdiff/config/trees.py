@@ -55,8 +55,14 @@ def check_keys(tree: DictConfig, schema: type) -> None:
             last = key.rsplit(".", 1)[-1]
             same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]
             names = list(value) if isinstance(value, dict) else []
-            same_keys = [other for other in sorted(sections) for name in names if f"{other}.{name}" in valid]
-            nearest = difflib.get_close_matches(key, sorted(valid), n=1, cutoff=0.5) or same_name or same_keys
+            fitting = [
+                other for other in sections if names and valid >= {f"{other}.{name}" for name in names}
+            ]
+            nearest = (
+                difflib.get_close_matches(key, sorted(fitting), n=1, cutoff=0.0)
+                or difflib.get_close_matches(key, sorted(valid), n=1, cutoff=0.5)
+                or same_name
+            )
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise UserError(f"unknown configuration key {key!r}{hint}")
 

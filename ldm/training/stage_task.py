@@ -15,6 +15,7 @@ from ldm.errors import UserError
 from ldm.nn.layers import freeze
 from ldm.training.ema import EMA
 from ldm.training.optimizer import (
+    TrainConfig,
     TrainSettings,
     build_optimizer,
     lay_out_state,
@@ -41,7 +42,8 @@ class StageTask(pl.LightningModule):
     def __init__(self, trained: nn.Module, settings: TrainSettings) -> None:
         super().__init__()
         self.trained = trained.requires_grad_(True).train()  # an earlier task may have frozen it
-        self.config, self.budget, self.seed = settings.config, settings.budget, settings.seed
+        self.config: TrainConfig = settings.config
+        self.budget, self.seed = settings.budget, settings.seed
         self.ema = EMA(trained, self.config.ema_decay) if self.config.ema_decay else None
         self.stats: dict[str, Tensor] = {}
         self.num_parts = 1

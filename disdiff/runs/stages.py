@@ -97,7 +97,7 @@ def list_settings(config: Config, name: str) -> dict[str, Any]:
     for key in system.sections:
         value, default = select(config, key), select(Config(), key)
         if value != default:
-            own[key] = drop_added(value, default, f"{key}.")
+            own[key] = drop_added(value, default, f"{key}.") if isinstance(value, dict) else value
     return own
 
 

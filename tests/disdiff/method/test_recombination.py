@@ -19,7 +19,7 @@ from ldm.data.batches import StepSampler, TensorBatches, build_loader
 from ldm.errors import UserError
 from ldm.training.fit import fit
 from ldm.training.machine import Machine
-from ldm.training.optimizer import TrainConfig, resolve_budget
+from ldm.training.optimizer import TrainConfig, resolve_settings
 
 UNITS, NUMBERS = 3, 2
 
@@ -171,8 +171,7 @@ def build_task(model, weight=1.0, **encoder):
     )
     torch.manual_seed(4)
     loss = DisDiffLossConfig(recombination=RecombinationConfig(weight=weight, hidden=8))
-    budget = resolve_budget(config, "cpu")
-    return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), config, budget, seed=0)
+    return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), resolve_settings(config, 0, "cpu"))
 
 
 def build_statistics(model):

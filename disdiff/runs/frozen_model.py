@@ -34,7 +34,7 @@ def measure_frozen(context: Context, denoiser: nn.Module, folder: Path) -> dict[
     generator = torch.Generator().manual_seed(config.stage_seed)
     denoiser, schedule = denoiser.eval(), Schedule(config.latent_diffusion.schedule)
     image = to_float(context.source.images(context.eval_index[: 2 * NUM_SAMPLES])).to(space.mean.device)
-    half = len(image) // 2
+    half = (len(image) + 1) // 2
     z_0 = in_batches(space.encode, image[:half])
     errors = compute_z0_error(denoiser, schedule, z_0, generator)
     made = draw_unconditional(denoiser, schedule, space, tuple(z_0.shape), config.sampler, generator)
@@ -43,7 +43,7 @@ def measure_frozen(context: Context, denoiser: nn.Module, folder: Path) -> dict[
         data = name_data(context.source.name, context.source.procedural)
         save_grid(folder / SAMPLES, as_grid(made[:NUM_SHOWN]), title, data)
     scores = {f"z0_error_{step}": error for step, error in errors.items()}
-    if half <= NUM_COMPONENTS:
+    if len(image) - half <= NUM_COMPONENTS:
         return scores
     return {
         **scores,

@@ -163,7 +163,7 @@ def test_a_run_of_another_evaluation_is_not_taken_for_finished(call, made, tmp_p
 
 
 def test_a_configuration_that_the_preset_has_anyway_is_told_and_left_out(call, made):
-    ablation = "configs/disdiff/ablations/kl.yaml"  # `small` has a KL autoencoder
+    ablation = "configs/disdiff/ablations/attached_condition.yaml"  # as `small` has it
     status, said, _ = call("--systems", "disdiff", "--configs", ablation)
     assert status == 0 and made == ["disdiff-shapes3d-small-s0"]
     assert f"{ablation} equals configs/disdiff/shapes3d.yaml here" in said
@@ -183,7 +183,10 @@ def test_an_interrupt_says_how_to_go_on(call, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--systems", "betavae"], "no configs/betavae/shapes3d.yaml; choose among autoencoder, beta_vae"),
+        (
+            ["--systems", "betavae"],
+            "no configs/betavae/shapes3d.yaml; choose among autoencoder, beta_tcvae, beta_vae",
+        ),
         (["--configs", "absent.yaml"], "cannot read the configuration absent.yaml"),
         (["--systems", "autoencoder"], "has no code to compare"),
         (["--systems", "beta_vae", "--preset", "tiny"], "unknown preset 'tiny'"),

@@ -36,7 +36,8 @@ def list_options(name):
         text = (ROOT / name).read_text()
         modules = re.findall(r"from disdiff\.commands\.(\w+) import main", text)
         if not modules:  # a benchmark
-            return set(re.findall(r"\"(--[\w-]+)\"", text))
+            shared = {"--base"} if "begin_job_parser" in text else set()
+            return {*re.findall(r"\"(--[\w-]+)\"", text), *shared}
         (name,) = (command for command, (module, _) in COMMANDS.items() if module == modules[0])
     return {*load_command(name).make_parser()._option_string_actions, "--debug"}
 

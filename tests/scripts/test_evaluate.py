@@ -115,7 +115,6 @@ def test_bad_arrays_are_named_in_one_sentence_with_status_2(call, save, arrays, 
         (["RUN", "RUN"], "given twice"),
         (["--codes", "absent.npz"], "absent.npz"),
         (["RUN", "--seeds", "one"], "--seeds one"),
-        (["RUN", "--protocol", "paper"], "15000"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_status_2(call, save, arrays, arguments, named):

@@ -157,7 +157,8 @@ def test_a_run_without_scores_says_so(folder, tmp_path):
 def test_names_stay_as_they_are_in_the_card(folder, tmp_path, name):
     np.savez(folder / "codes.npz", **{**np.load(folder / "codes.npz"), "factor_names": np.array([name, "x"])})
     metrics = load_json(folder / "metrics.json")
-    metrics["editing"] = {"success": {name: 0.5}, "assigned_unit": {name: 0}, "kept": {name: {name: 0.25}}}
+    edits = {"success": {name: 0.5}, "assigned_unit": {name: 0}, "kept": {name: {name: 0.25}}}
+    metrics["editing"] = {"probe": "originals", **edits}
     save_json(folder / "metrics.json", metrics)
     text = (export_run(folder, tmp_path / "out") / "README.md").read_text()
     cell = name.replace("|", "\\|")

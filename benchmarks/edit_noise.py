@@ -1,7 +1,7 @@
 """Draw how many swaps are right, and how much else is kept, against the share of new noise.
 
 The noise inferred from an image holds what its code does not say. If a part of it is replaced, the edited
-code is obeyed more and the image is kept less. Writes RUN/edit_noise.json and RUN/edit_noise.png.
+code is obeyed more and the image is kept less. Writes a JSON file and a picture with the same name.
 
 usage:
   python benchmarks/edit_noise.py runs/disdiff-shapes3d-small-s0 --pairs 100 --shares 0 0.25 0.5 1
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from disdiff.commands.common import number
 from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.evaluation.edit_success import compute_editing
 from disdiff.runs.run_folder import load_run
@@ -20,6 +21,7 @@ from disdiff.runs.stages import shared_folder
 from ldm.data.source import split_indices
 from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
+from ldm.numbers import FRACTION
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,11 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=100, help="pairs of images per factor (default: 100)")
     parser.add_argument(
         "--shares",
-        type=float,
+        type=number(FRACTION),
         nargs="+",
         default=[0, 0.25, 0.5, 1],
         help="shares of new noise (0 0.25 0.5 1)",
     )
+    parser.add_argument("--out", type=Path, help="output JSON (default: RUN/edit_noise.json)")
     return parser
 
 
@@ -59,10 +62,11 @@ def main(arguments: argparse.Namespace) -> None:
             cache_folder=shared_folder(config),
             new_noise=share,
         )
-        rows[str(share)] = {key: measured[key] for key in kept}
-        print(f"{share:.0%} new noise: {rows[str(share)]}")
-    save_json(arguments.run / "edit_noise.json", {"pairs": arguments.pairs, "shares": rows})
-    draw_curve(rows, arguments.run / "edit_noise.png", run.title)
+        rows[f"{share:g}"] = {key: measured[key] for key in kept}
+        print(f"{share:.0%} new noise: {rows[f'{share:g}']}")
+    out = arguments.out or arguments.run / "edit_noise.json"
+    save_json(out, {"pairs": arguments.pairs, "shares": rows})
+    draw_curve(rows, out.with_suffix(".png"), run.title)
 
 
 def draw_curve(rows: dict[str, dict], path: Path, title: str) -> None:

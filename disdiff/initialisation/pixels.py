@@ -42,7 +42,7 @@ class PixelCode(InitialCode):
         return self.start.images_needed
 
     def fit_pixels(self, x: Tensor, pixels: Tensor) -> None:
-        """Fit the regression to inputs `x` (n, ...) and averaged pixels (n, P)."""
+        """Fit the ridge regression to inputs `x` (n, ...), standardised as latents are, and pixels (n, P)."""
         self.weights.copy_(ridge_regression(with_one(x).double(), pixels.double(), RIDGE))
 
     def fit(self, x: Tensor) -> None:

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 from disdiff.build import build_denoiser, build_model, get_system
 from disdiff.config.schema import Config, to_container
+from disdiff.initialisation.pixels import SIDE, average_pixels
 from disdiff.method.factor_encoder import STARTS
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_scores, get_protocol
@@ -39,7 +39,6 @@ from ldm.training.weight_files import fingerprint
 
 HEADLINES = {"factor_vae": "eval_accuracy", "dci": "disentanglement"}  # metric: its published number
 PROTOCOL = "fast"  # of the controls of a training run; DCI of `paper` takes a minute for each
-PIXEL_SIDE = 8
 PIXEL_IMAGES = 8192  # training images to which a start on pixels is fitted
 LATENT_IMAGES = 2560  # training images for PCA, and for the running statistics of an untrained encoder
 MOST_NUMBERS = 32  # of a control without a network, for systems with hundreds of units
@@ -94,8 +93,7 @@ class Material:
         """Training and evaluation images averaged to 8x8 pixels, shapes (n, 192), on the CPU."""
         groups = self.train[:PIXEL_IMAGES], self.index
         train, evaluation = (
-            torch.cat([F.adaptive_avg_pool2d(x, PIXEL_SIDE).flatten(1).cpu() for x in self.images(group)])
-            for group in groups
+            torch.cat([average_pixels(image).cpu() for image in self.images(group)]) for group in groups
         )
         return train, evaluation
 
@@ -140,7 +138,7 @@ def list_controls(material: Material) -> list[Control]:
         title = f"start of the encoder ({start}), untrained"
         controls.append(Control(title, None, ["start", encoder], partial(encode_start, material)))
     for name in [start] if start in SPECTRAL else ["eigenmaps", "principal"]:
-        title = f"start on {PIXEL_SIDE}x{PIXEL_SIDE} pixels ({name})"
+        title = f"start on {SIDE}x{SIDE} pixels ({name})"
         encode = partial(encode_pixels, material, name)
         controls.append(Control(title, None, ["pixels", name, count], encode))
     return controls

@@ -15,11 +15,11 @@ from disdiff.evaluation.frozen_model import (
 )
 from disdiff.report.grids import as_grid, save_grid
 from disdiff.runs.context import Context
+from disdiff.runs.stages import SAMPLES
 from ldm.data.source import to_float
 from ldm.diffusion.schedule import Schedule
 from ldm.training.ranks import read_ranks
 
-SAMPLES = "samples.png"
 NUM_SAMPLES = 256
 NUM_SHOWN = 32
 

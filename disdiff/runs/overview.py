@@ -56,7 +56,8 @@ def log_overview(context: Context, full: bool) -> None:
     for name, stage in context.stages.items():
         size = f"{count_parameters(context.modules[name]) / 1e6:.2f} M parameters"
         if stage.trained:
-            log.info(f"  {name}: {size}, trained on {stage.record['images']:,} images ({stage.folder})")
+            images = stage.record["images"]  # 0 for imported weights, and for a stage without parameters
+            log.info(f"  {name}: {size}, trained{f' on {images:,} images' * bool(images)} ({stage.folder})")
             continue
         if name not in budgets:
             log.info(f"  {name}: {size}, nothing to train")

@@ -24,6 +24,7 @@ from ldm.training.optimizer import WITHOUT_EFFECT
 from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 
 RECORD = "stage.json"
+SAMPLES = "samples.png"  # of the frozen model
 OF_ONE_RUN = ("code", "latent_dpm")  # stages in the run folder; all others are shared
 # keys that are younger than existing stages: with its default value such a key does not enter the hash
 ADDED_KEYS = {
@@ -134,7 +135,7 @@ def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | Non
 def copy_stage(stage: Stage, folder: Path) -> None:
     """Copy a trained stage's weights and record into `folder`, as hard links where possible."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, "log.csv", "samples.png", RECORD):
+    for name in (WEIGHTS, "log.csv", SAMPLES, RECORD):
         source, target = stage.folder / name, folder / name
         if not source.exists() or (target.exists() and os.path.samefile(source, target)):
             continue

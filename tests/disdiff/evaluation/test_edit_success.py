@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from disdiff.evaluation.edit_success import (
+    FactorReader,
     complement,
     compute_editing,
     compute_reconstruction,
@@ -203,3 +204,23 @@ def test_a_factor_with_one_value_is_not_edited_and_the_other_is(copier, halves, 
     other = halves.factor_space.names[1 - factor]
     assert result["success"] == {other: 1.0} and result["assigned_unit"] == {other: 1 - factor}
     assert result["kept_mean"] is None and set(result["unedited"]) == set(halves.factor_space.names)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 1.0), (0.75, 0.5), (1.0, 0.0)])
+def test_edits_start_from_the_share_of_new_noise(copier, halves, eval_index, monkeypatch, share, kept):
+    inferred = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    seen, model = [], copier()
+    monkeypatch.setattr(FactorReader, "infer_noise", lambda self, index, code, progress: inferred)
+
+    def read_factors(self, code, z_T, progress=None):
+        seen.append(z_T)
+        return torch.zeros(2, len(code), 2, dtype=torch.long)
+
+    monkeypatch.setattr(FactorReader, "read_factors", read_factors)
+    result = compute_editing(
+        model, halves, eval_index, np.eye(2), SAMPLER, 40, seed=0, probe_steps=10, new_noise=share
+    )
+    assert result["noise"] == ("inferred" if share == 0 else f"{share:.0%} new")
+    for z_T in seen:
+        correlation = torch.corrcoef(torch.stack([z_T.flatten(), inferred.flatten()]))[0, 1]
+        assert correlation == pytest.approx(kept, abs=0.03) and z_T.std() == pytest.approx(1, abs=0.03)

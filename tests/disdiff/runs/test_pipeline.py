@@ -476,3 +476,15 @@ def test_two_images_do_for_a_code(build, make_noise, system, monkeypatch):
     context = build("evaluation.num_pairs=0", file=CONFIGS / system / "shapes3d.yaml")
     run_pipeline(context)
     assert context.stages["code"].trained
+
+
+def test_the_frozen_model_is_looked_at(build):
+    context = build(file=CONFIGS / "latent_diffusion" / "shapes3d.yaml")
+    run_pipeline(context)
+    scores = context.stages["latent_diffusion"].record["scores"]
+    assert [key for key in scores if key.startswith("z0_error_")] == [
+        f"z0_error_{t}" for t in range(50, 1000, 100)
+    ]
+    assert 0 < scores["z0_error_50"] < scores["z0_error_450"]
+    stages = (context.stages["latent_diffusion"].folder, context.folder / "stages" / "latent_diffusion")
+    assert all((folder / "samples.png").stat().st_size > 1000 for folder in stages)

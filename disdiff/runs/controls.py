@@ -30,7 +30,7 @@ from disdiff.config.schema import Config, to_container
 from disdiff.initialisation.pixels import SIDE, average_pixels
 from disdiff.method.factor_encoder import STARTS
 from disdiff.method.model import ImageModel
-from disdiff.metrics.protocols import compute_scores, get_protocol
+from disdiff.metrics.protocols import compute_scores, get_protocol, name_protocol
 from disdiff.runs.stages import shared_folder
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
@@ -215,31 +215,31 @@ def score_controls(
         model: the trained model, in eval mode.
         source: the data set, with factors.
         codes: content of the run's `codes.npz`.
-        protocol: protocol of the scores; as many evaluation images are used as it needs.
+        protocol: protocol of the scores; as many evaluation images are used as it needs. From fewer, rows are
+            drawn with replacement, as for the run's own scores.
         progress: called with the name of a control and the completed fraction.
 
     Returns:
-        JSON-ready, by the protocol's name: `run` with the scores of the run (`factor_vae`, `dci`; what is not
-        defined is missing, and `reason` says why), `controls` with a list of the same and `name` and `seed`,
-        `num_images`, and the metrics' `seed`.
-
-    Raises:
-        UserError: the run has fewer codes than the protocol needs.
+        JSON-ready, by the protocol's name (`name_protocol`): `run` with the scores of the run (`factor_vae`,
+        `dci`; what is not defined is missing, and `reason` says why), `controls` with a list of the same and
+        `name` and `seed`, `num_images`, and the metrics' `seed`.
     """
     material, seed = Material(config, model, source, protocol), config.evaluation.seed
-    num_images = get_protocol(protocol).num_rows
-    if len(codes["codes"]) < num_images:
-        raise UserError(
-            f"controls by protocol {protocol} need {num_images} evaluation images, but the run has "
-            f"{len(codes['codes'])}; raise evaluation.num_images, or set evaluation.controls=false"
-        )
+    num_images = len(material.index)
     factors, controls, rows = codes["factors"][:num_images], list_controls(material), []
     for number, control in enumerate(controls, 1):
         if progress is not None:
             progress(control.name, number / (len(controls) + 1))
         rows.append({"name": control.name, "seed": control.seed, **score_once(material, control, factors)})
     own = score_headlines(codes["codes"][:num_images], factors, protocol, seed)
-    return {protocol: {"num_images": num_images, "seed": seed, "run": own, "controls": rows}}
+    return {
+        name_protocol(protocol, num_images): {
+            "num_images": num_images,
+            "seed": seed,
+            "run": own,
+            "controls": rows,
+        }
+    }
 
 
 def score_once(material: Material, control: Control, factors: np.ndarray) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def score_once(material: Material, control: Control, factors: np.ndarray) -> dic
 def score_headlines(codes: np.ndarray, factors: np.ndarray, protocol: str, seed: int) -> dict[str, Any]:
     """FactorVAE score and DCI disentanglement of codes; a collapsed code has a `reason` instead."""
     try:
-        scores = compute_scores(codes, factors, protocol, seed, only=HEADLINES)
+        scores = compute_scores(codes, factors, protocol, seed, only=HEADLINES, replacement=True)
     except UserError as error:
         return {"reason": str(error)}
     return {metric: scores[metric][key] for metric, key in HEADLINES.items() if metric in scores}

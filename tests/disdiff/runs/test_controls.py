@@ -11,7 +11,6 @@ from disdiff.report.summary import list_control_values, list_controls
 from disdiff.runs import controls
 from disdiff.runs.controls import Material, encode_principal, encode_start, encode_untrained, score_controls
 from ldm.data.source import to_float
-from ldm.errors import UserError
 
 
 @pytest.fixture
@@ -82,8 +81,17 @@ def test_run_and_controls_are_scored_alike_once(context, monkeypatch):
     score, calls = controls.compute_scores, []
     monkeypatch.setattr(controls, "compute_scores", lambda *a, **k: calls.append(1) or score(*a, **k))
     assert score_controls(*shared)["fast"] == scored and len(calls) == 1  # of the run; controls are kept
-    with pytest.raises(UserError, match="paper need 15000 evaluation images, but the run has 2100"):
-        score_controls(*shared, protocol="paper")
+
+
+def test_few_images_are_drawn_with_replacement_and_named_so(context):
+    """As the run's own scores are: a folder with few labels has controls, too."""
+    context.config.evaluation.num_images = 120
+    factors = context.source.factors(context.eval_index[:120]).numpy()
+    codes = {"codes": factors[..., None].astype(np.float32), "factors": factors}
+    scored = score_controls(context.config, context.model, context.source, codes)
+    (found,) = scored.values()
+    assert list(scored) == ["fast, with replacement from 120 images"] and found["num_images"] == 120
+    assert found["run"]["dci"] > 0.9 and all("dci" in control for control in found["controls"])
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ Gradient fields correct this model, so no edit looks better than what it draws. 
 no network: images are compared by their principal components, fitted to the data.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -54,12 +56,19 @@ def draw_unconditional(
     shape: tuple[int, int, int, int],
     sampler: SamplerConfig,
     generator: torch.Generator,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Images of random noise of `shape` (n, C, h, w) in latent space, shape (n, 3, H, W) in [-1, 1]."""
+    """Images of random noise of `shape` (n, C, h, w) in latent space, shape (n, 3, H, W) in [-1, 1].
+
+    `progress` is called with the completed fraction.
+    """
+
+    def draw(z_T: Tensor) -> Tensor:
+        """Images of one batch of noise."""
+        return latent_space.decode(sample(sampler, eps_fn, schedule, z_T, generator)).clamp(-1, 1)
+
     z_T = sample_noise_shape(shape, generator, latent_space.mean.device)
-    return in_batches(
-        lambda z: latent_space.decode(sample(sampler, eps_fn, schedule, z, generator)).clamp(-1, 1), z_T
-    )
+    return in_batches(draw, z_T, progress=progress)
 
 
 def compute_principal_distance(images: Tensor, reference: Tensor) -> float:

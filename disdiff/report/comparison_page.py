@@ -60,12 +60,17 @@ def save_comparison(
         "table.tex": format_latex(table),
         "comparison.html": write_page(folder, table, commands, failures),
     }
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_texts(folder, texts)
     told = {str(run.path): name_command(run, commands) for column in table.columns for run in column.runs}
     save_json(folder / "table.json", {**to_json(table), "commands": told, "failures": dict(failures)})
     return folder / "comparison.html"
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write the files of `texts`, by name, into `folder`."""
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def write_page(

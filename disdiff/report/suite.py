@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from disdiff.editing.unit_names import name_data
 from disdiff.report.comparison import Column, Comparison, compare_runs, load_metrics
-from disdiff.report.comparison_page import save_comparison
+from disdiff.report.comparison_page import save_comparison, write_texts
 from disdiff.report.elements import render
 from disdiff.report.summary import EDITING, SCORES
 from disdiff.report.tables import escape, explain, format_cell, format_csv, to_json
 from ldm.errors import UserError
-from ldm.files import atomic_path, save_json
+from ldm.files import save_json
 
 HEADLINES = {  # (row of a comparison): short name
     SCORES["factor_vae", "eval_accuracy"]: "FactorVAE",
@@ -180,9 +180,7 @@ def save_suite(
         "table.tex": format_suite_latex(tables),
         "comparison.html": page,
     }
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_texts(folder, texts)
     content: dict[str, Any] = {"tables": [to_json(table) for table in tables], "failures": dict(failures)}
     save_json(folder / "table.json", content)
     return folder / "comparison.html"

@@ -1,5 +1,6 @@
 """Look at the frozen model of stage 2 once it is trained: a picture of its samples, and its errors."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from disdiff.evaluation.frozen_model import (
 )
 from disdiff.report.grids import as_grid, save_grid
 from disdiff.runs.context import Context
+from disdiff.runs.results import progress_bar
 from disdiff.runs.stages import SAMPLES
 from ldm.data.source import to_float
 from ldm.diffusion.schedule import Schedule
@@ -37,7 +39,11 @@ def measure_frozen(context: Context, denoiser: nn.Module, folder: Path) -> dict[
     half = (len(image) + 1) // 2
     z_0 = in_batches(space.encode, image[:half])
     errors = compute_z0_error(denoiser, schedule, z_0, generator)
-    made = draw_unconditional(denoiser, schedule, space, tuple(z_0.shape), config.sampler, generator)
+    with progress_bar("frozen model") as progress:
+        show = partial(progress, "samples")
+        made = draw_unconditional(
+            denoiser, schedule, space, tuple(z_0.shape), config.sampler, generator, show
+        )
     if read_ranks().is_main:
         title = "Samples of the frozen diffusion model, without a code"
         data = name_data(context.source.name, context.source.procedural)

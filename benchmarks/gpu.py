@@ -6,8 +6,9 @@ usage:
   python benchmarks/gpu.py --minutes 8 --out results --runs /scratch/runs
   python benchmarks/gpu.py --minutes 1 --device cpu --size tiny     a trial without a GPU
 
-The command always ends within --minutes, with complete files `gpu.json` and `gpu.png`. All work is done by
-a child process, which is ended when its time is over; the JSON is written after every measurement.
+The command ends within --minutes, not counting its own imports, with complete files `gpu.json` and
+`gpu.png`. All work is done by a child process, which is ended when its time is over; the JSON is written
+after every measurement.
 
 1. Steps per second and peak memory of each stage, in every mode, for at most 40 % of the time. The trainer is
    that of `disdiff train`, with the preset's batch on that device and random weights, without pictures and

@@ -80,7 +80,7 @@ class TestFinishedRun:
 
     def test_without_t_it_says_what_is_trained_already(self, finished, call, command):
         status, said, _ = call(*command(finished[0], train=False))
-        assert status == 0 and said.count("trained (") == 3 and "will take about" not in said
+        assert status == 0 and said.count(", trained on ") == 3 and "will take about" not in said
 
 
 def test_without_t_nothing_is_written(call, command, tmp_path):

@@ -95,6 +95,7 @@ FRACTION_BELOW_ONE = Range(least=0, most=1, open_most=True)
 WHOLE = Range(whole=True, least=-LARGEST, most=LARGEST)
 COUNT_OR_ZERO = Range(whole=True, least=0, most=LARGEST)
 COUNT = Range(whole=True, least=1, most=LARGEST)
+SEVERAL = Range(whole=True, least=2, most=LARGEST)
 SEED = Range(whole=True, least=0, most=2**32 - 1)  # numpy's limits; PyTorch accepts larger seeds
 
 

@@ -26,6 +26,7 @@ from disdiff.commands.common import (
     number,
     number_path,
     save_picture,
+    several,
 )
 from disdiff.editing.edits import Edit
 from disdiff.evaluation.codes_file import save_codes
@@ -97,7 +98,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--walk", metavar="PICTURE", help="interpolate to this picture")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
-    parser.add_argument("--columns", type=int, default=7, help="images of an attribute or walk (default: 7)")
+    parser.add_argument(
+        "--columns", type=several, default=7, help="images of an attribute or walk (default: 7)"
+    )
     add_sampler_options(parser)
     return parser
 
@@ -118,8 +121,8 @@ def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: ar
 def main(arguments: argparse.Namespace) -> None:
     """Edit units, move along an attribute, or interpolate to another picture, as requested."""
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
-    if sum(wanted) != 1 or arguments.columns < 2:
-        raise UserError("give exactly one of --unit, --attribute and --walk, and --columns of 2 or more")
+    if sum(wanted) != 1:
+        raise UserError("give exactly one of --unit, --attribute and --walk")
     arguments.out = arguments.out or number_path(choose_path(arguments, "edit.png"))
     model = Model(load_named_run(arguments))
     image = choose_image(arguments.picture, model.run, arguments.seed)

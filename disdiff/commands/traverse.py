@@ -12,12 +12,12 @@ from disdiff.commands.common import (
     open_run,
     parse_units,
     save_picture,
+    several,
     show_progress,
 )
 from disdiff.editing.units import check_units, deterministic, invert, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts
-from ldm.errors import UserError
 from ldm.numbers import POSITIVE
 
 EXAMPLES = """examples:
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=max(AMOUNTS),
         help="largest distance, in standard deviations (default: 2)",
     )
-    parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="images per row (default: 9)")
+    parser.add_argument("--columns", type=several, default=len(AMOUNTS), help="images per row (default: 9)")
     add_sampler_options(parser)
     return parser
 
@@ -49,8 +49,6 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Draw a traversal of each unit."""
-    if arguments.columns < 2:
-        raise UserError("--columns is too small for a traversal; give 2 or more")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()

@@ -18,7 +18,6 @@ from disdiff.editing.units import (
     decode_code,
     deterministic,
     in_batches,
-    invert,
     swap_units,
     traverse_code,
 )
@@ -69,7 +68,7 @@ class UnitEditor:
         self.code = in_batches(model.encode, image)
         self.directions = directions.to(self.code)
         steps = self.sampler.num_steps
-        self.z_T = in_batches(lambda part, code: invert(model, part, code, steps), image, self.code)
+        self.z_T = in_batches(lambda part, code: model.infer_noise(part, code, steps), image, self.code)
 
     def decode(self, code: Tensor, units: list[int] | None = None) -> Tensor:
         """Generate images from codes (n, N, D) and the images' own noise, with all units or some."""

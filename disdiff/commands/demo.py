@@ -10,7 +10,7 @@ from disdiff.commands.common import load_named_run, number
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import PRETRAINED
 from disdiff.editing.unit_names import name_data
-from disdiff.editing.units import deterministic, invert
+from disdiff.editing.units import deterministic
 from disdiff.report.grids import save_grid
 from disdiff.report.pictures import draw_swap
 from ldm.files import atomic_path
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     unit, model = names.order[0], run.model
     source, target = run.draw_images(2 * NUM_PAIRS, arguments.seed).chunk(2)
     sampler = deterministic(run.config.sampler)
-    z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    z_T = model.infer_noise(source, model.encode(source), sampler.num_steps)
     grid = draw_swap(model, source, target, [[unit]], sampler, z_T)
     title = f"Only {names.labels[unit]} is taken from the target"
     save_grid(arguments.out / FRESH, grid, title, run.title, ["source", "target", "swapped"])

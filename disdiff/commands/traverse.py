@@ -15,7 +15,7 @@ from disdiff.commands.common import (
     several,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, invert, principal_directions
+from disdiff.editing.units import check_units, deterministic, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts
 from ldm.numbers import POSITIVE
@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     directions = principal_directions(stack_codes(run.require_codes()))
     image = choose_image(arguments.image, run, arguments.seed)
     amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())
-    z_T = invert(model, image, model.encode(image), sampler.num_steps)
+    z_T = model.infer_noise(image, model.encode(image), sampler.num_steps)
     with show_progress("traversing") as progress:
         grid = draw_traversal(model, image, units, directions, amounts, sampler, z_T, progress)
     labels = [names.labels[unit] for unit in units]

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from disdiff.method.model import Generation, ImageModel, check_units
-from ldm.diffusion.grid import Progress
 from ldm.diffusion.process import sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import SamplerConfig
 
@@ -38,23 +37,21 @@ def decode_code(
     sampler: SamplerConfig,
     units: list[int] | None = None,
     generator: torch.Generator | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:  # code => image
     """Sample images from codes and given noise.
 
     Args:
         model: the model.
         code: codes, shape (B, N, D).
-        z_T: noise to start from, random or from `invert`, shape (B, C, h, w).
+        z_T: noise to start from, random or from `model.infer_noise`, shape (B, C, h, w).
         sampler: sampler configuration; with eta 0 the image is a function of code and z_T.
         units: the units to use; None for all.
         generator: source of the noise that stochastic samplers add.
-        progress: wraps the iterable of steps.
 
     Returns:
         Images, shape (B, 3, H, W), clamped to [-1, 1].
     """
-    return model.generate(code, z_T, Generation(sampler, units, generator, progress)).clamp(-1, 1)
+    return model.generate(code, z_T, Generation(sampler, units, generator)).clamp(-1, 1)
 
 
 def in_batches(
@@ -75,24 +72,6 @@ def in_batches(
     return torch.cat(results)
 
 
-def invert(
-    model: ImageModel, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-) -> Tensor:  # image => z_T
-    """Infer the noise from which `image` is sampled with `code`, by DDIM inversion.
-
-    Args:
-        model: the model.
-        image: shape (B, 3, H, W) in [-1, 1].
-        code: codes of the images, shape (B, N, D).
-        num_steps: number of DDIM steps.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        z_T for deterministic DDIM in `num_steps` steps, shape (B, C, h, w).
-    """
-    return model.infer_noise(image, code, num_steps, progress)
-
-
 def renew_noise(z_T: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Replace a share of the variance of noise `z_T` (B, C, h, w) by new noise; the result is as normal.
 
@@ -103,7 +82,7 @@ def renew_noise(z_T: Tensor, share: float, generator: torch.Generator) -> Tensor
 
 
 def deterministic(sampler: SamplerConfig) -> SamplerConfig:
-    """The sampler that reverses `invert`: DDIM with eta 0 and the same number of steps."""
+    """The sampler that reverses `model.infer_noise`: DDIM with eta 0 and the same number of steps."""
     return replace(sampler, name="ddim", eta=0.0)
 
 

@@ -23,7 +23,6 @@ from disdiff.editing.units import (
     decode_code,
     deterministic,
     in_batches,
-    invert,
     reconstruct,
     renew_noise,
     swap_units,
@@ -69,7 +68,10 @@ class FactorReader:
         """z_T of images at `index` (n,) under `code` (n, N, D), shape (n, C, h, w)."""
         steps = self.sampler.num_steps
         return in_batches(
-            lambda part, c: invert(self.model, self.images(part), c, steps), index, code, progress=progress
+            lambda part, c: self.model.infer_noise(self.images(part), c, steps),
+            index,
+            code,
+            progress=progress,
         )
 
     def predict(self, image: Tensor) -> Tensor:
@@ -329,7 +331,7 @@ def compute_reconstruction(
 
     def remake(part: Tensor) -> Tensor:
         """Reconstructions: autoencoder, inferred noise, random noise; shape (B, 3 kinds, 3, H, W)."""
-        z_T = invert(model, part, model.encode(part), ddim.num_steps)
+        z_T = model.infer_noise(part, model.encode(part), ddim.num_steps)
         first_stage = space.decode(space.encode(part))
         inferred, fresh = (
             reconstruct(model, part, ddim, z_T),

@@ -8,8 +8,10 @@ There are two coefficients: training uses the paper's (with the posterior varian
 that of classifier guidance. For t > 20 they differ by less than 5 %.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,6 @@ from disdiff.method.encoder_input import EncoderInput
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
 from ldm.autoencoder.latent_space import LatentSpace
-from ldm.diffusion.grid import Progress
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sample
 from ldm.diffusion.schedule import Schedule, gather
 from ldm.errors import UserError
@@ -49,13 +50,11 @@ class Generation:
         sampler: the sampler; with eta 0 an image is a function of code and noise.
         units: use the gradient fields of these units only; None for all.
         generator: source of new noise, for samplers that add noise.
-        progress: wraps the iterable of steps, such as tqdm.
     """
 
     sampler: SamplerConfig
     units: list[int] | None = None
     generator: torch.Generator | None = None
-    progress: Progress | None = None
 
 
 class ImageModel(nn.Module, ABC):
@@ -116,15 +115,19 @@ class ImageModel(nn.Module, ABC):
             encoder.fit_pixels(x[:needed], torch.cat([average_pixels(decode(part)) for part in parts]))
         encoder.fit_start(x)
 
+    def with_networks(self, networks: nn.Module) -> Self:
+        """The same model with other trained networks, such as an average of their weights."""
+        model = copy.copy(self)
+        model._modules = {**self._modules, "networks": networks}
+        return model
+
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape of the noise z_T of one image; no entries if the code alone determines the image."""
 
     @abstractmethod
-    def infer_noise(
-        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-    ) -> Tensor:  # image => z_T
-        """Noise from which `generate` reproduces `image` (B, 3, H, W) with `code` in `num_steps` steps."""
+    def infer_noise(self, image: Tensor, code: Tensor, num_steps: int) -> Tensor:  # image => z_T
+        """Noise z_T from which DDIM restores `image` (B, 3, H, W) with `code` in `num_steps` steps."""
 
     @abstractmethod
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
@@ -167,17 +170,15 @@ class DiffusionModel(ImageModel):
         """Shape (C, h, w) of z_T."""
         return self.latent_space.latent_shape(image_size)
 
-    def infer_noise(
-        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-    ) -> Tensor:  # image => z_T
+    def infer_noise(self, image: Tensor, code: Tensor, num_steps: int) -> Tensor:  # image => z_T
         """Noise by DDIM inversion, shape (B, C, h, w)."""
         z_0 = self.latent_space.encode(image)
-        return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps, progress)
+        return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps)
 
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
         """Sample latents with the configured sampler and decode them."""
         eps_fn = self.eps_fn(code, how.units)
-        z_0 = sample(how.sampler, eps_fn, self.schedule, z_T, how.generator, how.progress)
+        z_0 = sample(how.sampler, eps_fn, self.schedule, z_T, how.generator)
         return self.latent_space.decode(z_0)
 
 

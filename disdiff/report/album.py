@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
-from disdiff.editing.units import deterministic, draw_samples, invert, principal_directions
+from disdiff.editing.units import deterministic, draw_samples, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DisDiff
 from disdiff.report.animation import ANIMATION, save_animation
@@ -80,7 +80,7 @@ def make_pictures(
         model=model,
         start=start,
         target=image[1::2],
-        z_T=invert(model, start, model.encode(start), sampler.num_steps),
+        z_T=model.infer_noise(start, model.encode(start), sampler.num_steps),
         codes=stack_codes(codes),
         names=names,
         sampler=sampler,

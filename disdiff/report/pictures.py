@@ -11,7 +11,6 @@ from disdiff.editing.units import (
     decode_code,
     deterministic,
     in_batches,
-    invert,
     sample_start,
     swap_units,
     traverse_code,
@@ -149,7 +148,7 @@ def draw_reconstruction(
     ddim, code = deterministic(sampler), model.encode(image)
     first_stage = model.latent_space.decode(model.latent_space.encode(image)).clamp(-1, 1)
     fresh = decode_code(model, code, sample_start(model, len(image), image.shape[-1], generator), ddim)
-    inferred = decode_code(model, code, invert(model, image, code, ddim.num_steps), ddim)
+    inferred = decode_code(model, code, model.infer_noise(image, code, ddim.num_steps), ddim)
     made = {"first stage": first_stage, "random x_T": fresh, "inferred x_T": inferred}
     labels = [f"{name} · {reconstruction_scores(hat, image)['psnr']:.1f} dB" for name, hat in made.items()]
     return torch.stack([image, *made.values()]), ["original", *labels]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.units import deterministic, draw_samples, in_batches, invert, reconstruct
+from disdiff.editing.units import deterministic, draw_samples, in_batches, reconstruct
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.evaluation.image_sets import ImageSet
 from disdiff.evaluation.row_cache import PART, Identity, RowCache
@@ -132,7 +132,7 @@ def _reconstructions(
         def remake(image: Tensor) -> Tensor:
             if not infer:
                 return reconstruct(model, image, sampler, generator=generator)
-            z_T = invert(model, image, model.encode(image), sampler.num_steps)
+            z_T = model.infer_noise(image, model.encode(image), sampler.num_steps)
             return reconstruct(model, image, sampler, z_T)
 
         return in_batches(remake, to_float(data.make(start, stop)).to(model.device))

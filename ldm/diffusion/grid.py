@@ -6,7 +6,7 @@ z_T has. The last jump returns z0_hat, the mean over all latents that could have
 at t = 0, where the noise is least.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ldm.diffusion.schedule import CLEAN, Level, Schedule
 from ldm.errors import UserError
-
-Progress = Callable[[Iterable], Iterable]
 
 
 def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
@@ -64,7 +62,7 @@ def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
 
 
 def walk(
-    schedule: Schedule, grid: Tensor, z: Tensor, progress: Progress | None, upwards: bool = False
+    schedule: Schedule, grid: Tensor, z: Tensor, upwards: bool = False
 ) -> Iterator[tuple[Tensor, Level, Level]]:
     """Iterate over the jumps from each step of a grid to the next; the last goes to the clean latent.
 
@@ -72,7 +70,6 @@ def walk(
         schedule: the noise schedule.
         grid: decreasing steps, shape (S,), int64.
         z: the batch that is sampled, shape (B, ...); gives the number of samples and the device.
-        progress: wraps the list of jumps, such as tqdm; None for no display.
         upwards: yield the jumps in reverse order, from the clean latent up; each tuple is unchanged.
 
     Yields:
@@ -80,9 +77,7 @@ def walk(
         step; the level of the lower step.
     """
     jumps = list(pairwise([*grid.tolist(), CLEAN]))
-    if upwards:
-        jumps.reverse()
-    for step, next_step in jumps if progress is None else progress(jumps):
+    for step, next_step in reversed(jumps) if upwards else jumps:
         t = torch.full(z.shape[:1], step, dtype=torch.int64, device=z.device)
         yield t, schedule.level(step), schedule.level(next_step)
 

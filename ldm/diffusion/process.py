@@ -95,6 +95,15 @@ def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor) -> Gaussi
     return Gaussian(weight_0 * z_0 + weight_t * z_t, variance)
 
 
+def sample_integers(first: int, last: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a whole number from `first` to below `last` for each sample of `like` (B, ...), shape (B,) int64.
+
+    It is drawn on the generator's device and then moved to that of `like`, as noise is.
+    """
+    drawn = torch.randint(first, last, like.shape[:1], generator=generator, device=generator.device)
+    return drawn.to(like.device)
+
+
 def sample_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw standard normal noise with the shape, device and dtype of `like`.
 

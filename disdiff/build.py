@@ -214,11 +214,7 @@ def build_conditional(
 
 
 def check_start(config: Config) -> None:
-    """Refuse a `code.encoder.start` that the encoder of a conditional system does not support.
-
-    Raises:
-        UserError: the start is not `random`, and the trunk, the input or the posterior does not support it.
-    """
+    """Raise UserError unless the encoder of a conditional system supports `code.encoder.start`."""
     options = config.code.encoder
     if options.start != "random" and (
         config.trunk.kind != "disdiff" or options.input != "z" or options.posterior == "bernoulli"

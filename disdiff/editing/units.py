@@ -38,18 +38,10 @@ def decode_code(
     units: list[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # code => image
-    """Sample images from codes and given noise.
+    """Sample images (B, 3, H, W), clamped to [-1, 1], from codes (B, N, D) and noise z_T (B, C, h, w).
 
-    Args:
-        model: the model.
-        code: codes, shape (B, N, D).
-        z_T: noise to start from, random or from `model.infer_noise`, shape (B, C, h, w).
-        sampler: sampler configuration; with eta 0 the image is a function of code and z_T.
-        units: the units to use; None for all.
-        generator: source of the noise that stochastic samplers add.
-
-    Returns:
-        Images, shape (B, 3, H, W), clamped to [-1, 1].
+    The noise is random or from `model.infer_noise`; with eta 0 an image is a function of code and z_T.
+    `units` are the units to use, None for all; stochastic samplers draw the noise they add from `generator`.
     """
     return model.generate(code, z_T, Generation(sampler, units, generator)).clamp(-1, 1)
 
@@ -59,10 +51,8 @@ def in_batches(
 ) -> Tensor:
     """Apply `function` to batches of `BATCH` rows and concatenate the results, to limit memory.
 
-    Args:
-        function: takes one tensor per entry of `rows` and returns a tensor of the same length.
-        rows: tensors of equal length n.
-        progress: called with the completed fraction, from 0 to 1.
+    `function` takes one tensor per entry of `rows`, all of equal length, and returns one of that length.
+    `progress` is called with the completed fraction, from 0 to 1.
     """
     results, count = [], len(rows[0])
     for parts in zip(*(tensor.split(BATCH) for tensor in rows), strict=True):
@@ -93,14 +83,10 @@ def reconstruct(
     z_T: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # image => image
-    """Encode images and sample them back from their codes.
+    """Encode images (B, 3, H, W) in [-1, 1] and sample them back from their codes.
 
-    Args:
-        model: the model.
-        image: shape (B, 3, H, W) in [-1, 1].
-        sampler: sampler configuration.
-        z_T: noise to start from, shape (B, C, h, w); None draws random noise.
-        generator: source of random z_T and of the noise that stochastic samplers add.
+    Sampling starts from `z_T` (B, C, h, w), or without it from random noise of `generator`, which also gives
+    the noise that stochastic samplers add.
 
     Raises:
         ValueError: both `z_T` and `generator` are None.
@@ -145,15 +131,9 @@ def interpolate_codes(start: Tensor, end: Tensor, num_steps: int) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Interpolate spherically between noise tensors, which keeps the norm typical of noise.
+    """Interpolate spherically between standard normal noise `start` and `end` (B, C, h, w), to keep its norm.
 
-    Args:
-        start: standard normal noise, shape (B, C, h, w).
-        end: standard normal noise, shape (B, C, h, w).
-        share: positions in [0, 1], shape (A,).
-
-    Returns:
-        Noise, shape (B, A, C, h, w).
+    `share` holds A positions in [0, 1]; the result has shape (B, A, C, h, w).
     """
     a, b = start.flatten(1), end.flatten(1)
     cosine = F.cosine_similarity(a, b, dim=1).clamp(-1, 1)
@@ -203,18 +183,10 @@ def principal_directions(codes: Tensor) -> Directions:
 
 
 def traverse_code(code: Tensor, unit: int, directions: Directions, amounts: Tensor) -> Tensor:
-    """Set one unit to given positions along its principal direction.
+    """Set `unit` of codes (B, N, D) to positions along its principal direction, shape (B, A, N, D).
 
-    The other units, and the unit's component orthogonal to the direction, stay unchanged.
-
-    Args:
-        code: codes, shape (B, N, D).
-        unit: the unit that moves.
-        directions: principal directions over the data set.
-        amounts: positions in standard deviations from the mean of the data, shape (A,).
-
-    Returns:
-        Codes, shape (B, A, N, D).
+    The `amounts` (A,) are in standard deviations from the mean of the data. The other units, and the unit's
+    component orthogonal to the direction, stay unchanged.
 
     Raises:
         UserError: the unit is out of range.

@@ -100,11 +100,7 @@ def check_run(folder: Path, name: str) -> Path:
 
 
 def check_sum(path: Path, name: str) -> None:
-    """Compare a file of the hub's cache with the SHA-256 that its blob is named after, where it is one.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Raise UserError if a file of the hub's cache differs from the SHA-256 that its blob is named after."""
     blob = path.resolve()
     if not re.fullmatch("[0-9a-f]{64}", blob.name):
         return

@@ -35,11 +35,7 @@ def read_schedule(betas: Tensor) -> ScheduleConfig:
 
 
 def check_schedule(pool: Pool, schedule: Schedule) -> None:
-    """Compare the stored schedule values of every file with our schedule.
-
-    Raises:
-        UserError: the values differ.
-    """
+    """Raise UserError if schedule values that a file stores are not those of our schedule."""
     stored = {
         "alphas_cumprod": schedule.alpha_bar,
         "posterior_variance": schedule.posterior_variance,

@@ -29,11 +29,7 @@ from ldm.nn.unet import Features, UNet
 
 
 def check_units(units: list[int], num_units: int) -> list[int]:
-    """Return `units` if they are a subset of 0 .. `num_units` - 1.
-
-    Raises:
-        UserError: a unit is out of range or occurs twice.
-    """
+    """Return `units` if they are a subset of 0 .. `num_units` - 1; else raise UserError."""
     wrong = [unit for unit in units if not 0 <= unit < num_units]
     if wrong:
         raise UserError(f"there is no unit {wrong[0]}: this model has units 0 to {num_units - 1}")
@@ -233,27 +229,14 @@ class DisDiff(DiffusionModel):
         encoder_input: EncoderInput,
         guidance: float = 1.0,
     ) -> None:
-        """Assemble the model.
-
-        Args:
-            latent_space: the latent space.
-            denoiser: the frozen denoiser.
-            schedule: the denoiser's noise schedule.
-            networks: encoder and gradient decoder.
-            encoder_input: computes the encoder's input.
-            guidance: scale of the gradient fields in sampling and inversion; not used in training.
-        """
+        """Assemble the model; `guidance` scales the gradient fields in sampling and inversion only."""
         super().__init__(latent_space, schedule, networks, encoder_input)
         self.denoiser, self.guidance = denoiser, guidance
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
-        """Compute the frozen noise prediction and the gradient field of each unit.
+        """Compute the frozen noise prediction for `z_t` (B, C, h, w) at `t` (B,), and the field of each unit.
 
-        Args:
-            z_t: noisy latent, shape (B, C, h, w).
-            t: diffusion step, shape (B,).
-            code: code of K units, shape (B, K, D).
-            units: the units' numbers, shape (K,) or (B, K); None for all N.
+        `code` has K units, shape (B, K, D); `units` are their numbers, shape (K,) or (B, K), None for all N.
         """
         eps_base, features = self.predict_base(z_t, t)
         return Prediction(eps_base, self.networks.decoder(features, code, units))
@@ -320,10 +303,6 @@ class PDAE(DisDiff):
 
 
 def refuse_units(units: list[int] | Tensor | None) -> None:
-    """Raise UserError if a subset of units is given to a system without a gradient field per unit.
-
-    Raises:
-        UserError: `units` is not None.
-    """
+    """Raise UserError if a subset of units is given to a system without a gradient field per unit."""
     if units is not None:
         raise UserError("the units of this system have no separate gradient fields; do not choose units")

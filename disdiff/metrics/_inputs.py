@@ -62,11 +62,7 @@ def find_varying(columns: np.ndarray) -> np.ndarray:
 
 
 def check_variation(codes: np.ndarray) -> None:
-    """Check that codes (n, N), the rows that a metric has drawn, vary in some unit.
-
-    Raises:
-        UserError: all units are constant on these rows.
-    """
+    """Raise UserError if no unit of codes (n, N), the rows that a metric has drawn, varies."""
     if not find_varying(codes).any():
         raise UserError(f"codes are constant in every unit on the {len(codes)} rows drawn: draw more rows")
 
@@ -111,20 +107,12 @@ def number_values(factors: np.ndarray, num_rows: int, name: str = "factors") -> 
 
 
 def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
-    """Return binary `attributes` as int64, shape (n, A).
-
-    Raises:
-        UserError: see `check_factors`, or a value other than 0 and 1.
-    """
+    """Return binary `attributes` as int64, shape (n, A); UserError as `check_factors` and `check_binary`."""
     return check_factors(check_binary(attributes), num_rows, "attributes")
 
 
 def check_binary(attributes: np.ndarray) -> np.ndarray:
-    """Return `attributes`, of any shape and type, as int64.
-
-    Raises:
-        UserError: a value is neither 0 nor 1.
-    """
+    """Return `attributes`, of any shape and type, as int64; UserError for a value other than 0 and 1."""
     attributes = np.asarray(attributes)
     known = attributes.dtype.kind in "fiub"
     if not known or not np.isin(attributes, (0, 1)).all():
@@ -149,11 +137,7 @@ def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> t
 
 
 def check_enough(num_rows: int, wanted: int) -> None:
-    """Check that there are enough rows for a metric.
-
-    Raises:
-        UserError: `num_rows < wanted`; a sample is never shrunk silently, as this would change the score.
-    """
+    """Raise UserError if a metric has too few rows; it never draws fewer, as this would change its score."""
     if num_rows < wanted:
         raise UserError(
             f"codes have {num_rows} rows but {wanted} are needed: encode more images or draw fewer"

@@ -146,11 +146,7 @@ def load_metrics(path: Path) -> dict[str, Any]:
 
 
 def check_same_data(metrics: list[tuple[Path, dict[str, Any]]]) -> None:
-    """Refuse runs on different data sets, and mixtures of procedural and real data.
-
-    Raises:
-        UserError: the runs are not comparable.
-    """
+    """Raise UserError for runs on different data sets, or on procedural and real data."""
     kinds: dict[str, Path] = {}
     for path, content in metrics:
         data = content["dataset"]

@@ -50,16 +50,10 @@ def draw_swap(
     z_T: Tensor,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Draw source images with units of the target images.
+    """Draw source images (B, 3, H, W) with units of the target images.
 
-    Args:
-        model: the model.
-        image_source: shape (B, 3, H, W).
-        image_target: shape (B, 3, H, W).
-        swaps: units that each row takes from the target.
-        sampler: sampler configuration.
-        z_T: noise to start from, shape (B, C, h, w).
-        progress: called with the completed fraction, from 0 to 1.
+    Each of the R entries of `swaps` lists the units that a row takes from the target. Rows are sampled from
+    noise `z_T` (B, C, h, w). `progress` is called with the completed fraction, from 0 to 1.
 
     Returns:
         Source, target and one row per entry of `swaps`, shape (2 + R, B, 3, H, W).
@@ -81,17 +75,10 @@ def draw_traversal(
     z_T: Tensor,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Draw one image while its units, one at a time, move along their principal directions.
+    """Draw `image` (1, 3, H, W) while its units, one per row, move along their principal directions.
 
-    Args:
-        model: the model.
-        image: shape (1, 3, H, W).
-        units: one row each.
-        directions: principal directions over the data set.
-        amounts: positions in standard deviations.
-        sampler: sampler configuration.
-        z_T: noise to start from, shape (1, C, h, w).
-        progress: called with the completed fraction, from 0 to 1.
+    The A `amounts` are positions in standard deviations. Images are sampled from noise `z_T` (1, C, h, w).
+    `progress` is called with the completed fraction, from 0 to 1.
 
     Returns:
         Per row the image, then one column per amount, shape (R, 1 + A, 3, H, W).

@@ -81,11 +81,8 @@ class Frames:
 def measure_change(frames: Tensor) -> Tensor:
     """Change of the picture by each unit, relative to the unit that changes it most, shape (K,) in [0, 1].
 
-    The change is the root mean square of the difference to the mean over the positions. If no unit changes
-    anything, all values are 1.
-
-    Args:
-        frames: shape (K, A, M, 3, H, W): K units, A positions, M images.
+    The change is the root mean square of the difference to the mean over the positions of the frames
+    (K units, A positions, M images, 3, H, W). If no unit changes anything, all values are 1.
     """
     change = (frames - frames.mean(dim=1, keepdim=True)).square().flatten(1).mean(dim=1).sqrt()
     return change / change.max() if change.any() else torch.ones_like(change)

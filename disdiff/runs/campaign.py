@@ -171,11 +171,7 @@ def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
 
 
 def check_comparable(first: Job, job: Job) -> None:
-    """Refuse runs whose scores would not be comparable.
-
-    Raises:
-        UserError: data or evaluation settings differ.
-    """
+    """Raise UserError if two runs have different data or evaluation: their scores are not comparable."""
     for section in ("data", "evaluation"):
         if getattr(first.config, section) != getattr(job.config, section):
             raise UserError(

@@ -80,13 +80,9 @@ def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: 
 
 
 def name_result(images: ImageSet, given: str) -> str:
-    """File name for the results of a set: its kind, or the file name with a checksum of the content.
+    """File name for the results of a set: one of `KINDS`, or the name of the file `given` with a checksum.
 
-    The checksum separates files of the same name.
-
-    Args:
-        images: the set.
-        given: the command-line value, one of `KINDS` or a path.
+    The checksum of the content separates files of the same name.
     """
     if given in KINDS:
         return f"{given}.json"

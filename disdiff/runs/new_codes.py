@@ -30,13 +30,7 @@ ORIGINS = {
 
 
 def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator) -> Tensor:
-    """New codes for a run, shape (num_codes, N, D), on its model's device.
-
-    Args:
-        run: the run.
-        origin: source of the codes, one of `ORIGINS`.
-        num_codes: number of codes.
-        generator: generator of the random choice or the noise.
+    """New codes for a run from one of `ORIGINS`, shape (num_codes, N, D), on its model's device.
 
     Raises:
         UserError: the run has no such codes.

@@ -63,11 +63,7 @@ def run_pipeline(context: Context) -> None:
 
 
 def check_images(context: Context) -> None:
-    """Refuse data with too few images for a code, before any stage is trained.
-
-    Raises:
-        UserError: there are too few images; the message names the number needed and the alternatives.
-    """
+    """Raise UserError if the data have too few images for a code; the message names the number needed."""
     if context.model is not None:
         needed = 0 if context.stages["code"].trained else context.model.images_needed
         sizes.check_images(context.config, needed, len(context.train_index), len(context.eval_index))
@@ -76,11 +72,10 @@ def check_images(context: Context) -> None:
 
 
 def check_batches(context: Context) -> None:
-    """Refuse batch sizes that cannot be split, before any stage is trained.
+    """Raise UserError if the batches of a stage that is not trained yet cannot be split.
 
-    Raises:
-        UserError: a batch cannot be divided among processes and the parts of `trainer.accumulate`, or a part
-            has one image although the code is normalised over the batch.
+    A batch is divided among processes and the parts of `trainer.accumulate`. A part of one image is too small
+    if the code is normalised over the batch.
     """
     for name, stage in context.stages.items():
         if not stage.trained and context.has_parameters(name):

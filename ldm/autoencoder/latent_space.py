@@ -53,14 +53,9 @@ class Autoencoder(nn.Module, ABC):
         return torch.zeros_like(self.sample_raw(statistics))
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z_raw
-        """Encode images: VQ latents are not quantised, KL latents are posterior samples.
+        """Latents z_raw (B, latent_channels, H / f, W / f) of images (B, C, H, W) in [-1, 1].
 
-        Args:
-            image: shape (B, C, H, W) in [-1, 1].
-            generator: source of the posterior noise; None for the posterior's mean.
-
-        Returns:
-            z_raw, shape (B, latent_channels, H / f, W / f).
+        VQ latents are not quantised. KL latents are posterior samples, or its mean without a generator.
         """
         return self.sample_raw(self.encode_statistics(image), generator)
 

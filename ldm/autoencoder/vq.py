@@ -44,11 +44,7 @@ def import_vector_quantizer() -> type[nn.Module]:
 
 
 def codebook_usage(indices: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """Compute how much of a codebook is used.
-
-    Args:
-        indices: chosen codes in [0, codebook_size), any shape, int64.
-        codebook_size: number of codes.
+    """How much of a codebook the chosen `indices` use (any shape, int64 in [0, codebook_size)).
 
     Returns:
         `perplexity`: exp of the entropy of the code frequencies, in [1, codebook_size]; `used`: fraction of

@@ -67,14 +67,9 @@ def open_npy(path: Path) -> MappedArray:
 
 
 def gather(array: Rows | Tensor, index: Tensor) -> Tensor:
-    """Copy rows of an array; a row of a file is read only once, and rows are read in ascending order.
+    """Copy the rows `index` (B,) int64, in any order, repeats allowed, of an array (n, ...), shape (B, ...).
 
-    Args:
-        array: shape (n, ...).
-        index: rows to copy, shape (B,) int64, in any order, repeats allowed.
-
-    Returns:
-        Shape (B, ...), on the device of `array`.
+    A row of a file is read only once, and rows are read in ascending order. The copy stays on the device.
 
     Raises:
         ValueError: a row is out of range.

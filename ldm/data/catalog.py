@@ -226,11 +226,7 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
 
 
 def check_given(options: DataOptions) -> None:
-    """Check that `data.root` exists if it was set, so that a wrong path is not replaced by procedural images.
-
-    Raises:
-        UserError: `data.procedural=auto`, and `data.root` is neither a default nor an existing folder.
-    """
+    """Raise UserError if `data.root` was set and does not exist: procedural images must not replace it."""
     root = Path(options.root)
     if options.procedural == "auto" and not is_default(root) and not root.is_dir():
         raise UserError(
@@ -250,11 +246,7 @@ def is_default(root: Path) -> bool:
 
 
 def check_options(options: DataOptions, data_set: DataSet) -> None:
-    """Check that all options apply to the data set.
-
-    Raises:
-        UserError: an option does not apply; the message names it.
-    """
+    """Raise UserError, naming the option, if an option does not apply to the data set."""
     for key in ("image_size", "crop", "attributes", "factors"):
         if getattr(options, key) is not None and data_set.pictures is None:
             raise UserError(f"data.{key} only applies to picture files, not to {options.name}; leave it out")

@@ -127,11 +127,7 @@ def read_table(path: str | Path, what: str) -> tuple[list[str], list[tuple[str, 
 
 
 def check_names(path: str | Path, what: str, names: Sequence[str], pictures: Sequence[str]) -> None:
-    """Check that the columns and the rows of a table have different names.
-
-    Raises:
-        UserError: a name is empty or occurs twice; `what` is the column's kind.
-    """
+    """Raise UserError if a column (a `what`) or a row of a table has no name, or the name of another."""
     for kind, each in ((what, names), ("picture", pictures)):
         twice = [name for name, count in Counter(each).items() if count > 1]
         if twice:

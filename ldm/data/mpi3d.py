@@ -32,10 +32,7 @@ VARIANTS = {  # possible file names of each variant
 def open_mpi3d(variant: str, root: str | Path, progress: Progress | None = None) -> GridImages:
     """Open one of the `VARIANTS` in a folder.
 
-    Args:
-        variant: name of the variant.
-        root: the folder.
-        progress: called with (images done, total images) while a compressed file is unpacked, once.
+    `progress` is called with (images done, total images) while a compressed file is unpacked, once.
 
     Raises:
         UserError: the file is missing or damaged, has another shape, or its number of images fits no grid.

@@ -17,16 +17,12 @@ from ldm.errors import UserError
 
 
 def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
-    """Return steps evenly spaced in t, the grid of DDPM and DDIM; a single step is T - 1.
+    """Return S = `num_steps` steps evenly spaced in t, the grid of DDPM and DDIM; a single step is T - 1.
 
     Deviation: latent diffusion takes every (T // S)-th step from t = 1, so its grid does not reach T - 1.
 
-    Args:
-        num_train_steps: T, the length of the schedule.
-        num_steps: S, from 1 to T.
-
     Returns:
-        Decreasing steps, shape (S,), int64.
+        Decreasing steps of the T = `num_train_steps` of the schedule, shape (S,), int64.
 
     Raises:
         UserError: S is not in [1, T].
@@ -36,14 +32,10 @@ def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
 
 
 def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
-    """Return the steps nearest to even spacing in log-SNR, the grid of DPM-Solver; a single step is T - 1.
+    """Return the S = `num_steps` steps nearest to even spacing in log-SNR, the grid of DPM-Solver.
 
     Near t = 0 one step covers much log-SNR, so several targets may be nearest to the same step; they then
-    take the next free steps.
-
-    Args:
-        schedule: the noise schedule, of T steps.
-        num_steps: S, from 1 to T.
+    take the next free steps. A single step is T - 1.
 
     Returns:
         Decreasing steps, shape (S,), int64.
@@ -64,17 +56,13 @@ def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
 def walk(
     schedule: Schedule, grid: Tensor, z: Tensor, upwards: bool = False
 ) -> Iterator[tuple[Tensor, Level, Level]]:
-    """Iterate over the jumps from each step of a grid to the next; the last goes to the clean latent.
+    """Iterate over the jumps from each step of `grid` (S,) to the next; the last goes to the clean latent.
 
-    Args:
-        schedule: the noise schedule.
-        grid: decreasing steps, shape (S,), int64.
-        z: the batch that is sampled, shape (B, ...); gives the number of samples and the device.
-        upwards: yield the jumps in reverse order, from the clean latent up; each tuple is unchanged.
+    With `upwards` the jumps come in reverse order, from the clean latent up; each tuple is unchanged.
 
     Yields:
-        t, the upper step repeated for each sample, shape (B,), int64, on z's device; the level of the upper
-        step; the level of the lower step.
+        t, the upper step repeated for each sample of `z` (B, ...), shape (B,), int64, on z's device; the
+        level of the upper step; the level of the lower step.
     """
     jumps = list(pairwise([*grid.tolist(), CLEAN]))
     for step, next_step in reversed(jumps) if upwards else jumps:

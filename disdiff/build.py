@@ -85,13 +85,9 @@ def build_denoiser(config: Config, latent_space: LatentSpace) -> UNet:
 def build_encoder(
     config: Config, latent_space: LatentSpace, image_size: int, has_features: bool = False
 ) -> nn.Module:
-    """An untrained encoder of the configured trunk and posterior.
+    """An untrained encoder of the configured trunk and posterior, for images of `image_size` pixels a side.
 
-    Args:
-        config: configuration of a system with a code.
-        latent_space: stage 1.
-        image_size: side of the images in pixels.
-        has_features: whether there is a frozen denoiser, whose features the encoder can read.
+    It can read `features` if there is a frozen denoiser (`has_features`).
 
     Raises:
         UserError: an option is unknown or sizes do not fit.

@@ -99,14 +99,9 @@ def check_prior(config: PriorConfig, posterior: str, num_numbers: int) -> None:
 def prior_loss(
     config: PriorConfig, posterior: CodePosterior, code: Tensor, step: int, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the prior terms of the loss.
+    """Compute the prior terms of the loss for a `code` (B, N, D), a sample of `posterior`.
 
-    Args:
-        config: the weights.
-        posterior: posterior of the batch.
-        code: sample of the posterior, shape (B, N, D).
-        step: training step; the capacity rises with it.
-        generator: source of samples from the prior.
+    The capacity rises with `step`; `generator` gives samples of the prior.
 
     Returns:
         The weighted sum, shape (): KL in nats, summed over the code and averaged over the batch, and MMD^2

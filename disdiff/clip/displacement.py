@@ -114,14 +114,10 @@ def measure_displacements(
     way: str = "traverse",
     progress: Callable[[float], None] | None = None,
 ) -> Displacements:
-    """Change units one after the other and embed the images.
+    """Change units one after the other, in one of `WAYS`, and embed the images.
 
-    Args:
-        editor: changes the units of the images.
-        look: images (B, 3, H, W) => unit-length embeddings (B, E).
-        units: numbers of the units.
-        way: a name in `WAYS`.
-        progress: called with the share that is done.
+    `look` maps images (B, 3, H, W) to unit-length embeddings (B, E); `progress` is called with the completed
+    fraction.
 
     Raises:
         UserError: `way` is unknown, or does not work for this model or these images.

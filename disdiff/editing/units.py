@@ -137,9 +137,8 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     """
     a, b = start.flatten(1), end.flatten(1)
     cosine = F.cosine_similarity(a, b, dim=1).clamp(-1, 1)
-    angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)[
-        :, None
-    ]  # for a smaller angle, linear interpolation is exact to float precision
+    # for a smaller angle, linear interpolation is exact to float precision
+    angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)[:, None]
     weight_a, weight_b = ((place * angle).sin() / angle.sin() for place in (1 - share, share))  # (B, A)
     mixed = weight_a[..., None] * a[:, None] + weight_b[..., None] * b[:, None]
     return mixed.unflatten(2, start.shape[1:])

@@ -19,14 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.units import (
-    decode_code,
-    deterministic,
-    in_batches,
-    reconstruct,
-    renew_noise,
-    swap_units,
-)
+from disdiff.editing.units import decode_code, deterministic, in_batches, reconstruct, renew_noise, swap_units
 from disdiff.evaluation.probe import Probe, train_probe
 from disdiff.method.model import ImageModel
 from disdiff.metrics.image_quality import compare_images
@@ -38,10 +31,8 @@ from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS, fingerprint, load_weights, save_weights
 
 Report = Callable[[str, float], None]
-ORDINAL = (
-    "scale",
-    "orientation",
-)  # neighbouring values look alike, so results within one value are reported too
+# neighbouring values look alike, so results within one value are reported too
+ORDINAL = ("scale", "orientation")
 NUM_JUDGED = 500  # held-out images on which the probes are tested
 PROBES = {"originals": False, "originals and reconstructions": True}  # kind: trained on reconstructions, too
 LENIENT = "with_reconstructions"  # key of the rates by the second kind
@@ -217,9 +208,7 @@ def find_probe(
 def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:
     """Compute the rates of success and of kept factors.
 
-    Args:
-        edits: per edited factor, in order, the factors that the probe read and the desired ones, shapes
-            (n, F).
+    `edits` has, per edited factor, the factors that the probe read and the desired ones, shapes (n, F).
 
     Returns:
         `success` and `kept` with their means, `kept_min`, and the same with a tolerance of one value for the

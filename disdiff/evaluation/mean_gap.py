@@ -36,14 +36,9 @@ def compute_mean_gap(
     generator: torch.Generator,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Compute the gaps at given steps, averaged over images.
+    """Gaps at the diffusion steps `steps` (S,), averaged over images (B, 3, H, W) in [-1, 1].
 
-    Args:
-        model: a DisDiff or PDAE in eval mode.
-        image: shape (B, 3, H, W) in [-1, 1].
-        steps: diffusion steps, shape (S,) int64.
-        generator: source of the noise.
-        progress: called with the completed fraction, from 0 to 1.
+    The model is a DisDiff or PDAE in eval mode; `progress` is called with the completed fraction.
 
     Returns:
         Gaps of the frozen model and of the corrected one, shape (2, S) float64, on the CPU.

@@ -157,11 +157,9 @@ def swap_head(name: str, words: Mapping[str, str]) -> str:
 
 
 def describe_code(shapes: Shapes, num_units: int | None = None) -> CodeConfig:
-    """The configuration of a DisDiff's last stage.
+    """The configuration of a DisDiff's last stage, from the shapes of all tensors by their foreign names.
 
-    Args:
-        shapes: shapes of all tensors, by their names in the file.
-        num_units: N; None derives it from the width of the code.
+    Without `num_units` N follows from the width of the code.
 
     Raises:
         UserError: a tensor is missing, or the widths contradict `num_units`.

@@ -134,11 +134,7 @@ class DiffusionModel(ImageModel):
     """A system whose code is an input of the noise prediction; subclasses define `eps_fn`."""
 
     def __init__(
-        self,
-        latent_space: LatentSpace,
-        schedule: Schedule,
-        networks: nn.Module,
-        encoder_input: EncoderInput,
+        self, latent_space: LatentSpace, schedule: Schedule, networks: nn.Module, encoder_input: EncoderInput
     ) -> None:
         super().__init__(latent_space, networks, encoder_input)
         self.schedule = schedule

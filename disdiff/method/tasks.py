@@ -63,11 +63,7 @@ class DisDiffTask(CodeTask):
     model: DisDiff
 
     def __init__(
-        self,
-        model: DisDiff,
-        loss: DisDiffLossConfig,
-        encoder: FactorEncoderConfig,
-        settings: TrainSettings,
+        self, model: DisDiff, loss: DisDiffLossConfig, encoder: FactorEncoderConfig, settings: TrainSettings
     ) -> None:
         super().__init__(model, encoder, settings)
         self.loss = loss

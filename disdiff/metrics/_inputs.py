@@ -19,11 +19,7 @@ ROUNDING = 1e-12  # a range below this share of a column's largest magnitude cou
 
 
 def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
-    """Return `codes` as an array of finite floats, at least one column of which varies.
-
-    Args:
-        codes: the codes, shape (n, N) or (n, N, D).
-        scalar: whether only shape (n, N) is accepted.
+    """Return `codes` (n, N) or, unless `scalar`, (n, N, D) as finite floats, some column of which varies.
 
     Raises:
         UserError: wrong shape or type, NaN or infinity, or every column constant.
@@ -70,10 +66,7 @@ def check_variation(codes: np.ndarray) -> None:
 def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> np.ndarray:
     """Return `factors` as int64 with the values of each factor renumbered 0, 1, ... in their order.
 
-    Args:
-        factors: ground-truth labels, whole numbers of shape (n, F); floats such as 0.0 and 1.0 are accepted.
-        num_rows: number of rows n of the codes.
-        name: name of the array in errors.
+    They are whole numbers of shape (num_rows, F), floats such as 0.0 and 1.0 included; `name` is for errors.
 
     Raises:
         UserError: wrong shape or length, not whole numbers, or a factor with a single value.

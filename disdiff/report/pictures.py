@@ -27,17 +27,8 @@ TITLES = {
     "samples": "Samples: codes of the data set, random noise",
     "fields": "Gradient fields: magnitude of each unit's field over the latent",
 }
-AMOUNTS = (
-    -2.0,
-    -1.5,
-    -1.0,
-    -0.5,
-    0.0,
-    0.5,
-    1.0,
-    1.5,
-    2.0,
-)  # positions of a traversal, in standard deviations
+# positions of a traversal, in standard deviations
+AMOUNTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 FRAME_AMOUNTS = (-3.0, -2.5, *AMOUNTS, 2.5, 3.0)  # positions of the report's sliders
 
 

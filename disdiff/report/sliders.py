@@ -141,11 +141,6 @@ def place_sliders(frames: Frames, names: UnitNames) -> list[tuple[int, str, str,
     """Per row of the sheet: unit, its name, the initially visible part of the sheet (CSS), whether folded."""
     x, last = 100 * frames.start / (len(frames.amounts) - 1), max(1, len(frames.units) - 1)
     return [
-        (
-            unit,
-            name_unit(unit, names),
-            f"{x:.3f}% {100 * row / last:.3f}%",
-            row in frames.faint,
-        )
+        (unit, name_unit(unit, names), f"{x:.3f}% {100 * row / last:.3f}%", row in frames.faint)
         for row, unit in enumerate(frames.units)
     ]

@@ -275,15 +275,9 @@ class Watch:
 
 
 def run_job(job: Job, log: Path, show_line: ShowLine) -> str | None:
-    """Train a run in a separate process.
+    """Train a run in a separate process; returns the reason if it failed, else None.
 
-    Args:
-        job: the run.
-        log: file for the output of the process without progress bars.
-        show_line: called with every line of the output.
-
-    Returns:
-        The reason if the run failed, else None.
+    `log` is the file for its output without progress bars; `show_line` is called with every line.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", *MAIN_JOB, *job.arguments]

@@ -16,7 +16,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from disdiff.build import build_denoiser, build_model, get_system
-from disdiff.config.schema import Config, to_container
+from disdiff.config.schema import Config
 from disdiff.initialisation.pixels import SIDE, average_pixels
 from disdiff.method.factor_encoder import STARTS
 from disdiff.method.model import ImageModel
@@ -150,7 +150,7 @@ def identify_encoder(config: Config, model: ImageModel) -> list[Any]:
     if config.code.encoder.input == "features":
         frozen.append(model.denoiser)
     sizes = config.code.num_units, config.code.unit_dim
-    sections = [to_container(section) for section in (config.code.encoder, config.trunk, config.clip)]
+    sections = [asdict(section) for section in (config.code.encoder, config.trunk, config.clip)]
     return [config.system, sizes, sections, [fingerprint(module) for module in frozen]]
 
 

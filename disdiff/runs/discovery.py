@@ -152,12 +152,9 @@ class Discovery:
     def edit(
         self, name: str, folder: Path, progress: Callable[[float], None] | None = None
     ) -> dict[str, Any]:
-        """Move the unit with a name, write a picture, and measure the edit if there are labels.
+        """Move the unit with a name, write a picture to `folder`, and measure the edit if there are labels.
 
-        Args:
-            name: name of a unit, from `find`.
-            folder: output folder of the picture.
-            progress: called with the completed fraction of the probe's training.
+        `progress` is called with the completed fraction of the probe's training.
 
         Raises:
             UserError: no unit has the name.
@@ -203,9 +200,8 @@ class Discovery:
         paths = [(folder / name).with_stem(f"discovery{ending}") for name in (FILE, PICTURE)]
         save_json(paths[0], result)
         found = self.displacements
-        pairs = torch.stack([found.before, found.after], dim=2)[:, :NUM_SHOWN].flatten(
-            1, 2
-        )  # (K, 2 shown, ...)
+        pairs = torch.stack([found.before, found.after], dim=2)  # (K, n, 2, ...)
+        pairs = pairs[:, :NUM_SHOWN].flatten(1, 2)
         columns = ["before", "after"] * (pairs.shape[1] // 2)
         labels = [label_finding(finding) for finding in self.findings]
         save_grid(paths[1], pairs, f"Units, {self.options.way}", self.subtitle, labels, columns)

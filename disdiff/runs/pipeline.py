@@ -2,9 +2,10 @@
 
 import logging
 import time
+from dataclasses import asdict
 
 from disdiff.config import sizes
-from disdiff.config.schema import merge, read_yaml, to_container, to_yaml
+from disdiff.config.schema import merge, read_yaml, to_yaml
 from disdiff.config.trees import first_difference
 from disdiff.metrics.protocols import LEAST_IMAGES, get_protocol, name_protocol
 from disdiff.runs.context import Context
@@ -40,9 +41,8 @@ def run_pipeline(context: Context) -> None:
             f"but there are {num_images} (evaluation.num_images)"
         )
     start = time.monotonic()
-    todo = {
-        name for name, stage in context.stages.items() if not stage.trained
-    }  # computed before training, so it is equal in all processes
+    # computed before training, so it is equal in all processes
+    todo = {name for name, stage in context.stages.items() if not stage.trained}
     for name, stage in context.stages.items():
         if name in todo:
             train_stage(context, name)
@@ -106,7 +106,7 @@ def open_run_folder(context: Context) -> None:
         if "latent_dpm" not in hashes:  # a latent DPM may be added to a finished run
             own.pop("latent_dpm", None)
         if hashes != own:
-            key = first_difference(to_container(other), to_container(context.config)) or "the data set"
+            key = first_difference(asdict(other), asdict(context.config)) or "the data set"
             raise UserError(
                 f"{context.folder} belongs to another configuration ({key} differs); "
                 "choose another run.name, or delete that folder"

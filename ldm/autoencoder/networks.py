@@ -28,9 +28,7 @@ class NetworkConfig:
     num_res_blocks: int = 2  # per level; the decoder has one more
     z_channels: int = 3
     attention: bool = True  # self-attention in the middle
-    attention_levels: list[int] = field(
-        default_factory=list
-    )  # levels with attention after each residual block
+    attention_levels: list[int] = field(default_factory=list)  # with attention after each residual block
     num_groups: int = 32  # of every GroupNorm; layers with fewer channels use one group per channel
     patch: int = 1  # patch x patch blocks of pixels are folded into channels before the first level
 

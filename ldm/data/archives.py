@@ -201,8 +201,8 @@ def unpack_once(
     Args:
         unpacked: the `.npy` file.
         originals: files from which the rows are read.
-        shape: shape of the array.
-        dtype: dtype of the array.
+        shape: shape of the array, of type `dtype`.
+        dtype: see `shape`.
         blocks: the rows in order, as arrays of any number of rows; consumed only if `unpacked` is written.
         progress: called with (rows done, total rows).
 

@@ -31,9 +31,7 @@ FOLDERS = ("cars", "data/cars", ".")  # where the `.mat` files may be, below the
 def open_cars3d(root: str | Path, progress: Progress | None = None) -> GridImages:
     """Open the `.mat` files in a folder, resized to 64x64 once, or `<root>/cars3d.npz`.
 
-    Args:
-        root: the folder.
-        progress: called with (images done, total images) the first time.
+    `progress` is called with (images done, total images) the first time.
 
     Raises:
         UserError: files are missing or damaged, or have another shape.

@@ -198,9 +198,7 @@ DATA_SETS = {
 def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSource:
     """Open a data set: its files, or its procedural stand-in.
 
-    Args:
-        options: name, folder and options.
-        progress: called with (images done, total images) if the first opening takes long.
+    `progress` is called with (images done, total images) if the first opening takes long.
 
     Raises:
         UserError: the data set or an option is unknown, an option does not apply to the data set, or its

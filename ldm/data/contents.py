@@ -36,12 +36,9 @@ class Contents:
         self._known, self._new = self._load(), {}
 
     def digest(self, key: str, path: Path, compute: Callable[[], str]) -> str:
-        """Return the digest of something that depends only on the file `path`.
+        """The digest `key` of something that depends only on the file `path`: stored, else from `compute`.
 
-        Args:
-            key: name of the digest, unique within the folder.
-            path: the file; a change of it invalidates the stored digest.
-            compute: computes the digest if none is stored.
+        A change of the file invalidates the stored digest.
 
         Raises:
             OSError: the file cannot be read. Exceptions of `compute` are passed on.
@@ -64,11 +61,9 @@ class Contents:
         return self.digest(key, path, lambda: digest_file(path))
 
     def digest_files(self, names: Sequence[str], progress: Progress | None = None) -> list[str | None]:
-        """Return the digests of many files in the folder, which several threads read.
+        """The digests of many files, given relative to the folder, which several threads read.
 
-        Args:
-            names: paths of the files relative to the folder.
-            progress: called with (files done, total files) while files are read.
+        `progress` is called with (files done, total files) while files are read.
 
         Returns:
             A digest for each name; None for a file that cannot be read.
@@ -135,9 +130,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_rows(
-    rows: Rows,
-    progress: Progress | None = None,
-    check: Callable[[np.ndarray], None] | None = None,
+    rows: Rows, progress: Progress | None = None, check: Callable[[np.ndarray], None] | None = None
 ) -> str:
     """The digest of all rows of an array, independent of the file format.
 

@@ -29,9 +29,7 @@ PREPARATION = f"0 and 1 as 0 and 255, {GREY}"
 def open_dsprites(root: str | Path, progress: Progress | None = None) -> GridImages:
     """Open the first of the `FILES` in a folder.
 
-    Args:
-        root: the folder.
-        progress: called with (images done, total images) while a compressed file is unpacked, once.
+    `progress` is called with (images done, total images) while a compressed file is unpacked, once.
 
     Raises:
         UserError: the file is missing or damaged, has another shape, or has invalid classes.

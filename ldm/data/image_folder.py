@@ -35,11 +35,7 @@ class FolderStore:
     """
 
     def __init__(self, root: str | Path, skip: bool = False) -> None:
-        """List the pictures.
-
-        Args:
-            root: the folder.
-            skip: leave out unreadable folders and broken links instead of raising an error.
+        """List the pictures; with `skip`, unreadable folders and broken links are left out.
 
         Raises:
             UserError: the folder is missing or has no pictures, or two pictures have the same name; or,

@@ -28,11 +28,7 @@ class LmdbStore:
     left_out: Mapping[str, str] = {}
 
     def __init__(self, path: str | Path, image_size: int) -> None:
-        """List the pictures.
-
-        Args:
-            path: `data.mdb`, or its folder, or another LMDB file.
-            image_size: the smallest suitable size of the pictures.
+        """List the pictures of `path`: `data.mdb`, its folder, or another LMDB file.
 
         Raises:
             UserError: the package lmdb is missing, or the file is not an LMDB, is truncated or is empty.

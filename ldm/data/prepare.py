@@ -54,15 +54,9 @@ def explain(name: str, root: Path) -> str:
 
 
 def fetch(name: str, root: Path, tell: Callable[[str], Progress]) -> list[Path]:
-    """Download the files of a data set that are not there yet.
+    """Download the files of a data set that are not there yet; returns the new ones.
 
-    Args:
-        name: the data set.
-        root: the target folder.
-        tell: file name => callback for (bytes done, total bytes).
-
-    Returns:
-        The new files; archives are unpacked and deleted.
+    Archives are unpacked and deleted. `tell` gives a file's callback for (bytes done, total bytes).
 
     Raises:
         UserError: the data set cannot be downloaded by a program, or the download or unpacking fails.
@@ -149,14 +143,9 @@ def verify_checksums(root: Path) -> list[str]:
 def render(
     name: str, root: Path, num_images: int | None, seed: int, progress: Progress | None = None
 ) -> Path:
-    """Write procedural images in the format of the published file.
+    """Write procedural images, all or a random subset, in the format of the published file.
 
-    Args:
-        name: a data set with a procedural stand-in.
-        root: the folder.
-        num_images: size of a random subset; None for all images.
-        seed: seed of the subset.
-        progress: called with (images done, total images).
+    `progress` is called with (images done, total images).
 
     Raises:
         UserError: there is no procedural stand-in, `num_images` is out of range, the folder has the published

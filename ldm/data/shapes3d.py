@@ -52,10 +52,8 @@ class Shapes3D:
     def __init__(self, root: str | Path, progress: Progress | None = None) -> None:
         """Open `<root>/3dshapes.h5` or `<root>/3dshapes.npz`.
 
-        Args:
-            root: the folder.
-            progress: called with (images done, total images) the first time, while the identity is computed
-                and a compressed file is unpacked to `<root>/3dshapes.images.npy` (5.9 GB).
+        `progress` is called with (images done, total images) the first time, while the identity is computed
+        and a compressed file is unpacked to `<root>/3dshapes.images.npy` (5.9 GB).
 
         Raises:
             UserError: the file is missing or damaged, has another shape, or has invalid labels.
@@ -128,13 +126,9 @@ def labels_to_factors(labels: np.ndarray) -> Tensor:
 
 
 def write_shapes3d(path: Path, source: ImageSource, index: Tensor, progress: Progress | None = None) -> None:
-    """Write images of `source` as a Shapes3D `.h5`, uncompressed and atomically.
+    """Write images `index` (n,) of a source with these factors as a Shapes3D `.h5`, uncompressed, atomically.
 
-    Args:
-        path: the file.
-        source: an image source with the factors of Shapes3D.
-        index: the images to write, shape (n,) int64, in this order.
-        progress: called with (images done, total images).
+    `progress` is called with (images done, total images).
 
     Raises:
         UserError: the file cannot be written.

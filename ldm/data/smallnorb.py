@@ -36,9 +36,7 @@ BLOCK = 512  # pairs of photographs in memory at once
 def open_smallnorb(root: str | Path, progress: Progress | None = None) -> GridImages:
     """Open the six files in a folder; the images are resized to 64x64 once, into `smallnorb.images.npy`.
 
-    Args:
-        root: the folder.
-        progress: called with (images done, total images) the first time.
+    `progress` is called with (images done, total images) the first time.
 
     Raises:
         UserError: a file is missing, damaged or truncated, or has another shape.

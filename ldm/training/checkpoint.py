@@ -79,10 +79,6 @@ def load_result(path: Path, module: nn.Module) -> tuple[int, float]:
 
     These are the averaged weights if the stage averages them; see `StageTask.result`.
 
-    Args:
-        path: the checkpoint.
-        module: the module that the stage trains.
-
     Returns:
         The number of training steps before the checkpoint, and the seconds that they took.
 

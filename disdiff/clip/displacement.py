@@ -22,6 +22,7 @@ from disdiff.editing.units import (
     traverse_code,
 )
 from disdiff.method.model import ImageModel
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError, look_up
 
@@ -112,7 +113,7 @@ def measure_displacements(
     look: Look,
     units: list[int],
     way: str = "traverse",
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Displacements:
     """Change units one after the other, in one of `WAYS`, and embed the images.
 
@@ -130,6 +131,5 @@ def measure_displacements(
         moved.append((second - first).cpu())
         before.append(pair[0].cpu())
         after.append(pair[1].cpu())
-        if progress is not None:
-            progress(done / len(units))
+        progress(done / len(units))
     return Displacements(units, torch.stack(moved), torch.stack(before), torch.stack(after))

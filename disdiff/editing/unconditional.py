@@ -12,6 +12,7 @@ from torch import Tensor
 from disdiff.baselines.conditional import switch_by_step
 from disdiff.editing.units import in_batches
 from disdiff.method.model import DiffusionModel
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, sample
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
@@ -48,7 +49,7 @@ def draw_windowed(
     window: tuple[int, int],
     sampler: SamplerConfig,
     generator: torch.Generator,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Sample images (n, 3, H, W), clamped to [-1, 1], that use their codes at some steps only.
 

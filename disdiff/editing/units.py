@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from disdiff.method.model import Generation, ImageModel, check_units
+from ldm.data.arrays import silent
 from ldm.diffusion.process import sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import SamplerConfig
 
@@ -47,7 +48,7 @@ def decode_code(
 
 
 def in_batches(
-    function: Callable[..., Tensor], *rows: Tensor, progress: Callable[[float], None] | None = None
+    function: Callable[..., Tensor], *rows: Tensor, progress: Callable[[float], None] = silent
 ) -> Tensor:
     """Apply `function` to batches of `BATCH` rows and concatenate the results, to limit memory.
 
@@ -57,8 +58,7 @@ def in_batches(
     results, count = [], len(rows[0])
     for parts in zip(*(tensor.split(BATCH) for tensor in rows), strict=True):
         results.append(function(*parts))
-        if progress is not None:
-            progress(min(len(results) * BATCH, count) / count)
+        progress(min(len(results) * BATCH, count) / count)
     return torch.cat(results)
 
 
@@ -105,7 +105,7 @@ def draw_samples(
     sampler: SamplerConfig,
     generator: torch.Generator,
     units: list[int] | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Sample images (n, 3, H, W) from codes (n, N, D) and random noise, with all units or only `units`."""
     decode = partial(decode_code, model, sampler=sampler, units=units, generator=generator)

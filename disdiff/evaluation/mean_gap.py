@@ -16,6 +16,7 @@ from torch import Tensor
 
 from disdiff.editing.units import in_batches
 from disdiff.method.model import DisDiff, shift_eps, training_coefficient
+from ldm.data.arrays import silent
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.schedule import Schedule
@@ -34,7 +35,7 @@ def compute_mean_gap(
     image: Tensor,
     steps: Tensor,
     generator: torch.Generator,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Gaps at the diffusion steps `steps` (S,), averaged over images (B, 3, H, W) in [-1, 1].
 
@@ -59,8 +60,7 @@ def compute_mean_gap(
     for i, step in enumerate(steps.tolist()):
         errors = in_batches(lambda z, c, step=step: measure(z, c, step), z_0, code)
         gaps.append((factor[step] * errors.mean(dim=0)).cpu().double())
-        if progress is not None:
-            progress((i + 1) / len(steps))
+        progress((i + 1) / len(steps))
     return torch.stack(gaps, dim=1)
 
 

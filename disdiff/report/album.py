@@ -25,6 +25,7 @@ from disdiff.report.pictures import (
     label_amounts,
 )
 from disdiff.report.sliders import FRAMES, load_frames, save_frames
+from ldm.data.arrays import silent
 from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
 
@@ -51,7 +52,7 @@ def make_pictures(
     folder: str | Path,
     sampler: SamplerConfig,
     seed: int,
-    progress: Report | None = None,
+    progress: Report = silent,
     run_name: str | None = None,
     parts: Collection[str] = tuple(PARTS),
 ) -> None:
@@ -87,7 +88,7 @@ def make_pictures(
         generator=generator,
         folder=folder,
         subtitle=" · ".join(facts),
-        report=progress or (lambda name, share: None),
+        report=progress,
     )
     for part in PARTS:
         if part in parts:

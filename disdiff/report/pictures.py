@@ -18,6 +18,7 @@ from disdiff.editing.units import (
 from disdiff.method.model import DisDiff
 from disdiff.report.sliders import label_amount
 from ldm.autoencoder.losses import reconstruction_scores
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import SamplerConfig
 
 TITLES = {
@@ -39,7 +40,7 @@ def draw_swap(
     swaps: list[list[int]],
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Draw source images (B, 3, H, W) with units of the target images.
 
@@ -64,7 +65,7 @@ def draw_traversal(
     amounts: tuple[float, ...],
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Draw `image` (1, 3, H, W) while its units, one per row, move along their principal directions.
 
@@ -90,14 +91,13 @@ def draw_frames(
     directions: Directions,
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Draw traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W)."""
     grids = []
 
     def advance(done: int, share: float) -> None:
-        if progress is not None:
-            progress((done + share) / len(image))
+        progress((done + share) / len(image))
 
     for m in range(len(image)):
         grids.append(

@@ -32,6 +32,7 @@ from disdiff.method.factor_encoder import STARTS
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_scores, get_protocol, name_protocol
 from disdiff.runs.stages import shared_folder
+from ldm.data.arrays import silent
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
@@ -206,7 +207,7 @@ def score_controls(
     source: ImageSource,
     codes: Mapping[str, np.ndarray],
     protocol: str = PROTOCOL,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Callable[[str, float], None] = silent,
 ) -> dict[str, Any]:
     """Score a run and its controls by FactorVAE score and DCI disentanglement.
 
@@ -228,8 +229,7 @@ def score_controls(
     num_images = len(material.index)
     factors, controls, rows = codes["factors"][:num_images], list_controls(material), []
     for number, control in enumerate(controls, 1):
-        if progress is not None:
-            progress(control.name, number / (len(controls) + 1))
+        progress(control.name, number / (len(controls) + 1))
         rows.append({"name": control.name, "seed": control.seed, **score_once(material, control, factors)})
     own = score_headlines(codes["codes"][:num_images], factors, protocol, seed)
     return {

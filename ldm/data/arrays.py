@@ -18,6 +18,10 @@ from ldm.errors import UserError
 Progress = Callable[[int, int], None]  # called with (rows done, total rows)
 
 
+def silent(*progress: object) -> None:
+    """A progress function that shows nothing."""
+
+
 def show_on(bar: tqdm) -> Progress:
     """A progress function that moves a bar; a total of 0 is unknown."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm.data.arrays import Progress, Rows
+from ldm.data.arrays import Progress, Rows, silent
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
 
@@ -60,7 +60,7 @@ class Contents:
         key = f"file {os.path.relpath(path, self.path.parent)}"
         return self.digest(key, path, lambda: digest_file(path))
 
-    def digest_files(self, names: Sequence[str], progress: Progress | None = None) -> list[str | None]:
+    def digest_files(self, names: Sequence[str], progress: Progress = silent) -> list[str | None]:
         """The digests of many files, given relative to the folder, which several threads read.
 
         `progress` is called with (files done, total files) while files are read.
@@ -83,8 +83,7 @@ class Contents:
                 part = unknown[first : first + PART]
                 for position, found in zip(part, pool.map(digest, [names[i] for i in part]), strict=True):
                     digests[position] = found
-                if progress is not None:
-                    progress(first + len(part), len(unknown))
+                progress(first + len(part), len(unknown))
         return digests
 
     def note(self, key: str, value: str) -> None:
@@ -130,7 +129,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_rows(
-    rows: Rows, progress: Progress | None = None, check: Callable[[np.ndarray], None] | None = None
+    rows: Rows, progress: Progress = silent, check: Callable[[np.ndarray], None] | None = None
 ) -> str:
     """The digest of all rows of an array, independent of the file format.
 
@@ -152,8 +151,7 @@ def digest_rows(
             if check is not None:
                 check(block)
             digest.update(block.data)
-            if progress is not None:
-                progress(min(first + step, len(rows)), len(rows))
+            progress(min(first + step, len(rows)), len(rows))
         return digest.hexdigest()[:32]
 
     path = getattr(rows, "path", None) or getattr(rows, "filename", None)

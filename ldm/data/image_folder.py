@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.contents import Contents, digest_texts
 from ldm.data.folder_walk import SUFFIXES, list_pictures, printable
 from ldm.data.pictures import name_some
@@ -75,7 +75,7 @@ class FolderStore:
             raise FileNotFoundError("it is a broken link or not a file")
         return path.read_bytes()
 
-    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+    def digest(self, positions: Sequence[int], progress: Progress = silent) -> str:
         """Digest of all bytes of some pictures, in order; digests of unchanged files are cached."""
         contents = Contents(self.root)
         digests = contents.digest_files([self._paths[position] for position in positions], progress)

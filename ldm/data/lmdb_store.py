@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.contents import Contents
 from ldm.errors import UserError
 
@@ -51,7 +51,7 @@ class LmdbStore:
             raise UserError(f"{self._path} has no picture {self.names[position]}; get it again")
         return data
 
-    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+    def digest(self, positions: Sequence[int], progress: Progress = silent) -> str:
         """Digest of all bytes of some pictures, in order; cached as long as the file does not change.
 
         Raises:
@@ -65,8 +65,7 @@ class LmdbStore:
                 for number, key in enumerate(keys, start=1):
                     data = transaction.get(bytes(key)) or b""
                     digest.update(f"{len(data)} ".encode() + data)
-                    if progress is not None:
-                        progress(number, len(keys))
+                    progress(number, len(keys))
             return digest.hexdigest()[:32]
 
         contents, chosen = Contents(self.root), hashlib.blake2b(keys.tobytes()).hexdigest()[:32]

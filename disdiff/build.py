@@ -58,11 +58,7 @@ def build_source(config: DataConfig) -> ImageSource:
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
-    """An untrained first stage.
-
-    Raises:
-        UserError: its kind or an option of this kind is unknown.
-    """
+    """An untrained first stage; UserError if its kind or an option of this kind is unknown."""
     kinds: dict[str, Callable[[], Autoencoder]] = {
         "vq": lambda: VQAutoencoder(config.network, config.codebook_size, legacy=config.legacy_codebook),
         "kl": lambda: KLAutoencoder(config.network),
@@ -115,11 +111,7 @@ def build_trunk_encoder(config: Config, options: FactorEncoderConfig, shape: tup
 
 
 def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) -> EncoderInput:
-    """The input of the encoder: `image`, `z` or `features`.
-
-    Raises:
-        UserError: its kind is unknown.
-    """
+    """The input of the encoder: `image`, `z` or `features`; UserError if its kind is unknown."""
     kinds: dict[str, Callable[[], EncoderInput]] = {
         "image": lambda: ImageInput(latent_space),
         "z": lambda: LatentInput(latent_space),
@@ -382,11 +374,7 @@ SYSTEMS = {
 
 
 def get_system(config: Config) -> System:
-    """The system of a configuration.
-
-    Raises:
-        UserError: there is no system of that name.
-    """
+    """The system of a configuration; UserError if there is no system of that name."""
     return look_up("system", config.system, SYSTEMS)
 
 

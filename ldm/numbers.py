@@ -67,11 +67,7 @@ class Range:
         return " and ".join(words if words and not math.isinf(number) else ["finite", *words])
 
     def read(self, text: str) -> int | float:
-        """Parse a number from text.
-
-        Raises:
-            UserError: the text is not a number, or the number is out of range.
-        """
+        """Parse a number from text; UserError if the text is not a number, or the number is out of range."""
         try:
             number = int(text) if self.whole else float(text)
         except ValueError:

@@ -59,11 +59,7 @@ class PriorConfig:
 
 
 def term_weights(config: PriorConfig) -> tuple[float, float]:
-    """Weights of the KL and of the MMD: 1 - zeta and lambda + zeta - 1.
-
-    Raises:
-        UserError: a weight is negative.
-    """
+    """Weights of the KL and of the MMD: 1 - zeta and lambda + zeta - 1; UserError if a weight is negative."""
     weight_kl, weight_mmd = 1 - config.zeta, round(config.weight + config.zeta - 1, 9)
     if weight_kl < 0 or weight_mmd < 0:
         raise UserError(

@@ -80,11 +80,7 @@ class Clip(nn.Module):
         return self.net.encode_image(self.preprocess(image), normalize=True)
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit-length embeddings of texts, shape (n, E).
-
-        Raises:
-            UserError: a text is too long for the CLIP.
-        """
+        """Unit-length embeddings of texts, shape (n, E); UserError if a text is too long for the CLIP."""
         tokens = self.tokenize(texts).to(self.preprocess.mean.device)
         return self.net.encode_text(tokens, normalize=True)
 

@@ -160,11 +160,7 @@ def count_while(exists: Callable[[int], bool]) -> int:
 
 
 def get_shape(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """Shape of a required tensor.
-
-    Raises:
-        UserError: the tensor is missing.
-    """
+    """Shape of a required tensor; UserError if the tensor is missing."""
     if name not in shapes:
         raise UserError(f"the file has no tensor {name}; it is damaged, or does not match --kind")
     return shapes[name]

@@ -188,11 +188,7 @@ UNET, ENCODER = "model.diffusion_model.", "cond_stage_model.encoder."
 
 
 def find_head(shapes: Shapes) -> int:
-    """Index of the encoder's last layer, the only one with a matrix.
-
-    Raises:
-        UserError: there is no such layer.
-    """
+    """Index of the encoder's last layer, the only one with a matrix; UserError if there is no such layer."""
     places = [
         int(name.removeprefix(ENCODER).split(".")[0])
         for name, shape in shapes.items()

@@ -110,11 +110,7 @@ def save_frames(path: str | Path, frames: Tensor, units: list[int], amounts: tup
 
 
 def load_frames(folder: Path) -> Frames | None:
-    """Load the frames of a run; None if there are none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Load the frames of a run; None if there are none; UserError if the file is damaged."""
     path = folder / FRAMES
     if not path.exists():
         return None

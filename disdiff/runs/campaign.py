@@ -157,11 +157,7 @@ def plan_campaign(
 
 
 def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
-    """Plan one run of a configuration.
-
-    Raises:
-        UserError: the configuration is invalid or has no code.
-    """
+    """Plan one run of a configuration; UserError if the configuration is invalid or has no code."""
     config = load_config([file], list(overrides))
     if not get_system(config).has_code:
         raise UserError(f"{file} configures {config.system}, which has no code to compare; leave it out")

@@ -46,11 +46,7 @@ def draw_data(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Draw codes from the prior.
-
-    Raises:
-        UserError: the run was trained without a prior.
-    """
+    """Draw codes from the prior; UserError if the run was trained without a prior."""
     config = run.config
     if not get_system(config).depends_on("prior") or not any(term_weights(config.prior)):
         raise UserError(f"this run of {config.system} was trained without a prior; use another --codes")
@@ -60,11 +56,7 @@ def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Draw codes from the run's latent DPM.
-
-    Raises:
-        UserError: the run has no latent DPM.
-    """
+    """Draw codes from the run's latent DPM; UserError if the run has no latent DPM."""
     weights = run.folder / "stages" / "latent_dpm" / WEIGHTS
     if not weights.exists():
         raise UserError(

@@ -157,11 +157,7 @@ def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress
 
 
 def verify_npz(path: Path) -> None:
-    """Verify the checksums of all arrays in an `.npz` file.
-
-    Raises:
-        UserError: an array is damaged.
-    """
+    """Verify the checksums of all arrays in an `.npz` file; UserError if an array is damaged."""
     with open_npz(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -169,11 +165,7 @@ def verify_npz(path: Path) -> None:
 
 
 def npz_keys(path: Path) -> list[str]:
-    """Names of the arrays in an `.npz` file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Names of the arrays in an `.npz` file; UserError if the file is damaged."""
     with open_npz(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 

@@ -131,11 +131,7 @@ class NpyWriter:
             self._file.write(np.ascontiguousarray(rows).data)
 
     def sync(self) -> None:
-        """Flush appended rows to the disk.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Flush appended rows to the disk; UserError if the file cannot be written."""
         with self._write_errors():
             self._file.flush()
             os.fsync(self._file.fileno())

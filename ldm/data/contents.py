@@ -52,11 +52,7 @@ class Contents:
         return digest
 
     def digest_file(self, path: Path) -> str:
-        """Return the digest of a file in the folder.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+        """Return the digest of a file in the folder; OSError if the file cannot be read."""
         key = f"file {os.path.relpath(path, self.path.parent)}"
         return self.digest(key, path, lambda: digest_file(path))
 
@@ -117,11 +113,7 @@ class Contents:
 
 
 def digest_file(path: Path) -> str:
-    """The digest of a regular file.
-
-    Raises:
-        OSError: the file cannot be read, or is not a regular file.
-    """
+    """The digest of a regular file; OSError if the file cannot be read, or is not a regular file."""
     if not path.is_file():  # reading a pipe would wait for ever
         raise FileNotFoundError(f"{path} is not a file")
     with path.open("rb") as file:

@@ -65,11 +65,7 @@ class FolderStore:
             )
 
     def read(self, position: int) -> bytes:
-        """Bytes of a picture.
-
-        Raises:
-            OSError: the picture cannot be read, or is not a file.
-        """
+        """Bytes of a picture; OSError if the picture cannot be read, or is not a file."""
         path = self.root / self._paths[position]
         if not path.is_file():  # reading a pipe would wait for ever
             raise FileNotFoundError("it is a broken link or not a file")

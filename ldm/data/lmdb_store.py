@@ -40,11 +40,7 @@ class LmdbStore:
         self.names = Keys(self._keys)
 
     def read(self, position: int) -> bytes:
-        """Bytes of a picture.
-
-        Raises:
-            UserError: the picture is missing.
-        """
+        """Bytes of a picture; UserError if the picture is missing."""
         with self._begin() as transaction:
             data = transaction.get(bytes(self._keys[position]))
         if data is None:
@@ -146,11 +142,7 @@ def find_lmdb(root: Path) -> Path | None:
 
 
 def import_lmdb() -> ModuleType:
-    """Import the package lmdb.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import the package lmdb; UserError if it is not installed."""
     try:
         import lmdb
     except ImportError as error:

@@ -194,11 +194,7 @@ class Pictures:
         return len(self._positions)
 
     def images(self, index: Tensor) -> Tensor:
-        """Images at `index` (n,) int64, shape (n, 3, H, W) uint8.
-
-        Raises:
-            UserError: a picture cannot be read.
-        """
+        """Images at `index` (n,) int64, shape (n, 3, H, W) uint8; UserError if a picture cannot be read."""
         if self._prepared is not None:
             return gather(self._prepared, index)
         rows, inverse = unique_rows(index, len(self))

@@ -70,11 +70,7 @@ def find_smallnorb(root: Path) -> Path | None:
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Read a whole matrix file.
-
-    Raises:
-        UserError: the file is damaged or truncated.
-    """
+    """Read a whole matrix file; UserError if the file is damaged or truncated."""
     with _open_matrix(path) as (stream, dtype, shape):
         data = stream.read()
         if len(data) != math.prod(shape) * dtype.itemsize:

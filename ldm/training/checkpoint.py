@@ -53,11 +53,7 @@ class StageCheckpoint(pl.Callback):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without executing code that it may contain.
-
-    Raises:
-        UserError: the file is unreadable.
-    """
+    """Read a checkpoint without executing code that it may contain; UserError if the file is unreadable."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         count_steps(checkpoint)

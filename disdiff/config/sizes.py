@@ -1,4 +1,4 @@
-"""Check that networks fit the image size and that there are enough images.
+"""Check that networks fit the images, and that there are enough images.
 
 Every level of a network halves the resolution, so the image size limits the number of levels.
 """
@@ -29,6 +29,16 @@ def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
             f"of {image_size} pixels through autoencoder.network) allow at most "
             f"{most}; remove levels, change data.image_size, or give autoencoder.network.channel_mult fewer "
             "levels"
+        )
+
+
+def check_channels(config: Config, channels: int) -> None:
+    """Raise UserError if the networks are configured for images of other channels than those of the data."""
+    reads = config.autoencoder.network.in_channels
+    if reads != channels:
+        raise UserError(
+            f"autoencoder.network.in_channels={reads} does not fit {config.data.name}, whose images have "
+            f"{channels} channels; set it to {channels}"
         )
 
 

@@ -18,7 +18,7 @@ from disdiff.build import (
     get_system,
 )
 from disdiff.config.schema import Config
-from disdiff.config.sizes import check_sampler
+from disdiff.config.sizes import check_channels, check_sampler
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import get_protocol
 from disdiff.runs.stages import Stage, list_stages
@@ -101,6 +101,7 @@ def open_context(config: Config) -> Context:
     machine = resolve_machine(**options)
     configure_process(machine, config.trainer.threads)
     source = build_source(config.data)
+    check_channels(config, source.channels)
     skipped = describe_source(source).get("skipped", [])
     if skipped:
         log.info(f"note: {len(skipped)} pictures cannot be read and are left out: {name_some(skipped)}")

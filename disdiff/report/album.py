@@ -53,7 +53,6 @@ def make_pictures(
     sampler: SamplerConfig,
     seed: int,
     progress: Report = silent,
-    run_name: str | None = None,
     parts: Collection[str] = tuple(PARTS),
 ) -> None:
     """Write the files of `PARTS` into a run folder.
@@ -68,7 +67,6 @@ def make_pictures(
         sampler: sampler of the samples; edits use deterministic DDIM with the same number of steps.
         seed: seed of the choice of images and of the noise.
         progress: called with the name of the current picture and its completed fraction.
-        run_name: name of the run for the subtitle; None uses the name of the folder.
         parts: the parts to draw.
     """
     folder, generator = Path(folder), torch.Generator().manual_seed(seed)
@@ -76,7 +74,7 @@ def make_pictures(
     image = to_float(source.images(chosen)).to(model.device)
     start = image[0::2][: len(image) // 2]
     names = name_scored_units(codes, scores)
-    facts = [name_data(source.name, source.procedural), run_name or folder.name]
+    facts = [name_data(source.name, source.procedural), folder.name]
     album = Album(
         model=model,
         start=start,

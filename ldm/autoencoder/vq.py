@@ -61,7 +61,6 @@ class VQAutoencoder(Autoencoder):
     Args:
         network: the sizes of encoder and decoder.
         codebook_size: number of codes.
-        embed_dim: channels of z_raw and length of a code; `network.z_channels` if not given.
         beta: weight of the commitment term.
         legacy: multiply the codebook term by beta instead of the commitment term.
     """
@@ -70,14 +69,13 @@ class VQAutoencoder(Autoencoder):
         self,
         network: NetworkConfig,
         codebook_size: int = 2048,
-        embed_dim: int | None = None,
         beta: float = 0.25,
         legacy: bool = False,
     ) -> None:
         super().__init__()
         quantizer_class = import_vector_quantizer()
         self.codebook_size = codebook_size
-        self.latent_channels = embed_dim or network.z_channels
+        self.latent_channels = network.z_channels
         self.downsampling_factor = network.downsampling_factor
         self.encoder = Encoder(network)
         self.decoder = Decoder(network)

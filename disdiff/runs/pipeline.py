@@ -59,6 +59,8 @@ def run_pipeline(context: Context) -> None:
                 from disdiff.runs.results import write_results
 
                 write_results(context, time.monotonic() - start)
+    if context.config.preset == "smoke":
+        log.info("preset smoke checks the installation only: its scores and pictures mean nothing")
     log.info(f"results in {context.folder}")
 
 

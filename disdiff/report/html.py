@@ -135,7 +135,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         curves=list(list_curves(folder)),
         codebook=describe_codes_in_use(folder),
         environment=list_environment(metrics),
-        config=(folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else "",
+        config=(folder / "config.yaml").read_text("utf-8") if (folder / "config.yaml").exists() else "",
     )
     out = out or folder / "report.html"
     with atomic_path(out) as temporary:

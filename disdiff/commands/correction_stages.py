@@ -45,6 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Sample with the code in one stage of sampling only, and measure the reconstruction."""
+    out = choose_path(arguments, NAME)
+    numbers = data_path(out, ".json")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     if not isinstance(model, DisDiff):
@@ -68,6 +70,5 @@ def main(arguments: argparse.Namespace) -> None:
             progress((k + 1) / len(windows))
     title = "The code corrects the frozen model in one stage of sampling only"
     details = {"num_images": len(image), "seed": arguments.seed, "num_steps": sampler.num_steps}
-    numbers = data_path(choose_path(arguments, NAME), ".json")
     save_json(numbers, {**details, "corrected": measured})
-    save_picture(arguments, run, NAME, torch.stack(rows), title, labels)
+    save_picture(out, run, torch.stack(rows), title, labels)

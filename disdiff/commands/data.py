@@ -39,9 +39,8 @@ VERBS = ("check", "show")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    names = f"{{{','.join([*DATA_SETS, *VERBS])}}}"
     parser.add_argument(
-        "name", choices=[*DATA_SETS, *VERBS], metavar=names, help="data set, or `check` or `show`"
+        "name", choices=[*DATA_SETS, *VERBS], metavar="NAME|check|show", help=", ".join(DATA_SETS)
     )
     parser.add_argument(
         "checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check` or `show`"

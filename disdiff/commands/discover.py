@@ -34,7 +34,7 @@ TINY = "local-dir:pretrained/tiny_clip"
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, EXAMPLES)
+    parser = build_parser(__doc__, EXAMPLES, "folder of the results (default: RUN)")
     parser.add_argument(
         "--prompts", type=expand_home, metavar="FILE", help="YAML file with the factors in words"
     )

@@ -34,7 +34,7 @@ WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, EXAMPLES)
+    parser = build_parser(__doc__, EXAMPLES, "file of the results, JSON (default: in RUN/fid)")
     parser.add_argument(
         "--images", default="samples", help=f"{', '.join(run_sets.KINDS)} or FILE.npy (default: samples)"
     )

@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
     with atomic_path(out) as temporary:
-        draw(summary, run.title).savefig(temporary, format="png")
+        draw(summary, run.title).savefig(temporary, format=out.suffix[1:])
     save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})
     first, last, count = summary["first"], summary["last"], summary["num_steps"]
     lowered, ratio = summary["lowered_share"], summary["mean_ratio"]

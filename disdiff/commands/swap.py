@@ -7,6 +7,7 @@ import torch
 from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
+    choose_path,
     load_image,
     number,
     open_run,
@@ -27,7 +28,7 @@ EXAMPLES = """examples:
   disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
   disdiff swap pretrained/shapes3d --noise random --steps 100   random noise instead of the source's
   disdiff swap pretrained/shapes3d --noise 0.3                  30 % of the source's noise is replaced
-Writes edits/<run>-swap.png; --out PATH changes the path."""
+Writes edits/<run>-swap.png (the next swap is <run>-swap-2.png); --out PATH changes the path."""
 
 NUM_PAIRS = 8
 
@@ -72,6 +73,7 @@ def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor,
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Draw the swaps of pairs of images."""
+    out = choose_path(arguments, "swap.png")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
@@ -86,4 +88,4 @@ def main(arguments: argparse.Namespace) -> None:
     labels = [
         names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
     ]
-    save_picture(arguments, run, "swap.png", grid, TITLES["swap"], ["source", "target", *labels])
+    save_picture(out, run, grid, TITLES["swap"], ["source", "target", *labels])

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,9 +72,16 @@ def word_error(message: str, arguments: argparse.Namespace) -> str:
     """An error message whose remedy fits the command line `arguments`; see `add_settings_hint`."""
     if hasattr(arguments, "overrides"):  # the command accepts key=value as the messages advise
         return message
+    if not hasattr(arguments, "set"):  # some commands have options of their own for settings of the data
+        message = re.sub(r"\bdata\.(\w+)=", lambda key: name_option(key, arguments), message)
     return add_settings_hint(
         message, "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
     )
+
+
+def name_option(key: re.Match[str], arguments: argparse.Namespace) -> str:
+    """The option for a setting `data.NAME=`, such as `--root `, if the command has it, else the setting."""
+    return f"--{key[1].replace('_', '-')} " if hasattr(arguments, key[1]) else key[0]
 
 
 def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:

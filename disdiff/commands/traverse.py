@@ -8,6 +8,7 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_image,
+    choose_path,
     number,
     open_run,
     parse_units,
@@ -25,7 +26,7 @@ EXAMPLES = """examples:
   disdiff traverse pretrained/shapes3d --units 0,3         these units
   disdiff traverse pretrained/shapes3d --image 70000       an image of the data set
   disdiff traverse pretrained/shapes3d --image photo.png --reach 3 --columns 13
-Writes edits/<run>-traversal.png; --out PATH changes the path."""
+Writes edits/<run>-traversal.png (the next one is <run>-traversal-2.png); --out PATH changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Draw a traversal of each unit."""
+    out = choose_path(arguments, "traversal.png")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
@@ -61,4 +63,4 @@ def main(arguments: argparse.Namespace) -> None:
         grid = draw_traversal(model, image, units, directions, amounts, sampler, z_T, progress)
     labels = [names.labels[unit] for unit in units]
     title, columns = TITLES["traversal"], label_amounts(amounts)
-    save_picture(arguments, run, "traversal.png", grid, title, labels, columns)
+    save_picture(out, run, grid, title, labels, columns)

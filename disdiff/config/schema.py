@@ -384,7 +384,8 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         tree = OmegaConf.create(quote_texts(path.read_text(encoding="utf-8"), ConfigFile) or {})
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+        remedy = f"; give {path / 'config.yaml'}" if (path / "config.yaml").is_file() else ""
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}{remedy}") from error
     except Exception as error:  # PyYAML and OmegaConf raise many kinds
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):

@@ -6,6 +6,7 @@ continues. The first run that needs a shared stage trains it. Runs are ordered b
 campaign still has all configurations for the first seeds.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -279,7 +280,7 @@ def run_job(job: Job, log: Path, show_line: ShowLine) -> str | None:
     command = [sys.executable, "-u", *MAIN_JOB, *job.arguments]
     process = subprocess.Popen(  # in its own session, so that only `stop` interrupts it, once
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True, preexec_fn=heed_interrupts,
+        start_new_session=True, preexec_fn=heed_interrupts if os.name == "posix" else None,
     )  # fmt: skip
     last = ""
     try:
@@ -304,7 +305,10 @@ def heed_interrupts() -> None:
 
 def stop(process: subprocess.Popen) -> None:
     """Interrupt a process so that it saves its state; kill it if it does not end."""
-    process.send_signal(signal.SIGINT)
+    if os.name == "posix":
+        process.send_signal(signal.SIGINT)
+    else:  # Windows has no such signal; training continues from the last checkpoint
+        process.terminate()
     try:
         process.communicate(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:

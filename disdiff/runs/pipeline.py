@@ -35,7 +35,7 @@ def run_pipeline(context: Context) -> None:
     num_images, labelled = len(context.eval_index), context.source.factor_space is not None
     if labelled and LEAST_IMAGES <= num_images < protocol.num_rows:
         log.info(f"note: protocol {name_protocol(protocol.name, num_images)}")
-    elif num_images < protocol.num_rows:
+    elif labelled and num_images < protocol.num_rows:
         log.info(
             f"note: no scores, because protocol {protocol.name} needs {protocol.num_rows} evaluation images "
             f"but there are {num_images} (evaluation.num_images)"
@@ -59,6 +59,8 @@ def run_pipeline(context: Context) -> None:
                 from disdiff.runs.results import write_results
 
                 write_results(context, time.monotonic() - start)
+    if context.config.preset == "smoke":
+        log.info("preset smoke checks the installation only: its scores and pictures mean nothing")
     log.info(f"results in {context.folder}")
 
 
@@ -112,4 +114,4 @@ def open_run_folder(context: Context) -> None:
                 "choose another run.name, or delete that folder"
             )
     with atomic_path(path) as temporary:
-        temporary.write_text(to_yaml(context.config))
+        temporary.write_text(to_yaml(context.config), encoding="utf-8")

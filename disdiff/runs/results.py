@@ -300,7 +300,9 @@ def describe_device(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     processor = platform.processor() or platform.machine()
-    return f"{processor}, {torch.get_num_threads()} threads" if device == "cpu" else f"{processor}, {device}"
+    threads = torch.get_num_threads()
+    count = f"{threads} thread{'s' * (threads > 1)}"
+    return f"{processor}, {count if device == 'cpu' else device}"
 
 
 def find_commit() -> str | None:

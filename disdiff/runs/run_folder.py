@@ -77,8 +77,10 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Data set and run name, for the subtitle of pictures."""
-        return f"{name_data(self.source.name, self.source.procedural)} · {self.folder.resolve().name}"
+        """Data set and run name, for the subtitle of pictures; a run named as its data set is named once."""
+        name = self.folder.resolve().name
+        data = name_data(self.source.name, self.source.procedural)
+        return data if name == self.source.name else f"{data} · {name}"
 
     def unit_names(self) -> UnitNames:
         """Names of the units; numbers if there are no codes or no scores."""

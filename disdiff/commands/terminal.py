@@ -42,24 +42,21 @@ def run_script(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(words)
     log_to_terminal(sys.stderr)
+    if arguments.debug:
+        main(arguments)
+        return
     try:
-        if arguments.debug:
+        with interruptible("stopped"):
             main(arguments)
-        else:
-            with interruptible("stopped"):
-                main(arguments)
     except UserError as error:
-        if arguments.debug:
-            raise
         sys.stderr.write(f"error: {word_error(str(error), arguments)}\n")
         sys.exit(2)
 
 
-CONTINUES = "stopped; the same command continues from the last checkpoint"
-
-
 @contextmanager
-def interruptible(message: str = CONTINUES) -> Iterator[None]:
+def interruptible(
+    message: str = "stopped; the same command continues from the last checkpoint",
+) -> Iterator[None]:
     """End with this message and exit status 130 on an interrupt."""
     try:
         yield

@@ -118,7 +118,11 @@ def test_every_script_is_a_command(path):
 def test_the_demo_shows_what_the_shipped_model_found(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, said, _ = call("demo")
-    assert status == 0 and re.search(r"unit \d · wall hue (1\.00|0\.9\d)", said) and "disdiff train --base" in said
+    assert (
+        status == 0
+        and re.search(r"unit \d · wall hue (1\.00|0\.9\d)", said)
+        and "disdiff train --base" in said
+    )
     out = Path("disdiff-demo")
     for name in (*demo.SHOWN, demo.FRESH):
         assert f"{out / name} " in said and (out / name).stat().st_size > 10_000

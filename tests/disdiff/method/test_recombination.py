@@ -12,7 +12,7 @@ from disdiff.method.losses import (
     recode_error,
 )
 from disdiff.method.model import PDAE
-from disdiff.method.recombination import PENALTY_EVERY, Recombination, draw_taken
+from disdiff.method.recombination import CRITIC_BETAS, PENALTY_EVERY, Recombination, draw_taken
 from disdiff.method.tasks import DisDiffTask
 from ldm.autoencoder.losses import hinge_discriminator_loss
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
@@ -216,8 +216,10 @@ def test_every_network_is_trained_and_only_the_model_s_are_kept(build_tiny_disdi
     task = build_task(build_tiny_disdiff(fields="random"))
     statistics = prepare(task)
     optimizer = task.configure_optimizers()["optimizer"]
-    beside_the_encoder = {id(p) for p in optimizer.param_groups[0]["params"]}
-    assert beside_the_encoder >= {id(p) for p in task.recombination.parameters()}
+    encoder, _, decoder, critic = optimizer.param_groups
+    assert decoder["lr"] == critic["lr"] == encoder["lr"]
+    assert {id(p) for p in critic["params"]} == {id(p) for p in task.recombination.critic.parameters()}
+    assert critic["betas"] == CRITIC_BETAS != decoder["betas"]
     before = {name: tensor.clone() for name, tensor in task.recombination.named_parameters()}
     task.compute_loss({"statistics": statistics[:BATCH]}, 0, task.step_generator(0)).backward()
     optimizer.step()

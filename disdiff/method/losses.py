@@ -73,8 +73,8 @@ class DisDiffLossConfig:
             code); if true, they reach the decoder only (paper).
         weight_kl: weight of the code's KL divergence to the standard normal, for a Gaussian encoder.
         kl_warmup_steps: `weight_kl` rises linearly over these steps.
-        weight_correlation: weight of the total correlation of a Gaussian code's units (beta-TCVAE; Chen et al.
-            2018), in nats.
+        weight_correlation: weight of the total correlation of a Gaussian code's units, in nats
+            (`disdiff.method.kl_parts`).
         recombination: mixtures of the units of two images must show an image.
     """
 

@@ -134,7 +134,7 @@ def draw_taken(code: Tensor, generator: torch.Generator) -> Tensor:
 def build_networks(
     config: RecombinationConfig, num_numbers: int, shape: torch.Size
 ) -> tuple[nn.Module, nn.Module]:
-    """The small decoder, codes (B, N D) => whitened latents (B, P), and the critic, whitened latents => (B, 1).
+    """The small decoder, codes (B, N D) => whitened latents (B, P), and the critic, latents => (B, 1).
 
     Args:
         config: kind and sizes.
@@ -165,7 +165,7 @@ def build_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class ConvDecoder(nn.Sequential):
-    """A hidden layer, maps of half the latent's size, a residual block, and a convolution to 2x2 pixels each."""
+    """A hidden layer, maps of half the latent's size, a residual block, and 2x2 pixels for each of theirs."""
 
     def __init__(self, config: RecombinationConfig, num_numbers: int, shape: torch.Size) -> None:
         channels, (depth, height, width) = config.channels, shape

@@ -21,7 +21,7 @@ from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.files import expand_home
 from ldm.memory import keep_freed_memory
-from ldm.numbers import COUNT, SEED, Range
+from ldm.numbers import COUNT, SEED, SEVERAL, Range
 from ldm.training.threads import list_counts, set_threads
 
 
@@ -43,7 +43,7 @@ def add_sampler_options(
     parser: argparse.ArgumentParser, steps: str = "number of DDIM steps (default: that of the run)"
 ) -> None:
     """Add the options of every command that samples: --steps, --guidance."""
-    parser.add_argument("--steps", type=number(COUNT), help=steps)
+    parser.add_argument("--steps", type=count, help=steps)
     parser.add_argument(
         "--guidance",
         type=float,
@@ -85,6 +85,9 @@ def number(limits: Range) -> Callable[[str], int | float]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
+
+
+count, several = number(COUNT), number(SEVERAL)
 
 
 def parse_units(text: str) -> list[int]:

@@ -8,6 +8,7 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
+    count,
     data_path,
     load_image,
     open_run,
@@ -33,7 +34,7 @@ changes the path."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=8, help="number of random images (default: 8)")
+    parser.add_argument("--num", type=count, default=8, help="number of random images (default: 8)")
     parser.add_argument(
         "--images", nargs="+", metavar="I|FILE", help="use these images: data set indices or picture files"
     )
@@ -44,8 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Sample with the code in one stage of sampling only, and measure the reconstruction."""
-    if arguments.num < 1:
-        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
     out = choose_path(arguments, NAME)
     numbers = data_path(out, ".json")
     run, sampler = open_run(arguments)

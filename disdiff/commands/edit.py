@@ -27,6 +27,7 @@ from disdiff.commands.common import (
     load_named_run,
     number,
     save_picture,
+    several,
 )
 from disdiff.editing.edits import Edit
 from disdiff.evaluation.codes_file import save_codes
@@ -104,7 +105,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--walk", metavar="PICTURE", help="interpolate to this picture")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
-    parser.add_argument("--columns", type=int, default=7, help="images of an attribute or walk (default: 7)")
+    parser.add_argument(
+        "--columns", type=several, default=7, help="images of an attribute or walk (default: 7)"
+    )
     add_sampler_options(parser)
     return parser
 
@@ -150,8 +153,8 @@ def compare_with_own(psnr: float, run: Run) -> str:
 def main(arguments: argparse.Namespace) -> None:
     """Edit units, move along an attribute, or interpolate to another picture, as requested."""
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
-    if sum(wanted) != 1 or arguments.columns < 2:
-        raise UserError("give exactly one of --unit, --attribute and --walk, and --columns of 2 or more")
+    if sum(wanted) != 1:
+        raise UserError("give exactly one of --unit, --attribute and --walk")
     if any((edit.toward is None) == (edit.by is None) for edit in arguments.edits or []):
         raise UserError("every --unit needs exactly one of --toward PICTURE and --by NUMBER after it")
     out = choose_path(arguments, "edit.png")

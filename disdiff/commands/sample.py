@@ -12,6 +12,7 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
+    count,
     open_run,
     parse_units,
     save_picture,
@@ -38,7 +39,7 @@ Writes edits/<run>-samples.png (the next ones are <run>-samples-2.png); --out PA
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=32, help="number of images (default: 32)")
+    parser.add_argument("--num", type=count, default=32, help="number of images (default: 32)")
     parser.add_argument(
         "--codes", choices=tuple(ORIGINS), default="data", help="source of the codes (default: data)"
     )
@@ -57,8 +58,6 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Sample images and write them as a grid."""
-    if arguments.num < 1:
-        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
     if arguments.during and arguments.units is not None:
         raise UserError("--during and --units cannot be combined; leave one of them out")
     out = choose_path(arguments, "samples.png")

@@ -15,7 +15,7 @@ from disdiff.commands.common import (
     save_picture,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, invert, renew_noise
+from disdiff.editing.units import check_units, deterministic, renew_noise
 from disdiff.report.pictures import TITLES, draw_swap
 from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
     swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
     device = model.device
     source, target = (image.to(device) for image in choose_pairs(arguments, run))
-    z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    z_T = model.infer_noise(source, model.encode(source), sampler.num_steps)
     z_T = renew_noise(z_T, arguments.noise, torch.Generator().manual_seed(arguments.seed))
     with show_progress("swapping") as progress:
         grid = draw_swap(model, source, target, swaps, sampler, z_T, progress)

@@ -33,15 +33,10 @@ def run_script(
     parser: argparse.ArgumentParser,
     words: Sequence[str] | None = None,
 ) -> None:
-    """Parse the command line and run a command.
+    """Parse the command line (`words`; by default that of the process) and run a command.
 
     Bad input ends with one sentence on standard error and exit status 2. With `--debug`, an option of every
     command, it ends with the traceback.
-
-    Args:
-        main: function of the command.
-        parser: parser of its options.
-        words: the command line; by default that of the process.
     """
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(words)

@@ -8,16 +8,7 @@ from dataclasses import dataclass, replace
 
 from disdiff.report.comparison import SPEED
 from disdiff.report.summary import EDITING, PSNR_ROWS
-from disdiff.report.verdicts import (
-    Arm,
-    Judge,
-    below,
-    every,
-    first_of,
-    higher,
-    lower,
-    not_lower,
-)
+from disdiff.report.verdicts import Arm, Judge, below, every, first_of, higher, lower, not_lower
 
 FACTOR_VAE, DCI = "FactorVAE score", "DCI disentanglement"
 INFORMATIVENESS, PARAMETERS = "DCI informativeness", "Parameters, trainable (M)"

@@ -32,6 +32,7 @@ from disdiff.report.discovery import FILE, PICTURE
 from disdiff.report.grids import save_grid
 from disdiff.runs.run_folder import Run
 from disdiff.runs.stages import shared_folder
+from ldm.data.arrays import silent
 from ldm.data.source import split_indices, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
@@ -100,7 +101,7 @@ class Discovery:
         self,
         prompts: Path | None,
         scores: Mapping[str, Any] | None,
-        progress: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] = silent,
     ) -> dict[str, Any]:
         """Move every unit and name it; without prompts, group units with the same effect.
 
@@ -149,15 +150,10 @@ class Discovery:
         """Embeddings of texts, normalised to length 1, on the CPU."""
         return self.clip.encode_text(texts).cpu()
 
-    def edit(
-        self, name: str, folder: Path, progress: Callable[[float], None] | None = None
-    ) -> dict[str, Any]:
-        """Move the unit with a name, write a picture, and measure the edit if there are labels.
+    def edit(self, name: str, folder: Path, progress: Callable[[float], None] = silent) -> dict[str, Any]:
+        """Move the unit with a name, write a picture to `folder`, and measure the edit if there are labels.
 
-        Args:
-            name: name of a unit, from `find`.
-            folder: output folder of the picture.
-            progress: called with the completed fraction of the probe's training.
+        `progress` is called with the completed fraction of the probe's training.
 
         Raises:
             UserError: no unit has the name.
@@ -179,7 +175,7 @@ class Discovery:
                 self.eval_index,
                 self.run.config.evaluation.probe_steps,
                 self.run.config.evaluation.seed,
-                progress or (lambda share: None),
+                progress,
             )
         label = self.prompts.labels.get(name, name)
         return result | judge_edit(self.probe, before, after, list(source.factor_space.names), label)
@@ -203,9 +199,8 @@ class Discovery:
         paths = [(folder / name).with_stem(f"discovery{ending}") for name in (FILE, PICTURE)]
         save_json(paths[0], result)
         found = self.displacements
-        pairs = torch.stack([found.before, found.after], dim=2)[:, :NUM_SHOWN].flatten(
-            1, 2
-        )  # (K, 2 shown, ...)
+        pairs = torch.stack([found.before, found.after], dim=2)  # (K, n, 2, ...)
+        pairs = pairs[:, :NUM_SHOWN].flatten(1, 2)
         columns = ["before", "after"] * (pairs.shape[1] // 2)
         labels = [label_finding(finding) for finding in self.findings]
         save_grid(paths[1], pairs, f"Units, {self.options.way}", self.subtitle, labels, columns)

@@ -109,11 +109,7 @@ class Run:
         return load_json(path) if path.exists() else None
 
     def require_codes(self, *labels: str) -> dict[str, np.ndarray]:
-        """The same as `codes`, but a missing file is an error.
-
-        Raises:
-            UserError: there is no `codes.npz`.
-        """
+        """The same as `codes`; UserError if there is no `codes.npz`."""
         codes = self.codes(*labels)
         if codes is None:
             raise UserError(f"{self.folder} has no codes.npz; finish the run with disdiff train first")

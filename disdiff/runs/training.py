@@ -7,11 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from disdiff.build import (
-    build_autoencoder_task,
-    build_latent_diffusion_task,
-    build_latent_dpm_task,
-)
+from disdiff.build import build_autoencoder_task, build_latent_diffusion_task, build_latent_dpm_task
 from disdiff.runs.context import Context
 from disdiff.runs.encoding import (
     BATCH,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from disdiff.commands.common import parse_seeds
-from disdiff.commands.terminal import begin_parser
+from disdiff.commands.terminal import begin_parser, interruptible
 from disdiff.config.places import find
 from disdiff.editing.unit_names import name_data
 from disdiff.report import claims as tried
@@ -167,16 +167,13 @@ def make_missing(claims: Iterable[Claim], jobs: Mapping[str, list[Job]], root: P
     """
     by_seed = [job for group in zip(*jobs.values(), strict=True) for job in group]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM, too, a run saves its state
-    try:
+    with interruptible():
         failures = train_campaign(by_seed, root / "logs")
         for claim in claims:
             for job in (job for arm in claim.arms for job in jobs[arm.name] if job.finished):
                 for name in claim.measures:
                     if not measured_file(job, name).exists():
                         failures |= make_measurement(job, name)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
     return failures
 
 

@@ -68,7 +68,17 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
         return
     seed = config.seed if seed is None else seed
     with progress_bar("pictures") as progress:
-        shared = (run.model, run.source, run.eval_index, codes, scores, run.folder, config.sampler, seed, progress)
+        shared = (
+            run.model,
+            run.source,
+            run.eval_index,
+            codes,
+            scores,
+            run.folder,
+            config.sampler,
+            seed,
+            progress,
+        )
         make_pictures(*shared, parts=parts)
 
 

@@ -289,9 +289,9 @@ CLAIMS = (
         number="8",
         text="Gradient fields are separable: the codes of a subset of units compose.",
         made=f"{DISDIFF_PAPER}, method",
-        reading="Swapped beside another unit, or all together, units change their factors no more rarely than "
-        "alone; and the joint change of a pair differs from the sum of the single changes by less than half "
-        "of its own norm. Seeds draw the images.",
+        reading="Swapped in pairs or all together, units change their factors no more rarely than alone; and "
+        "the joint change of a pair differs from the sum of the single changes by less than half of its own "
+        "norm. Seeds draw the images.",
         decides="this one model; nothing on other seeds of training",
         arms=(SHIPPED,),
         rows=(*CHANGED.values(), *KEPT.values(), *RESIDUAL.values()),

@@ -25,15 +25,14 @@ HEAD = f"""# What holds
 This page tries claims of the papers, each by runs that the commands below repeat. `disdiff claims` makes it
 from the runs' records in `benchmarks/claims`.
 
-- Verdicts: *{HOLDS}*, *{FAILS}*, *{UNDECIDED}*. A claim of several parts holds if all do, and does not hold if one
-  does not; each part is marked yes, no or open.
-  A difference counts if it is more than twice its standard error over seeds, with at least {FEWEST_SEEDS}
-  seeds a side.
-- ± is the standard deviation over seeds, dividing by n - 1. All runs of a claim have the same data, protocol and
-  number of training images.
+- Verdicts: *{HOLDS}*, *{FAILS}*, *{UNDECIDED}*. A claim of several parts holds if all do,
+  and does not hold if one does not; each part is marked yes, no or open. A difference counts if it is more
+  than twice its standard error over seeds, with at least {FEWEST_SEEDS} seeds a side.
+- ± is the standard deviation over seeds, dividing by n - 1. All runs of a claim have the same data, protocol
+  and number of training images.
 - Data called procedural are drawn by this package; a verdict on them says nothing about the published files.
-- What is small here: networks and budgets, of minutes of one core. Verdicts are meant at this size, and each row
-  says what the size can decide.
+- What is small here: networks and budgets, of minutes of one core. Verdicts are meant at this size, and each
+  row says what the size can decide.
 - Times are those of one core, without shared stages.
 
 ```bash

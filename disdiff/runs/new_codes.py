@@ -19,7 +19,7 @@ from disdiff.editing.units import decode_code, in_batches, sample_start
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run
-from disdiff.runs.stages import list_stages
+from disdiff.runs.stages import Stage, list_stages
 from ldm.diffusion.sampler import EpsFunction
 from ldm.errors import UserError, look_up
 from ldm.nn.layers import freeze
@@ -98,7 +98,7 @@ def find_unconditional(run: Run) -> EpsFunction:
         return run.model.denoiser
     if not isinstance(run.model, DiffusionModel):
         raise UserError(f"{run.config.system} does not predict noise; leave out --during")
-    stage = list_stages(replace(run.config, system="latent_diffusion"), run.source, run.folder)[-1]
+    stage = find_shared_diffusion(run)
     if not stage.trained:
         raise UserError(
             f"there is no unconditional model of these latents ({stage.folder}); train it: "
@@ -109,13 +109,17 @@ def find_unconditional(run: Run) -> EpsFunction:
     return freeze(denoiser).to(run.model.device)
 
 
+def find_shared_diffusion(run: Run) -> Stage:
+    """The stage `latent_diffusion` on the run's first stage, which may not be trained."""
+    return list_stages(replace(run.config, system="latent_diffusion"), run.source, run.folder)[-1]
+
+
 def list_sources(run: Run) -> list[str]:
     """The ways of `draw_new` to sample a run's model, of those that it has the stages for."""
-    trained = (run.folder / "stages" / "latent_dpm" / WEIGHTS).exists()
-    ways = ["data", "normal"] + ["latent_dpm"] * trained
-    if not isinstance(run.model, DiffusionModel):
-        return ways
-    return [*ways, "two_phase"]
+    has_dpm = (run.folder / "stages" / "latent_dpm" / WEIGHTS).exists()
+    denoises = isinstance(run.model, DiffusionModel)
+    has_other = isinstance(run.model, DisDiff) or (denoises and find_shared_diffusion(run).trained)
+    return ["data", "normal", *["latent_dpm"] * has_dpm, *["two_phase"] * has_other]
 
 
 def draw_new(

@@ -26,72 +26,84 @@ SCORES = (FACTOR_VAE, DCI, "DCI completeness", INFORMATIVENESS, "MIG", "InfoM", 
 RANDOM = PSNR_ROWS["random"]
 SWAPS = EDITING["success_mean"]
 RIGHT = tuple(f"Swaps right: {factor}" for factor in ("scale", "shape"))
-GAP = "Gap of the posterior mean, corrected / frozen"
-LOSS, SPIKE = "Loss / loss of the frozen model", "Gradient norm, largest / median"
-READ = {
-    stage: f"Factors read: {text}"
-    for stage, text in (
-        ("critical", "code in the critical stage only"),
-        ("early", "code in the early stage only"),
-        ("late", "code in the late stage only"),
-        ("always", "code always"),
-        ("never", "code never"),
-        ("chance", "most frequent values"),
-    )
-}
-CHANGED = {size: f"Swapped factors changed, {size}" for size in ("single", "pair", "all")}
-KEPT = {size: f"Other factors kept, {size}" for size in ("single", "pair")}
-RESIDUAL = {size: f"Change against the sum of single changes, {size}" for size in ("pair", "all")}
-DISTANCE = {
-    "normal": "Distance to the data: normal codes",
-    "two_phase": "Distance to the data: normal codes, two-phase",
-    "latent_dpm": "Distance to the data: latent DPM",
-    "data": "Distance to the data: codes of the data",
-    "halves of the data": "Distance to the data: other images of the data",
-}
-TAD, CAPTURED = "TAD, binarised factors", "Captured values of factors"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measurement of a run that training does not make.
+    """A measurement of a run that training does not make: a command, which writes a JSON file.
 
     Attributes:
-        name: name of the command after `disdiff`; it writes a JSON file and, except for `tad`, a picture.
+        name: name of the command after `disdiff`.
         options: options of the command.
-        rows: name of each value, and its place in the JSON file, as keys joined by slashes.
+        rows: name of each value by its place in the JSON file, keys joined by slashes.
+        suffix: suffix of the command's `--out`; a picture has its JSON file beside it.
     """
 
     name: str
+    options: tuple[str, ...]
     rows: Mapping[str, str] = field(hash=False)
-    options: tuple[str, ...] = ()
+    suffix: str = ".png"
 
-    @property
-    def suffix(self) -> str:
-        """Suffix of the command's `--out`."""
-        return ".json" if self.name == "tad" else ".png"
+    def __getitem__(self, place: str) -> str:
+        """The row at `place`."""
+        return self.rows[place]
 
 
-MEAN_GAP = Measure("mean-gap", {GAP: "mean_ratio"})
-CURVES = Measure("curves", {LOSS: "of_frozen/last", SPIKE: "grad_norm/spike"})
+MEAN_GAP = Measure("mean-gap", (), {"mean_ratio": "Gap of the posterior mean, corrected / frozen"})
+CURVES = Measure(
+    "curves",
+    (),
+    {
+        "grad_norm/spike": "Gradient norm, largest / median",
+        "of_frozen/last": "Loss / loss of the frozen model",
+    },
+)
 STAGES = Measure(
     "correction-stages",
-    {row: f"factors_read/{stage}/mean" for stage, row in READ.items()},
     ("--num", "256", "--probe"),
+    {
+        "factors_read/critical/mean": "Factors read: code in the critical stage only",
+        "factors_read/early/mean": "Factors read: code in the early stage only",
+        "factors_read/late/mean": "Factors read: code in the late stage only",
+        "factors_read/always/mean": "Factors read: code always",
+        "factors_read/never/mean": "Factors read: code never",
+        "factors_read/chance/mean": "Factors read: by the most frequent values",
+    },
 )
 COMPOSE = Measure(
     "compose",
-    {
-        row: f"{name}/{size}"
-        for name, rows in (("changed", CHANGED), ("kept", KEPT), ("residual", RESIDUAL))
-        for size, row in rows.items()
-    },
     ("--num", "32"),
+    {
+        "changed/single": "Factors changed: unit alone",
+        "changed/pair": "Factors changed: units in pairs",
+        "changed/all": "Factors changed: all units",
+        "kept/single": "Other factors kept: unit alone",
+        "kept/pair": "Other factors kept: units in pairs",
+        "residual/pair": "Change against the sum of single changes: pairs",
+        "residual/all": "Change against the sum of single changes: all units",
+    },
 )
-NEW_CODES = Measure("new-codes", {row: f"distance/{way}" for way, row in DISTANCE.items()})
-TAD_SCORES = Measure(
-    "tad", {TAD: "summary/tad_binarised/score", CAPTURED: "summary/tad_binarised/num_captured"}
+NEW_CODES = Measure(
+    "new-codes",
+    (),
+    {
+        "distance/normal": "Distance to the data: normal codes",
+        "distance/two_phase": "Distance to the data: normal codes, two-phase",
+        "distance/latent_dpm": "Distance to the data: latent DPM",
+        "distance/data": "Distance to the data: codes of the data",
+        "distance/halves of the data": "Distance to the data: other images of the data",
+    },
 )
+TAD = Measure(
+    "tad",
+    (),
+    {
+        "summary/tad_binarised/score": "TAD, binarised factors",
+        "summary/tad_binarised/num_captured": "Captured values of factors",
+    },
+    suffix=".json",
+)
+GAP, SPIKE, TAD_SCORE = MEAN_GAP["mean_ratio"], CURVES["grad_norm/spike"], TAD["summary/tad_binarised/score"]
 
 
 @dataclass(frozen=True)
@@ -218,7 +230,7 @@ CLAIMS = (
         "largest gradient norm is a smaller multiple of the median.",
         decides="the first thousand steps; not what happens later",
         arms=(PDAE, UNWEIGHTED),
-        rows=(GAP, SPIKE, LOSS, RANDOM),
+        rows=(GAP, *CURVES.rows.values(), RANDOM),
         checks=(Check(PDAE, GAP, "below", UNWEIGHTED), Check(PDAE, SPIKE, "below", UNWEIGHTED)),
         measures=(MEAN_GAP, CURVES),
     ),
@@ -230,8 +242,11 @@ CLAIMS = (
         "than with the code in the early or in the late stage alone. The stages' bounds are ours.",
         decides="which stage carries what this code has; not what a better code has",
         arms=(PDAE,),
-        rows=tuple(READ.values()),
-        checks=tuple(Check(PDAE, READ["critical"], "above", READ[other]) for other in ("early", "late")),
+        rows=tuple(STAGES.rows.values()),
+        checks=tuple(
+            Check(PDAE, STAGES["factors_read/critical/mean"], "above", STAGES[f"factors_read/{other}/mean"])
+            for other in ("early", "late")
+        ),
         measures=(STAGES,),
     ),
     Claim(
@@ -294,10 +309,11 @@ CLAIMS = (
         "norm. Seeds draw the images.",
         decides="this one model; nothing on other seeds of training",
         arms=(SHIPPED,),
-        rows=(*CHANGED.values(), *KEPT.values(), *RESIDUAL.values()),
+        rows=tuple(COMPOSE.rows.values()),
         checks=(
-            *(Check(SHIPPED, CHANGED[size], "not below", CHANGED["single"]) for size in ("pair", "all")),
-            Check(SHIPPED, RESIDUAL["pair"], "below", 0.5),
+            Check(SHIPPED, COMPOSE["changed/pair"], "not below", COMPOSE["changed/single"]),
+            Check(SHIPPED, COMPOSE["changed/all"], "not below", COMPOSE["changed/single"]),
+            Check(SHIPPED, COMPOSE["residual/pair"], "below", 0.5),
         ),
         measures=(COMPOSE,),
     ),
@@ -318,9 +334,9 @@ CLAIMS = (
         reading="TAD alone, of binarised factors, from a random start; FID needs a feature network.",
         decides=EQUAL,
         arms=(FROM_RANDOM, *CELEBA_RIVALS),
-        rows=(TAD, CAPTURED, FACTOR_VAE, DCI),
-        checks=tuple(Check(FROM_RANDOM, TAD, "above", arm) for arm in CELEBA_RIVALS),
-        measures=(TAD_SCORES,),
+        rows=(*TAD.rows.values(), FACTOR_VAE, DCI),
+        checks=tuple(Check(FROM_RANDOM, TAD_SCORE, "above", arm) for arm in CELEBA_RIVALS),
+        measures=(TAD,),
     ),
     Claim(
         number="11",
@@ -341,10 +357,10 @@ CLAIMS = (
         "that of `disdiff new-codes`, not FID.",
         decides=EQUAL,
         arms=(INFODIFFUSION, SIMPLIFIED),
-        rows=tuple(DISTANCE.values()),
+        rows=tuple(NEW_CODES.rows.values()),
         checks=(
-            Check(INFODIFFUSION, DISTANCE["normal"], "below", SIMPLIFIED),
-            Check(INFODIFFUSION, DISTANCE["latent_dpm"], "below", DISTANCE["normal"]),
+            Check(INFODIFFUSION, NEW_CODES["distance/normal"], "below", SIMPLIFIED),
+            Check(INFODIFFUSION, NEW_CODES["distance/latent_dpm"], "below", NEW_CODES["distance/normal"]),
         ),
         measures=(NEW_CODES,),
     ),

@@ -45,8 +45,8 @@ class Record:
         data: name of the data set and the protocol of the scores.
         images: training images of the run's own stage.
         seconds: time of that stage and of the evaluation.
-        values: values by row.
-        measured: names of the measures whose values are among them.
+        values: values of the run's own results, by row.
+        measured: values of measurements, by place in the JSON file, by name of the measure.
     """
 
     identity: str
@@ -54,7 +54,14 @@ class Record:
     images: int
     seconds: float
     values: Values
-    measured: list[str] = field(default_factory=list)
+    measured: dict[str, Values] = field(default_factory=dict)
+
+    def read(self, measures: Iterable[Measure]) -> Values:
+        """All values by row, those of `measures` included."""
+        values = dict(self.values)
+        for measure in measures:
+            values |= {measure[place]: value for place, value in self.measured[measure.name].items()}
+        return values
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class ClaimRun:
     def lacks(self, measures: Iterable[Measure]) -> bool:
         """Whether there is no record of the run, or one without the values of `measures`."""
         record = self.find_record()
-        return record is None or not {measure.name for measure in measures} <= set(record.measured)
+        return record is None or any(measure.name not in record.measured for measure in measures)
 
     def words(self, measure: Measure) -> list[str]:
         """Words of the command, after `disdiff`, that makes a measurement."""
@@ -210,21 +217,30 @@ def measure_runs(
             if record is None or measure.name in record.measured or not run.finished:
                 continue
             words = run.words(measure)
-            say(" ".join(["disdiff", *words]))
-            command = [sys.executable, "-P", "-m", "disdiff", *words]
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                failures[f"{measure.name} of {run.name}"] = last
+            if reason := run_command(words, say):
+                failures[f"{measure.name} of {run.name}"] = reason
                 continue
             made = Path(words[-1])
-            values = record.values | read_values(measure, load_json(made.with_suffix(".json")))
-            measured = [*record.measured, measure.name]
-            save_json(run.record_file, asdict(replace(record, values=values, measured=measured)))
+            values = read_values(measure, load_json(made.with_suffix(".json")))
+            measured = {**record.measured, measure.name: values}
+            save_json(run.record_file, asdict(replace(record, measured=measured)))
             if made.suffix == ".png" and run is planned[arm.name][0]:
                 pictures.mkdir(parents=True, exist_ok=True)
                 copyfile(made, pictures / name_picture(run, measure))
     return failures
+
+
+def run_command(words: Sequence[str], say: Callable[[str], None]) -> str | None:
+    """Run `disdiff` with `words`, the last of which is the output path, unless that exists.
+
+    Returns:
+        The reason of a failure, or None.
+    """
+    if Path(words[-1]).exists():
+        return None
+    say(shlex.join(["disdiff", *words]))
+    done = subprocess.run([sys.executable, "-P", "-m", "disdiff", *words], stderr=subprocess.PIPE, text=True)
+    return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
 
 
 def collect(claim: Claim, planned: Mapping[str, list[ClaimRun]], pictures: Path) -> Trial:
@@ -242,7 +258,7 @@ def collect(claim: Claim, planned: Mapping[str, list[ClaimRun]], pictures: Path)
         for run, record in zip(planned[arm.name], found, strict=True):
             if record and not run.lacks(claim.measures):
                 records.append(record)
-                results[arm.name].append(record.values)
+                results[arm.name].append(record.read(claim.measures))
             else:
                 missing, left = missing + 1, left + (60 * len(claim.measures) if record else expected)
     data = {record.data for record in records}
@@ -276,13 +292,12 @@ def name_picture(run: ClaimRun, measure: Measure) -> str:
 
 
 def read_values(measure: Measure, content: Any) -> Values:
-    """The values of a measurement by row; those that its JSON lacks are left out."""
-    found = {row: dig(content, place.split("/")) for row, place in measure.rows.items()}
-    return {row: value for row, value in found.items() if value is not None}
-
-
-def dig(content: Any, keys: Sequence[str]) -> Any:
-    """The entry of nested dictionaries under `keys`, or None."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content
+    """The values of a measurement by their place in its JSON; those that are missing are left out."""
+    values = {}
+    for place in measure.rows:
+        value = content
+        for key in place.split("/"):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            values[place] = value
+    return values

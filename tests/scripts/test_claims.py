@@ -164,17 +164,15 @@ def test_an_unknown_claim_is_named(call):
     assert status == 2 and "--only=14 is unknown; choose one of 1, 2, 3" in error
 
 
-def test_measurements_are_read_by_row():
-    read = claim_runs.read_values
-    stages = {stage: {"mean": value} for value, stage in enumerate(claims.READ)}
-    assert read(claims.STAGES, {"factors_read": stages}) == dict(
-        zip(claims.READ.values(), range(6), strict=True)
-    )
-    tad = {"summary": {"tad_binarised": {"score": 0.5, "num_captured": 3.0}}}
-    assert read(claims.TAD_SCORES, tad) == {claims.TAD: 0.5, claims.CAPTURED: 3.0}
-    assert read(claims.NEW_CODES, {"distance": {"data": 0.1, "normal": 0.2}}) == {
-        claims.DISTANCE["data"]: 0.1,
-        claims.DISTANCE["normal"]: 0.2,
+def test_measurements_are_read_by_place_and_shown_by_row():
+    content = {"distance": {"data": 0.1, "normal": 0.2, "another": 1.0}, "num_images": 20}
+    found = claim_runs.read_values(claims.NEW_CODES, content)
+    assert found == {"distance/normal": 0.2, "distance/data": 0.1}
+    record = claim_runs.Record("", "", 1, 1.0, {DCI: 0.5}, {"new-codes": found})
+    assert record.read([claims.NEW_CODES]) == {
+        DCI: 0.5,
+        "Distance to the data: normal codes": 0.2,
+        "Distance to the data: codes of the data": 0.1,
     }
 
 

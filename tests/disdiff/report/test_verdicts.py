@@ -95,7 +95,7 @@ class TestClaims:
             }
             assert judge(claim, Trial(results)).word != NOT_RUN
             assert {check.row for check in claim.checks} <= set(claim.rows)
-            measured = {row for measure in claim.measures for row in measure.rows}
+            measured = {row for measure in claim.measures for row in measure.rows.values()}
             assert not claim.measures or measured & set(claim.rows)
 
 

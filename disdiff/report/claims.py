@@ -49,7 +49,9 @@ class Measure:
         return self.rows[place]
 
 
-MEAN_GAP = Measure("mean-gap", (), {"mean_ratio": "Gap of the posterior mean, corrected / frozen"})
+MEAN_GAP = Measure(
+    "mean-gap", ("--num", "256"), {"mean_ratio": "Gap of the posterior mean, corrected / frozen"}
+)
 CURVES = Measure(
     "curves",
     (),

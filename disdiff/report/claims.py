@@ -50,7 +50,12 @@ class Measure:
 
 
 MEAN_GAP = Measure(
-    "mean-gap", ("--num", "256"), {"mean_ratio": "Gap of the posterior mean, corrected / frozen"}
+    "mean-gap",
+    ("--num", "256"),
+    {
+        "mean_ratio": "Gap of the posterior mean, corrected / frozen",
+        "lowered_share": "Steps t at which the correction lowers the gap",
+    },
 )
 CURVES = Measure(
     "curves",
@@ -62,7 +67,7 @@ CURVES = Measure(
 )
 STAGES = Measure(
     "correction-stages",
-    ("--num", "256", "--probe"),
+    ("--num", "128", "--probe"),
     {
         "factors_read/critical/mean": "Factors read: code in the critical stage only",
         "factors_read/early/mean": "Factors read: code in the early stage only",
@@ -219,7 +224,7 @@ CLAIMS = (
         reading="At least half of it, as the mean ratio of the two gaps over t from 50 on.",
         decides="whether a short training fills it; a longer one can fill more",
         arms=(PDAE,),
-        rows=(GAP,),
+        rows=tuple(MEAN_GAP.rows.values()),
         checks=(Check(PDAE, GAP, "below", 0.5),),
         measures=(MEAN_GAP,),
     ),
@@ -232,7 +237,7 @@ CLAIMS = (
         "largest gradient norm is a smaller multiple of the median.",
         decides="the first thousand steps; not what happens later",
         arms=(PDAE, UNWEIGHTED),
-        rows=(GAP, *CURVES.rows.values(), RANDOM),
+        rows=(*MEAN_GAP.rows.values(), *CURVES.rows.values(), RANDOM),
         checks=(Check(PDAE, GAP, "below", UNWEIGHTED), Check(PDAE, SPIKE, "below", UNWEIGHTED)),
         measures=(MEAN_GAP, CURVES),
     ),

@@ -77,15 +77,15 @@ def main(arguments: argparse.Namespace) -> None:
     run, sampler = open_run(arguments)
     numbers = data_path(choose_path(arguments, NAME), ".json")
     assigned = assign_units(run)
-    index = run.draw_indices(2 * arguments.num, arguments.seed).chunk(2)
+    source, target = run.draw_indices(2 * arguments.num, arguments.seed).chunk(2)
     with show_progress("probe") as progress:
         probe = run.find_probe(progress)
     reader = FactorReader(run.model, run.source, [probe], deterministic(sampler))
     with show_progress("swapping") as progress:
-        swapped = swap_sets(reader, *index, list(assigned.values()), progress)
+        swapped = swap_sets(reader, source, target, list(assigned.values()), progress)
     found = {units: reader.predict(images)[:, 0].cpu() for units, images in swapped.images.items()}
-    source, target = (run.source.factors(part) for part in index)
-    rates = summarise_composition(swapped, found, source, target, assigned)
+    before, wanted = run.source.factors(source), run.source.factors(target)
+    rates = summarise_composition(swapped, found, before, wanted, assigned)
     names = run.source.factor_space.names
     save_json(
         numbers,
@@ -101,5 +101,5 @@ def main(arguments: argparse.Namespace) -> None:
     for name, by_size in rates.items():
         told = ", ".join(f"{size} {by_size[size]:.3f}" for size in SIZES if by_size[size] is not None)
         print(f"{name}: {told}")
-    images, labels = draw_rows(swapped, *(reader.images(part[:NUM_SHOWN]) for part in index))
+    images, labels = draw_rows(swapped, *(reader.images(part[:NUM_SHOWN]) for part in (source, target)))
     save_picture(arguments, run, NAME, images, "Units alone and together", labels)

@@ -78,7 +78,10 @@ def judge(claim: Claim, trial: Trial) -> Verdict:
         done = trial.num_planned - trial.num_missing
         left = format_duration(trial.seconds_left)
         return Verdict(NOT_RUN, "", f"{done} of {trial.num_planned} runs; the rest takes about {left}")
-    return judge_all(claim.checks, trial.results)
+    verdict = judge_all(claim.checks, trial.results)
+    if verdict.word == FAILS and claim.unrefuted:
+        return Verdict(UNDECIDED, verdict.outcome, claim.unrefuted)
+    return verdict
 
 
 def write_page(claims: Sequence[Claim], trials: Mapping[str, Trial]) -> str:

@@ -1,6 +1,7 @@
 """Verdicts on made-up runs; the list of claims is consistent and the page says what is missing."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,17 @@ class TestPage:
         page = self.write(FAR[0], num_missing=3, seconds_left=7200.0)
         assert "| not run yet: 3 of 6 runs; the rest takes about 2.0 h |" in page
         assert "| DCI | 0.82 ± 0.02 | - |" in page and "1 not run yet." in page
+
+    def test_what_a_short_training_cannot_refute_stays_open(self):
+        claim = replace(self.claim, unrefuted="it still grows")
+        results = runs(*FAR[::-1])
+        assert judge(self.claim, Trial(results)).word == FAILS
+        assert judge(claim, Trial(results)) == (
+            UNDECIDED,
+            judge(self.claim, Trial(results)).outcome,
+            "it still grows",
+        )
+        assert judge(claim, Trial(runs(*FAR))).word == HOLDS
 
     def test_an_undecided_claim_says_why(self):
         assert re.search(rf"{UNDECIDED}, because 1 seeds where 3 are needed \|", self.write(*FEW))

@@ -92,7 +92,7 @@ COMPOSE = Measure(
 )
 NEW_CODES = Measure(
     "new-codes",
-    (),
+    ("--num", "256"),
     {
         "distance/normal": "Distance to the data: normal codes",
         "distance/two_phase": "Distance to the data: normal codes, two-phase",

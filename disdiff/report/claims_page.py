@@ -33,7 +33,7 @@ from the runs' records in `benchmarks/claims`.
 - Data called procedural are drawn by this package; a verdict on them says nothing about the published files.
 - What is small here: networks and budgets, of minutes of one core. Verdicts are meant at this size, and each
   row says what the size can decide.
-- Times are those of one core, without shared stages.
+- Times are those of one core, without shared stages; on a core that others use they are high.
 
 ```bash
 disdiff claims                      # write this page from what is there; train nothing

@@ -249,14 +249,14 @@ CLAIMS = (
         text="The mean shift of the critical stage carries the class-relevant information.",
         made=f"{PDAE_PAPER}, method",
         reading="From samples with the code in that stage alone, a classifier reads the factors more often "
-        "than with the code in the early or in the late stage alone. The stages' bounds are ours, and the "
-        "critical stage is the longest, half of the steps.",
-        decides="which stage carries what this code has; not what a better code has",
+        "than by chance, and than with the code in the early or in the late stage alone. The stages' bounds "
+        "are ours, and the critical stage is the longest, half of the steps.",
+        decides="which stage carries what a short training puts into the code, if that shows at all",
         arms=(PDAE,),
         rows=tuple(STAGES.rows.values()),
         checks=tuple(
             Check(PDAE, STAGES["factors_read/critical/mean"], "above", STAGES[f"factors_read/{other}/mean"])
-            for other in ("early", "late")
+            for other in ("chance", "early", "late")
         ),
         measures=(STAGES,),
     ),

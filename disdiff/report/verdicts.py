@@ -65,7 +65,7 @@ class Check:
             told += f", {self.than.name} {describe(theirs)}"
         elif isinstance(self.than, str):
             theirs = numbers(results, self.arm, self.than)
-            told += f", {self.than[0].lower()}{self.than[1:]} {describe(theirs)}"
+            told = f"{self.row} {describe(ours)}, {self.than} {describe(theirs)}"
             ours = [a - b for a, b in zip(ours, theirs, strict=True)]  # a run's own difference
             theirs = [0.0] * len(ours)
         else:

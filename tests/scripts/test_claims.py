@@ -171,8 +171,8 @@ def test_measurements_are_read_by_place_and_shown_by_row():
     record = claim_runs.Record("", "", 1, 1.0, {DCI: 0.5}, {"new-codes": found})
     assert record.read([claims.NEW_CODES]) == {
         DCI: 0.5,
-        "Distance to the data: normal codes": 0.2,
-        "Distance to the data: codes of the data": 0.1,
+        "Distance, normal codes": 0.2,
+        "Distance, codes of the data": 0.1,
     }
 
 

@@ -27,7 +27,8 @@ from the runs' records in `benchmarks/claims`.
 
 - Verdicts: *{HOLDS}*, *{FAILS}*, *{UNDECIDED}*. A claim of several parts holds if all do,
   and does not hold if one does not; each part is marked yes, no or open. A difference counts if it is more
-  than twice its standard error over seeds, with at least {FEWEST_SEEDS} seeds a side.
+  than twice its standard error over seeds, with at least {FEWEST_SEEDS} seeds a side. "Not lower" holds
+  unless such a difference says otherwise.
 - ± is the standard deviation over seeds, dividing by n - 1. All runs of a claim have the same data, protocol
   and number of training images.
 - Data called procedural are drawn by this package; a verdict on them says nothing about the published files.

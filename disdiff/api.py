@@ -32,7 +32,6 @@ from disdiff.editing.units import (
     deterministic,
     in_batches,
     interpolate_codes,
-    invert,
     principal_directions,
     sample_start,
     slerp,
@@ -406,7 +405,7 @@ class Model:
         if len(codes) != len(image):
             raise UserError(f"there are {len(image)} images but {len(codes)} codes; give one code per image")
         num_steps = self._sampler(steps).num_steps
-        return in_batches(lambda x, c: invert(self.run.model, x, c, num_steps), image, codes)
+        return in_batches(lambda x, c: self.run.model.infer_noise(x, c, num_steps), image, codes)
 
     def _find_some(self, units: Unit | Sequence[Unit]) -> list[int]:
         chosen = self.find_units(units)

@@ -58,11 +58,7 @@ def build_source(config: DataConfig) -> ImageSource:
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
-    """An untrained first stage.
-
-    Raises:
-        UserError: its kind or an option of this kind is unknown.
-    """
+    """An untrained first stage; UserError if its kind or an option of this kind is unknown."""
     kinds: dict[str, Callable[[], Autoencoder]] = {
         "vq": lambda: VQAutoencoder(config.network, config.codebook_size, legacy=config.legacy_codebook),
         "kl": lambda: KLAutoencoder(config.network),
@@ -85,13 +81,9 @@ def build_denoiser(config: Config, latent_space: LatentSpace) -> UNet:
 def build_encoder(
     config: Config, latent_space: LatentSpace, image_size: int, has_features: bool = False
 ) -> nn.Module:
-    """An untrained encoder of the configured trunk and posterior.
+    """An untrained encoder of the configured trunk and posterior, for images of `image_size` pixels a side.
 
-    Args:
-        config: configuration of a system with a code.
-        latent_space: stage 1.
-        image_size: side of the images in pixels.
-        has_features: whether there is a frozen denoiser, whose features the encoder can read.
+    It can read `features` if there is a frozen denoiser (`has_features`).
 
     Raises:
         UserError: an option is unknown or sizes do not fit.
@@ -119,11 +111,7 @@ def build_trunk_encoder(config: Config, options: FactorEncoderConfig, shape: tup
 
 
 def build_encoder_input(kind: str, latent_space: LatentSpace, denoiser: UNet) -> EncoderInput:
-    """The input of the encoder: `image`, `z` or `features`.
-
-    Raises:
-        UserError: its kind is unknown.
-    """
+    """The input of the encoder: `image`, `z` or `features`; UserError if its kind is unknown."""
     kinds: dict[str, Callable[[], EncoderInput]] = {
         "image": lambda: ImageInput(latent_space),
         "z": lambda: LatentInput(latent_space),
@@ -214,11 +202,7 @@ def build_conditional(
 
 
 def check_start(config: Config) -> None:
-    """Refuse a `code.encoder.start` that the encoder of a conditional system does not support.
-
-    Raises:
-        UserError: the start is not `random`, and the trunk, the input or the posterior does not support it.
-    """
+    """Raise UserError unless the encoder of a conditional system supports `code.encoder.start`."""
     options = config.code.encoder
     if options.start != "random" and (
         config.trunk.kind != "disdiff" or options.input != "z" or options.posterior == "bernoulli"
@@ -390,11 +374,7 @@ SYSTEMS = {
 
 
 def get_system(config: Config) -> System:
-    """The system of a configuration.
-
-    Raises:
-        UserError: there is no system of that name.
-    """
+    """The system of a configuration; UserError if there is no system of that name."""
     return look_up("system", config.system, SYSTEMS)
 
 

@@ -8,14 +8,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str, key: str = "device") -> str:
-    """`cpu`, `cuda` or `mps`; `auto` is CUDA where PyTorch sees it, else the CPU.
-
-    Args:
-        name: one of `DEVICES`.
-        key: what it is the value of, for messages.
+    """`cpu`, `cuda` or `mps`; `auto` is CUDA where PyTorch sees it, else the CPU. `key` is for messages.
 
     Raises:
-        UserError: there is no such device, or not here.
+        UserError: the name is not one of `DEVICES`, or there is no such device here.
     """
     check_option(key, name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():

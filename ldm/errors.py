@@ -11,20 +11,12 @@ class UserError(Exception):
 
 
 def look_up(key: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry `name` of `table`, whose names are the values that the configuration key `key` may take.
-
-    Raises:
-        UserError: `name` is not in the table.
-    """
+    """The entry `name` of `table`, which lists the values of the configuration key `key`; else UserError."""
     check_option(key, name, table)
     return table[name]
 
 
 def check_option(key: str, value: str, options: Collection[str]) -> None:
-    """Refuse a value of the configuration key `key` that is not one of `options`.
-
-    Raises:
-        UserError: naming the key and the options.
-    """
+    """Raise UserError, naming the options, if a value of the configuration key `key` is not one of them."""
     if value not in options:
         raise UserError(f"{key}={value} is unknown; choose one of {', '.join(options)}")

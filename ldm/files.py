@@ -49,17 +49,13 @@ def save_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; NaN and infinity raise ValueError (they are not JSON)."""
     text = json.dumps(content, indent=2, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def load_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; UserError if the file is missing or is not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -67,11 +63,7 @@ def load_json(path: str | Path) -> Any:
 
 
 def digest_file(path: str | Path) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """The SHA-256 of a file's content, as 64 hexadecimal digits; UserError if the file cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

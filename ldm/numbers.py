@@ -67,11 +67,7 @@ class Range:
         return " and ".join(words if words and not math.isinf(number) else ["finite", *words])
 
     def read(self, text: str) -> int | float:
-        """Parse a number from text.
-
-        Raises:
-            UserError: the text is not a number, or the number is out of range.
-        """
+        """Parse a number from text; UserError if the text is not a number, or the number is out of range."""
         try:
             number = int(text) if self.whole else float(text)
         except ValueError:
@@ -95,6 +91,7 @@ FRACTION_BELOW_ONE = Range(least=0, most=1, open_most=True)
 WHOLE = Range(whole=True, least=-LARGEST, most=LARGEST)
 COUNT_OR_ZERO = Range(whole=True, least=0, most=LARGEST)
 COUNT = Range(whole=True, least=1, most=LARGEST)
+SEVERAL = Range(whole=True, least=2, most=LARGEST)
 SEED = Range(whole=True, least=0, most=2**32 - 1)  # numpy's limits; PyTorch accepts larger seeds
 
 

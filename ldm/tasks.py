@@ -15,7 +15,7 @@ from ldm.autoencoder.losses import (
 )
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
-from ldm.diffusion.process import q_sample, sample_noise, sample_noise_shape
+from ldm.diffusion.process import q_sample, sample_integers, sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import sample_ddim
 from ldm.diffusion.schedule import Schedule
 from ldm.nn.unet import UNet
@@ -135,8 +135,7 @@ class LatentDiffusionTask(StageTask):
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """Error of the predicted noise at uniformly drawn t, mean over all entries; DDPM, Eq. (14)."""
         z_0 = sample_latents(self.latent_space, batch["statistics"], generator)
-        t = torch.randint(self.schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
-        t = t.to(z_0.device)
+        t = sample_integers(0, self.schedule.num_steps, z_0, generator)
         eps = sample_noise(z_0, generator)
         eps_hat = self.trained(q_sample(self.schedule, z_0, t, eps), t)
         loss = denoising_error(eps_hat, eps, self.loss).mean()

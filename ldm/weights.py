@@ -93,10 +93,10 @@ def weight_folders() -> list[Path]:
 def explain_absence(weight: WeightFile, folders: list[Path], option: str = "") -> str:
     """One sentence: what the file is needed for, how to provide it, and which option avoids it."""
     return (
-        f"{weight.file_name} is needed for {weight.purpose} and is not in {' or '.join(map(str, folders))}: "
-        f"put it there or into ${FOLDER_VARIABLE} ({weight.url}, {weight.megabytes} MB, "
-        f"sha256 {weight.sha256}...), or set {option}weights.{weight.name}=PATH, or allow the "
-        f"download with {option}weights.allow_download=true, or work without it: {weight.without}"
+        f"{weight.file_name} ({weight.megabytes} MB) is needed for {weight.purpose} and is not in "
+        f"{' or '.join(map(str, folders))}: allow the download with {option}weights.allow_download=true, or "
+        f"get it from {weight.url} (sha256 {weight.sha256}...) and put it there or into ${FOLDER_VARIABLE}, "
+        f"or name it by {option}weights.{weight.name}=PATH, or work without it: {weight.without}"
     )
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.method.factor_encoder import INITIAL_LOGVAR, FactorEncoder, Posterior, count_halvings
+from disdiff.method.factor_encoder import INITIAL_LOGVAR, Encoder, Posterior, count_halvings
 from ldm.errors import look_up
 from ldm.nn.layers import Resample, SelfAttention, build_norm
 
@@ -69,14 +69,12 @@ class RelaxedBernoulli(NamedTuple):
         return (math.log(2) - entropy).flatten(1).sum(dim=1)
 
 
-class TrunkEncoder(nn.Module):
+class TrunkEncoder(Encoder):
     """A trunk and a linear layer for the mean, and for a Gaussian code the log-variance, of every number."""
 
-    is_fitted, images_needed = False, 0
-
     def __init__(self, trunk: nn.Module, width: int, num_units: int, unit_dim: int, gaussian: bool) -> None:
-        super().__init__()
-        self.trunk, self.num_units, self.unit_dim, self.gaussian = trunk, num_units, unit_dim, gaussian
+        super().__init__(num_units, unit_dim)
+        self.trunk, self.gaussian = trunk, gaussian
         self.head = nn.Linear(width, num_units * unit_dim * (1 + gaussian))
         if gaussian:
             nn.init.constant_(self.head.bias[num_units * unit_dim :], INITIAL_LOGVAR)
@@ -85,30 +83,19 @@ class TrunkEncoder(nn.Module):
         """Posterior of the codes (B, N, D) of `x` (B, C, size, size)."""
         parts = self.head(self.trunk(x)).chunk(1 + self.gaussian, dim=1)
         mean, *logvar = (part.unflatten(1, (self.num_units, self.unit_dim)) for part in parts)
-        return Posterior(mean, logvar[0].clamp(-12, 6) if logvar else None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
-        return self.posterior(x).mean
+        return Posterior.bounded(mean, *logvar or [None])
 
 
-class BernoulliEncoder(nn.Module):
+class BernoulliEncoder(Encoder):
     """An encoder whose outputs are the logits of bits."""
 
-    is_fitted, images_needed = False, 0
-
-    def __init__(self, encoder: TrunkEncoder | FactorEncoder) -> None:
-        super().__init__()
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder.num_units, encoder.unit_dim)
         self.encoder = encoder
-        self.num_units, self.unit_dim = encoder.num_units, encoder.unit_dim
 
     def posterior(self, x: Tensor) -> RelaxedBernoulli:
         """Distribution of the bits of `x` (B, C, size, size)."""
         return RelaxedBernoulli(self.encoder(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The more likely bits of `x` (B, C, size, size), shape (B, N, D)."""
-        return self.posterior(x).mean
 
 
 class LightBlock(nn.Module):

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.diffusion.grid import Progress
 from ldm.diffusion.process import sample_noise_shape
 from ldm.diffusion.sampler import sample_ddim
 from ldm.diffusion.schedule import Schedule, ScheduleConfig
@@ -124,13 +123,7 @@ class LatentDPM(nn.Module):
         """Predicted noise in `x_t` (B, N * D) at steps `t` (B,)."""
         return self.network(x_t, t)
 
-    def sample(
-        self,
-        num_codes: int,
-        num_steps: int,
-        generator: torch.Generator,
-        progress: Progress | None = None,
-    ) -> Tensor:
+    def sample(self, num_codes: int, num_steps: int, generator: torch.Generator) -> Tensor:
         """Sample new codes by deterministic DDIM, shape (num_codes, N, D)."""
         noise = sample_noise_shape((num_codes, self.mean.numel()), generator, self.mean.device)
-        return self.restore(sample_ddim(self, self.schedule, noise, num_steps, progress=progress))
+        return self.restore(sample_ddim(self, self.schedule, noise, num_steps))

@@ -59,11 +59,7 @@ class PriorConfig:
 
 
 def term_weights(config: PriorConfig) -> tuple[float, float]:
-    """Weights of the KL and of the MMD: 1 - zeta and lambda + zeta - 1.
-
-    Raises:
-        UserError: a weight is negative.
-    """
+    """Weights of the KL and of the MMD: 1 - zeta and lambda + zeta - 1; UserError if a weight is negative."""
     weight_kl, weight_mmd = 1 - config.zeta, round(config.weight + config.zeta - 1, 9)
     if weight_kl < 0 or weight_mmd < 0:
         raise UserError(
@@ -99,14 +95,9 @@ def check_prior(config: PriorConfig, posterior: str, num_numbers: int) -> None:
 def prior_loss(
     config: PriorConfig, posterior: CodePosterior, code: Tensor, step: int, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the prior terms of the loss.
+    """Compute the prior terms of the loss for a `code` (B, N, D), a sample of `posterior`.
 
-    Args:
-        config: the weights.
-        posterior: posterior of the batch.
-        code: sample of the posterior, shape (B, N, D).
-        step: training step; the capacity rises with it.
-        generator: source of samples from the prior.
+    The capacity rises with `step`; `generator` gives samples of the prior.
 
     Returns:
         The weighted sum, shape (): KL in nats, summed over the code and averaged over the batch, and MMD^2

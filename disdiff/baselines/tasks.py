@@ -13,9 +13,8 @@ from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
-from ldm.diffusion.process import q_sample, sample_noise
-from ldm.diffusion.sampler import sample_ddim
-from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
+from ldm.diffusion.process import q_sample, sample_integers, sample_noise
+from ldm.tasks import PREVIEW_IMAGES, sample_latents
 from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import StageTask, spread
 
@@ -44,8 +43,7 @@ class ConditionalTask(CodeTask):
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
-        t = torch.randint(schedule.num_steps, (len(z_0),), generator=generator, device=generator.device)
-        t, eps = t.to(z_0.device), sample_noise(z_0, generator)
+        t, eps = sample_integers(0, schedule.num_steps, z_0, generator), sample_noise(z_0, generator)
         read = code if self.anchors is None else self.anchors(code, step)
         eps_hat = self.trained(q_sample(schedule, z_0, t, eps), t, read)
         reconstruction = denoising_error(eps_hat, eps, self.norm).mean()
@@ -58,18 +56,6 @@ class ConditionalTask(CodeTask):
             "loss": loss.detach(),
         }
         return loss
-
-    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """First-stage reconstructions, and samples for their codes, shape (2, columns, 3, H, W)."""
-        space, networks = self.model.latent_space, self.result
-        z_0 = sample_latents(space, batch["statistics"][:PREVIEW_IMAGES], None)
-        rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
-        code = networks.encoder(self.model.encoder_input.from_batch(rows, z_0))
-        z_T, schedule = sample_noise(z_0, generator), self.model.schedule
-        sampled = sample_ddim(
-            lambda z_t, t: networks(z_t, t, code), schedule, z_T, min(PREVIEW_STEPS, schedule.num_steps)
-        )
-        return torch.stack([space.decode(z) for z in (z_0, sampled)])
 
 
 class VAETask(CodeTask):
@@ -133,8 +119,7 @@ class LatentDPMTask(StageTask):
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
         """Mean error of the predicted noise in standardised codes."""
         schedule, x_0 = self.trained.schedule, self.trained.standardise(batch["code"])
-        t = torch.randint(schedule.num_steps, (len(x_0),), generator=generator, device=generator.device)
-        t, eps = t.to(x_0.device), sample_noise(x_0, generator)
+        t, eps = sample_integers(0, schedule.num_steps, x_0, generator), sample_noise(x_0, generator)
         loss = denoising_error(self.trained(q_sample(schedule, x_0, t, eps), t), eps, self.norm).mean()
         self.stats = {"loss": loss.detach()}
         return loss

@@ -166,11 +166,7 @@ class BetaTCVAETerm(nn.Module):
 
     def __init__(self, config: BetaTCVAEConfig) -> None:
         super().__init__()
-        self.extra = (
-            config.mutual_information - 1,
-            config.total_correlation - 1,
-            config.dimension_wise - 1,
-        )
+        self.extra = (config.mutual_information - 1, config.total_correlation - 1, config.dimension_wise - 1)
 
     def forward(self, posterior: Posterior, code: Tensor, generator: torch.Generator) -> Term:
         """The term for `code` (B, N, D), a sample of `posterior`, and the parts of the KL by name."""

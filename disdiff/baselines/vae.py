@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from disdiff.baselines.encoders import OUTPUT_SIZE, VAE_HIDDEN, list_vae_channels
 from disdiff.method.encoder_input import ImageInput
 from disdiff.method.model import Generation, ImageModel, refuse_units
-from ldm.diffusion.grid import Progress
 
 
 @dataclass
@@ -80,9 +79,7 @@ class VAE(ImageModel):
         """An empty shape, (0, 1, 1)."""
         return 0, 1, 1
 
-    def infer_noise(
-        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-    ) -> Tensor:
+    def infer_noise(self, image: Tensor, code: Tensor, num_steps: int) -> Tensor:
         """An empty tensor, shape (B, 0, 1, 1)."""
         return image.new_zeros(len(image), *self.noise_shape(image.shape[-1]))
 

@@ -105,14 +105,9 @@ def group_values(factors: Tensor) -> Tensor:
 
 
 def find_matches(factors: Tensor, mentioned: Tensor) -> Tensor:
-    """Whether captions fit images: entry (i, j) is for image i and the caption of image j.
+    """Whether captions fit images, shape (B, B) bool: entry (i, j) is for image i and the caption of image j.
 
-    Args:
-        factors: factors of the images, shape (B, 6).
-        mentioned: factors that each image's caption mentions, shape (B, 6) bool.
-
-    Returns:
-        Shape (B, B) bool; the diagonal is true.
+    `mentioned` (B, 6) bool says which `factors` (B, 6) of its image a caption mentions. The diagonal is true.
     """
     grouped = group_values(factors)
     agree = grouped[:, None] == grouped[None]  # (B, B, 6)

@@ -18,14 +18,8 @@ CONTROLS = {
 def randomise_fields(model: ImageModel, kind: str, seed: int) -> str:
     """Replace weights of a model's gradient decoder by random numbers, in place.
 
-    Args:
-        model: a model with a gradient decoder.
-        kind: `output` for the output layer only, with the trained weights' standard deviation; `decoder` for
-            all layers.
-        seed: seed of the random numbers.
-
-    Returns:
-        The description of the control, for outputs.
+    With `kind` `output` these are the output layer's, with the trained weights' standard deviation; with
+    `decoder` those of all layers. Returns the description of the control, for outputs.
 
     Raises:
         UserError: the kind is unknown, or the model has no gradient decoder.

@@ -18,11 +18,11 @@ from disdiff.editing.units import (
     decode_code,
     deterministic,
     in_batches,
-    invert,
     swap_units,
     traverse_code,
 )
 from disdiff.method.model import ImageModel
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError, look_up
 
@@ -69,7 +69,7 @@ class UnitEditor:
         self.code = in_batches(model.encode, image)
         self.directions = directions.to(self.code)
         steps = self.sampler.num_steps
-        self.z_T = in_batches(lambda part, code: invert(model, part, code, steps), image, self.code)
+        self.z_T = in_batches(lambda part, code: model.infer_noise(part, code, steps), image, self.code)
 
     def decode(self, code: Tensor, units: list[int] | None = None) -> Tensor:
         """Generate images from codes (n, N, D) and the images' own noise, with all units or some."""
@@ -113,16 +113,12 @@ def measure_displacements(
     look: Look,
     units: list[int],
     way: str = "traverse",
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Displacements:
-    """Change units one after the other and embed the images.
+    """Change units one after the other, in one of `WAYS`, and embed the images.
 
-    Args:
-        editor: changes the units of the images.
-        look: images (B, 3, H, W) => unit-length embeddings (B, E).
-        units: numbers of the units.
-        way: a name in `WAYS`.
-        progress: called with the share that is done.
+    `look` maps images (B, 3, H, W) to unit-length embeddings (B, E); `progress` is called with the completed
+    fraction.
 
     Raises:
         UserError: `way` is unknown, or does not work for this model or these images.
@@ -135,6 +131,5 @@ def measure_displacements(
         moved.append((second - first).cpu())
         before.append(pair[0].cpu())
         after.append(pair[1].cpu())
-        if progress is not None:
-            progress(done / len(units))
+        progress(done / len(units))
     return Displacements(units, torch.stack(moved), torch.stack(before), torch.stack(after))

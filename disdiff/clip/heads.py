@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disdiff.method.factor_encoder import FactorEncoderConfig, Posterior
+from disdiff.method.factor_encoder import Encoder, FactorEncoderConfig, Posterior
 from disdiff.method.gradient_decoder import UnitLinear
 from ldm.errors import UserError, check_option, look_up
 
@@ -46,7 +46,7 @@ class UnitNorm(nn.Module):
         return (code - mean) / (variance + EPS).sqrt()[:, None]
 
 
-class ClipHeads(nn.Module):
+class ClipHeads(Encoder):
     """Embeddings of a CLIP => codes.
 
     Args:
@@ -70,7 +70,7 @@ class ClipHeads(nn.Module):
         fingerprint: str,
         anchors: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_units, unit_dim)
         check_option("code.encoder.posterior", options.posterior, ("none", "fixed", "gaussian"))
         check_option("code.encoder.start", options.start, STARTS)
         if options.start == "text" and (anchors is None or len(anchors) > num_units):
@@ -79,7 +79,7 @@ class ClipHeads(nn.Module):
                 f"{'none is set' if anchors is None else f'{len(anchors)} factors'}, "
                 f"code.num_units={num_units}"
             )
-        self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, options.posterior == "gaussian"
+        self.gaussian = options.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(options.code_noise) if options.posterior == "fixed" else None
         self.start, self.anchors = options.start, anchors
         hidden = options.hidden or embed_dim
@@ -97,14 +97,10 @@ class ClipHeads(nn.Module):
         self.register_buffer("directions", torch.zeros(embed_dim, num_units * unit_dim))
         self.register_buffer("clip", torch.tensor(list(fingerprint.encode()), dtype=torch.uint8))
 
-    is_fitted = True
-    pixels_needed = 0
-
-    @property
-    def images_needed(self) -> int:
-        """Smallest number of embeddings to fit the initial code; 0 for a random start."""
-        named = len(self.anchors) if self.start == "text" else 0
-        return 0 if self.start == "random" else (self.num_units - named) * self.unit_dim
+        self.is_fitted = True
+        if options.start != "random":
+            named = len(anchors) if options.start == "text" else 0
+            self.images_needed = (num_units - named) * unit_dim
 
     @torch.no_grad()
     def fit_start(self, u: Tensor) -> None:
@@ -135,18 +131,10 @@ class ClipHeads(nn.Module):
         """Codes of embeddings (B, E), with variance if the encoder has one."""
         centred = u - self.center
         x = (centred / self.scale)[:, None].expand(-1, self.num_units, -1)
-        mean, logvar = self.head(F.silu(self.lift(x, None)), None), None
-        if self.gaussian:
-            mean, logvar = mean.chunk(2, dim=2)
-            logvar = logvar.clamp(-12, 6)
-        elif self.fixed_logvar is not None:
-            logvar = torch.full_like(mean, self.fixed_logvar)
-        mean = mean + self.initial_code(u)
-        return Posterior(self.code_norm(mean), logvar)
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Codes of embeddings (B, E), shape (B, N, D): the posterior's mean."""
-        return self.posterior(u).mean
+        units = self.head(F.silu(self.lift(x, None)), None)
+        mean, logvar = units.chunk(2, dim=2) if self.gaussian else (units, None)
+        mean = self.code_norm(mean + self.initial_code(u))
+        return Posterior.bounded(mean, logvar, self.fixed_logvar)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Load weights; if they belong to another CLIP, add an error to PyTorch's list of errors."""

@@ -199,11 +199,7 @@ def _check_apart(texts: dict[str, frozenset], what: str, parts: str) -> None:
 
 
 def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) -> TextDirections:
-    """Compute the text directions of prompts.
-
-    Args:
-        encode_text: texts => unit-length embeddings (n, E).
-        prompts: factors in words.
+    """Compute the text directions of prompts; `encode_text` maps n texts to unit-length embeddings (n, E).
 
     Raises:
         UserError: the texts of two values have the same embedding.
@@ -227,12 +223,7 @@ def embed_prompts(encode_text: Callable[[list[str]], Tensor], prompts: Prompts) 
             contrasts.append(F.normalize(rows[b] - rows[a], dim=0))
     words = [list(values) for values in prompts.factors.values()]
     return TextDirections(
-        list(prompts.factors),
-        words,
-        embeddings,
-        torch.tensor(factor),
-        pairs,
-        torch.stack(contrasts),
+        list(prompts.factors), words, embeddings, torch.tensor(factor), pairs, torch.stack(contrasts)
     )
 
 

@@ -51,12 +51,7 @@ def judge_edit(
 ) -> dict[str, Any]:
     """Measure with a probe which factors change between images (n, 3, H, W) and their edits.
 
-    Args:
-        probe: predicts the data set's factors.
-        before: images before the edit.
-        after: images after the edit.
-        factor_names: factor names of the data set.
-        label: the edited factor; None if the data set does not have it.
+    `label` is the edited factor among the names of the data set's factors; None if it is not among them.
 
     Returns:
         JSON-ready dictionary: `changes`, the share of images in which each factor changes; `changed`, this

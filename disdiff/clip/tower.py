@@ -80,11 +80,7 @@ class Clip(nn.Module):
         return self.net.encode_image(self.preprocess(image), normalize=True)
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit-length embeddings of texts, shape (n, E).
-
-        Raises:
-            UserError: a text is too long for the CLIP.
-        """
+        """Unit-length embeddings of texts, shape (n, E); UserError if a text is too long for the CLIP."""
         tokens = self.tokenize(texts).to(self.preprocess.mean.device)
         return self.net.encode_text(tokens, normalize=True)
 
@@ -226,11 +222,7 @@ def create(name: str, **options: bool) -> nn.Module:
 
 
 def check_text_side(model: str, architecture: dict[str, Any], allow_download: bool) -> None:
-    """Check that the text tower and the tokenizer of an architecture need no forbidden download.
-
-    Raises:
-        UserError: they need files of the Hugging Face hub, and downloads are not allowed.
-    """
+    """Raise UserError if an architecture's text tower or tokenizer needs a download that is not allowed."""
     text = architecture["text_cfg"]
     needs = text.get("hf_model_name") or text.get("hf_tokenizer_name") or "siglip" in model.lower()
     if needs and not allow_download:

@@ -13,10 +13,10 @@ from disdiff.config.version import find_version
 COMMANDS = {
     "demo": ("demo", "show what the shipped model learned, in seconds; trains nothing"),
     "train": ("train", "train and evaluate a system: --base configs/disdiff/shapes3d.yaml"),
-    "show": ("show", "show what a configuration would train; trains nothing"),
+    "show": ("show", "show a finished run, or what a configuration would train; trains nothing"),
     "swap": ("swap", "swap units between images"),
     "traverse": ("traverse", "move the units of an image one at a time"),
-    "edit": ("edit", "edit your own picture through its units or their names"),
+    "edit": ("edit", "edit a picture by units or by their names"),
     "sample": ("sample", "sample new images"),
     "report": ("report", "write the report of a run, one HTML page"),
     "evaluate": ("evaluate", "compute disentanglement scores over seeds and runs"),

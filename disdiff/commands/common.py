@@ -14,22 +14,24 @@ from tqdm import tqdm
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import PRETRAINED, ROOT, find
 from disdiff.editing.image_input import load_image
-from disdiff.report.grids import save_grid
+from disdiff.report.grids import check_suffix, save_grid
 from disdiff.runs.run_folder import Run, load_run
 from ldm.device import DEVICES, resolve_device
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.files import expand_home
 from ldm.memory import keep_freed_memory
-from ldm.numbers import COUNT, SEED, Range
+from ldm.numbers import COUNT, SEED, SEVERAL, Range
 from ldm.training.threads import list_counts, set_threads
 
 
-def build_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+def build_parser(
+    description: str | None, examples: str, out: str = "file of the picture, or a folder for it"
+) -> argparse.ArgumentParser:
     """A parser with the options of every command on a run folder: RUN, --out, --seed, --device."""
     parser = begin_parser(description, examples)
     parser.add_argument("run", metavar="RUN", type=find, help="run folder, such as pretrained/shapes3d")
-    parser.add_argument("--out", type=expand_home, metavar="PATH", help="output file or folder")
+    parser.add_argument("--out", type=expand_home, metavar="PATH", help=out)
     parser.add_argument(
         "--seed", type=number(SEED), default=0, help="seed of all random choices (default: 0)"
     )
@@ -41,7 +43,7 @@ def add_sampler_options(
     parser: argparse.ArgumentParser, steps: str = "number of DDIM steps (default: that of the run)"
 ) -> None:
     """Add the options of every command that samples: --steps, --guidance."""
-    parser.add_argument("--steps", type=number(COUNT), help=steps)
+    parser.add_argument("--steps", type=count, help=steps)
     parser.add_argument(
         "--guidance",
         type=float,
@@ -85,6 +87,9 @@ def number(limits: Range) -> Callable[[str], int | float]:
     return read
 
 
+count, several = number(COUNT), number(SEVERAL)
+
+
 def parse_units(text: str) -> list[int]:
     """Parse the value of `--units`, such as `0,3`."""
     try:
@@ -110,8 +115,19 @@ def choose_image(name: str | None, run: Run, seed: int) -> Tensor:
 
 
 def choose_path(arguments: argparse.Namespace, name: str) -> Path:
-    """Output path of a command: `--out`, else `edits/<run>-<name>`; see `label_run`."""
-    return arguments.out or Path("edits") / f"{label_run(arguments.run)}-{name}"
+    """Path of the picture that a command writes: `--out`, else a new file `edits/<run>-<name>`.
+
+    In a folder given by `--out`, the file is a new one, too. See `label_run` and `number_path`.
+
+    Raises:
+        UserError: the suffix is not a picture format.
+    """
+    if arguments.out is None:
+        return number_path(Path("edits") / f"{label_run(arguments.run)}-{name}")
+    if arguments.out.is_dir():
+        return number_path(arguments.out / f"{arguments.run.resolve().name}-{name}")
+    check_suffix(arguments.out)
+    return arguments.out
 
 
 def number_path(path: Path) -> Path:
@@ -151,16 +167,14 @@ def data_path(picture: Path, suffix: str) -> Path:
 
 
 def save_picture(
-    arguments: argparse.Namespace,
+    out: Path,
     run: Run,
-    name: str,
     grid: Tensor,
     title: str,
     rows: list[str] | None = None,
     columns: list[str] | None = None,
 ) -> None:
-    """Write a grid of images to the output path (see `choose_path`, `save_grid`) and print the path."""
-    out = choose_path(arguments, name)
+    """Write a grid of images (see `save_grid`) and print its path."""
     save_grid(out, grid, title, run.title, rows, columns)
     print(out)
 

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from disdiff.commands.common import number, parse_seeds
+from disdiff.commands.common import count, parse_seeds
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.files import atomic_path, expand_home
-from ldm.numbers import COUNT
 
 EXAMPLES = """compare runs:
   disdiff compare runs/disdiff-shapes3d-small-s0 runs/pdae-shapes3d-small-s0
@@ -53,10 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--out", metavar="FOLDER", type=expand_home, help="write all formats and a page there"
     )
     parser.add_argument(
-        "--width",
-        type=number(COUNT),
-        default=200,
-        help="width of the printed table, characters (default: 200)",
+        "--width", type=count, default=200, help="width of the printed table, characters (default: 200)"
     )
     train = parser.add_argument_group("train first")
     train.add_argument("--train", action="store_true", help="train the runs of --systems and --configs")

@@ -10,6 +10,7 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
+    count,
     data_path,
     open_run,
     save_picture,
@@ -35,7 +36,7 @@ and a .json beside it; --out PATH changes the path."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=100, help="number of pairs of images (default: 100)")
+    parser.add_argument("--num", type=count, default=100, help="number of pairs of images (default: 100)")
     add_sampler_options(parser)
     return parser
 
@@ -72,10 +73,9 @@ def draw_rows(swapped: Swapped, source: Tensor, target: Tensor) -> tuple[Tensor,
 @torch.no_grad()  # the probe may be trained, which inference mode forbids
 def main(arguments: argparse.Namespace) -> None:
     """Swap the sets of units, read the factors, and write the rates and a picture."""
-    if arguments.num < 1:
-        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
+    out = choose_path(arguments, NAME)
+    numbers = data_path(out, ".json")
     run, sampler = open_run(arguments)
-    numbers = data_path(choose_path(arguments, NAME), ".json")
     assigned = assign_units(run)
     source, target = run.draw_indices(2 * arguments.num, arguments.seed).chunk(2)
     with show_progress("probe") as progress:
@@ -102,4 +102,4 @@ def main(arguments: argparse.Namespace) -> None:
         told = ", ".join(f"{size} {by_size[size]:.3f}" for size in SIZES if by_size[size] is not None)
         print(f"{name}: {told}")
     images, labels = draw_rows(swapped, *(reader.images(part[:NUM_SHOWN]) for part in (source, target)))
-    save_picture(arguments, run, NAME, images, "Units alone and together", labels)
+    save_picture(out, run, images, "Units alone and together", labels)

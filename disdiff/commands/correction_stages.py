@@ -9,6 +9,7 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_path,
+    count,
     data_path,
     load_image,
     open_run,
@@ -38,7 +39,7 @@ changes the path."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=8, help="number of random images (default: 8)")
+    parser.add_argument("--num", type=count, default=8, help="number of random images (default: 8)")
     parser.add_argument(
         "--images", nargs="+", metavar="I|FILE", help="use these images: data set indices or picture files"
     )
@@ -77,8 +78,8 @@ def read_factors(run: Run, index: Tensor, samples: dict[str, Tensor]) -> dict[st
 @torch.no_grad()  # the probe may be trained, which inference mode forbids
 def main(arguments: argparse.Namespace) -> None:
     """Sample with the code in one stage of sampling only, and measure the reconstruction."""
-    if arguments.num < 1:
-        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
+    out = choose_path(arguments, NAME)
+    numbers = data_path(out, ".json")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     if not isinstance(model, DisDiff):
@@ -104,9 +105,8 @@ def main(arguments: argparse.Namespace) -> None:
             progress((k + 1) / len(windows))
     title = "The code corrects the frozen model in one stage of sampling only"
     details = {"num_images": len(image), "seed": arguments.seed, "num_steps": sampler.num_steps}
-    numbers = data_path(choose_path(arguments, NAME), ".json")
     if arguments.probe:
         details["factors_read"] = read_factors(run, run.draw_indices(arguments.num, arguments.seed), samples)
     save_json(numbers, {**details, "corrected": measured})
     rows = torch.stack([image, *samples.values()])[:, : max(NUM_SHOWN, len(arguments.images or ()))]
-    save_picture(arguments, run, NAME, rows, title, labels)
+    save_picture(out, run, rows, title, labels)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from disdiff.commands.common import number
+from disdiff.commands.common import count, number
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import find
 from disdiff.config.schema import merge, read_yaml
@@ -18,7 +18,7 @@ from ldm.data.pictures import Pictures
 from ldm.data.prepare import check, convert, explain, fetch, render
 from ldm.errors import UserError
 from ldm.files import expand_home
-from ldm.numbers import COUNT, SEED
+from ldm.numbers import SEED
 from ldm.training.threads import set_threads
 
 EXAMPLES = """examples:
@@ -39,9 +39,8 @@ VERBS = ("check", "show")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = begin_parser(__doc__, EXAMPLES)
-    names = f"{{{','.join([*DATA_SETS, *VERBS])}}}"
     parser.add_argument(
-        "name", choices=[*DATA_SETS, *VERBS], metavar=names, help="data set, or `check` or `show`"
+        "name", choices=[*DATA_SETS, *VERBS], metavar="NAME|check|show", help=", ".join(DATA_SETS)
     )
     parser.add_argument(
         "checked", nargs="?", choices=list(DATA_SETS), metavar="NAME", help="after `check` or `show`"
@@ -57,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", type=number(SEED), default=0, help="seed of the subset, or of `show` (default: 0)"
     )
     parser.add_argument("--convert", action="store_true", help="decode all pictures into one array on disk")
-    parser.add_argument("--image-size", type=number(COUNT), help="side of the pictures in pixels")
+    parser.add_argument("--image-size", type=count, help="side of the pictures in pixels")
     parser.add_argument("--crop", help="how pictures are made square, as data.crop")
     parser.add_argument(
         "--corrupt", default="stop", help="at an unreadable picture: stop or skip (default: stop)"

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from disdiff.commands.common import load_named_run
+from disdiff.commands.common import load_named_run, number
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import PRETRAINED
 from disdiff.editing.unit_names import name_data
-from disdiff.editing.units import deterministic, invert
+from disdiff.editing.units import deterministic
 from disdiff.report.grids import save_grid
 from disdiff.report.pictures import draw_swap
 from ldm.files import atomic_path
+from ldm.numbers import SEED
 
 EXAMPLES = """examples:
   disdiff demo                    write to the folder disdiff-demo
@@ -37,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = begin_parser(__doc__, EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("disdiff-demo"), help="folder (disdiff-demo)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the images that are swapped (default: 0)"
+        "--seed", type=number(SEED), default=0, help="seed of the images that are swapped (default: 0)"
     )
     parser.set_defaults(run=PRETRAINED / "shapes3d", device="cpu")
     return parser
@@ -54,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     unit, model = names.order[0], run.model
     source, target = run.draw_images(2 * NUM_PAIRS, arguments.seed).chunk(2)
     sampler = deterministic(run.config.sampler)
-    z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    z_T = model.infer_noise(source, model.encode(source), sampler.num_steps)
     grid = draw_swap(model, source, target, [[unit]], sampler, z_T)
     title = f"Only {names.labels[unit]} is taken from the target"
     save_grid(arguments.out / FRESH, grid, title, run.title, ["source", "target", "swapped"])
@@ -63,10 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{name_data(run.source.name, run.source.procedural)}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f}")
     print("units, named after the factors that they encode according to the scores:")
     print(*(f"  {names.labels[k]}" for k in names.order), sep="\n")
-    shown = {
-        **SHOWN,
-        FRESH: f"new: {names.labels[unit]} swapped between {NUM_PAIRS} pairs of images",
-    }
+    shown = {**SHOWN, FRESH: f"new: {names.labels[unit]} swapped between {NUM_PAIRS} pairs of images"}
     width = max(len(str(arguments.out / name)) for name in shown)
     print("", *(f"{str(arguments.out / name):<{width}}  {text}" for name, text in shown.items()), sep="\n")
     print("", NEXT, sep="\n")

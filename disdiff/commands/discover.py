@@ -8,7 +8,7 @@ from disdiff.build import get_system
 from disdiff.clip.control import CONTROLS
 from disdiff.clip.displacement import WAYS
 from disdiff.clip.tower import load_clip
-from disdiff.commands.common import build_parser, number, open_run, show_progress
+from disdiff.commands.common import build_parser, count, number, open_run, several, show_progress
 from disdiff.config.clip_options import ClipConfig
 from disdiff.config.places import results_folder
 from disdiff.config.schema import Config
@@ -17,7 +17,7 @@ from disdiff.report.html import write_report
 from disdiff.runs.discovery import Discovery, Options
 from ldm.errors import UserError
 from ldm.files import expand_home
-from ldm.numbers import COUNT, POSITIVE
+from ldm.numbers import POSITIVE
 
 EXAMPLES = """examples, with P for prompts/shapes3d.yaml:
   disdiff discover RUN --prompts P                     name the units; extends the report of RUN
@@ -34,7 +34,7 @@ TINY = "local-dir:pretrained/tiny_clip"
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, EXAMPLES)
+    parser = build_parser(__doc__, EXAMPLES, "folder of the results (default: RUN)")
     parser.add_argument(
         "--prompts", type=expand_home, metavar="FILE", help="YAML file with the factors in words"
     )
@@ -49,12 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
         default=2.0,
         help="distance of traverse, standard deviations (default: 2)",
     )
-    parser.add_argument("--images", type=int, default=128, help="number of images to edit (default: 128)")
+    parser.add_argument("--images", type=several, default=128, help="number of images to edit (default: 128)")
     parser.add_argument(
-        "--steps",
-        type=number(COUNT),
-        default=20,
-        help="number of DDIM steps of inversion and decoding (default: 20)",
+        "--steps", type=count, default=20, help="number of DDIM steps of inversion and decoding (default: 20)"
     )
     parser.add_argument(
         "--guidance", type=float, default=1.0, metavar="W", help="scale of the gradient fields (default: 1)"
@@ -78,8 +75,6 @@ def choose_clip(arguments: argparse.Namespace, config: Config) -> ClipConfig:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Name the units, edit by name, and write the results and the report."""
-    if arguments.images < 2:
-        raise UserError("--images is too small for a discovery; give 2 or more")
     if arguments.edit and arguments.prompts is None:
         raise UserError(
             "--edit needs --prompts, because units have no names without them; add --prompts FILE"

@@ -6,8 +6,10 @@ the evaluation gave them.
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,13 @@ from disdiff.commands.common import (
     load_image,
     load_named_run,
     number,
-    number_path,
     save_picture,
+    several,
 )
 from disdiff.editing.edits import Edit
 from disdiff.evaluation.codes_file import save_codes
+from disdiff.runs.run_folder import Run
+from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.source import to_uint8
 from ldm.errors import UserError
 from ldm.numbers import FINITE, FRACTION, POSITIVE
@@ -43,6 +47,10 @@ EXAMPLES = """examples:
 Each --toward, --strength and --by applies to the --unit before it. Writes edits/<run>-edit.png (the next
 edit is <run>-edit-2.png) and, for edits of units, the codes before and after to a .npz beside it; --out PATH
 changes the path."""
+
+
+log = logging.getLogger(__name__)
+UNLIKE = 10.0  # dB; a picture that comes back so much worse than the run's own images is unlike them
 
 
 class BeginEdit(argparse.Action):
@@ -97,34 +105,63 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--walk", metavar="PICTURE", help="interpolate to this picture")
     parser.add_argument("--trajectory", action="store_true", help="mix noise predictions instead of codes")
-    parser.add_argument("--columns", type=int, default=7, help="images of an attribute or walk (default: 7)")
+    parser.add_argument(
+        "--columns", type=several, default=7, help="images of an attribute or walk (default: 7)"
+    )
     add_sampler_options(parser)
     return parser
 
 
-def edit_units(model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace) -> None:
-    """Save the picture before and after, and the codes."""
-    given = [
-        replace(e, toward=e.toward and to_uint8(load_image(str(e.toward), model.run.source))) for e in edits
-    ]
+def edit_units(
+    model: Model, image: Tensor, edits: Sequence[Edit], arguments: argparse.Namespace, out: Path
+) -> None:
+    """Save the picture before and after, the pictures that units are taken from, and the codes."""
+    codes_path = data_path(out, ".npz")
+    others = {e.toward: load_image(str(e.toward), model.run.source) for e in edits if e.toward is not None}
+    given = [replace(e, toward=e.toward and to_uint8(others[e.toward])) for e in edits]
     result = model.edit(to_uint8(image), given, arguments.steps)
-    grid = torch.stack([image.to(result.images), result.reconstructed, result.images], dim=1)
-    names = ", ".join(model.unit_names[unit] for unit in result.units)
+    shown = [image, *others.values(), result.reconstructed, result.images]
+    columns = ["picture", *(Path(str(name)).name for name in others), "unchanged", "edited"]
+    title = "; ".join(describe_edit(edit, model) for edit in edits)
     arrays = {name: getattr(result, name).cpu().numpy() for name in ("codes_before", "codes", "images")}
-    save_codes(data_path(arguments.out, ".npz"), {**arrays, "units": np.array(result.units)})
-    save_picture(arguments, model.run, "edit.png", grid, names, columns=["picture", "unchanged", "edited"])
+    save_codes(codes_path, {**arrays, "units": np.array(result.units)})
+    save_picture(out, model.run, torch.stack([i.to(image) for i in shown], dim=1), title, columns=columns)
+    if says := compare_with_own(reconstruction_scores(result.reconstructed, image)["psnr"], model.run):
+        log.info(says)
+
+
+def describe_edit(edit: Edit, model: Model) -> str:
+    """The units of an edit and how they are changed, in words."""
+    units = ", ".join(model.unit_names[unit] for unit in edit.choose(model.find_units(edit.unit)))
+    if edit.by is not None:
+        return f"{units}: {edit.by:+g} std"
+    share = "" if edit.strength == 1 else f"{edit.strength:.0%} "
+    return f"{units}: {share}toward {Path(str(edit.toward)).name}"
+
+
+def compare_with_own(psnr: float, run: Run) -> str:
+    """A warning if a picture comes back much worse (PSNR in dB) than the run's own images; else empty."""
+    own = ((run.metrics() or {}).get("reconstruction") or {}).get("inferred_psnr")
+    if own is None or psnr > own - UNLIKE:
+        return ""
+    return (
+        f"note: without an edit this picture comes back with {psnr:.1f} dB PSNR, the run's own images with "
+        f"{own:.1f} dB; it is unlike the training images, so edits of it are poor"
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Edit units, move along an attribute, or interpolate to another picture, as requested."""
     wanted = [bool(arguments.edits), bool(arguments.attribute), bool(arguments.walk)]
-    if sum(wanted) != 1 or arguments.columns < 2:
-        raise UserError("give exactly one of --unit, --attribute and --walk, and --columns of 2 or more")
-    arguments.out = arguments.out or number_path(choose_path(arguments, "edit.png"))
+    if sum(wanted) != 1:
+        raise UserError("give exactly one of --unit, --attribute and --walk")
+    if any((edit.toward is None) == (edit.by is None) for edit in arguments.edits or []):
+        raise UserError("every --unit needs exactly one of --toward PICTURE and --by NUMBER after it")
+    out = choose_path(arguments, "edit.png")
     model = Model(load_named_run(arguments))
     image = choose_image(arguments.picture, model.run, arguments.seed)
     if arguments.edits:
-        return edit_units(model, image, arguments.edits, arguments)
+        return edit_units(model, image, arguments.edits, arguments, out)
     if arguments.walk:
         end = load_image(arguments.walk, model.run.source)
         ends = to_uint8(image), to_uint8(end)
@@ -142,4 +179,4 @@ def main(arguments: argparse.Namespace) -> None:
         made = model.move_attribute(to_uint8(image), factor, int(value), strengths, arguments.steps)
         grid, title = torch.cat([image.to(made), made]), f"Away from and towards {arguments.attribute}"
         columns = ["image", *(f"{strength:+.2f}" for strength in strengths)]
-    save_picture(arguments, model.run, "edit.png", grid[None], title, columns=columns)
+    save_picture(out, model.run, grid[None], title, columns=columns)

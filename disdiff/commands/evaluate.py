@@ -120,8 +120,9 @@ def evaluate_controls(arguments: argparse.Namespace) -> None:
         out = results_folder(folder) / "metrics.json"
         save_json(out, {**metrics, "controls": {**(metrics.get("controls") or {}), **found}})
         for protocol, scored in found.items():
+            print(f"  {'codes':<60} FactorVAE       DCI")
             for name, _, *values in list_controls(scored):
-                print(f"  {name:<60}", *(v if isinstance(v, str) else f"{v:.3f}" for v in values))
+                print(f"  {name:<60}", *(f"{v:>9}" if isinstance(v, str) else f"{v:9.3f}" for v in values))
             print(describe_controls(protocol, scored), f"Kept in {out}.", sep="\n")
     if arguments.out:
         save_json(arguments.out, {"protocol": arguments.protocol, "runs": results})

@@ -49,5 +49,5 @@ def main(arguments: argparse.Namespace) -> None:
     target = export_run(arguments.run, arguments.target, arguments.license)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     for path in files:
-        print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(target)}")
+        print(f"{path.stat().st_size / 1e3:9,.1f} kB  {path.relative_to(target)}")
     print(arguments.target)

@@ -1,14 +1,14 @@
 """Compute FID and KID of a run's images against its data set; of reconstructions also MSE, PSNR and SSIM."""
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import torch
 from omegaconf import OmegaConf
 
 from disdiff.commands.common import add_sampler_options, build_parser, load_named_run
 from disdiff.config.places import results_folder
-from disdiff.config.schema import WeightsConfig, merge, parse_overrides, to_container
+from disdiff.config.schema import WeightsConfig, merge, parse_overrides
 from disdiff.evaluation import image_features as features
 from disdiff.evaluation import image_sets as sets
 from disdiff.evaluation.row_cache import RowCache
@@ -34,7 +34,7 @@ WEIGHTS = [f"weights.{part.name}" for part in fields(WeightsConfig)]
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, EXAMPLES)
+    parser = build_parser(__doc__, EXAMPLES, "file of the results, JSON (default: in RUN/fid)")
     parser.add_argument(
         "--images", default="samples", help=f"{', '.join(run_sets.KINDS)} or FILE.npy (default: samples)"
     )
@@ -66,7 +66,7 @@ def read_weights(own: WeightsConfig, texts: list[str]) -> WeightsConfig:
     """The section `weights` of the run with the `--set` overrides applied."""
     for text in texts:
         check_option("--set", text.partition("=")[0], WEIGHTS)
-    return merge([OmegaConf.create({"weights": to_container(own)}), parse_overrides(texts)]).weights
+    return merge([OmegaConf.create({"weights": asdict(own)}), parse_overrides(texts)]).weights
 
 
 def describe(result: dict) -> str:

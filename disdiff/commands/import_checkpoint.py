@@ -9,11 +9,11 @@ weights of their own file.
 import argparse
 from collections import Counter
 
+from disdiff.commands.common import count
 from disdiff.commands.terminal import begin_parser
 from disdiff.interop.denoisers import Heads
 from disdiff.interop.importing import SYSTEMS, ImportOptions, import_files
 from disdiff.interop.run_folder import REPORT, write_run
-from ldm.errors import UserError
 from ldm.files import expand_home
 
 EXAMPLES = """examples:
@@ -54,18 +54,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="use moving averages if there are any, or raw weights (default: ema)",
     )
     heads = parser.add_mutually_exclusive_group()
-    heads.add_argument("--heads", type=int, metavar="N", help="attention heads, which files do not store")
-    heads.add_argument("--head-channels", type=int, metavar="C", help="instead: channels per head")
-    parser.add_argument("--units", type=int, metavar="N", help="units of DisDiff (default: from the widths)")
+    heads.add_argument("--heads", type=count, metavar="N", help="attention heads, which files do not store")
+    heads.add_argument("--head-channels", type=count, metavar="C", help="instead: channels per head")
+    parser.add_argument(
+        "--units", type=count, metavar="N", help="units of DisDiff (default: from the widths)"
+    )
     parser.add_argument("--allow-extra", action="store_true", help="leave out unknown tensors")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Import, write the run folder, and print a summary."""
-    for name in ("heads", "head_channels", "units"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
     options = ImportOptions(
         kind=arguments.kind,
         data=arguments.data,
@@ -86,10 +85,10 @@ def print_report(report: dict) -> None:
     placed = (place.split(":")[0] for place in report["placed"].values() if ": replaced by" not in place)
     for line in report["replaced"]:
         print(line)
-    for stage, count in sorted(Counter(placed).items()):
-        print(f"{stage}: {count} tensors placed")
-    for reason, count in Counter(report["left_out"].values()).most_common():
-        print(f"left out: {count} ({reason})")
+    for stage, placements in sorted(Counter(placed).items()):
+        print(f"{stage}: {placements} tensors placed")
+    for reason, tensors in Counter(report["left_out"].values()).most_common():
+        print(f"left out: {tensors} ({reason})")
     for line in report["assumed"]:
         print(f"assumed: {line}")
     data = "procedural " * report["checked_on"]["procedural"] + report["checked_on"]["name"]

@@ -6,7 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from disdiff.commands.common import build_parser, choose_path, data_path, load_named_run, show_progress
+from disdiff.commands.common import build_parser, choose_path, count, data_path, load_named_run, show_progress
 from disdiff.evaluation.mean_gap import FIRST, compute_mean_gap, summarise_gap
 from disdiff.method.model import DisDiff
 from ldm.errors import UserError
@@ -21,9 +21,9 @@ Writes edits/<run>-mean_gap.png and a .json beside it; --out PATH changes the pa
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=1000, help="number of images (default: 1000)")
+    parser.add_argument("--num", type=count, default=1000, help="number of images (default: 1000)")
     parser.add_argument(
-        "--every", type=int, default=10, help="diffusion steps between measurements (default: 10)"
+        "--every", type=count, default=10, help="diffusion steps between measurements (default: 10)"
     )
     return parser
 
@@ -43,8 +43,6 @@ def draw(summary: dict, title: str) -> Figure:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Measure the gap over t, plot it, and print how much the correction lowers it."""
-    if arguments.num < 1 or arguments.every < 1:
-        raise UserError("--num and --every must be 1 or more; change them")
     out = choose_path(arguments, "mean_gap.png")
     numbers = data_path(out, ".json")
     run = load_named_run(arguments)
@@ -60,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
     with show_progress("measuring") as progress:
         summary = summarise_gap(steps, compute_mean_gap(run.model, image, steps, generator, progress))
     with atomic_path(out) as temporary:
-        draw(summary, run.title).savefig(temporary, format="png")
+        draw(summary, run.title).savefig(temporary, format=out.suffix[1:])
     save_json(numbers, {**summary, "num_images": arguments.num, "seed": arguments.seed})
     first, last, count = summary["first"], summary["last"], summary["num_steps"]
     lowered, ratio = summary["lowered_share"], summary["mean_ratio"]

@@ -12,6 +12,7 @@ import torch
 from disdiff.commands.common import (
     build_parser,
     choose_path,
+    count,
     data_path,
     load_named_run,
     save_picture,
@@ -41,15 +42,16 @@ the path."""
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=512, help="images of each kind (default: 512)")
+    parser.add_argument("--num", type=count, default=512, help="images of each kind (default: 512)")
     return parser
 
 
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Sample every kind, measure the distances, and write them with a picture."""
+    out = choose_path(arguments, NAME)
+    numbers = data_path(out, ".json")
     run, num = load_named_run(arguments), arguments.num
-    numbers = data_path(choose_path(arguments, NAME), ".json")
     if not NUM_COMPONENTS < num <= len(run.eval_index) // 2:
         raise UserError(
             f"--num {num} does not fit; give more than {NUM_COMPONENTS} and at most "
@@ -68,4 +70,4 @@ def main(arguments: argparse.Namespace) -> None:
     rows = torch.stack([made[:NUM_SHOWN] for made in samples.values()])
     labels = [f"{LABELS[way]} · {distances[way]:.3f}" for way in samples]
     title = "Samples, with their Frechet distance to the data in 16 principal components"
-    save_picture(arguments, run, NAME, rows, title, labels)
+    save_picture(out, run, rows, title, labels)

@@ -27,7 +27,7 @@ NEWER = ("traversal", "fields")  # parts that run folders of earlier versions la
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, EXAMPLES)
+    parser = build_parser(__doc__, EXAMPLES, "file of the report (default: RUN/report.html)")
     parser.add_argument("--pictures", action="store_true", help="redraw the pictures of the run first")
     return parser
 

@@ -11,6 +11,8 @@ import torch
 from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
+    choose_path,
+    count,
     open_run,
     parse_units,
     save_picture,
@@ -31,13 +33,13 @@ EXAMPLES = """examples:
   disdiff sample RUN --codes prior                   codes from the prior (InfoDiffusion, VAEs)
   disdiff sample RUN --codes prior --during 0 500    as in InfoDiffusion: unconditional down to
                                                t = 500, then with the code
-Writes edits/<run>-samples.png; --out PATH changes the path."""
+Writes edits/<run>-samples.png (the next ones are <run>-samples-2.png); --out PATH changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--num", type=int, default=32, help="number of images (default: 32)")
+    parser.add_argument("--num", type=count, default=32, help="number of images (default: 32)")
     parser.add_argument(
         "--codes", choices=tuple(ORIGINS), default="data", help="source of the codes (default: data)"
     )
@@ -56,10 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Sample images and write them as a grid."""
-    if arguments.num < 1:
-        raise UserError(f"--num {arguments.num} is too small; give 1 or more")
     if arguments.during and arguments.units is not None:
         raise UserError("--during and --units cannot be combined; leave one of them out")
+    out = choose_path(arguments, "samples.png")
     run, sampler = open_run(arguments)
     model = run.model
     if arguments.units is not None:
@@ -80,4 +81,4 @@ def main(arguments: argparse.Namespace) -> None:
             images = draw_samples(model, code, size, sampler, generator, units, progress)
     if units is not None:
         title += f"; units {', '.join(map(str, units))} only"
-    save_picture(arguments, run, "samples.png", as_grid(images), title)
+    save_picture(out, run, as_grid(images), title)

@@ -7,6 +7,7 @@ import torch
 from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
+    choose_path,
     load_image,
     number,
     open_run,
@@ -14,7 +15,7 @@ from disdiff.commands.common import (
     save_picture,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, invert, renew_noise
+from disdiff.editing.units import check_units, deterministic, renew_noise
 from disdiff.report.pictures import TITLES, draw_swap
 from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
@@ -27,7 +28,7 @@ EXAMPLES = """examples:
   disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
   disdiff swap pretrained/shapes3d --noise random --steps 100   random noise instead of the source's
   disdiff swap pretrained/shapes3d --noise 0.3                  30 % of the source's noise is replaced
-Writes edits/<run>-swap.png; --out PATH changes the path."""
+Writes edits/<run>-swap.png (the next swap is <run>-swap-2.png); --out PATH changes the path."""
 
 NUM_PAIRS = 8
 
@@ -72,6 +73,7 @@ def choose_pairs(arguments: argparse.Namespace, run: Run) -> tuple[torch.Tensor,
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Draw the swaps of pairs of images."""
+    out = choose_path(arguments, "swap.png")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
@@ -79,11 +81,11 @@ def main(arguments: argparse.Namespace) -> None:
     swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
     device = model.device
     source, target = (image.to(device) for image in choose_pairs(arguments, run))
-    z_T = invert(model, source, model.encode(source), sampler.num_steps)
+    z_T = model.infer_noise(source, model.encode(source), sampler.num_steps)
     z_T = renew_noise(z_T, arguments.noise, torch.Generator().manual_seed(arguments.seed))
     with show_progress("swapping") as progress:
         grid = draw_swap(model, source, target, swaps, sampler, z_T, progress)
     labels = [
         names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
     ]
-    save_picture(arguments, run, "swap.png", grid, TITLES["swap"], ["source", "target", *labels])
+    save_picture(out, run, grid, TITLES["swap"], ["source", "target", *labels])

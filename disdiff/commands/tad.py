@@ -59,11 +59,7 @@ def score(arrays: dict[str, np.ndarray], protocol: str, seed: int, num_rows: int
 
 
 def choose_num(wanted: int | None, protocol: str, num_codes: int) -> int:
-    """Number of codes to score.
-
-    Raises:
-        UserError: there are fewer codes, or too few for the folds.
-    """
+    """Number of codes to score; UserError if there are fewer codes, or too few for the folds."""
     num = get_protocol(protocol).num_train if wanted is None else wanted
     if num < NUM_FOLDS:
         raise UserError(f"--num {num} is too few for {NUM_FOLDS} folds; give at least {NUM_FOLDS}")

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
@@ -32,15 +33,10 @@ def run_script(
     parser: argparse.ArgumentParser,
     words: Sequence[str] | None = None,
 ) -> None:
-    """Parse the command line and run a command.
+    """Parse the command line (`words`; by default that of the process) and run a command.
 
     Bad input ends with one sentence on standard error and exit status 2. With `--debug`, an option of every
     command, it ends with the traceback.
-
-    Args:
-        main: function of the command.
-        parser: parser of its options.
-        words: the command line; by default that of the process.
     """
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(words)
@@ -58,9 +54,16 @@ def word_error(message: str, arguments: argparse.Namespace) -> str:
     """An error message whose remedy fits the command line `arguments`; see `add_settings_hint`."""
     if hasattr(arguments, "overrides"):  # the command accepts key=value as the messages advise
         return message
+    if not hasattr(arguments, "set"):  # some commands have options of their own for settings of the data
+        message = re.sub(r"\bdata\.(\w+)=", lambda key: name_option(key, arguments), message)
     return add_settings_hint(
         message, "--set" if hasattr(arguments, "set") and not hasattr(arguments, "run") else CONFIG
     )
+
+
+def name_option(key: re.Match[str], arguments: argparse.Namespace) -> str:
+    """The option for a setting `data.NAME=`, such as `--root `, if the command has it, else the setting."""
+    return f"--{key[1].replace('_', '-')} " if hasattr(arguments, key[1]) else key[0]
 
 
 def log_to_terminal(stream: TextIO, level: int = logging.INFO) -> None:

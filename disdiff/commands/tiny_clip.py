@@ -11,7 +11,7 @@ from disdiff.build import build_source
 from disdiff.clip.preprocess import Preprocess
 from disdiff.clip.tiny import NAME, PREPROCESSING, build_tiny_clip, describe_training, save_tiny_clip
 from disdiff.clip.tiny_training import TinyTraining, train_tiny_clip, zero_shot_accuracy
-from disdiff.commands.common import number
+from disdiff.commands.common import count, number
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.schema import DataConfig
 from ldm.data.source import split_indices
@@ -43,13 +43,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=number(POSITIVE), default=10.0, help="time limit (default: 10)")
     parser.add_argument(
         "--steps",
-        type=int,
+        type=count,
         default=defaults.num_steps,
         help=f"training steps at most (default: {defaults.num_steps})",
     )
     parser.add_argument("--seed", type=number(SEED), default=0, help="seed (default: 0)")
-    parser.add_argument("--num-train", type=int, default=50_000, help="training images (default: 50000)")
-    parser.add_argument("--num-eval", type=int, default=4_000, help="held-out images (default: 4000)")
+    parser.add_argument("--num-train", type=count, default=50_000, help="training images (default: 50000)")
+    parser.add_argument("--num-eval", type=count, default=4_000, help="held-out images (default: 4000)")
     parser.add_argument(
         "--root",
         type=expand_home,
@@ -64,8 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Train, evaluate on held-out images, and write weights and record."""
-    if min(arguments.steps, arguments.num_train, arguments.num_eval) < 1:
-        raise UserError("--steps, --num-train and --num-eval must be 1 or more; raise the one that is 0")
     kind = "never" if arguments.real else "always"
     source = build_source(DataConfig(root=str(arguments.root), procedural=kind))
     if arguments.num_train + arguments.num_eval > len(source):

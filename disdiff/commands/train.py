@@ -37,7 +37,7 @@ class JobParser(Parser):
         # argparse puts the overrides of `--base a.yaml key=value` into --base too; split them off by form
         files = [text for text in arguments.base if not is_override(text)]
         arguments.overrides = [text for text in arguments.base if is_override(text)] + overrides
-        if not files:
+        if arguments.base and not files:
             self.error("--base needs a configuration file")
         arguments.base = files
         return arguments
@@ -48,11 +48,18 @@ def is_override(text: str) -> bool:
     return "=" in text and not os.path.isfile(os.path.expanduser(text))
 
 
-def begin_job_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+def begin_job_parser(
+    description: str | None, examples: str, needs_base: bool = True
+) -> argparse.ArgumentParser:
     """A parser for the configuration files and overrides of a run."""
     parser = begin_parser(description, examples, JobParser)
     parser.add_argument(
-        "--base", nargs="+", required=True, metavar="FILE", help="configuration files, merged left to right"
+        "--base",
+        nargs="+",
+        required=needs_base,
+        default=[],
+        metavar="FILE",
+        help="configuration files, merged left to right",
     )
     return parser
 

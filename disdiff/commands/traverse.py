@@ -8,16 +8,17 @@ from disdiff.commands.common import (
     add_sampler_options,
     build_parser,
     choose_image,
+    choose_path,
     number,
     open_run,
     parse_units,
     save_picture,
+    several,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, invert, principal_directions
+from disdiff.editing.units import check_units, deterministic, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts
-from ldm.errors import UserError
 from ldm.numbers import POSITIVE
 
 EXAMPLES = """examples:
@@ -25,7 +26,7 @@ EXAMPLES = """examples:
   disdiff traverse pretrained/shapes3d --units 0,3         these units
   disdiff traverse pretrained/shapes3d --image 70000       an image of the data set
   disdiff traverse pretrained/shapes3d --image photo.png --reach 3 --columns 13
-Writes edits/<run>-traversal.png; --out PATH changes the path."""
+Writes edits/<run>-traversal.png (the next one is <run>-traversal-2.png); --out PATH changes the path."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=max(AMOUNTS),
         help="largest distance, in standard deviations (default: 2)",
     )
-    parser.add_argument("--columns", type=int, default=len(AMOUNTS), help="images per row (default: 9)")
+    parser.add_argument("--columns", type=several, default=len(AMOUNTS), help="images per row (default: 9)")
     add_sampler_options(parser)
     return parser
 
@@ -49,8 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(arguments: argparse.Namespace) -> None:
     """Draw a traversal of each unit."""
-    if arguments.columns < 2:
-        raise UserError("--columns is too small for a traversal; give 2 or more")
+    out = choose_path(arguments, "traversal.png")
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
@@ -58,9 +58,9 @@ def main(arguments: argparse.Namespace) -> None:
     directions = principal_directions(stack_codes(run.require_codes()))
     image = choose_image(arguments.image, run, arguments.seed)
     amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())
-    z_T = invert(model, image, model.encode(image), sampler.num_steps)
+    z_T = model.infer_noise(image, model.encode(image), sampler.num_steps)
     with show_progress("traversing") as progress:
         grid = draw_traversal(model, image, units, directions, amounts, sampler, z_T, progress)
     labels = [names.labels[unit] for unit in units]
     title, columns = TITLES["traversal"], label_amounts(amounts)
-    save_picture(arguments, run, "traversal.png", grid, title, labels, columns)
+    save_picture(out, run, grid, title, labels, columns)

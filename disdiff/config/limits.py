@@ -49,11 +49,7 @@ OF_NAME = {
 
 
 def check_limits(tree: dict[str, Any], prefix: str = "") -> None:
-    """Check every number of a complete configuration, as nested dictionaries.
-
-    Raises:
-        UserError: a number is outside its range, or a list has the wrong length.
-    """
+    """Raise UserError if a number of a complete configuration, or the length of a list, is out of range."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):

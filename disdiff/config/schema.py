@@ -346,7 +346,7 @@ def load_config(files: list[str | Path], overrides: Sequence[str] = ()) -> Confi
     config = merge([*shared, *own, command_line, OmegaConf.create({"preset": preset})])
     if config.run.name is None:
         config.run.name = f"{name_config(paths[-1])}-{config.preset}-s{config.seed}"
-    check_limits(to_container(config))
+    check_limits(asdict(config))
     return config
 
 
@@ -384,7 +384,8 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         tree = OmegaConf.create(quote_texts(path.read_text(encoding="utf-8"), ConfigFile) or {})
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+        remedy = f"; give {path / 'config.yaml'}" if (path / "config.yaml").is_file() else ""
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}{remedy}") from error
     except Exception as error:  # PyYAML and OmegaConf raise many kinds
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
@@ -420,24 +421,14 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
     return tree
 
 
-def list_keys(schema: type) -> list[str]:
-    """All dotted keys of a dataclass and its nested dataclasses."""
-    return list(list_kinds(schema))
-
-
 def to_yaml(config: Config) -> str:
     """The complete configuration as YAML; `read_yaml` and `merge` restore it."""
-    return OmegaConf.to_yaml(OmegaConf.create(escape(to_container(config))))
-
-
-def to_container(config: Any) -> dict:
-    """A configuration, or one of its sections, as plain dictionaries and lists."""
-    return asdict(config)
+    return OmegaConf.to_yaml(OmegaConf.create(escape(asdict(config))))
 
 
 def select(config: Config, key: str) -> Any:
     """The value of a dotted key; a section is returned as nested dictionaries."""
-    node: Any = to_container(config)
+    node: Any = asdict(config)
     for part in key.split("."):
         node = node[part]
     return node

@@ -1,4 +1,4 @@
-"""Check that networks fit the image size and that there are enough images.
+"""Check that networks fit the images, and that there are enough images.
 
 Every level of a network halves the resolution, so the image size limits the number of levels.
 """
@@ -12,15 +12,10 @@ LEAST_IMAGES = 2  # one image gives a single code, which no metric can score
 
 
 def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
-    """Refuse networks with more levels than the images, or their latents, can be halved.
+    """Raise UserError if networks have more levels than images or their latents can be halved.
 
-    Args:
-        config: configuration of a system with a first stage.
-        image_size: side of the data set's images in pixels.
-        denoises: whether the system has a U-Net on the latents.
-
-    Raises:
-        UserError: naming the keys.
+    `image_size` is the side of the data set's images in pixels; `denoises` tells whether the system has a
+    U-Net on the latents.
     """
     size = image_size
     if config.autoencoder.kind != "identity":
@@ -37,12 +32,18 @@ def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
         )
 
 
-def reduce_size(network: NetworkConfig, image_size: int) -> int:
-    """Side of the latents of images whose side is `image_size` pixels.
+def check_channels(config: Config, channels: int) -> None:
+    """Raise UserError if the networks are configured for images of other channels than those of the data."""
+    reads = config.autoencoder.network.in_channels
+    if reads != channels:
+        raise UserError(
+            f"autoencoder.network.in_channels={reads} does not fit {config.data.name}, whose images have "
+            f"{channels} channels; set it to {channels}"
+        )
 
-    Raises:
-        UserError: the image size is not a multiple of the downsampling factor.
-    """
+
+def reduce_size(network: NetworkConfig, image_size: int) -> int:
+    """Side of the latents of images whose side is `image_size` pixels; UserError if it is no whole number."""
     factor = network.downsampling_factor
     if image_size % factor:
         raise UserError(
@@ -55,12 +56,9 @@ def reduce_size(network: NetworkConfig, image_size: int) -> int:
 
 
 def check_discriminator(num_layers: int, image_size: int) -> None:
-    """Refuse a PatchGAN discriminator with too many layers, whose output would be empty.
+    """Raise UserError if a PatchGAN discriminator has so many layers that its output is empty.
 
     After the strided layers, each of two 4x4 convolutions reduces the side by one pixel.
-
-    Raises:
-        UserError: naming the key.
     """
     most = max((image_size // 3).bit_length() - 1, 0)
     if num_layers > most:
@@ -71,17 +69,7 @@ def check_discriminator(num_layers: int, image_size: int) -> None:
 
 
 def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> None:
-    """Refuse data with too few images to train and evaluate a code.
-
-    Args:
-        config: configuration of a system with a code.
-        needed: smallest number of training images.
-        num_train: number of training images.
-        num_eval: number of evaluation images.
-
-    Raises:
-        UserError: there are too few images; the message names the number needed and the alternatives.
-    """
+    """Raise UserError if there are too few images to train (`needed`) or to evaluate a code."""
     if num_train < needed:
         start, fewer = "", "train system=autoencoder or system=latent_diffusion, which need fewer"
         if needed > LEAST_IMAGES:
@@ -99,16 +87,7 @@ def check_images(config: Config, needed: int, num_train: int, num_eval: int) -> 
 
 
 def check_probe(config: Config, num_images: int, num_eval: int) -> None:
-    """Refuse evaluation on all images of data with factors, as the probe that judges edits needs others.
-
-    Args:
-        config: configuration of a system with a code.
-        num_images: number of images of the data set.
-        num_eval: number of evaluation images.
-
-    Raises:
-        UserError: naming the keys.
-    """
+    """Raise UserError if all images with factors are evaluation images: the probe is trained on others."""
     if config.evaluation.num_pairs and num_eval >= num_images:
         raise UserError(
             f"evaluation.num_images={config.evaluation.num_images} takes all {num_images} images, and none "
@@ -118,11 +97,7 @@ def check_probe(config: Config, num_images: int, num_eval: int) -> None:
 
 
 def check_sampler(config: Config, model: ImageModel | None) -> None:
-    """Refuse more sampling steps than the noise schedule has, for a model that samples.
-
-    Raises:
-        UserError: naming the keys.
-    """
+    """Raise UserError if a model that samples takes more steps than the noise schedule has."""
     steps, most = config.sampler.num_steps, config.latent_diffusion.schedule.num_steps
     if isinstance(model, DiffusionModel) and steps > most:
         raise UserError(

@@ -22,11 +22,7 @@ def find_value(key: str, trees: list[DictConfig], default: Any) -> Any:
 
 @contextmanager
 def refuse_bad_values() -> Iterator[None]:
-    """Turn OmegaConf's errors about a value into a one-sentence `UserError`.
-
-    Raises:
-        UserError: a value is invalid; the message names the key.
-    """
+    """Turn OmegaConf's errors about a value into a UserError of one sentence that names the key."""
     try:
         yield
     except OmegaConfBaseException as error:
@@ -39,11 +35,7 @@ def refuse_bad_values() -> Iterator[None]:
 
 
 def check_keys(tree: DictConfig, schema: type) -> None:
-    """Refuse unknown keys, and plain values where a section is expected.
-
-    Raises:
-        UserError: a key is unknown; the message names the key and the nearest valid one.
-    """
+    """Raise UserError for an unknown key, naming the nearest valid one, or a value in place of a section."""
     valid = set(list_kinds(schema))
     sections = {key.rsplit(".", 1)[0] for key in valid if "." in key}
     for key, value in _items(OmegaConf.to_container(tree)):

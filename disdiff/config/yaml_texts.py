@@ -19,9 +19,7 @@ MERGE_KEY = "<<"
 def quote_texts(text: str, kind: Any) -> str:
     """The same YAML document with quotes around the scalars whose type is text.
 
-    Args:
-        text: a YAML document.
-        kind: type of its content: a dataclass, a text, a list of texts, or anything else.
+    `kind` is the type of its content: a dataclass, a text, a list of texts, or anything else.
 
     Raises:
         yaml.YAMLError: the document is not valid YAML.

@@ -45,12 +45,7 @@ class Attribute:
 
 
 def fit_attribute(codes: Tensor, labels: Tensor, weight_decay: float = 1e-3) -> Attribute:
-    """Fit logistic regression by L-BFGS.
-
-    Args:
-        codes: codes of a data set, shape (n, N, D).
-        labels: whether each image has the attribute, shape (n,) bool.
-        weight_decay: factor of the squared weights in the loss.
+    """Fit logistic regression to codes (n, N, D) by L-BFGS; `labels` (n,) bool are images with the attribute.
 
     Raises:
         UserError: all images have the attribute, or none.

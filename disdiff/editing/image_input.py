@@ -59,8 +59,10 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 
 
 def _from_file(path: str | Path, size: int, channels: int, crop: str) -> Tensor:
+    if not (file := expand_home(path)).exists():
+        raise UserError(f"cannot read the picture {path}: there is no such file")
     try:
-        with Image.open(expand_home(path)) as picture:
+        with Image.open(file) as picture:
             prepared = prepare_any(picture, crop, size)
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"cannot read the picture {path}: {describe(error)}") from error

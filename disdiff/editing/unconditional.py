@@ -12,6 +12,7 @@ from torch import Tensor
 from disdiff.baselines.conditional import switch_by_step
 from disdiff.editing.units import in_batches
 from disdiff.method.model import DiffusionModel
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, sample
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
@@ -31,11 +32,7 @@ def split_stages(schedule: Schedule) -> dict[str, tuple[int, int]]:
 
 
 def check_window(window: tuple[int, int], schedule: Schedule) -> tuple[int, int]:
-    """Return (first, last) if first <= t < last are steps of the schedule; an empty window is allowed.
-
-    Raises:
-        UserError: the window reaches beyond the steps of the schedule.
-    """
+    """Return (first, last) if first <= t < last are steps of the schedule, or none; else raise UserError."""
     first, last = window
     if not 0 <= first <= last <= schedule.num_steps:
         raise UserError(
@@ -52,9 +49,9 @@ def draw_windowed(
     window: tuple[int, int],
     sampler: SamplerConfig,
     generator: torch.Generator,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
-    """Sample images that use their codes at some steps only.
+    """Sample images (n, 3, H, W), clamped to [-1, 1], that use their codes at some steps only.
 
     Args:
         model: model of the codes.
@@ -65,9 +62,6 @@ def draw_windowed(
         sampler: sampler configuration.
         generator: source of the noise that stochastic samplers add.
         progress: called with the completed fraction, from 0 to 1.
-
-    Returns:
-        Images, shape (n, 3, H, W), clamped to [-1, 1].
     """
 
     def make(part: Tensor, noise: Tensor) -> Tensor:

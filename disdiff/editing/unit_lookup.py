@@ -36,14 +36,11 @@ class UnitTable:
     given: Sequence[str | None] = ()
 
     def find(self, unit: int | str) -> list[int]:
-        """Find the units that match an index or a name, the strongest first.
+        """Find the units that match an index (an integer of any type) or a name, the strongest first.
 
         A text that is a plain integer (`7`, not `007`) is read as an index first. The name of an evaluated
         factor matches the units that encode it more than any other factor; if there is none, it matches the
         unit with the highest importance for the factor.
-
-        Args:
-            unit: an integer of any type, or a name.
 
         Raises:
             UserError: there is no unit of that index or name, or `unit` has another type.

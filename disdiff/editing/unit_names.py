@@ -45,19 +45,11 @@ class UnitNames:
 
 
 def name_units(
-    num_units: int,
-    importance: np.ndarray | None,
-    factor_names: list[str],
-    variance: np.ndarray | None = None,
+    num_units: int, importance: np.ndarray | None, factor_names: list[str], variance: np.ndarray | None = None
 ) -> UnitNames:
-    """Name units.
+    """Name N units by their importance for the F factors, shape (N, F); without it, by their numbers.
 
-    Args:
-        num_units: N.
-        importance: importance of units for factors, shape (N, F); without it, names are unit numbers.
-        factor_names: names of the F factors.
-        variance: variance of each unit over the data, shape (N,); sorts units without importance that do not
-            all fit into a picture.
+    `variance` (N,) over the data sorts units without importance that do not all fit into a picture.
     """
     if importance is None:
         order = list(range(num_units))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from disdiff.method.model import Generation, ImageModel, check_units
-from ldm.diffusion.grid import Progress
+from ldm.data.arrays import silent
 from ldm.diffusion.process import sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import SamplerConfig
 
@@ -38,59 +38,28 @@ def decode_code(
     sampler: SamplerConfig,
     units: list[int] | None = None,
     generator: torch.Generator | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:  # code => image
-    """Sample images from codes and given noise.
+    """Sample images (B, 3, H, W), clamped to [-1, 1], from codes (B, N, D) and noise z_T (B, C, h, w).
 
-    Args:
-        model: the model.
-        code: codes, shape (B, N, D).
-        z_T: noise to start from, random or from `invert`, shape (B, C, h, w).
-        sampler: sampler configuration; with eta 0 the image is a function of code and z_T.
-        units: the units to use; None for all.
-        generator: source of the noise that stochastic samplers add.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        Images, shape (B, 3, H, W), clamped to [-1, 1].
+    The noise is random or from `model.infer_noise`; with eta 0 an image is a function of code and z_T.
+    `units` are the units to use, None for all; stochastic samplers draw the noise they add from `generator`.
     """
-    return model.generate(code, z_T, Generation(sampler, units, generator, progress)).clamp(-1, 1)
+    return model.generate(code, z_T, Generation(sampler, units, generator)).clamp(-1, 1)
 
 
 def in_batches(
-    function: Callable[..., Tensor], *rows: Tensor, progress: Callable[[float], None] | None = None
+    function: Callable[..., Tensor], *rows: Tensor, progress: Callable[[float], None] = silent
 ) -> Tensor:
     """Apply `function` to batches of `BATCH` rows and concatenate the results, to limit memory.
 
-    Args:
-        function: takes one tensor per entry of `rows` and returns a tensor of the same length.
-        rows: tensors of equal length n.
-        progress: called with the completed fraction, from 0 to 1.
+    `function` takes one tensor per entry of `rows`, all of equal length, and returns one of that length.
+    `progress` is called with the completed fraction, from 0 to 1.
     """
     results, count = [], len(rows[0])
     for parts in zip(*(tensor.split(BATCH) for tensor in rows), strict=True):
         results.append(function(*parts))
-        if progress is not None:
-            progress(min(len(results) * BATCH, count) / count)
+        progress(min(len(results) * BATCH, count) / count)
     return torch.cat(results)
-
-
-def invert(
-    model: ImageModel, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-) -> Tensor:  # image => z_T
-    """Infer the noise from which `image` is sampled with `code`, by DDIM inversion.
-
-    Args:
-        model: the model.
-        image: shape (B, 3, H, W) in [-1, 1].
-        code: codes of the images, shape (B, N, D).
-        num_steps: number of DDIM steps.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        z_T for deterministic DDIM in `num_steps` steps, shape (B, C, h, w).
-    """
-    return model.infer_noise(image, code, num_steps, progress)
 
 
 def renew_noise(z_T: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -103,7 +72,7 @@ def renew_noise(z_T: Tensor, share: float, generator: torch.Generator) -> Tensor
 
 
 def deterministic(sampler: SamplerConfig) -> SamplerConfig:
-    """The sampler that reverses `invert`: DDIM with eta 0 and the same number of steps."""
+    """The sampler that reverses `model.infer_noise`: DDIM with eta 0 and the same number of steps."""
     return replace(sampler, name="ddim", eta=0.0)
 
 
@@ -114,14 +83,10 @@ def reconstruct(
     z_T: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # image => image
-    """Encode images and sample them back from their codes.
+    """Encode images (B, 3, H, W) in [-1, 1] and sample them back from their codes.
 
-    Args:
-        model: the model.
-        image: shape (B, 3, H, W) in [-1, 1].
-        sampler: sampler configuration.
-        z_T: noise to start from, shape (B, C, h, w); None draws random noise.
-        generator: source of random z_T and of the noise that stochastic samplers add.
+    Sampling starts from `z_T` (B, C, h, w), or without it from random noise of `generator`, which also gives
+    the noise that stochastic samplers add.
 
     Raises:
         ValueError: both `z_T` and `generator` are None.
@@ -140,7 +105,7 @@ def draw_samples(
     sampler: SamplerConfig,
     generator: torch.Generator,
     units: list[int] | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Sample images (n, 3, H, W) from codes (n, N, D) and random noise, with all units or only `units`."""
     decode = partial(decode_code, model, sampler=sampler, units=units, generator=generator)
@@ -166,21 +131,14 @@ def interpolate_codes(start: Tensor, end: Tensor, num_steps: int) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Interpolate spherically between noise tensors, which keeps the norm typical of noise.
+    """Interpolate spherically between standard normal noise `start` and `end` (B, C, h, w), to keep its norm.
 
-    Args:
-        start: standard normal noise, shape (B, C, h, w).
-        end: standard normal noise, shape (B, C, h, w).
-        share: positions in [0, 1], shape (A,).
-
-    Returns:
-        Noise, shape (B, A, C, h, w).
+    `share` holds A positions in [0, 1]; the result has shape (B, A, C, h, w).
     """
     a, b = start.flatten(1), end.flatten(1)
     cosine = F.cosine_similarity(a, b, dim=1).clamp(-1, 1)
-    angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)[
-        :, None
-    ]  # for a smaller angle, linear interpolation is exact to float precision
+    # for a smaller angle, linear interpolation is exact to float precision
+    angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)[:, None]
     weight_a, weight_b = ((place * angle).sin() / angle.sin() for place in (1 - share, share))  # (B, A)
     mixed = weight_a[..., None] * a[:, None] + weight_b[..., None] * b[:, None]
     return mixed.unflatten(2, start.shape[1:])
@@ -224,18 +182,10 @@ def principal_directions(codes: Tensor) -> Directions:
 
 
 def traverse_code(code: Tensor, unit: int, directions: Directions, amounts: Tensor) -> Tensor:
-    """Set one unit to given positions along its principal direction.
+    """Set `unit` of codes (B, N, D) to positions along its principal direction, shape (B, A, N, D).
 
-    The other units, and the unit's component orthogonal to the direction, stay unchanged.
-
-    Args:
-        code: codes, shape (B, N, D).
-        unit: the unit that moves.
-        directions: principal directions over the data set.
-        amounts: positions in standard deviations from the mean of the data, shape (A,).
-
-    Returns:
-        Codes, shape (B, A, N, D).
+    The `amounts` (A,) are in standard deviations from the mean of the data. The other units, and the unit's
+    component orthogonal to the direction, stay unchanged.
 
     Raises:
         UserError: the unit is out of range.

@@ -22,10 +22,8 @@ from ldm.errors import UserError
 from ldm.files import atomic_path
 
 NAME = "codes.npz"
-NAMES = {
-    "factors": "factor_names",
-    "attributes": "attribute_names",
-}  # array of labels: array with the names of its columns
+# array of labels: array with the names of its columns
+NAMES = {"factors": "factor_names", "attributes": "attribute_names"}
 
 
 def read_codes(path: str | Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:

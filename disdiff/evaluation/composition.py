@@ -21,6 +21,7 @@ from torch import Tensor
 
 from disdiff.editing.units import decode_code, in_batches, swap_units
 from disdiff.evaluation.edit_success import FactorReader
+from ldm.data.arrays import silent
 from ldm.errors import UserError
 
 SIZES = ("single", "pair", "all")
@@ -66,7 +67,7 @@ def swap_sets(
     source: Tensor,
     target: Tensor,
     units: list[int],
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Swapped:
     """Swap every set of `units` from images `target` into images `source`.
 
@@ -80,12 +81,11 @@ def swap_sets(
     sets = list_sets(units)
     every = list(dict.fromkeys([(), *(each for size in sets.values() for each in size)]))
     code, other = reader.encode(source), reader.encode(target)
-    z_T = reader.infer_noise(source, code, lambda share: None)
+    z_T = reader.infer_noise(source, code, silent)
     decode, images = partial(decode_code, reader.model, sampler=reader.sampler), {}
     for i, each in enumerate(every):
         images[each] = in_batches(decode, swap_units(code, other, list(each)), z_T)
-        if progress is not None:
-            progress((i + 1) / len(every))
+        progress((i + 1) / len(every))
     return Swapped(sets, images)
 
 

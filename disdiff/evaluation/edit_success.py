@@ -19,30 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.units import (
-    decode_code,
-    deterministic,
-    in_batches,
-    invert,
-    reconstruct,
-    renew_noise,
-    swap_units,
-)
+from disdiff.editing.units import decode_code, deterministic, in_batches, reconstruct, renew_noise, swap_units
 from disdiff.evaluation.probe import Probe, train_probe
 from disdiff.method.model import ImageModel
 from disdiff.metrics.image_quality import compare_images
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.losses import reconstruction_scores
+from ldm.data.arrays import silent
 from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.training.weight_files import WEIGHTS, fingerprint, load_weights, save_weights
 
 Report = Callable[[str, float], None]
-ORDINAL = (
-    "scale",
-    "orientation",
-)  # neighbouring values look alike, so results within one value are reported too
+# neighbouring values look alike, so results within one value are reported too
+ORDINAL = ("scale", "orientation")
 NUM_JUDGED = 500  # held-out images on which the probes are tested
 PROBES = {"originals": False, "originals and reconstructions": True}  # kind: trained on reconstructions, too
 LENIENT = "with_reconstructions"  # key of the rates by the second kind
@@ -69,16 +60,17 @@ class FactorReader:
         """z_T of images at `index` (n,) under `code` (n, N, D), shape (n, C, h, w)."""
         steps = self.sampler.num_steps
         return in_batches(
-            lambda part, c: invert(self.model, self.images(part), c, steps), index, code, progress=progress
+            lambda part, c: self.model.infer_noise(self.images(part), c, steps),
+            index,
+            code,
+            progress=progress,
         )
 
     def predict(self, image: Tensor) -> Tensor:
         """Factors that every probe reads from images (n, 3, H, W), shape (n, P, F)."""
         return torch.stack([probe.predict(image) for probe in self.probes], dim=1)
 
-    def read_factors(
-        self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] | None = None
-    ) -> Tensor:
+    def read_factors(self, code: Tensor, z_T: Tensor, progress: Callable[[float], None] = silent) -> Tensor:
         """Factors of the images sampled from `code` and `z_T`, shape (P, n, F)."""
         decode = partial(decode_code, self.model, sampler=self.sampler)
         found = in_batches(lambda c, z: self.predict(decode(c, z)), code, z_T, progress=progress)
@@ -107,7 +99,7 @@ def compute_editing(
     num_pairs: int,
     seed: int,
     probe_steps: int = 600,
-    progress: Report | None = None,
+    progress: Report = silent,
     cache_folder: Path | None = None,
     new_noise: float = 0.0,
 ) -> dict[str, object]:
@@ -135,14 +127,13 @@ def compute_editing(
         of the first, and `assigned_unit` is the unit of each factor. A factor that has the same value in all
         images is not edited.
     """
-    report: Report = progress or (lambda name, share: None)
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
     data = (cache_folder, model.latent_space, source, eval_index, probe_steps, seed)
-    probes = [find_probe(*data, partial(report, f"probe of {kind}"), both) for kind, both in PROBES.items()]
+    probes = [find_probe(*data, partial(progress, f"probe of {kind}"), both) for kind, both in PROBES.items()]
     reader = FactorReader(model, source, probes, deterministic(sampler))
     start = eval_index[torch.randint(len(eval_index), (num_pairs,), generator=random)]
     factors, code = source.factors(start), reader.encode(start)
-    z_T = reader.infer_noise(start, code, partial(report, "inverting"))
+    z_T = reader.infer_noise(start, code, partial(progress, "inverting"))
     if new_noise:
         z_T = renew_noise(z_T, new_noise, random)
     units, edits = np.asarray(importance).argmax(axis=0).tolist(), {}
@@ -152,7 +143,7 @@ def compute_editing(
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
         edited = swap_units(code, reader.encode(target), [units[f]])
-        seen = reader.read_factors(edited, z_T, partial(report, f"editing {names[f]}"))
+        seen = reader.read_factors(edited, z_T, partial(progress, f"editing {names[f]}"))
         edits[names[f]] = seen[:, :, varying], wanted[:, varying]
     held_out = eval_index[:NUM_JUDGED]
     seen = {
@@ -215,9 +206,7 @@ def find_probe(
 def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:
     """Compute the rates of success and of kept factors.
 
-    Args:
-        edits: per edited factor, in order, the factors that the probe read and the desired ones, shapes
-            (n, F).
+    `edits` has, per edited factor, the factors that the probe read and the desired ones, shapes (n, F).
 
     Returns:
         `success` and `kept` with their means, `kept_min`, and the same with a tolerance of one value for the
@@ -304,7 +293,7 @@ def compute_reconstruction(
     sampler: SamplerConfig,
     num_images: int,
     seed: int,
-    progress: Report | None = None,
+    progress: Report = silent,
 ) -> dict[str, object]:
     """Compute reconstruction errors of the autoencoder, and of codes with inferred and with random noise.
 
@@ -322,14 +311,13 @@ def compute_reconstruction(
         `<kind>_ssim` and `<kind>_edge_error` (`disdiff.metrics.image_quality`), for the kinds `autoencoder`,
         `inferred` and `random`; `psnr` equals `inferred_psnr`.
     """
-    report: Report = progress or (lambda name, share: None)
     random = torch.Generator().manual_seed(seed)
     space, ddim = model.latent_space, deterministic(sampler)
     image = to_float(source.images(eval_index[:num_images])).to(space.mean.device)
 
     def remake(part: Tensor) -> Tensor:
         """Reconstructions: autoencoder, inferred noise, random noise; shape (B, 3 kinds, 3, H, W)."""
-        z_T = invert(model, part, model.encode(part), ddim.num_steps)
+        z_T = model.infer_noise(part, model.encode(part), ddim.num_steps)
         first_stage = space.decode(space.encode(part))
         inferred, fresh = (
             reconstruct(model, part, ddim, z_T),
@@ -337,7 +325,7 @@ def compute_reconstruction(
         )
         return torch.stack([first_stage, inferred, fresh], dim=1)
 
-    made = in_batches(remake, image, progress=partial(report, "reconstruction"))
+    made = in_batches(remake, image, progress=partial(progress, "reconstruction"))
     scores = {}
     for kind, image_hat in zip(("autoencoder", "inferred", "random"), made.unbind(1), strict=True):
         pairs = compare_images(image_hat.clamp(-1, 1).cpu(), image.cpu())

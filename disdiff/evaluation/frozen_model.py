@@ -14,6 +14,7 @@ from torch import Tensor
 from disdiff.editing.units import in_batches
 from disdiff.metrics.fid import compute_fid
 from ldm.autoencoder.latent_space import LatentSpace
+from ldm.data.arrays import silent
 from ldm.diffusion.process import predict_z0, q_sample, sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, sample
 from ldm.diffusion.schedule import Schedule
@@ -56,7 +57,7 @@ def draw_unconditional(
     shape: tuple[int, int, int, int],
     sampler: SamplerConfig,
     generator: torch.Generator,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Images of random noise of `shape` (n, C, h, w) in latent space, shape (n, 3, H, W) in [-1, 1].
 

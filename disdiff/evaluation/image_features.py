@@ -54,14 +54,7 @@ LPIPS_VGG16 = replace(
 
 
 def resize(images: Tensor, mode: str) -> Tensor:
-    """Resize images to 299 x 299 pixels.
-
-    Args:
-        images: shape (n, 3, H, W) in 0..255, of any number type.
-        mode: a name in `RESIZE_MODES`.
-
-    Returns:
-        Shape (n, 3, 299, 299), float32.
+    """Resize images (n, 3, H, W) in 0..255, of any number type, to 299 x 299, by one of `RESIZE_MODES`.
 
     Raises:
         UserError: the mode is unknown.
@@ -189,11 +182,7 @@ class VGGDistance:
 
 
 def check_bytes(images: Tensor) -> Tensor:
-    """Return `images` if they are 8-bit RGB, shape (n, 3, H, W).
-
-    Raises:
-        UserError: dtype or shape is wrong.
-    """
+    """Return `images` if they are 8-bit RGB, shape (n, 3, H, W); else raise UserError."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise UserError(
             f"images must be uint8 of shape (n, 3, H, W) in 0..255, but are {images.dtype} of shape"
@@ -205,13 +194,10 @@ def check_bytes(images: Tensor) -> Tensor:
 def find_inception(path: str | None = None, allow_download: bool = False, option: str = "") -> Path:
     """Find the Inception weight file, under pytorch-fid's or torch-fidelity's file name.
 
-    Args:
-        path: `weights.inception` of the configuration.
-        allow_download: `weights.allow_download`.
-        option: see `ldm.weights.resolve_weight`.
+    `path` and `allow_download` are from the section `weights`; see `ldm.weights.resolve_weight`.
 
     Raises:
-        UserError: see `ldm.weights.resolve_weight`.
+        UserError: the file is not found or cannot be downloaded.
     """
     if path is None:
         for folder in weight_folders():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from disdiff.editing.units import in_batches
 from disdiff.method.model import DisDiff, shift_eps, training_coefficient
+from ldm.data.arrays import silent
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.schedule import Schedule
@@ -34,16 +35,11 @@ def compute_mean_gap(
     image: Tensor,
     steps: Tensor,
     generator: torch.Generator,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
-    """Compute the gaps at given steps, averaged over images.
+    """Gaps at the diffusion steps `steps` (S,), averaged over images (B, 3, H, W) in [-1, 1].
 
-    Args:
-        model: a DisDiff or PDAE in eval mode.
-        image: shape (B, 3, H, W) in [-1, 1].
-        steps: diffusion steps, shape (S,) int64.
-        generator: source of the noise.
-        progress: called with the completed fraction, from 0 to 1.
+    The model is a DisDiff or PDAE in eval mode; `progress` is called with the completed fraction.
 
     Returns:
         Gaps of the frozen model and of the corrected one, shape (2, S) float64, on the CPU.
@@ -64,8 +60,7 @@ def compute_mean_gap(
     for i, step in enumerate(steps.tolist()):
         errors = in_batches(lambda z, c, step=step: measure(z, c, step), z_0, code)
         gaps.append((factor[step] * errors.mean(dim=0)).cpu().double())
-        if progress is not None:
-            progress((i + 1) / len(steps))
+        progress((i + 1) / len(steps))
     return torch.stack(gaps, dim=1)
 
 

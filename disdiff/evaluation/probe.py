@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.latent_space import LatentSpace
+from ldm.data.arrays import silent
 from ldm.data.factor_space import FactorSpace
 from ldm.data.source import ImageSource, to_float
 from ldm.errors import UserError
@@ -59,7 +60,7 @@ def train_probe(
     index: Tensor,
     num_steps: int,
     seed: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
     with_reconstructions: bool = False,
 ) -> Probe:
     """Train a probe; gradients are enabled even if the caller has disabled them.
@@ -107,6 +108,5 @@ def train_probe(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if progress is not None:
-            progress((step + 1) / num_steps)
+        progress((step + 1) / num_steps)
     return probe.eval().requires_grad_(False)

@@ -30,11 +30,7 @@ class InitialCode(nn.Module, ABC):
 
 
 def check_components(most: int, wanted: int) -> None:
-    """Check that at most `most` components are wanted.
-
-    Raises:
-        UserError: the code has more numbers than inputs have dimensions, or than there are inputs.
-    """
+    """Raise UserError if more components are wanted than there are inputs, or than these have dimensions."""
     if most < wanted:
         raise UserError(
             f"code.encoder.start finds at most {most} components here, but the code has {wanted} numbers; "

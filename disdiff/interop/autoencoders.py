@@ -116,13 +116,9 @@ def describe_autoencoder(shapes: Shapes, layout: Layout, num_groups: int = 32) -
 def name_autoencoder(
     targets: Iterable[str], layout: Layout, num_levels: int, old: bool = False
 ) -> dict[str, str]:
-    """Their name of each of our tensors.
+    """Their name of each of the names `targets` in the state of an `Autoencoder` of `num_levels` levels.
 
-    Args:
-        targets: names in the state of an `Autoencoder`.
-        layout: layout of their names.
-        num_levels: number of levels of the network.
-        old: whether attention has the names of diffusers before 0.15.
+    `old` is for attention with the names of diffusers before 0.15.
     """
     return {target: translate(target, layout, num_levels, old) for target in targets}
 
@@ -164,11 +160,7 @@ def count_while(exists: Callable[[int], bool]) -> int:
 
 
 def get_shape(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """Shape of a required tensor.
-
-    Raises:
-        UserError: the tensor is missing.
-    """
+    """Shape of a required tensor; UserError if the tensor is missing."""
     if name not in shapes:
         raise UserError(f"the file has no tensor {name}; it is damaged, or does not match --kind")
     return shapes[name]

@@ -60,11 +60,7 @@ class CardDetails:
 
 
 def check_licence(licence: str | None) -> None:
-    """Refuse a licence name that hubs do not know.
-
-    Raises:
-        UserError: the name is not valid.
-    """
+    """Raise UserError for a licence name that hubs do not know."""
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
         raise UserError(
             f"{licence!r} is not a licence name of model hubs; write for example mit or cc-by-4.0"

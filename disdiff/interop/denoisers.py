@@ -157,11 +157,9 @@ def swap_head(name: str, words: Mapping[str, str]) -> str:
 
 
 def describe_code(shapes: Shapes, num_units: int | None = None) -> CodeConfig:
-    """The configuration of a DisDiff's last stage.
+    """The configuration of a DisDiff's last stage, from the shapes of all tensors by their foreign names.
 
-    Args:
-        shapes: shapes of all tensors, by their names in the file.
-        num_units: N; None derives it from the width of the code.
+    Without `num_units` N follows from the width of the code.
 
     Raises:
         UserError: a tensor is missing, or the widths contradict `num_units`.
@@ -190,11 +188,7 @@ UNET, ENCODER = "model.diffusion_model.", "cond_stage_model.encoder."
 
 
 def find_head(shapes: Shapes) -> int:
-    """Index of the encoder's last layer, the only one with a matrix.
-
-    Raises:
-        UserError: there is no such layer.
-    """
+    """Index of the encoder's last layer, the only one with a matrix; UserError if there is no such layer."""
     places = [
         int(name.removeprefix(ENCODER).split(".")[0])
         for name, shape in shapes.items()

@@ -68,8 +68,9 @@ def export_run(
                 shutil.copyfile(run.folder / name, place / name)
         if metrics is not None:
             save_json(place / METRICS, metrics)
-        (place / "config.yaml").write_text(to_yaml(make_portable(run.config, place)))
-        (place / CARD).write_text(write_card(run, CardDetails(target.name, stages, metrics, licence, hub)))
+        (place / "config.yaml").write_text(to_yaml(make_portable(run.config, place)), "utf-8")
+        details = CardDetails(target.name, stages, metrics, licence, hub)
+        (place / CARD).write_text(write_card(run, details), "utf-8")
         if fingerprint(load_run(place).model) != fingerprint(run.model):
             raise UserError(f"{target} differs from what was written to it; check the disk")
     return target

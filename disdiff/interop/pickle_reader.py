@@ -116,6 +116,10 @@ class _Machine:
         self.memory: dict[int, Any] = {}
         self.copied = 0
 
+    def push(self, item: Any) -> None:
+        """Put an item on top of the stack."""
+        self.stack.append(item)
+
     def pop(self) -> Any:
         """Pop the top item of the stack."""
         return self.stack.pop()
@@ -126,141 +130,82 @@ class _Machine:
         return items
 
     def run(self, name: str, argument: Any) -> None:
-        """Execute one instruction."""
-        if name in LITERALS:
-            self.stack.append(LITERALS[name]())
-        elif name in VALUES:
-            self.stack.append(argument)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memory[argument] = self.stack[-1]
-        elif name == "MEMOIZE":
-            self.memory[len(self.memory)] = self.stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self.memory[argument])
-        elif name not in ("PROTO", "FRAME"):
-            action = getattr(self, f"do_{name.lower()}", None)
-            if action is None:
+        """Execute one instruction: those on values, containers and the memo here, the others in `_create`."""
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case _ if name in LITERALS:
+                self.push(LITERALS[name]())
+            case _ if name in VALUES:
+                self.push(argument)
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memory[argument] = self.stack[-1]
+            case "MEMOIZE":
+                self.memory[len(self.memory)] = self.stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                self.push(self.memory[argument])
+            case "MARK":
+                self.marks.append(self.stack)
+                self.stack = []
+            case "POP" if self.stack:
+                self.pop()
+            case "POP" | "POP_MARK":
+                self.pop_marked()
+            case "DUP":
+                self.push(self.stack[-1])
+            case "TUPLE":
+                self.push(tuple(self.pop_marked()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [self.pop() for _ in range(int(name[-1]))]
+                self.push(tuple(reversed(items)))
+            case "LIST" | "FROZENSET":  # a list, because items of sets need not be hashable here
+                self.push(self.pop_marked())
+            case "DICT":
+                items = self.pop_marked()
+                self.push({})
+                self._set_items(items)
+            case "APPEND":
+                self._extend([self.pop()])
+            case "APPENDS" | "ADDITEMS":
+                self._extend(self.pop_marked())
+            case "SETITEM":
+                value, key = self.pop(), self.pop()
+                self._set_items([key, value])
+            case "SETITEMS":
+                self._set_items(self.pop_marked())
+            case _:
+                self._create(name, argument)
+
+    def _create(self, name: str, argument: Any) -> None:
+        """Execute an instruction that looks up a name, or creates an object: push a placeholder."""
+        match name:
+            case "GLOBAL":
+                self.push(Global(argument.replace(" ", ".", 1)))
+            case "STACK_GLOBAL":
+                member, module = self.pop(), self.pop()
+                known = isinstance(member, str) and isinstance(module, str)
+                self.push(Global(f"{module}.{member}") if known else Foreign("name", [module, member]))
+            case "REDUCE" | "NEWOBJ":
+                arguments, maker = self.pop(), self.pop()
+                self.push(self._call(maker, arguments))
+            case "NEWOBJ_EX":
+                words, arguments, maker = self.pop(), self.pop(), self.pop()
+                self.push(Foreign(maker, [arguments, words]))
+            case "INST":
+                self.push(Foreign(Global(argument.replace(" ", ".", 1)), self.pop_marked()))
+            case "OBJ":
+                maker, *items = self.pop_marked()
+                self.push(Foreign(maker, items))
+            case "BUILD":  # the state of an object, which is never applied
+                state, target = self.pop(), self.stack[-1]
+                if isinstance(target, Foreign):
+                    target.parts.append(state)  # attributes of containers and tensors are not needed
+            case "PERSID":  # something outside the pickle that is not a storage
+                self.push(Foreign("persistent", [argument]))
+            case "BINPERSID":
+                self.push(self._find(self.pop()))
+            case _:
                 raise Refused(f"it has the instruction {name}, which weight files do not need")
-            action(argument)
-
-    def do_mark(self, _: None) -> None:
-        """Set a mark at the current top of the stack."""
-        self.marks.append(self.stack)
-        self.stack = []
-
-    def do_pop(self, _: None) -> None:
-        """Drop the top item, or an empty mark."""
-        if self.stack:
-            self.pop()
-        else:
-            self.pop_marked()
-
-    def do_pop_mark(self, _: None) -> None:
-        """Drop all items above the last mark."""
-        self.pop_marked()
-
-    def do_dup(self, _: None) -> None:
-        """Duplicate the top item."""
-        self.stack.append(self.stack[-1])
-
-    def do_tuple(self, _: None) -> None:
-        """Push a tuple of all items above the last mark."""
-        items = tuple(self.pop_marked())
-        self.stack.append(items)
-
-    def do_tuple1(self, _: None) -> None:
-        """Push a tuple of the top item."""
-        self.stack[-1:] = [(self.stack[-1],)]
-
-    def do_tuple2(self, _: None) -> None:
-        """Push a tuple of the two top items."""
-        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
-
-    def do_tuple3(self, _: None) -> None:
-        """Push a tuple of the three top items."""
-        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
-
-    def do_list(self, _: None) -> None:
-        """Push a list of all items above the last mark."""
-        items = self.pop_marked()
-        self.stack.append(items)
-
-    do_frozenset = do_list  # a list, because items of sets need not be hashable here
-
-    def do_dict(self, _: None) -> None:
-        """Push a dictionary of the keys and values above the last mark."""
-        items = self.pop_marked()
-        self.stack.append({})
-        self._set_items(items)
-
-    def do_append(self, _: None) -> None:
-        """Append the top item to the list below it."""
-        self._extend([self.pop()])
-
-    def do_appends(self, _: None) -> None:
-        """Append all items above the last mark to the list below the mark."""
-        items = self.pop_marked()
-        self._extend(items)
-
-    do_additems = do_appends
-
-    def do_setitem(self, _: None) -> None:
-        """Set one item of the dictionary below key and value."""
-        value, key = self.pop(), self.pop()
-        self._set_items([key, value])
-
-    def do_setitems(self, _: None) -> None:
-        """Set the keys and values above the last mark in the dictionary below the mark."""
-        items = self.pop_marked()
-        self._set_items(items)
-
-    def do_global(self, argument: str) -> None:
-        """Push the name of a module member as a `Global`."""
-        self.stack.append(Global(argument.replace(" ", ".", 1)))
-
-    def do_stack_global(self, _: None) -> None:
-        """Push a `Global` whose module and name are on the stack."""
-        name, module = self.pop(), self.pop()
-        known = isinstance(name, str) and isinstance(module, str)
-        self.stack.append(Global(f"{module}.{name}") if known else Foreign("name", [module, name]))
-
-    def do_reduce(self, _: None) -> None:
-        """A call: push a placeholder with the callable and its arguments."""
-        arguments, maker = self.pop(), self.pop()
-        self.stack.append(self._call(maker, arguments))
-
-    def do_newobj(self, _: None) -> None:
-        """A new object of a class: handled like a call."""
-        self.do_reduce(None)
-
-    def do_newobj_ex(self, _: None) -> None:
-        """A new object with keyword arguments: handled like a call."""
-        words, arguments, maker = self.pop(), self.pop(), self.pop()
-        self.stack.append(Foreign(maker, [arguments, words]))
-
-    def do_inst(self, argument: str) -> None:
-        """A new object of a class given by name: handled like a call."""
-        items = self.pop_marked()
-        self.stack.append(Foreign(Global(argument.replace(" ", ".", 1)), items))
-
-    def do_obj(self, _: None) -> None:
-        """A new object of a class above the last mark: handled like a call."""
-        maker, *items = self.pop_marked()
-        self.stack.append(Foreign(maker, items))
-
-    def do_build(self, _: None) -> None:
-        """The state of an object: stored in its placeholder, never applied."""
-        state, target = self.pop(), self.stack[-1]
-        if isinstance(target, Foreign):
-            target.parts.append(state)  # attributes of containers and tensors are not needed
-
-    def do_persid(self, argument: str) -> None:
-        """A textual reference to something outside the pickle, which is not needed."""
-        self.stack.append(Foreign("persistent", [argument]))
-
-    def do_binpersid(self, _: None) -> None:
-        """A reference to something outside the pickle: a storage."""
-        self.stack.append(self._find(self.pop()))
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]

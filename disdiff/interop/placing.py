@@ -53,6 +53,7 @@ class Pool:
     Attributes:
         labels: name of each file in messages.
         files: tensors of each file, by name.
+        averaged: whether moving averages are placed instead of the raw tensors of their file.
         used: destination of each placed or replaced tensor, by (file, name).
         unread: reason for each name that is not a tensor or belongs to no network.
         replaced: number of replaced tensors, by (stage, file, replacing file).
@@ -60,12 +61,13 @@ class Pool:
 
     labels: list[str]
     files: list[dict[str, NamedTensor]]
+    averaged: bool = True
     used: dict[tuple[int, str], str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     replaced: Counter[tuple[str, int, int]] = field(default_factory=Counter)
 
     @classmethod
-    def of_files(cls, files: list[WeightsFile]) -> "Pool":
+    def of_files(cls, files: list[WeightsFile], averaged: bool) -> "Pool":
         """Pool several files; later files override earlier ones.
 
         Raises:
@@ -73,7 +75,7 @@ class Pool:
         """
         names = [file.path.name for file in files]
         labels = [name if names.count(name) == 1 else f"{name} (file {i})" for i, name in enumerate(names, 1)]
-        pool = cls(labels, [])
+        pool = cls(labels, [], averaged)
         for label, file in zip(labels, files, strict=True):
             try:
                 tensors, others = settle_names(file.tensors)
@@ -119,10 +121,10 @@ class Pool:
     def _shapes(tensors: Mapping[str, NamedTensor], prefix: str) -> dict[str, tuple[int, ...]]:
         return {n.removeprefix(prefix): t.shape for n, t in tensors.items() if n.startswith(prefix)}
 
-    def find(self, name: str, averaged: bool = False) -> tuple[int, str] | None:
+    def find(self, name: str) -> tuple[int, str] | None:
         """File and name of a tensor, or of its moving average in that file if `averaged` and present."""
         for i in reversed(range(len(self.files))):
-            for found in (shadow_of(name), name)[not averaged :]:
+            for found in (shadow_of(name), name)[not self.averaged :]:
                 if found in self.files[i]:
                     return i, found
         return None
@@ -153,14 +155,14 @@ class Pool:
         except UserError as error:
             raise UserError(f"{', '.join(holders or self.labels)}: {error}") from error
 
-    def place(self, module: nn.Module, names: Mapping[str, str], stage: str, averaged: bool) -> None:
+    def place(self, module: nn.Module, names: Mapping[str, str], stage: str) -> None:
         """Load tensors of the pool into `module`; `names` maps our names to theirs.
 
         Raises:
             UserError: a tensor is missing, has the wrong shape, or is not finite.
         """
         state = module.state_dict()
-        found = {target: self.find(names[target], averaged) for target in state if target in names}
+        found = {target: self.find(names[target]) for target in state if target in names}
         missing = [names.get(target, target) for target in state if found.get(target) is None]
         if missing:
             raise UserError(

@@ -63,7 +63,7 @@ def write_run(imported: Imported, folder: Path) -> dict:
     if [fingerprint(module) for module in imported.modules.values()] != before:
         raise UserError(f"{folder} differs from what was written to it; check the disk")
     with atomic_path(folder / "config.yaml") as temporary:
-        temporary.write_text(to_yaml(config))
+        temporary.write_text(to_yaml(config), encoding="utf-8")
     data = {"name": source.name, "procedural": source.procedural}
     report = {**imported.report, "checked_on": data, "checks": checks}
     save_json(folder / REPORT, report)

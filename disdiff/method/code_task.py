@@ -10,6 +10,9 @@ from torch import Tensor
 
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig
 from disdiff.method.model import ImageModel
+from ldm.diffusion.process import sample_noise
+from ldm.diffusion.sampler import sample_ddim
+from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import StageTask
 
@@ -17,12 +20,7 @@ from ldm.training.stage_task import StageTask
 class CodeTask(StageTask):
     """Trains `model.networks`; their encoder is frozen for `freeze_steps` and has its own learning rate."""
 
-    def __init__(
-        self,
-        model: ImageModel,
-        encoder: FactorEncoderConfig,
-        settings: TrainSettings,
-    ) -> None:
+    def __init__(self, model: ImageModel, encoder: FactorEncoderConfig, settings: TrainSettings) -> None:
         super().__init__(model.networks, settings)
         self.model = model
         self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
@@ -42,3 +40,17 @@ class CodeTask(StageTask):
         own = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in self.trained.parameters() if id(parameter) not in own]
         return [{"params": encoder, "lr": self.budget.learning_rate * self.encoder_rate}, {"params": rest}]
+
+    @property
+    def current(self) -> ImageModel:
+        """The model with the averaged weights of its networks, if they are averaged."""
+        return self.model.with_networks(self.result)
+
+    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """First-stage reconstructions, and samples for their codes, shape (2, columns, 3, H, W)."""
+        model, rows = self.current, {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
+        z_0 = sample_latents(model.latent_space, rows["statistics"], None)
+        eps_fn = model.eps_fn(model.encode_input(model.encoder_input.from_batch(rows, z_0)))
+        steps = min(PREVIEW_STEPS, model.schedule.num_steps)
+        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), steps)
+        return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])

@@ -6,6 +6,7 @@ units share the trunk; only the rows of the last layer belong to single units. T
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -106,6 +107,13 @@ class Posterior(NamedTuple):
     mean: Tensor
     logvar: Tensor | None
 
+    @classmethod
+    def bounded(cls, mean: Tensor, logvar: Tensor | None, fixed: float | None = None) -> "Posterior":
+        """The posterior with `logvar` clamped to [-12, 6]; without it, with log-variance `fixed`, if any."""
+        if logvar is not None:
+            return cls(mean, logvar.view_as(mean).clamp(-12, 6))
+        return cls(mean, None if fixed is None else torch.full_like(mean, fixed))
+
     def sample(self, generator: torch.Generator) -> Tensor:
         """A sampled code, shape (B, N, D); the mean if there is no variance."""
         if self.logvar is None:
@@ -134,7 +142,33 @@ class EncoderBlock(nn.Module):
         return h + self.conv1(F.relu(self.norm(self.conv3(F.relu(h)))))
 
 
-class FactorEncoder(nn.Module):
+class Encoder(nn.Module, ABC):
+    """Inputs => codes of N units of D numbers; subclasses define the posterior.
+
+    Attributes:
+        num_units: N.
+        unit_dim: D.
+        is_fitted: whether `fit_start` fits something, such as the initial code.
+        images_needed: smallest number of training inputs for this fit.
+        pixels_needed: number of images whose averaged pixels `fit_pixels` wants before it; 0 for none.
+    """
+
+    is_fitted, images_needed, pixels_needed = False, 0, 0
+
+    def __init__(self, num_units: int, unit_dim: int) -> None:
+        super().__init__()
+        self.num_units, self.unit_dim = num_units, unit_dim
+
+    @abstractmethod
+    def posterior(self, x: Tensor) -> CodePosterior:
+        """Distribution of the codes of inputs `x` (B, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Code of inputs `x` (B, ...), shape (B, N, D): the posterior's mean."""
+        return self.posterior(x).mean
+
+
+class FactorEncoder(Encoder):
     """Stride-2 convolutions to 4x4, two residual blocks, a linear layer for all units."""
 
     def __init__(
@@ -151,11 +185,11 @@ class FactorEncoder(nn.Module):
         Raises:
             UserError: `size` is not a power of two, or an option is unknown.
         """
-        super().__init__()
+        super().__init__(num_units, unit_dim)
         side = min(size, OUTPUT_SIZE)
         depth = count_halvings(size, side, "the factor encoder needs inputs of 1, 2, 4, 8, 16")
         check_option("code.encoder.posterior", config.posterior, ("none", "fixed", "gaussian"))
-        self.num_units, self.unit_dim, self.gaussian = num_units, unit_dim, config.posterior == "gaussian"
+        self.gaussian = config.posterior == "gaussian"
         self.fixed_logvar = 2 * math.log(config.code_noise) if config.posterior == "fixed" else None
         self.trunk = nn.Sequential()
         if not depth:
@@ -185,21 +219,8 @@ class FactorEncoder(nn.Module):
         if self.components is not None:
             nn.init.zeros_(self.head.weight[: num_units * unit_dim])
             nn.init.zeros_(self.head.bias[: num_units * unit_dim])
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the initial code is fitted (by `fit_start`)."""
-        return self.components is not None
-
-    @property
-    def images_needed(self) -> int:
-        """Smallest number of training inputs to fit the initial code; 0 for a random start."""
-        return 0 if self.components is None else self.components.images_needed
-
-    @property
-    def pixels_needed(self) -> int:
-        """Number of images whose averaged pixels `fit_pixels` wants before `fit_start`; 0 for none."""
-        return NUM_IMAGES if isinstance(self.components, PixelCode) else 0
+            self.is_fitted, self.images_needed = True, self.components.images_needed
+            self.pixels_needed = NUM_IMAGES if isinstance(self.components, PixelCode) else 0
 
     def fit_pixels(self, x: Tensor, pixels: Tensor) -> None:
         """Fit the estimate of averaged pixels (n, P) to training inputs `x` (n, C, size, size)."""
@@ -222,15 +243,7 @@ class FactorEncoder(nn.Module):
         if self.components is not None:
             mean = mean + self.initial_code(x)
         mean = self.code_norm(mean).unflatten(1, (self.num_units, self.unit_dim))
-        if self.gaussian:
-            return Posterior(mean, logvar.view_as(mean).clamp(-12, 6))
-        return Posterior(
-            mean, None if self.fixed_logvar is None else torch.full_like(mean, self.fixed_logvar)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Code of `x` (B, C, size, size), shape (B, N, D): the posterior's mean."""
-        return self.posterior(x).mean
+        return Posterior.bounded(mean, logvar, self.fixed_logvar)
 
 
 def build_start(

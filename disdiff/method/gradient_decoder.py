@@ -200,11 +200,7 @@ CONDITIONS = {"shared": SharedCondition, "private": PrivateCondition}
 
 
 def build_unit_embedding(kind: str, num_units: int, emb_dim: int) -> nn.Module | None:
-    """Build the embedding that distinguishes units; None for `none`.
-
-    Raises:
-        UserError: `kind` is unknown.
-    """
+    """Build the embedding that distinguishes units; None for `none`; UserError if `kind` is unknown."""
     kinds: dict[str, Any] = {
         "orthogonal": OrthogonalEmbedding,
         "learned": LearnedEmbedding,

@@ -166,11 +166,7 @@ def clean_weight(snr: Tensor, cap: float) -> Tensor:
 
 
 def check_whitened(num_entries: int, option: str = "code.loss.whiten_ridge") -> None:
-    """Check that the latents' covariance is small enough to be inverted, as the key `option` needs.
-
-    Raises:
-        UserError: a latent has more than MAX_WHITENED entries.
-    """
+    """Raise UserError if latents have too many entries for a whitening, as the key `option` needs."""
     if num_entries > MAX_WHITENED:
         raise UserError(
             f"{option} is for latents of at most {MAX_WHITENED} entries, these have {num_entries}; "

@@ -8,8 +8,10 @@ There are two coefficients: training uses the paper's (with the posterior varian
 that of classifier guidance. For t > 20 they differ by less than 5 %.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,6 @@ from disdiff.method.encoder_input import EncoderInput
 from disdiff.method.factor_encoder import FactorEncoder
 from disdiff.method.gradient_decoder import GradientDecoder
 from ldm.autoencoder.latent_space import LatentSpace
-from ldm.diffusion.grid import Progress
 from ldm.diffusion.sampler import EpsFunction, SamplerConfig, invert_ddim, sample
 from ldm.diffusion.schedule import Schedule, gather
 from ldm.errors import UserError
@@ -28,11 +29,7 @@ from ldm.nn.unet import Features, UNet
 
 
 def check_units(units: list[int], num_units: int) -> list[int]:
-    """Return `units` if they are a subset of 0 .. `num_units` - 1.
-
-    Raises:
-        UserError: a unit is out of range or occurs twice.
-    """
+    """Return `units` if they are a subset of 0 .. `num_units` - 1; else raise UserError."""
     wrong = [unit for unit in units if not 0 <= unit < num_units]
     if wrong:
         raise UserError(f"there is no unit {wrong[0]}: this model has units 0 to {num_units - 1}")
@@ -49,13 +46,11 @@ class Generation:
         sampler: the sampler; with eta 0 an image is a function of code and noise.
         units: use the gradient fields of these units only; None for all.
         generator: source of new noise, for samplers that add noise.
-        progress: wraps the iterable of steps, such as tqdm.
     """
 
     sampler: SamplerConfig
     units: list[int] | None = None
     generator: torch.Generator | None = None
-    progress: Progress | None = None
 
 
 class ImageModel(nn.Module, ABC):
@@ -116,15 +111,19 @@ class ImageModel(nn.Module, ABC):
             encoder.fit_pixels(x[:needed], torch.cat([average_pixels(decode(part)) for part in parts]))
         encoder.fit_start(x)
 
+    def with_networks(self, networks: nn.Module) -> Self:
+        """The same model with other trained networks, such as an average of their weights."""
+        model = copy.copy(self)
+        model._modules = {**self._modules, "networks": networks}
+        return model
+
     @abstractmethod
     def noise_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape of the noise z_T of one image; no entries if the code alone determines the image."""
 
     @abstractmethod
-    def infer_noise(
-        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-    ) -> Tensor:  # image => z_T
-        """Noise from which `generate` reproduces `image` (B, 3, H, W) with `code` in `num_steps` steps."""
+    def infer_noise(self, image: Tensor, code: Tensor, num_steps: int) -> Tensor:  # image => z_T
+        """Noise z_T from which DDIM restores `image` (B, 3, H, W) with `code` in `num_steps` steps."""
 
     @abstractmethod
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
@@ -135,11 +134,7 @@ class DiffusionModel(ImageModel):
     """A system whose code is an input of the noise prediction; subclasses define `eps_fn`."""
 
     def __init__(
-        self,
-        latent_space: LatentSpace,
-        schedule: Schedule,
-        networks: nn.Module,
-        encoder_input: EncoderInput,
+        self, latent_space: LatentSpace, schedule: Schedule, networks: nn.Module, encoder_input: EncoderInput
     ) -> None:
         super().__init__(latent_space, networks, encoder_input)
         self.schedule = schedule
@@ -167,17 +162,15 @@ class DiffusionModel(ImageModel):
         """Shape (C, h, w) of z_T."""
         return self.latent_space.latent_shape(image_size)
 
-    def infer_noise(
-        self, image: Tensor, code: Tensor, num_steps: int, progress: Progress | None = None
-    ) -> Tensor:  # image => z_T
+    def infer_noise(self, image: Tensor, code: Tensor, num_steps: int) -> Tensor:  # image => z_T
         """Noise by DDIM inversion, shape (B, C, h, w)."""
         z_0 = self.latent_space.encode(image)
-        return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps, progress)
+        return invert_ddim(self.eps_fn(code), self.schedule, z_0, num_steps)
 
     def generate(self, code: Tensor, z_T: Tensor, how: Generation) -> Tensor:  # code => image
         """Sample latents with the configured sampler and decode them."""
         eps_fn = self.eps_fn(code, how.units)
-        z_0 = sample(how.sampler, eps_fn, self.schedule, z_T, how.generator, how.progress)
+        z_0 = sample(how.sampler, eps_fn, self.schedule, z_T, how.generator)
         return self.latent_space.decode(z_0)
 
 
@@ -232,27 +225,14 @@ class DisDiff(DiffusionModel):
         encoder_input: EncoderInput,
         guidance: float = 1.0,
     ) -> None:
-        """Assemble the model.
-
-        Args:
-            latent_space: the latent space.
-            denoiser: the frozen denoiser.
-            schedule: the denoiser's noise schedule.
-            networks: encoder and gradient decoder.
-            encoder_input: computes the encoder's input.
-            guidance: scale of the gradient fields in sampling and inversion; not used in training.
-        """
+        """Assemble the model; `guidance` scales the gradient fields in sampling and inversion only."""
         super().__init__(latent_space, schedule, networks, encoder_input)
         self.denoiser, self.guidance = denoiser, guidance
 
     def predict(self, z_t: Tensor, t: Tensor, code: Tensor, units: Tensor | None = None) -> Prediction:
-        """Compute the frozen noise prediction and the gradient field of each unit.
+        """Compute the frozen noise prediction for `z_t` (B, C, h, w) at `t` (B,), and the field of each unit.
 
-        Args:
-            z_t: noisy latent, shape (B, C, h, w).
-            t: diffusion step, shape (B,).
-            code: code of K units, shape (B, K, D).
-            units: the units' numbers, shape (K,) or (B, K); None for all N.
+        `code` has K units, shape (B, K, D); `units` are their numbers, shape (K,) or (B, K), None for all N.
         """
         eps_base, features = self.predict_base(z_t, t)
         return Prediction(eps_base, self.networks.decoder(features, code, units))
@@ -319,10 +299,6 @@ class PDAE(DisDiff):
 
 
 def refuse_units(units: list[int] | Tensor | None) -> None:
-    """Raise UserError if a subset of units is given to a system without a gradient field per unit.
-
-    Raises:
-        UserError: `units` is not None.
-    """
+    """Raise UserError if a subset of units is given to a system without a gradient field per unit."""
     if units is not None:
         raise UserError("the units of this system have no separate gradient fields; do not choose units")

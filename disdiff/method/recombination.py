@@ -21,13 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from disdiff.method.losses import (
-    RecombinationConfig,
-    critic_penalty,
-    fit_whitener,
-    mix_units,
-    recode_error,
-)
+from disdiff.method.losses import RecombinationConfig, critic_penalty, fit_whitener, mix_units, recode_error
 from ldm.autoencoder.losses import hinge_discriminator_loss
 
 PENALTY_EVERY = 4  # the gradient penalty is computed at every fourth step, four times as large

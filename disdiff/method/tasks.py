@@ -30,10 +30,9 @@ from disdiff.method.losses import (
 from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
 from disdiff.method.recombination import Recombination
 from ldm.diffusion.loss import denoising_error
-from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_noise
-from ldm.diffusion.sampler import sample_ddim
+from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_integers, sample_noise
 from ldm.errors import UserError, check_option, look_up
-from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
+from ldm.tasks import sample_latents
 from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import spread
 
@@ -64,11 +63,7 @@ class DisDiffTask(CodeTask):
     model: DisDiff
 
     def __init__(
-        self,
-        model: DisDiff,
-        loss: DisDiffLossConfig,
-        encoder: FactorEncoderConfig,
-        settings: TrainSettings,
+        self, model: DisDiff, loss: DisDiffLossConfig, encoder: FactorEncoderConfig, settings: TrainSettings
     ) -> None:
         super().__init__(model, encoder, settings)
         self.loss = loss
@@ -134,9 +129,7 @@ class DisDiffTask(CodeTask):
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
-        t = torch.randint(*self.t_range, (len(z_0),), generator=generator, device=generator.device).to(
-            z_0.device
-        )
+        t = sample_integers(*self.t_range, z_0, generator)
         eps = sample_noise(z_0, generator)
         z_t = q_sample(self.model.schedule, z_0, t, eps)
         eps_base, features = self.model.predict_base(z_t, t)
@@ -159,9 +152,7 @@ class DisDiffTask(CodeTask):
             loss = loss + ramp * self.loss.weight_kl * kl
         if self.loss.weight_disentangle and step % self.loss.every == 0:
             parts = Step(z_0, z_t, t, eps_base, grad, code)
-            unit = torch.randint(code.shape[1], (len(t),), generator=generator, device=generator.device).to(
-                t.device
-            )
+            unit = sample_integers(0, code.shape[1], t, generator)
             chosen = self._chosen_grad(parts, features, unit)
             terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
@@ -238,23 +229,6 @@ class DisDiffTask(CodeTask):
     def _images(self, *latents: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return tuple(self.model.latent_space.decode(z, quantize=False) for z in latents)
-
-    def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """First-stage reconstructions, and samples for their codes, shape (2, columns, 3, H, W)."""
-        model = self.current
-        z_0 = sample_latents(model.latent_space, batch["statistics"][:PREVIEW_IMAGES], None)
-        rows = {name: tensor[:PREVIEW_IMAGES] for name, tensor in batch.items()}
-        eps_fn = model.eps_fn(model.networks.encoder(model.encoder_input.from_batch(rows, z_0)))
-        steps = min(PREVIEW_STEPS, model.schedule.num_steps)
-        sampled = sample_ddim(eps_fn, model.schedule, sample_noise(z_0, generator), steps)
-        return torch.stack([model.latent_space.decode(z) for z in (z_0, sampled)])
-
-    @property
-    def current(self) -> DisDiff:
-        """The model with the averaged weights of encoder and gradient decoder."""
-        model = self.model
-        frozen = (model.latent_space, model.denoiser, model.schedule)
-        return DisDiff(*frozen, self.result, model.encoder_input, model.guidance)
 
 
 def encode_frozen(encoder: nn.Module, x: Tensor) -> Tensor:

@@ -28,15 +28,9 @@ def fit_boosting(
     executor: Executor,
     on_round: Callable[[], None],
 ) -> GradientBoostingClassifier:
-    """Fit `GradientBoostingClassifier(n_estimators=num_rounds, random_state=seed)`.
+    """Fit `GradientBoostingClassifier(n_estimators=num_rounds, random_state=seed)` to codes (n, N).
 
-    Args:
-        codes: shape (n, N).
-        labels: integers, shape (n,).
-        num_rounds: rounds of boosting.
-        seed: seed of the classifier.
-        executor: grows the trees.
-        on_round: called after each round.
+    The labels (n,) are integers; `executor` grows the trees; `on_round` is called after each round.
     """
     parallel = find_parallel()
     if parallel:

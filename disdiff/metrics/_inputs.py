@@ -19,11 +19,7 @@ ROUNDING = 1e-12  # a range below this share of a column's largest magnitude cou
 
 
 def check_codes(codes: np.ndarray, *, scalar: bool = False) -> np.ndarray:
-    """Return `codes` as an array of finite floats, at least one column of which varies.
-
-    Args:
-        codes: the codes, shape (n, N) or (n, N, D).
-        scalar: whether only shape (n, N) is accepted.
+    """Return `codes` (n, N) or, unless `scalar`, (n, N, D) as finite floats, some column of which varies.
 
     Raises:
         UserError: wrong shape or type, NaN or infinity, or every column constant.
@@ -62,11 +58,7 @@ def find_varying(columns: np.ndarray) -> np.ndarray:
 
 
 def check_variation(codes: np.ndarray) -> None:
-    """Check that codes (n, N), the rows that a metric has drawn, vary in some unit.
-
-    Raises:
-        UserError: all units are constant on these rows.
-    """
+    """Raise UserError if no unit of codes (n, N), the rows that a metric has drawn, varies."""
     if not find_varying(codes).any():
         raise UserError(f"codes are constant in every unit on the {len(codes)} rows drawn: draw more rows")
 
@@ -74,10 +66,7 @@ def check_variation(codes: np.ndarray) -> None:
 def check_factors(factors: np.ndarray, num_rows: int, name: str = "factors") -> np.ndarray:
     """Return `factors` as int64 with the values of each factor renumbered 0, 1, ... in their order.
 
-    Args:
-        factors: ground-truth labels, whole numbers of shape (n, F); floats such as 0.0 and 1.0 are accepted.
-        num_rows: number of rows n of the codes.
-        name: name of the array in errors.
+    They are whole numbers of shape (num_rows, F), floats such as 0.0 and 1.0 included; `name` is for errors.
 
     Raises:
         UserError: wrong shape or length, not whole numbers, or a factor with a single value.
@@ -111,20 +100,12 @@ def number_values(factors: np.ndarray, num_rows: int, name: str = "factors") -> 
 
 
 def check_attributes(attributes: np.ndarray, num_rows: int) -> np.ndarray:
-    """Return binary `attributes` as int64, shape (n, A).
-
-    Raises:
-        UserError: see `check_factors`, or a value other than 0 and 1.
-    """
+    """Return binary `attributes` as int64, shape (n, A); UserError as `check_factors` and `check_binary`."""
     return check_factors(check_binary(attributes), num_rows, "attributes")
 
 
 def check_binary(attributes: np.ndarray) -> np.ndarray:
-    """Return `attributes`, of any shape and type, as int64.
-
-    Raises:
-        UserError: a value is neither 0 nor 1.
-    """
+    """Return `attributes`, of any shape and type, as int64; UserError for a value other than 0 and 1."""
     attributes = np.asarray(attributes)
     known = attributes.dtype.kind in "fiub"
     if not known or not np.isin(attributes, (0, 1)).all():
@@ -149,11 +130,7 @@ def check_inputs(codes: np.ndarray, factors: np.ndarray, num_rows: int = 2) -> t
 
 
 def check_enough(num_rows: int, wanted: int) -> None:
-    """Check that there are enough rows for a metric.
-
-    Raises:
-        UserError: `num_rows < wanted`; a sample is never shrunk silently, as this would change the score.
-    """
+    """Raise UserError if a metric has too few rows; it never draws fewer, as this would change its score."""
     if num_rows < wanted:
         raise UserError(
             f"codes have {num_rows} rows but {wanted} are needed: encode more images or draw fewer"

@@ -156,12 +156,7 @@ def _fit_factors(
 
 
 def _fit_estimator(
-    name: str,
-    codes: np.ndarray,
-    labels: np.ndarray,
-    seed: int,
-    trees: Executor,
-    on_round: Callable[[], None],
+    name: str, codes: np.ndarray, labels: np.ndarray, seed: int, trees: Executor, on_round: Callable[[], None]
 ) -> ClassifierMixin:
     """Fit one factor's classifier; `on_round` is called after each round of boosting."""
     if name == "random_forest":

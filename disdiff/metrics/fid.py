@@ -54,11 +54,7 @@ def compute_fid(features: np.ndarray, reference: np.ndarray, *, allow_few: bool 
 
 
 def check_num_images(num_images: int, dims: int, *, allow_few: bool = False) -> None:
-    """Check that there are enough images for a covariance of `dims` features.
-
-    Raises:
-        UserError: fewer than 2; or `dims` or fewer, unless `allow_few`.
-    """
+    """Raise UserError for fewer than 2 images, or for `dims` or fewer (no full rank) unless `allow_few`."""
     if num_images < 2:
         raise UserError(f"features of {num_images} image(s) have no covariance: use at least 2 images")
     if num_images <= dims and not allow_few:
@@ -69,11 +65,7 @@ def check_num_images(num_images: int, dims: int, *, allow_few: bool = False) -> 
 
 
 def check_features(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two sets of features, (n, d) and (m, d), as float64.
-
-    Raises:
-        UserError: wrong shape or type, different widths, NaN or infinity.
-    """
+    """Return two sets of features, (n, d) and (m, d), as float64; UserError unless all are finite numbers."""
     checked = []
     for name, rows in (("features", features), ("reference features", reference)):
         rows = np.asarray(rows)

@@ -116,11 +116,7 @@ def summarise_quality(scores: Mapping[str, Tensor]) -> Result:
 
 
 def check_images(images: Tensor, name: str) -> None:
-    """Check that a tensor has images of shape (n, 3, H, W) in [-1, 1].
-
-    Raises:
-        UserError: wrong shape, type or range.
-    """
+    """Raise UserError unless a tensor has floats of shape (n, 3, H, W) in [-1, 1]."""
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
         raise UserError(
             f"{name} must be floating-point numbers of shape (n, 3, H, W), but are {images.dtype} of shape"

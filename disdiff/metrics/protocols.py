@@ -71,11 +71,7 @@ LEAST_IMAGES = 30  # from which rows are drawn with replacement
 
 
 def get_protocol(name: str) -> Protocol:
-    """Look up a protocol.
-
-    Raises:
-        UserError: the protocol is unknown.
-    """
+    """The protocol of a name; UserError if it is unknown."""
     if name not in PROTOCOLS:
         raise UserError(f"protocol {name!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -211,11 +207,7 @@ def compute_binarised_scores(
 
 
 def _choose_rows(codes: np.ndarray, protocol: str, seed: int, num_rows: int | None) -> dict[str, Any]:
-    """Arguments `seed` and `num_rows` of the metrics with folds.
-
-    Raises:
-        UserError: there are not enough rows.
-    """
+    """Arguments `seed` and `num_rows` of the metrics with folds; UserError if there are not enough rows."""
     num_rows = get_protocol(protocol).num_train if num_rows is None else num_rows
     check_enough(len(codes), num_rows)
     return {"seed": seed, "num_rows": num_rows}

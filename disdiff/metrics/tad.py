@@ -61,12 +61,7 @@ def compute_tad(
 
 
 def compute_tad_binarised(
-    codes: np.ndarray,
-    factors: np.ndarray,
-    *,
-    seed: int = 0,
-    mapping: str = "all",
-    num_rows: int = NUM_ROWS,
+    codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, mapping: str = "all", num_rows: int = NUM_ROWS
 ) -> Result:
     """Compute TAD of multi-valued factors: an attribute is "factor f has value v".
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
-from disdiff.editing.units import deterministic, draw_samples, invert, principal_directions
+from disdiff.editing.units import deterministic, draw_samples, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DisDiff
 from disdiff.report.animation import ANIMATION, save_animation
@@ -25,6 +25,7 @@ from disdiff.report.pictures import (
     label_amounts,
 )
 from disdiff.report.sliders import FRAMES, load_frames, save_frames
+from ldm.data.arrays import silent
 from ldm.data.source import ImageSource, to_float
 from ldm.diffusion.sampler import SamplerConfig
 
@@ -51,8 +52,7 @@ def make_pictures(
     folder: str | Path,
     sampler: SamplerConfig,
     seed: int,
-    progress: Report | None = None,
-    run_name: str | None = None,
+    progress: Report = silent,
     parts: Collection[str] = tuple(PARTS),
 ) -> None:
     """Write the files of `PARTS` into a run folder.
@@ -67,7 +67,6 @@ def make_pictures(
         sampler: sampler of the samples; edits use deterministic DDIM with the same number of steps.
         seed: seed of the choice of images and of the noise.
         progress: called with the name of the current picture and its completed fraction.
-        run_name: name of the run for the subtitle; None uses the name of the folder.
         parts: the parts to draw.
     """
     folder, generator = Path(folder), torch.Generator().manual_seed(seed)
@@ -75,19 +74,19 @@ def make_pictures(
     image = to_float(source.images(chosen)).to(model.device)
     start = image[0::2][: len(image) // 2]
     names = name_scored_units(codes, scores)
-    facts = [name_data(source.name, source.procedural), run_name or folder.name]
+    facts = [name_data(source.name, source.procedural), folder.name]
     album = Album(
         model=model,
         start=start,
         target=image[1::2],
-        z_T=invert(model, start, model.encode(start), sampler.num_steps),
+        z_T=model.infer_noise(start, model.encode(start), sampler.num_steps),
         codes=stack_codes(codes),
         names=names,
         sampler=sampler,
         generator=generator,
         folder=folder,
         subtitle=" · ".join(facts),
-        report=progress or (lambda name, share: None),
+        report=progress,
     )
     for part in PARTS:
         if part in parts:

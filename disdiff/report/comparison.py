@@ -7,13 +7,13 @@ same protocol.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from disdiff.config.schema import merge, read_yaml, to_container
+from disdiff.config.schema import merge, read_yaml
 from disdiff.editing.unit_names import name_data
 from disdiff.report.published import PUBLISHED
 from disdiff.report.summary import PSNR_ROWS, list_values
@@ -124,9 +124,8 @@ def compare_runs(paths: list[Path], protocol: str | None = None) -> Comparison:
     if not runs[0].procedural:
         columns += list_published({run.system for run in runs}, runs[0].data, protocol)
     known = {name for column in columns for name in column.values}
-    fullest = sorted(
-        runs, key=lambda run: -len(run.values)
-    )  # the run with the most values sets the row order
+    # the run with the most values sets the row order
+    fullest = sorted(runs, key=lambda run: -len(run.values))
     order = dict.fromkeys(name for run in fullest for name in run.values)
     rows = [*order, *sorted(known - set(order))]
     return Comparison(name_data(runs[0].data, runs[0].procedural), protocol, rows, columns)
@@ -146,11 +145,7 @@ def load_metrics(path: Path) -> dict[str, Any]:
 
 
 def check_same_data(metrics: list[tuple[Path, dict[str, Any]]]) -> None:
-    """Refuse runs on different data sets, and mixtures of procedural and real data.
-
-    Raises:
-        UserError: the runs are not comparable.
-    """
+    """Raise UserError for runs on different data sets, or on procedural and real data."""
     kinds: dict[str, Path] = {}
     for path, content in metrics:
         data = content["dataset"]
@@ -219,7 +214,7 @@ def identify_method(folder: Path) -> str:
     if not path.exists():
         return ""
     try:
-        tree = to_container(merge([read_yaml(path)]))
+        tree = asdict(merge([read_yaml(path)]))
     except UserError:  # a configuration of another version
         return ""
 

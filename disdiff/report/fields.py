@@ -17,17 +17,7 @@ NUM_DRAWS = 4  # noise samples per image
 
 
 def compute_fields(model: DisDiff, image: Tensor, t: int, generator: torch.Generator) -> Tensor:
-    """Compute the magnitude of every unit's gradient field.
-
-    Args:
-        model: the model.
-        image: shape (B, 3, H, W) in [-1, 1].
-        t: the diffusion step.
-        generator: generator of the noise.
-
-    Returns:
-        Magnitudes, shape (B, N, h, w).
-    """
+    """Magnitude of every unit's gradient field at step `t`, for images (B, 3, H, W), shape (B, N, h, w)."""
     z_0, code = model.latent_space.encode(image), model.encode(image)
     step, total = torch.full((len(image),), t, device=image.device), 0.0
     for _ in range(NUM_DRAWS):
@@ -38,12 +28,9 @@ def compute_fields(model: DisDiff, image: Tensor, t: int, generator: torch.Gener
 
 
 def draw_fields(image: Tensor, fields: Tensor, units: list[int]) -> tuple[Tensor, list[str]]:
-    """Draw images above the maps of some units, one row per unit, each scaled to the maximum of its row.
+    """Draw images (B, 3, H, W) above the maps of K units, one row each, scaled to the maximum of its row.
 
-    Args:
-        image: shape (B, 3, H, W) in [-1, 1].
-        fields: from `compute_fields`, shape (B, N, h, w).
-        units: K units, one row each.
+    `fields` (B, N, h, w) is from `compute_fields`.
 
     Returns:
         Images, shape (1 + K, B, 3, H, W), and K texts with the mean magnitude of each unit.

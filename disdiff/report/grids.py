@@ -45,10 +45,7 @@ def save_grid(
     Raises:
         UserError: the suffix is not a picture format, or the file cannot be written.
     """
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if Path(path).suffix[1:] not in formats:
-        endings = ", ".join(sorted(formats))
-        raise UserError(f"{path} has no picture suffix; use .png (or {endings})")
+    check_suffix(path)
     num_rows, num_columns = images.shape[:2]
     tiles = resize(images.flatten(0, 1)).unflatten(0, (num_rows, num_columns))
     pitch = tiles.shape[-1] + GAP
@@ -73,6 +70,18 @@ def save_grid(
         write(left + c * pitch + (pitch - GAP) / 2, top - GAP, label, SMALL, ha="center", va="bottom")
     with atomic_path(path) as temporary, matplotlib.rc_context({"savefig.bbox": None}):
         figure.savefig(temporary, dpi=DPI)
+
+
+def check_suffix(path: str | Path) -> None:
+    """Check that a picture of this name can be written.
+
+    Raises:
+        UserError: the suffix is not a picture format.
+    """
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if Path(path).suffix[1:] not in formats:
+        endings = ", ".join(sorted(formats))
+        raise UserError(f"{path} has no picture suffix; use .png (or {endings})")
 
 
 def resize(images: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         "report.html",
         title=f"{metrics.get('system', 'run')} on {data_name}",
         run=folder.resolve().name,
-        facts=list_facts(metrics, data_name),
+        facts=list_facts(metrics),
         procedural=data.get("procedural"),
         **summarise(metrics),
         findings=list(list_findings(folder, metrics)),
@@ -135,7 +135,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         curves=list(list_curves(folder)),
         codebook=describe_codes_in_use(folder),
         environment=list_environment(metrics),
-        config=(folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else "",
+        config=(folder / "config.yaml").read_text("utf-8") if (folder / "config.yaml").exists() else "",
     )
     out = out or folder / "report.html"
     with atomic_path(out) as temporary:
@@ -143,9 +143,9 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return out
 
 
-def list_facts(metrics: dict[str, Any], data_name: str) -> list[str]:
-    """System, data, preset, time and device of the run."""
-    facts = [f"preset {metrics.get('preset')}", f"seed {metrics.get('seed')}", f"data {data_name}"]
+def list_facts(metrics: dict[str, Any]) -> list[str]:
+    """Preset, seed, time and device of the run; the title of the page names system and data."""
+    facts = [f"preset {metrics.get('preset')}", f"seed {metrics.get('seed')}"]
     if metrics.get("seconds_total"):
         seconds = format_duration(metrics["seconds_total"])
         facts.append(f"{seconds} on {metrics.get('device', 'unknown device')}")
@@ -193,8 +193,8 @@ def list_findings(folder: Path, metrics: dict[str, Any]) -> Iterator[tuple]:
 
 def list_pictures(
     folder: Path, metrics: dict[str, Any], names: UnitNames, faint: str
-) -> Iterator[tuple[str, Picture | None, str]]:
-    """Name, picture (None if the file is missing) and explanation, in the order of the page.
+) -> Iterator[tuple[Picture, str]]:
+    """The pictures that there are, each with an explanation, in the order of the page.
 
     `faint` names the units that hardly change the picture.
     """
@@ -203,8 +203,9 @@ def list_pictures(
     if faint:
         captions["traversal"] = f"{shown} {faint}.".strip()
     for name, (title, says) in PICTURES.items():
-        path, caption = folder / f"{name}.png", captions.get(name, "")
-        yield name, embed_png(path.read_bytes(), title, "picture", caption) if path.exists() else None, says
+        path = folder / f"{name}.png"
+        if path.exists():
+            yield embed_png(path.read_bytes(), title, "picture", captions.get(name, "")), says
 
 
 def name_run(folder: Path, metrics: dict[str, Any]) -> UnitNames:

@@ -11,7 +11,6 @@ from disdiff.editing.units import (
     decode_code,
     deterministic,
     in_batches,
-    invert,
     sample_start,
     swap_units,
     traverse_code,
@@ -19,6 +18,7 @@ from disdiff.editing.units import (
 from disdiff.method.model import DisDiff
 from disdiff.report.sliders import label_amount
 from ldm.autoencoder.losses import reconstruction_scores
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import SamplerConfig
 
 TITLES = {
@@ -28,17 +28,8 @@ TITLES = {
     "samples": "Samples: codes of the data set, random noise",
     "fields": "Gradient fields: magnitude of each unit's field over the latent",
 }
-AMOUNTS = (
-    -2.0,
-    -1.5,
-    -1.0,
-    -0.5,
-    0.0,
-    0.5,
-    1.0,
-    1.5,
-    2.0,
-)  # positions of a traversal, in standard deviations
+# positions of a traversal, in standard deviations
+AMOUNTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 FRAME_AMOUNTS = (-3.0, -2.5, *AMOUNTS, 2.5, 3.0)  # positions of the report's sliders
 
 
@@ -49,18 +40,12 @@ def draw_swap(
     swaps: list[list[int]],
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
-    """Draw source images with units of the target images.
+    """Draw source images (B, 3, H, W) with units of the target images.
 
-    Args:
-        model: the model.
-        image_source: shape (B, 3, H, W).
-        image_target: shape (B, 3, H, W).
-        swaps: units that each row takes from the target.
-        sampler: sampler configuration.
-        z_T: noise to start from, shape (B, C, h, w).
-        progress: called with the completed fraction, from 0 to 1.
+    Each of the R entries of `swaps` lists the units that a row takes from the target. Rows are sampled from
+    noise `z_T` (B, C, h, w). `progress` is called with the completed fraction, from 0 to 1.
 
     Returns:
         Source, target and one row per entry of `swaps`, shape (2 + R, B, 3, H, W).
@@ -80,19 +65,12 @@ def draw_traversal(
     amounts: tuple[float, ...],
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
-    """Draw one image while its units, one at a time, move along their principal directions.
+    """Draw `image` (1, 3, H, W) while its units, one per row, move along their principal directions.
 
-    Args:
-        model: the model.
-        image: shape (1, 3, H, W).
-        units: one row each.
-        directions: principal directions over the data set.
-        amounts: positions in standard deviations.
-        sampler: sampler configuration.
-        z_T: noise to start from, shape (1, C, h, w).
-        progress: called with the completed fraction, from 0 to 1.
+    The A `amounts` are positions in standard deviations. Images are sampled from noise `z_T` (1, C, h, w).
+    `progress` is called with the completed fraction, from 0 to 1.
 
     Returns:
         Per row the image, then one column per amount, shape (R, 1 + A, 3, H, W).
@@ -113,14 +91,13 @@ def draw_frames(
     directions: Directions,
     sampler: SamplerConfig,
     z_T: Tensor,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = silent,
 ) -> Tensor:
     """Draw traversals of M images over `FRAME_AMOUNTS`, shape (K, M, 1 + A, 3, H, W)."""
     grids = []
 
     def advance(done: int, share: float) -> None:
-        if progress is not None:
-            progress((done + share) / len(image))
+        progress((done + share) / len(image))
 
     for m in range(len(image)):
         grids.append(
@@ -149,7 +126,7 @@ def draw_reconstruction(
     ddim, code = deterministic(sampler), model.encode(image)
     first_stage = model.latent_space.decode(model.latent_space.encode(image)).clamp(-1, 1)
     fresh = decode_code(model, code, sample_start(model, len(image), image.shape[-1], generator), ddim)
-    inferred = decode_code(model, code, invert(model, image, code, ddim.num_steps), ddim)
+    inferred = decode_code(model, code, model.infer_noise(image, code, ddim.num_steps), ddim)
     made = {"first stage": first_stage, "random x_T": fresh, "inferred x_T": inferred}
     labels = [f"{name} · {reconstruction_scores(hat, image)['psnr']:.1f} dB" for name, hat in made.items()]
     return torch.stack([image, *made.values()]), ["original", *labels]

@@ -81,11 +81,8 @@ class Frames:
 def measure_change(frames: Tensor) -> Tensor:
     """Change of the picture by each unit, relative to the unit that changes it most, shape (K,) in [0, 1].
 
-    The change is the root mean square of the difference to the mean over the positions. If no unit changes
-    anything, all values are 1.
-
-    Args:
-        frames: shape (K, A, M, 3, H, W): K units, A positions, M images.
+    The change is the root mean square of the difference to the mean over the positions of the frames
+    (K units, A positions, M images, 3, H, W). If no unit changes anything, all values are 1.
     """
     change = (frames - frames.mean(dim=1, keepdim=True)).square().flatten(1).mean(dim=1).sqrt()
     return change / change.max() if change.any() else torch.ones_like(change)
@@ -113,11 +110,7 @@ def save_frames(path: str | Path, frames: Tensor, units: list[int], amounts: tup
 
 
 def load_frames(folder: Path) -> Frames | None:
-    """Load the frames of a run; None if there are none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Load the frames of a run; None if there are none; UserError if the file is damaged."""
     path = folder / FRAMES
     if not path.exists():
         return None
@@ -144,11 +137,6 @@ def place_sliders(frames: Frames, names: UnitNames) -> list[tuple[int, str, str,
     """Per row of the sheet: unit, its name, the initially visible part of the sheet (CSS), whether folded."""
     x, last = 100 * frames.start / (len(frames.amounts) - 1), max(1, len(frames.units) - 1)
     return [
-        (
-            unit,
-            name_unit(unit, names),
-            f"{x:.3f}% {100 * row / last:.3f}%",
-            row in frames.faint,
-        )
+        (unit, name_unit(unit, names), f"{x:.3f}% {100 * row / last:.3f}%", row in frames.faint)
         for row, unit in enumerate(frames.units)
     ]

@@ -14,7 +14,7 @@ from disdiff.report.comparison import Column, Comparison, compare_runs, load_met
 from disdiff.report.comparison_page import save_comparison, write_texts
 from disdiff.report.elements import render
 from disdiff.report.summary import EDITING, SCORES
-from disdiff.report.tables import escape, explain, format_cell, format_csv, to_json
+from disdiff.report.tables import escape, explain, fill_latex, format_cell, format_csv, to_json
 from ldm.errors import UserError
 from ldm.files import save_json
 
@@ -124,15 +124,8 @@ def format_suite_latex(tables: Sequence[Comparison]) -> str:
     groups = [rf"\multicolumn{{{each}}}{{c}}{{{escape(name_group(table))}}}" for table in tables]
     columns = [["", *(row.name for row in rows)]]
     columns += [cells for place in range(len(tables)) for cells in list_cells(rows, place)]
-    lines = [" & ".join(map(escape, line)) + r" \\" for line in zip(*columns, strict=True)]
-    head = [r"\begin{table}", r"\centering", rf"\caption{{{escape(' '.join(list_notes(tables)))}}}"]
-    head += [
-        rf"\begin{{tabular}}{{l{'r' * each * len(tables)}}}",
-        r"\toprule",
-        " & ".join(["", *groups]) + r" \\",
-    ]
-    tail = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join([*head, lines[0], r"\midrule", *lines[1:], *tail]) + "\n"
+    names, *lines = ([*map(escape, line)] for line in zip(*columns, strict=True))
+    return fill_latex(list_notes(tables), [["", *groups], names], lines)
 
 
 def format_suite_csv(tables: Sequence[Comparison]) -> str:

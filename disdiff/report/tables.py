@@ -9,6 +9,18 @@ from typing import Any
 
 from disdiff.report.comparison import Column, Comparison
 
+LATEX = r"""\begin{{table}}
+\centering
+\caption{{{}}}
+\begin{{tabular}}{{l{}}}
+\toprule
+{}
+\midrule
+{}
+\bottomrule
+\end{{tabular}}
+\end{{table}}
+"""
 SPECIAL = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
 
 
@@ -56,21 +68,16 @@ def format_csv(table: Comparison) -> str:
 
 def format_latex(table: Comparison) -> str:
     """A LaTeX `table` environment, which needs the package booktabs."""
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(' '.join(explain(table)))}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"\toprule",
-        _line(["", *(escape(column.title) for column in table.columns)]),
-        _line(["", *(escape(describe(column)) for column in table.columns)]),
-        r"\midrule",
-        *(_line([escape(row), *(_cell_latex(c, row) for c in table.columns)]) for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    columns = table.columns
+    head = [["", *(escape(c.title) for c in columns)], ["", *(escape(describe(c)) for c in columns)]]
+    rows = [[escape(row), *(_cell_latex(c, row) for c in columns)] for row in table.rows]
+    return fill_latex(explain(table), head, rows)
+
+
+def fill_latex(notes: list[str], head: list[list[str]], rows: list[list[str]]) -> str:
+    """A LaTeX `table` environment of escaped cells, with notes as its caption."""
+    top, body = ("\n".join(" & ".join(cells) + r" \\" for cells in part) for part in (head, rows))
+    return LATEX.format(escape(" ".join(notes)), "r" * (len(rows[0]) - 1), top, body)
 
 
 def to_json(table: Comparison) -> dict[str, Any]:
@@ -125,7 +132,3 @@ def format_cell(column: Column, row: str, between: str = " +- ") -> str:
 def _cell_latex(column: Column, row: str) -> str:
     text = format_cell(column, row, r" \pm ")
     return "--" if text == "-" else f"${text}$"
-
-
-def _line(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"

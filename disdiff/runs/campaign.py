@@ -6,6 +6,7 @@ continues. The first run that needs a shared stage trains it. Runs are ordered b
 campaign still has all configurations for the first seeds.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -157,11 +158,7 @@ def plan_campaign(
 
 
 def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
-    """Plan one run of a configuration.
-
-    Raises:
-        UserError: the configuration is invalid or has no code.
-    """
+    """Plan one run of a configuration; UserError if the configuration is invalid or has no code."""
     config = load_config([file], list(overrides))
     if not get_system(config).has_code:
         raise UserError(f"{file} configures {config.system}, which has no code to compare; leave it out")
@@ -171,11 +168,7 @@ def plan_job(file: Path, overrides: tuple[str, ...]) -> Job:
 
 
 def check_comparable(first: Job, job: Job) -> None:
-    """Refuse runs whose scores would not be comparable.
-
-    Raises:
-        UserError: data or evaluation settings differ.
-    """
+    """Raise UserError if two runs have different data or evaluation: their scores are not comparable."""
     for section in ("data", "evaluation"):
         if getattr(first.config, section) != getattr(job.config, section):
             raise UserError(
@@ -279,21 +272,15 @@ class Watch:
 
 
 def run_job(job: Job, log: Path, show_line: ShowLine) -> str | None:
-    """Train a run in a separate process.
+    """Train a run in a separate process; returns the reason if it failed, else None.
 
-    Args:
-        job: the run.
-        log: file for the output of the process without progress bars.
-        show_line: called with every line of the output.
-
-    Returns:
-        The reason if the run failed, else None.
+    `log` is the file for its output without progress bars; `show_line` is called with every line.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", *MAIN_JOB, *job.arguments]
     process = subprocess.Popen(  # in its own session, so that only `stop` interrupts it, once
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True, preexec_fn=heed_interrupts,
+        start_new_session=True, preexec_fn=heed_interrupts if os.name == "posix" else None,
     )  # fmt: skip
     last = ""
     try:
@@ -318,7 +305,10 @@ def heed_interrupts() -> None:
 
 def stop(process: subprocess.Popen) -> None:
     """Interrupt a process so that it saves its state; kill it if it does not end."""
-    process.send_signal(signal.SIGINT)
+    if os.name == "posix":
+        process.send_signal(signal.SIGINT)
+    else:  # Windows has no such signal; training continues from the last checkpoint
+        process.terminate()
     try:
         process.communicate(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """The context of a run: configuration, data, split, machine, folder, stages and networks."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ from disdiff.build import (
     build_source,
     get_system,
 )
-from disdiff.config.schema import Config, to_container
-from disdiff.config.sizes import check_sampler
+from disdiff.config.schema import Config
+from disdiff.config.sizes import check_channels, check_sampler
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import get_protocol
 from disdiff.runs.stages import Stage, list_stages
@@ -97,10 +97,11 @@ def open_context(config: Config) -> Context:
     get_protocol(config.evaluation.protocol)
     check_option("sampler.name", config.sampler.name, SAMPLERS)
     check_option("autoencoder.standardise", config.autoencoder.standardise, ("scalar", "channel"))
-    options = {key: value for key, value in to_container(config.trainer).items() if key != "threads"}
+    options = {key: value for key, value in asdict(config.trainer).items() if key != "threads"}
     machine = resolve_machine(**options)
     configure_process(machine, config.trainer.threads)
     source = build_source(config.data)
+    check_channels(config, source.channels)
     skipped = describe_source(source).get("skipped", [])
     if skipped:
         log.info(f"note: {len(skipped)} pictures cannot be read and are left out: {name_some(skipped)}")

@@ -16,7 +16,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,12 +26,13 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from disdiff.build import build_denoiser, build_model, get_system
-from disdiff.config.schema import Config, to_container
+from disdiff.config.schema import Config
 from disdiff.initialisation.pixels import SIDE, average_pixels
 from disdiff.method.factor_encoder import STARTS
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_scores, get_protocol, name_protocol
 from disdiff.runs.stages import shared_folder
+from ldm.data.arrays import silent
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
@@ -150,7 +151,7 @@ def identify_encoder(config: Config, model: ImageModel) -> list[Any]:
     if config.code.encoder.input == "features":
         frozen.append(model.denoiser)
     sizes = config.code.num_units, config.code.unit_dim
-    sections = [to_container(section) for section in (config.code.encoder, config.trunk, config.clip)]
+    sections = [asdict(section) for section in (config.code.encoder, config.trunk, config.clip)]
     return [config.system, sizes, sections, [fingerprint(module) for module in frozen]]
 
 
@@ -206,7 +207,7 @@ def score_controls(
     source: ImageSource,
     codes: Mapping[str, np.ndarray],
     protocol: str = PROTOCOL,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Callable[[str, float], None] = silent,
 ) -> dict[str, Any]:
     """Score a run and its controls by FactorVAE score and DCI disentanglement.
 
@@ -228,8 +229,7 @@ def score_controls(
     num_images = len(material.index)
     factors, controls, rows = codes["factors"][:num_images], list_controls(material), []
     for number, control in enumerate(controls, 1):
-        if progress is not None:
-            progress(control.name, number / (len(controls) + 1))
+        progress(control.name, number / (len(controls) + 1))
         rows.append({"name": control.name, "seed": control.seed, **score_once(material, control, factors)})
     own = score_headlines(codes["codes"][:num_images], factors, protocol, seed)
     return {

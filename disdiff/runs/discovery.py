@@ -30,6 +30,7 @@ from disdiff.evaluation.probe import Probe
 from disdiff.report.discovery import FILE, PICTURE
 from disdiff.report.grids import save_grid
 from disdiff.runs.run_folder import Run
+from ldm.data.arrays import silent
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
@@ -96,7 +97,7 @@ class Discovery:
         self,
         prompts: Path | None,
         scores: Mapping[str, Any] | None,
-        progress: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] = silent,
     ) -> dict[str, Any]:
         """Move every unit and name it; without prompts, group units with the same effect.
 
@@ -145,15 +146,10 @@ class Discovery:
         """Embeddings of texts, normalised to length 1, on the CPU."""
         return self.clip.encode_text(texts).cpu()
 
-    def edit(
-        self, name: str, folder: Path, progress: Callable[[float], None] | None = None
-    ) -> dict[str, Any]:
-        """Move the unit with a name, write a picture, and measure the edit if there are labels.
+    def edit(self, name: str, folder: Path, progress: Callable[[float], None] = silent) -> dict[str, Any]:
+        """Move the unit with a name, write a picture to `folder`, and measure the edit if there are labels.
 
-        Args:
-            name: name of a unit, from `find`.
-            folder: output folder of the picture.
-            progress: called with the completed fraction of the probe's training.
+        `progress` is called with the completed fraction of the probe's training.
 
         Raises:
             UserError: no unit has the name.
@@ -168,7 +164,7 @@ class Discovery:
         if source.factor_space is None:
             return result
         if self.probe is None:
-            self.probe = self.run.find_probe(progress or (lambda share: None))
+            self.probe = self.run.find_probe(progress)
         label = self.prompts.labels.get(name, name)
         return result | judge_edit(self.probe, before, after, list(source.factor_space.names), label)
 
@@ -191,9 +187,8 @@ class Discovery:
         paths = [(folder / name).with_stem(f"discovery{ending}") for name in (FILE, PICTURE)]
         save_json(paths[0], result)
         found = self.displacements
-        pairs = torch.stack([found.before, found.after], dim=2)[:, :NUM_SHOWN].flatten(
-            1, 2
-        )  # (K, 2 shown, ...)
+        pairs = torch.stack([found.before, found.after], dim=2)  # (K, n, 2, ...)
+        pairs = pairs[:, :NUM_SHOWN].flatten(1, 2)
         columns = ["before", "after"] * (pairs.shape[1] // 2)
         labels = [label_finding(finding) for finding in self.findings]
         save_grid(paths[1], pairs, f"Units, {self.options.way}", self.subtitle, labels, columns)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.units import deterministic, draw_samples, in_batches, invert, reconstruct
+from disdiff.editing.units import deterministic, draw_samples, in_batches, reconstruct
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.evaluation.image_sets import ImageSet
 from disdiff.evaluation.row_cache import PART, Identity, RowCache
@@ -80,13 +80,9 @@ def model_images(run: Run, kind: str, sampler: SamplerConfig, seed: int, cache: 
 
 
 def name_result(images: ImageSet, given: str) -> str:
-    """File name for the results of a set: its kind, or the file name with a checksum of the content.
+    """File name for the results of a set: one of `KINDS`, or the name of the file `given` with a checksum.
 
-    The checksum separates files of the same name.
-
-    Args:
-        images: the set.
-        given: the command-line value, one of `KINDS` or a path.
+    The checksum of the content separates files of the same name.
     """
     if given in KINDS:
         return f"{given}.json"
@@ -132,7 +128,7 @@ def _reconstructions(
         def remake(image: Tensor) -> Tensor:
             if not infer:
                 return reconstruct(model, image, sampler, generator=generator)
-            z_T = invert(model, image, model.encode(image), sampler.num_steps)
+            z_T = model.infer_noise(image, model.encode(image), sampler.num_steps)
             return reconstruct(model, image, sampler, z_T)
 
         return in_batches(remake, to_float(data.make(start, stop)).to(model.device))

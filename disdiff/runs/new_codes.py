@@ -20,6 +20,7 @@ from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run
 from disdiff.runs.stages import Stage, list_stages
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import EpsFunction
 from ldm.errors import UserError, look_up
 from ldm.nn.layers import freeze
@@ -34,13 +35,7 @@ ORIGINS = {
 
 
 def draw_codes(run: Run, origin: str, num_codes: int, generator: torch.Generator) -> Tensor:
-    """New codes for a run, shape (num_codes, N, D), on its model's device.
-
-    Args:
-        run: the run.
-        origin: source of the codes, one of `ORIGINS`.
-        num_codes: number of codes.
-        generator: generator of the random choice or the noise.
+    """New codes for a run from one of `ORIGINS`, shape (num_codes, N, D), on its model's device.
 
     Raises:
         UserError: the run has no such codes.
@@ -56,11 +51,7 @@ def draw_data(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Draw codes from the prior.
-
-    Raises:
-        UserError: the run was trained without a prior.
-    """
+    """Draw codes from the prior; UserError if the run was trained without a prior."""
     config = run.config
     if not get_system(config).depends_on("prior") or not any(term_weights(config.prior)):
         raise UserError(f"this run of {config.system} was trained without a prior; use another --codes")
@@ -70,11 +61,7 @@ def draw_prior(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_latent_dpm(run: Run, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Draw codes from the run's latent DPM.
-
-    Raises:
-        UserError: the run has no latent DPM.
-    """
+    """Draw codes from the run's latent DPM; UserError if the run has no latent DPM."""
     weights = run.folder / "stages" / "latent_dpm" / WEIGHTS
     if not weights.exists():
         raise UserError(
@@ -123,7 +110,7 @@ def list_sources(run: Run) -> list[str]:
 
 
 def draw_new(
-    run: Run, way: str, num_images: int, seed: int, progress: Callable[[float], None] | None = None
+    run: Run, way: str, num_images: int, seed: int, progress: Callable[[float], None] = silent
 ) -> Tensor:
     """Images sampled from random noise and codes, shape (num_images, 3, H, W) in [-1, 1].
 

@@ -2,9 +2,10 @@
 
 import logging
 import time
+from dataclasses import asdict
 
 from disdiff.config import sizes
-from disdiff.config.schema import merge, read_yaml, to_container, to_yaml
+from disdiff.config.schema import merge, read_yaml, to_yaml
 from disdiff.config.trees import first_difference
 from disdiff.metrics.protocols import LEAST_IMAGES, get_protocol, name_protocol
 from disdiff.runs.context import Context
@@ -34,15 +35,14 @@ def run_pipeline(context: Context) -> None:
     num_images, labelled = len(context.eval_index), context.source.factor_space is not None
     if labelled and LEAST_IMAGES <= num_images < protocol.num_rows:
         log.info(f"note: protocol {name_protocol(protocol.name, num_images)}")
-    elif num_images < protocol.num_rows:
+    elif labelled and num_images < protocol.num_rows:
         log.info(
             f"note: no scores, because protocol {protocol.name} needs {protocol.num_rows} evaluation images "
             f"but there are {num_images} (evaluation.num_images)"
         )
     start = time.monotonic()
-    todo = {
-        name for name, stage in context.stages.items() if not stage.trained
-    }  # computed before training, so it is equal in all processes
+    # computed before training, so it is equal in all processes
+    todo = {name for name, stage in context.stages.items() if not stage.trained}
     for name, stage in context.stages.items():
         if name in todo:
             train_stage(context, name)
@@ -59,15 +59,13 @@ def run_pipeline(context: Context) -> None:
                 from disdiff.runs.results import write_results
 
                 write_results(context, time.monotonic() - start)
+    if context.config.preset == "smoke":
+        log.info("preset smoke checks the installation only: its scores and pictures mean nothing")
     log.info(f"results in {context.folder}")
 
 
 def check_images(context: Context) -> None:
-    """Refuse data with too few images for a code, before any stage is trained.
-
-    Raises:
-        UserError: there are too few images; the message names the number needed and the alternatives.
-    """
+    """Raise UserError if the data have too few images for a code; the message names the number needed."""
     if context.model is not None:
         needed = 0 if context.stages["code"].trained else context.model.images_needed
         sizes.check_images(context.config, needed, len(context.train_index), len(context.eval_index))
@@ -76,11 +74,10 @@ def check_images(context: Context) -> None:
 
 
 def check_batches(context: Context) -> None:
-    """Refuse batch sizes that cannot be split, before any stage is trained.
+    """Raise UserError if the batches of a stage that is not trained yet cannot be split.
 
-    Raises:
-        UserError: a batch cannot be divided among processes and the parts of `trainer.accumulate`, or a part
-            has one image although the code is normalised over the batch.
+    A batch is divided among processes and the parts of `trainer.accumulate`. A part of one image is too small
+    if the code is normalised over the batch.
     """
     for name, stage in context.stages.items():
         if not stage.trained and context.has_parameters(name):
@@ -111,10 +108,10 @@ def open_run_folder(context: Context) -> None:
         if "latent_dpm" not in hashes:  # a latent DPM may be added to a finished run
             own.pop("latent_dpm", None)
         if hashes != own:
-            key = first_difference(to_container(other), to_container(context.config)) or "the data set"
+            key = first_difference(asdict(other), asdict(context.config)) or "the data set"
             raise UserError(
                 f"{context.folder} belongs to another configuration ({key} differs); "
                 "choose another run.name, or delete that folder"
             )
     with atomic_path(path) as temporary:
-        temporary.write_text(to_yaml(context.config))
+        temporary.write_text(to_yaml(context.config), encoding="utf-8")

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from disdiff.config.places import INSTALLED, ROOT
-from disdiff.config.schema import Config, EvaluationConfig, to_container
+from disdiff.config.schema import Config, EvaluationConfig
 from disdiff.evaluation.codes_file import save_codes
 from disdiff.evaluation.edit_success import compute_editing, compute_reconstruction
 from disdiff.method.model import ImageModel
@@ -159,7 +160,7 @@ def list_pictures(model: ImageModel) -> list[str]:
 
 def describe_evaluation(config: Config) -> dict[str, Any]:
     """The settings that the results depend on."""
-    return {**to_container(config.evaluation), "sampler": to_container(config.sampler)}
+    return {**asdict(config.evaluation), "sampler": asdict(config.sampler)}
 
 
 def summarise(metrics: dict[str, Any]) -> str:
@@ -256,13 +257,7 @@ def score_codes(
         with progress_bar(f"scores ({protocol})") as progress:
             labels = arrays["factors"]
             return compute_scores(
-                arrays["codes"],
-                labels,
-                protocol,
-                seed,
-                units=units,
-                replacement=True,
-                progress=progress,
+                arrays["codes"], labels, protocol, seed, units=units, replacement=True, progress=progress
             ), None
     except UserError as error:  # a collapsed code has no scores, but pictures are still useful
         return None, str(error)
@@ -305,7 +300,9 @@ def describe_device(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     processor = platform.processor() or platform.machine()
-    return f"{processor}, {torch.get_num_threads()} threads" if device == "cpu" else f"{processor}, {device}"
+    threads = torch.get_num_threads()
+    count = f"{threads} thread{'s' * (threads > 1)}"
+    return f"{processor}, {count if device == 'cpu' else device}"
 
 
 def find_commit() -> str | None:

@@ -66,11 +66,7 @@ class Run:
         return load_json(path) if path.exists() else None
 
     def require_codes(self, *labels: str) -> dict[str, np.ndarray]:
-        """The same as `codes`, but a missing file is an error.
-
-        Raises:
-            UserError: there is no `codes.npz`.
-        """
+        """The same as `codes`; UserError if there is no `codes.npz`."""
         codes = self.codes(*labels)
         if codes is None:
             raise UserError(f"{self.folder} has no codes.npz; finish the run with disdiff train first")
@@ -84,8 +80,10 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Data set and run name, for the subtitle of pictures."""
-        return f"{name_data(self.source.name, self.source.procedural)} · {self.folder.resolve().name}"
+        """Data set and run name, for the subtitle of pictures; a run named as its data set is named once."""
+        name = self.folder.resolve().name
+        data = name_data(self.source.name, self.source.procedural)
+        return data if name == self.source.name else f"{data} · {name}"
 
     def unit_names(self) -> UnitNames:
         """Names of the units; numbers if there are no codes or no scores."""

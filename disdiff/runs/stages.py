@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from disdiff.build import get_system, list_stage_names
 from disdiff.config.places import PRETRAINED
-from disdiff.config.schema import Config, select, to_container
+from disdiff.config.schema import Config, select
 from ldm.data.source import ImageSource
 from ldm.files import atomic_path, load_json, save_json
 from ldm.training.optimizer import WITHOUT_EFFECT
@@ -89,8 +89,8 @@ def list_settings(config: Config, name: str) -> dict[str, Any]:
     A section with default values only is left out, and so is each of `ADDED_KEYS`, so that a new section or
     key does not change existing hashes.
     """
-    defaults = to_container(getattr(Config(), name))
-    section = drop_added(to_container(getattr(config, name)), defaults, f"{name}.")
+    defaults = asdict(getattr(Config(), name))
+    section = drop_added(asdict(getattr(config, name)), defaults, f"{name}.")
     if name != "code":
         return {key: value for key, value in section.items() if key != "enabled"}
     system = get_system(config)

@@ -7,11 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from disdiff.build import (
-    build_autoencoder_task,
-    build_latent_diffusion_task,
-    build_latent_dpm_task,
-)
+from disdiff.build import build_autoencoder_task, build_latent_diffusion_task, build_latent_dpm_task
 from disdiff.runs.context import Context
 from disdiff.runs.encoding import (
     BATCH,
@@ -83,7 +79,7 @@ def train_autoencoder(context: Context, stage: Stage) -> None:
     latent_space.set_standardisation(*fit_standardisation(moments, per_channel=per_channel))
     scores = {**measure_reconstruction(context), "noisy_channels": len(moments.noisy_channels)}
     save_stage(context, stage, latent_space, task, seconds, scores)
-    if moments.noisy_channels:
+    if moments.noisy_channels and context.config.preset != "smoke":  # whose few steps say nothing yet
         log.info(moments.describe_noise())
 
 
@@ -164,7 +160,8 @@ def save_stage(
         stage.save(module, record)
     speed = f", {record['images'] / seconds:.0f} images/s" if seconds and steps else ""
     size = f"{count_parameters(module) / 1e6:.2f} M trainable parameters"
-    log.info(f"{stage.name}: trained in {format_duration(seconds)}{speed}, {size} {format_scores(scores)}")
+    shown = {name: score for name, score in scores.items() if not name.startswith("z0_error")}  # one per t
+    log.info(f"{stage.name}: trained in {format_duration(seconds)}{speed}, {size}{format_scores(shown)}")
 
 
 @torch.no_grad()

@@ -37,16 +37,11 @@ class DiagonalGaussian:
 
 
 class KLAutoencoder(Autoencoder):
-    """Encoder, Gaussian bottleneck of `embed_dim` channels, decoder.
+    """Encoder, Gaussian bottleneck, decoder; `network` has their sizes."""
 
-    Args:
-        network: the sizes of encoder and decoder.
-        embed_dim: channels of z_raw; `network.z_channels` if not given.
-    """
-
-    def __init__(self, network: NetworkConfig, embed_dim: int | None = None) -> None:
+    def __init__(self, network: NetworkConfig) -> None:
         super().__init__()
-        self.latent_channels = embed_dim or network.z_channels
+        self.latent_channels = network.z_channels
         self.downsampling_factor = network.downsampling_factor
         self.encoder = Encoder(network, double_z=True)
         self.decoder = Decoder(network)

@@ -53,14 +53,9 @@ class Autoencoder(nn.Module, ABC):
         return torch.zeros_like(self.sample_raw(statistics))
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:  # image => z_raw
-        """Encode images: VQ latents are not quantised, KL latents are posterior samples.
+        """Latents z_raw (B, latent_channels, H / f, W / f) of images (B, C, H, W) in [-1, 1].
 
-        Args:
-            image: shape (B, C, H, W) in [-1, 1].
-            generator: source of the posterior noise; None for the posterior's mean.
-
-        Returns:
-            z_raw, shape (B, latent_channels, H / f, W / f).
+        VQ latents are not quantised. KL latents are posterior samples, or its mean without a generator.
         """
         return self.sample_raw(self.encode_statistics(image), generator)
 
@@ -177,9 +172,7 @@ class LatentMoments:
 def measure_latents(autoencoder: Autoencoder, chunks: Iterable[Tensor]) -> LatentMoments:
     """Moments of a data set's latents as later stages draw them, in one pass, float64 inside.
 
-    Args:
-        autoencoder: whose latents they are.
-        chunks: batches of its statistics, each of shape (B, S, h, w).
+    `chunks` are batches of the autoencoder's statistics, each of shape (B, S, h, w).
 
     Raises:
         UserError: there are no latents.
@@ -205,12 +198,8 @@ def _channels_first(latents: Tensor) -> np.ndarray:
 def fit_standardisation(moments: LatentMoments, per_channel: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latents that later stages are trained on: of draws, noise included.
 
-    Args:
-        moments: of the data set's latents.
-        per_channel: one mean and one std per channel; otherwise mean 0 and the std of all entries together.
-
     Returns:
-        mean and std, float32, both of shape (C,) or both of shape ().
+        mean and std, float32: one per channel, shape (C,), or mean 0 and the std of all entries, shape ().
 
     Raises:
         UserError: the latents are constant or not finite.

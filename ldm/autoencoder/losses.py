@@ -93,14 +93,8 @@ DISCRIMINATOR_LOSSES = {"hinge": hinge_discriminator_loss, "vanilla": vanilla_di
 def adaptive_weight(nll: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
     """Factor that makes the GAN term's gradient at the last layer as large as the reconstruction's (Eq. 7).
 
-    Args:
-        nll: reconstruction loss, shape (), connected to `last_layer`.
-        g_loss: generator loss, shape (), connected to `last_layer`.
-        last_layer: weight of the decoder's output convolution.
-        maximum: the factor is clamped to [0, maximum].
-
-    Returns:
-        Shape (), detached; both graphs stay usable.
+    The losses `nll` and `g_loss`, shape (), are connected to `last_layer`, the weight of the decoder's output
+    convolution; both graphs stay usable. The factor is detached, shape (), at most `maximum`.
     """
     (nll_grad,) = torch.autograd.grad(nll, last_layer, retain_graph=True)
     (g_grad,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)

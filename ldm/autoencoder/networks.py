@@ -28,9 +28,7 @@ class NetworkConfig:
     num_res_blocks: int = 2  # per level; the decoder has one more
     z_channels: int = 3
     attention: bool = True  # self-attention in the middle
-    attention_levels: list[int] = field(
-        default_factory=list
-    )  # levels with attention after each residual block
+    attention_levels: list[int] = field(default_factory=list)  # with attention after each residual block
     num_groups: int = 32  # of every GroupNorm; layers with fewer channels use one group per channel
     patch: int = 1  # patch x patch blocks of pixels are folded into channels before the first level
 
@@ -186,16 +184,10 @@ class Encoder(nn.Module):
         self.conv_out = build_conv(widths[-1], (2 if double_z else 1) * config.z_channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images to features.
-
-        Args:
-            image: shape (B, in_channels, H, W) in [-1, 1], H and W divisible by f.
-
-        Returns:
-            Shape (B, z_channels or twice that, H / f, W / f).
+        """Features (B, z_channels or twice that, H / f, W / f) of images (B, in_channels, H, W) in [-1, 1].
 
         Raises:
-            ValueError: the image has another shape.
+            ValueError: the image has another shape, or H or W is not divisible by f.
         """
         fits = image.ndim == 4 and image.shape[1] == self.in_channels
         if not fits or image.shape[2] % self.factor or image.shape[3] % self.factor:

@@ -53,14 +53,9 @@ class LPIPS(nn.Module):
         self.eval()
 
     def forward(self, image_hat: Tensor, image: Tensor) -> Tensor:
-        """Distance of each pair of images.
+        """Distance of each pair of images (B, 3 or 1, H, W) in [-1, 1], sides at least 16, shape (B,).
 
-        Args:
-            image_hat: shape (B, 3 or 1, H, W) in [-1, 1], H and W at least 16; grey is repeated to RGB.
-            image: same shape and range.
-
-        Returns:
-            Shape (B,): summed over the layers, mean over positions, 0 for equal images.
+        It is summed over the layers, a mean over positions, and 0 for equal images. Grey is repeated to RGB.
         """
         h_hat, h = self.scaling(image_hat), self.scaling(image)
         distance = torch.zeros(len(h), device=h.device)

@@ -44,11 +44,7 @@ def import_vector_quantizer() -> type[nn.Module]:
 
 
 def codebook_usage(indices: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """Compute how much of a codebook is used.
-
-    Args:
-        indices: chosen codes in [0, codebook_size), any shape, int64.
-        codebook_size: number of codes.
+    """How much of a codebook the chosen `indices` use (any shape, int64 in [0, codebook_size)).
 
     Returns:
         `perplexity`: exp of the entropy of the code frequencies, in [1, codebook_size]; `used`: fraction of
@@ -65,7 +61,6 @@ class VQAutoencoder(Autoencoder):
     Args:
         network: the sizes of encoder and decoder.
         codebook_size: number of codes.
-        embed_dim: channels of z_raw and length of a code; `network.z_channels` if not given.
         beta: weight of the commitment term.
         legacy: multiply the codebook term by beta instead of the commitment term.
     """
@@ -74,14 +69,13 @@ class VQAutoencoder(Autoencoder):
         self,
         network: NetworkConfig,
         codebook_size: int = 2048,
-        embed_dim: int | None = None,
         beta: float = 0.25,
         legacy: bool = False,
     ) -> None:
         super().__init__()
         quantizer_class = import_vector_quantizer()
         self.codebook_size = codebook_size
-        self.latent_channels = embed_dim or network.z_channels
+        self.latent_channels = network.z_channels
         self.downsampling_factor = network.downsampling_factor
         self.encoder = Encoder(network)
         self.decoder = Decoder(network)

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ldm.data.arrays import MappedArray, NpyWriter, Progress, Rows, open_npy
+from ldm.data.arrays import MappedArray, NpyWriter, Progress, Rows, open_npy, silent
 from ldm.data.contents import Contents, digest_texts
 from ldm.errors import UserError
 from ldm.files import atomic_path
@@ -111,7 +111,7 @@ def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def h5_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress | None = None) -> Rows:
+def h5_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress = silent) -> Rows:
     """Open a large HDF5 data set lazily; if its chunks are too large, unpack it to the file `unpacked`.
 
     Raises:
@@ -133,7 +133,7 @@ def h5_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress 
     return unpack_once(unpacked, [path], shape, dtype, blocks, progress)
 
 
-def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress | None = None) -> Rows:
+def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress = silent) -> Rows:
     """Open a large array of an `.npz` file lazily; a compressed one is unpacked to the file `unpacked` first.
 
     Raises:
@@ -157,11 +157,7 @@ def npz_rows(path: Path, expected: RowFormat, unpacked: Path, progress: Progress
 
 
 def verify_npz(path: Path) -> None:
-    """Verify the checksums of all arrays in an `.npz` file.
-
-    Raises:
-        UserError: an array is damaged.
-    """
+    """Verify the checksums of all arrays in an `.npz` file; UserError if an array is damaged."""
     with open_npz(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -169,11 +165,7 @@ def verify_npz(path: Path) -> None:
 
 
 def npz_keys(path: Path) -> list[str]:
-    """Names of the arrays in an `.npz` file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Names of the arrays in an `.npz` file; UserError if the file is damaged."""
     with open_npz(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
@@ -194,15 +186,15 @@ def unpack_once(
     shape: tuple[int, ...],
     dtype: np.dtype | type,
     blocks: Iterable[np.ndarray],
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> MappedArray:
     """Memory-map `unpacked`; write it first unless it exists, is complete and was made from `originals`.
 
     Args:
         unpacked: the `.npy` file.
         originals: files from which the rows are read.
-        shape: shape of the array.
-        dtype: dtype of the array.
+        shape: shape of the array, of type `dtype`.
+        dtype: see `shape`.
         blocks: the rows in order, as arrays of any number of rows; consumed only if `unpacked` is written.
         progress: called with (rows done, total rows).
 
@@ -223,8 +215,7 @@ def unpack_once(
             for block in blocks:
                 writer.append(block)
                 done += len(block)
-                if progress is not None:
-                    progress(done, shape[0])
+                progress(done, shape[0])
     contents.note(note, made_from)
     contents.save()
     return open_npy(unpacked)

@@ -18,6 +18,10 @@ from ldm.errors import UserError
 Progress = Callable[[int, int], None]  # called with (rows done, total rows)
 
 
+def silent(*progress: object) -> None:
+    """A progress function that shows nothing."""
+
+
 def show_on(bar: tqdm) -> Progress:
     """A progress function that moves a bar; a total of 0 is unknown."""
 
@@ -67,14 +71,9 @@ def open_npy(path: Path) -> MappedArray:
 
 
 def gather(array: Rows | Tensor, index: Tensor) -> Tensor:
-    """Copy rows of an array; a row of a file is read only once, and rows are read in ascending order.
+    """Copy the rows `index` (B,) int64, in any order, repeats allowed, of an array (n, ...), shape (B, ...).
 
-    Args:
-        array: shape (n, ...).
-        index: rows to copy, shape (B,) int64, in any order, repeats allowed.
-
-    Returns:
-        Shape (B, ...), on the device of `array`.
+    A row of a file is read only once, and rows are read in ascending order. The copy stays on the device.
 
     Raises:
         ValueError: a row is out of range.
@@ -132,11 +131,7 @@ class NpyWriter:
             self._file.write(np.ascontiguousarray(rows).data)
 
     def sync(self) -> None:
-        """Flush appended rows to the disk.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Flush appended rows to the disk; UserError if the file cannot be written."""
         with self._write_errors():
             self._file.flush()
             os.fsync(self._file.fileno())

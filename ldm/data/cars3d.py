@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from ldm.data.archives import RowFormat, npz_keys, npz_rows, unpack_once
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.factor_space import FactorSpace
 from ldm.data.files import absent, find_first, require_grid
 from ldm.data.grid import GridImages
@@ -28,12 +28,10 @@ FILE = "cars3d.npz"
 FOLDERS = ("cars", "data/cars", ".")  # where the `.mat` files may be, below the root
 
 
-def open_cars3d(root: str | Path, progress: Progress | None = None) -> GridImages:
+def open_cars3d(root: str | Path, progress: Progress = silent) -> GridImages:
     """Open the `.mat` files in a folder, resized to 64x64 once, or `<root>/cars3d.npz`.
 
-    Args:
-        root: the folder.
-        progress: called with (images done, total images) the first time.
+    `progress` is called with (images done, total images) the first time.
 
     Raises:
         UserError: files are missing or damaged, or have another shape.
@@ -65,13 +63,12 @@ def list_mat_files(root: Path) -> list[Path]:
     return next((files for files in found if files), [])
 
 
-def _in_order(files: list[Path], progress: Progress | None) -> Iterator[np.ndarray]:
+def _in_order(files: list[Path], progress: Progress) -> Iterator[np.ndarray]:
     """All images in the order of the factor grid, as one block."""
     cars = np.empty((len(files), 24, 4, SIZE, SIZE, 3), np.uint8)
     for number, path in enumerate(files):
         cars[number] = read_car(path)
-        if progress is not None:
-            progress((number + 1) * 96, len(files) * 96)
+        progress((number + 1) * 96, len(files) * 96)
     yield cars.transpose(2, 1, 0, 3, 4, 5).reshape(-1, SIZE, SIZE, 3)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.cars3d import FILE, list_mat_files, open_cars3d
 from ldm.data.celeba import find_celeba, open_celeba
 from ldm.data.dsprites import find_dsprites, open_dsprites
@@ -62,14 +62,14 @@ class DataSet:
         folder: name of the default folder in `data/`; None for the data set's own name.
     """
 
-    open: Callable[[DataOptions, Progress | None], ImageSource] | None
+    open: Callable[[DataOptions, Progress], ImageSource] | None
     find: Callable[[Path], Path | None]
     draw: Callable[[DataOptions], ImageSource] | None = None
     pictures: tuple[str, int] | None = None
     folder: str | None = None
 
 
-def open_pictures(options: DataOptions, progress: Progress | None = None) -> Pictures:
+def open_pictures(options: DataOptions, progress: Progress = silent) -> Pictures:
     """Open a folder of pictures, or the LMDB in it if there is one.
 
     Raises:
@@ -139,7 +139,7 @@ def choose_crop(name: str, crop: str | None) -> str:
     return crop or (own[0] if own else "center")
 
 
-def _celeba(options: DataOptions, progress: Progress | None) -> Pictures:
+def _celeba(options: DataOptions, progress: Progress) -> Pictures:
     return open_celeba(options.root, prepare(options), options.partition, options.corrupt, progress)
 
 
@@ -152,7 +152,7 @@ def draw_only(draw: Callable[[], ImageSource]) -> DataSet:
     return DataSet(None, lambda _: None, lambda _: draw())
 
 
-def _open_variant(options: DataOptions, progress: Progress | None) -> VariedSprites:
+def _open_variant(options: DataOptions, progress: Progress) -> VariedSprites:
     return VariedSprites(options.name, open_dsprites(options.root, progress), options.nuisance_seed)
 
 
@@ -195,12 +195,10 @@ DATA_SETS = {
 }
 
 
-def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSource:
+def open_data(options: DataOptions, progress: Progress = silent) -> ImageSource:
     """Open a data set: its files, or its procedural stand-in.
 
-    Args:
-        options: name, folder and options.
-        progress: called with (images done, total images) if the first opening takes long.
+    `progress` is called with (images done, total images) if the first opening takes long.
 
     Raises:
         UserError: the data set or an option is unknown, an option does not apply to the data set, or its
@@ -226,11 +224,7 @@ def open_data(options: DataOptions, progress: Progress | None = None) -> ImageSo
 
 
 def check_given(options: DataOptions) -> None:
-    """Check that `data.root` exists if it was set, so that a wrong path is not replaced by procedural images.
-
-    Raises:
-        UserError: `data.procedural=auto`, and `data.root` is neither a default nor an existing folder.
-    """
+    """Raise UserError if `data.root` was set and does not exist: procedural images must not replace it."""
     root = Path(options.root)
     if options.procedural == "auto" and not is_default(root) and not root.is_dir():
         raise UserError(
@@ -250,11 +244,7 @@ def is_default(root: Path) -> bool:
 
 
 def check_options(options: DataOptions, data_set: DataSet) -> None:
-    """Check that all options apply to the data set.
-
-    Raises:
-        UserError: an option does not apply; the message names it.
-    """
+    """Raise UserError, naming the option, if an option does not apply to the data set."""
     for key in ("image_size", "crop", "attributes", "factors"):
         if getattr(options, key) is not None and data_set.pictures is None:
             raise UserError(f"data.{key} only applies to picture files, not to {options.name}; leave it out")

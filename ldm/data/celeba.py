@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.files import absent
 from ldm.data.folder_walk import printable
 from ldm.data.image_folder import FolderStore, check_attributes, match_attributes
@@ -28,7 +28,7 @@ def open_celeba(
     preparation: Preparation,
     partition: str = "all",
     corrupt: str = "stop",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Pictures:
     """Open the published layout in a folder.
 

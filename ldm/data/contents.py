@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm.data.arrays import Progress, Rows
+from ldm.data.arrays import Progress, Rows, silent
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
 
@@ -36,12 +36,9 @@ class Contents:
         self._known, self._new = self._load(), {}
 
     def digest(self, key: str, path: Path, compute: Callable[[], str]) -> str:
-        """Return the digest of something that depends only on the file `path`.
+        """The digest `key` of something that depends only on the file `path`: stored, else from `compute`.
 
-        Args:
-            key: name of the digest, unique within the folder.
-            path: the file; a change of it invalidates the stored digest.
-            compute: computes the digest if none is stored.
+        A change of the file invalidates the stored digest.
 
         Raises:
             OSError: the file cannot be read. Exceptions of `compute` are passed on.
@@ -55,20 +52,14 @@ class Contents:
         return digest
 
     def digest_file(self, path: Path) -> str:
-        """Return the digest of a file in the folder.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+        """Return the digest of a file in the folder; OSError if the file cannot be read."""
         key = f"file {os.path.relpath(path, self.path.parent)}"
         return self.digest(key, path, lambda: digest_file(path))
 
-    def digest_files(self, names: Sequence[str], progress: Progress | None = None) -> list[str | None]:
-        """Return the digests of many files in the folder, which several threads read.
+    def digest_files(self, names: Sequence[str], progress: Progress = silent) -> list[str | None]:
+        """The digests of many files, given relative to the folder, which several threads read.
 
-        Args:
-            names: paths of the files relative to the folder.
-            progress: called with (files done, total files) while files are read.
+        `progress` is called with (files done, total files) while files are read.
 
         Returns:
             A digest for each name; None for a file that cannot be read.
@@ -88,8 +79,7 @@ class Contents:
                 part = unknown[first : first + PART]
                 for position, found in zip(part, pool.map(digest, [names[i] for i in part]), strict=True):
                     digests[position] = found
-                if progress is not None:
-                    progress(first + len(part), len(unknown))
+                progress(first + len(part), len(unknown))
         return digests
 
     def note(self, key: str, value: str) -> None:
@@ -123,11 +113,7 @@ class Contents:
 
 
 def digest_file(path: Path) -> str:
-    """The digest of a regular file.
-
-    Raises:
-        OSError: the file cannot be read, or is not a regular file.
-    """
+    """The digest of a regular file; OSError if the file cannot be read, or is not a regular file."""
     if not path.is_file():  # reading a pipe would wait for ever
         raise FileNotFoundError(f"{path} is not a file")
     with path.open("rb") as file:
@@ -135,9 +121,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_rows(
-    rows: Rows,
-    progress: Progress | None = None,
-    check: Callable[[np.ndarray], None] | None = None,
+    rows: Rows, progress: Progress = silent, check: Callable[[np.ndarray], None] | None = None
 ) -> str:
     """The digest of all rows of an array, independent of the file format.
 
@@ -159,8 +143,7 @@ def digest_rows(
             if check is not None:
                 check(block)
             digest.update(block.data)
-            if progress is not None:
-                progress(min(first + step, len(rows)), len(rows))
+            progress(min(first + step, len(rows)), len(rows))
         return digest.hexdigest()[:32]
 
     path = getattr(rows, "path", None) or getattr(rows, "filename", None)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.errors import UserError
 from ldm.files import digest_file, load_json, save_json
 
@@ -21,7 +21,7 @@ PIECE = 2**20
 TIMEOUT = 60
 
 
-def download(url: str, target: Path, sha256: str | None = None, progress: Progress | None = None) -> str:
+def download(url: str, target: Path, sha256: str | None = None, progress: Progress = silent) -> str:
     """Download `url` to `target`, continuing an earlier attempt if there is one.
 
     Args:
@@ -55,8 +55,7 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
                 for piece in _pieces(response, url):
                     file.write(piece)
                     done += len(piece)
-                    if progress is not None:
-                        progress(done, version["size"])
+                    progress(done, version["size"])
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:

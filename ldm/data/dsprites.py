@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.data.archives import RowFormat, h5_rows, npz_array, npz_keys, npz_rows, open_h5
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.factor_space import FactorSpace
 from ldm.data.files import find_first, require
 from ldm.data.grid import GREY, GridImages
@@ -26,12 +26,10 @@ IMAGES = RowFormat("imgs", (64, 64), np.uint8)
 PREPARATION = f"0 and 1 as 0 and 255, {GREY}"
 
 
-def open_dsprites(root: str | Path, progress: Progress | None = None) -> GridImages:
+def open_dsprites(root: str | Path, progress: Progress = silent) -> GridImages:
     """Open the first of the `FILES` in a folder.
 
-    Args:
-        root: the folder.
-        progress: called with (images done, total images) while a compressed file is unpacked, once.
+    `progress` is called with (images done, total images) while a compressed file is unpacked, once.
 
     Raises:
         UserError: the file is missing or damaged, has another shape, or has invalid classes.

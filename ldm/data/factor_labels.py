@@ -19,12 +19,9 @@ FACTORS = "factors.csv"  # read if it is in the folder
 
 
 def read_factors(path: str | Path, store: FolderStore, skip: bool) -> FactorLabels:
-    """Read the factors of every picture of a store, in its order.
+    """Read the factors of every picture of a store, in its order, from a CSV file.
 
-    Args:
-        path: the CSV file.
-        store: the pictures; with `skip`, pictures without a row are removed from it.
-        skip: whether to leave out rows without a picture and pictures without a row.
+    With `skip`, rows without a picture are left out, and pictures without a row are removed from the store.
 
     Raises:
         UserError: the file cannot be read, has no header, a name twice, a row of another length or an empty

@@ -30,13 +30,7 @@ class FactorSpace:
         return math.prod(self.sizes)
 
     def factors(self, index: Tensor) -> Tensor:
-        """Factors of each combination.
-
-        Args:
-            index: combinations, shape (n,) int64, each in [0, len).
-
-        Returns:
-            Shape (n, F) int64.
+        """Factors (n, F) int64 of the combinations `index` (n,) int64.
 
         Raises:
             ValueError: an index is out of range.
@@ -49,13 +43,7 @@ class FactorSpace:
         return torch.stack(columns[::-1], dim=-1)
 
     def index(self, factors: Tensor) -> Tensor:
-        """Index of each combination; the inverse of `factors`.
-
-        Args:
-            factors: shape (n, F) int64, column i in [0, sizes[i]).
-
-        Returns:
-            Shape (n,) int64.
+        """Index (n,) int64 of each combination; the inverse of `factors` (n, F) int64.
 
         Raises:
             ValueError: the shape does not fit or a factor is out of range.

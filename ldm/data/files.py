@@ -13,11 +13,7 @@ def find_first(root: str | Path, names: Sequence[str]) -> Path | None:
 
 
 def require(data: str, root: str | Path, names: Sequence[str]) -> Path:
-    """The first of the files `names` that exists in the folder `root`.
-
-    Raises:
-        UserError: none exists.
-    """
+    """The first of the files `names` that exists in the folder `root`; UserError if none exists."""
     path = find_first(root, names)
     if path is None:
         raise absent(data, root, " nor ".join(names))
@@ -33,11 +29,7 @@ def absent(data: str, root: str | Path, what: str) -> UserError:
 
 
 def require_grid(path: Path, num_images: int, grids: Sequence[FactorSpace]) -> FactorSpace:
-    """The factor grid whose number of combinations is `num_images`.
-
-    Raises:
-        UserError: no grid has this size.
-    """
+    """The factor grid whose number of combinations is `num_images`; UserError if no grid has this size."""
     for grid in grids:
         if len(grid) == num_images:
             return grid

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 from torch import Tensor
 
-from ldm.data.arrays import Progress, Rows, gather
+from ldm.data.arrays import Progress, Rows, gather, silent
 from ldm.data.contents import digest_rows
 from ldm.data.factor_space import FactorSpace
 from ldm.errors import UserError
@@ -37,7 +37,7 @@ class GridImages:
         gain: int = 1,
         preparation: str = "as published",
         procedural: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> None:
         """Use the images in `rows`.
 
@@ -75,7 +75,7 @@ class GridImages:
         """Factors at `index` (n,) int64, shape (n, F) int64."""
         return self.factor_space.factors(index) if self._factors is None else gather(self._factors, index)
 
-    def _compute_identity(self, progress: Progress | None) -> str:
+    def _compute_identity(self, progress: Progress) -> str:
         digest = hashlib.sha256(f"{self.factor_space}{self.preparation}".encode())
         if self._factors is not None:
             digest.update(self._factors.numpy().tobytes())

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.contents import Contents, digest_texts
 from ldm.data.folder_walk import SUFFIXES, list_pictures, printable
 from ldm.data.pictures import name_some
@@ -35,11 +35,7 @@ class FolderStore:
     """
 
     def __init__(self, root: str | Path, skip: bool = False) -> None:
-        """List the pictures.
-
-        Args:
-            root: the folder.
-            skip: leave out unreadable folders and broken links instead of raising an error.
+        """List the pictures; with `skip`, unreadable folders and broken links are left out.
 
         Raises:
             UserError: the folder is missing or has no pictures, or two pictures have the same name; or,
@@ -69,17 +65,13 @@ class FolderStore:
             )
 
     def read(self, position: int) -> bytes:
-        """Bytes of a picture.
-
-        Raises:
-            OSError: the picture cannot be read, or is not a file.
-        """
+        """Bytes of a picture; OSError if the picture cannot be read, or is not a file."""
         path = self.root / self._paths[position]
         if not path.is_file():  # reading a pipe would wait for ever
             raise FileNotFoundError("it is a broken link or not a file")
         return path.read_bytes()
 
-    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+    def digest(self, positions: Sequence[int], progress: Progress = silent) -> str:
         """Digest of all bytes of some pictures, in order; digests of unchanged files are cached."""
         contents = Contents(self.root)
         digests = contents.digest_files([self._paths[position] for position in positions], progress)
@@ -127,11 +119,7 @@ def read_table(path: str | Path, what: str) -> tuple[list[str], list[tuple[str, 
 
 
 def check_names(path: str | Path, what: str, names: Sequence[str], pictures: Sequence[str]) -> None:
-    """Check that the columns and the rows of a table have different names.
-
-    Raises:
-        UserError: a name is empty or occurs twice; `what` is the column's kind.
-    """
+    """Raise UserError if a column (a `what`) or a row of a table has no name, or the name of another."""
     for kind, each in ((what, names), ("picture", pictures)):
         twice = [name for name, count in Counter(each).items() if count > 1]
         if twice:

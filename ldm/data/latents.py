@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ldm.data.arrays import MappedArray, NpyWriter, Progress, holds_rows, open_npy
+from ldm.data.arrays import MappedArray, NpyWriter, Progress, holds_rows, open_npy, silent
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 from ldm.files import load_json, save_json
@@ -54,7 +54,7 @@ def encode_to_cache(
     path: Path,
     key: str,
     batch_size: int,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     with_images: bool = False,
 ) -> LatentCache:
     """Encode images in order into the folder `path`, continuing an earlier call for the same key.
@@ -91,8 +91,7 @@ def encode_to_cache(
             state.done += len(rows["latents"])
             if number % BATCHES_PER_SAVE == 0 or state.done == state.count:
                 state.save(path, writers)
-            if progress is not None:
-                progress(state.done, state.count)
+            progress(state.done, state.count)
     cache = LatentCache.open(path, key)
     if cache is None:
         raise UserError(f"another process changed {path} during encoding; run one process at a time")

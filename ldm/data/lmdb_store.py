@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.contents import Contents
 from ldm.errors import UserError
 
@@ -28,11 +28,7 @@ class LmdbStore:
     left_out: Mapping[str, str] = {}
 
     def __init__(self, path: str | Path, image_size: int) -> None:
-        """List the pictures.
-
-        Args:
-            path: `data.mdb`, or its folder, or another LMDB file.
-            image_size: the smallest suitable size of the pictures.
+        """List the pictures of `path`: `data.mdb`, its folder, or another LMDB file.
 
         Raises:
             UserError: the package lmdb is missing, or the file is not an LMDB, is truncated or is empty.
@@ -44,18 +40,14 @@ class LmdbStore:
         self.names = Keys(self._keys)
 
     def read(self, position: int) -> bytes:
-        """Bytes of a picture.
-
-        Raises:
-            UserError: the picture is missing.
-        """
+        """Bytes of a picture; UserError if the picture is missing."""
         with self._begin() as transaction:
             data = transaction.get(bytes(self._keys[position]))
         if data is None:
             raise UserError(f"{self._path} has no picture {self.names[position]}; get it again")
         return data
 
-    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+    def digest(self, positions: Sequence[int], progress: Progress = silent) -> str:
         """Digest of all bytes of some pictures, in order; cached as long as the file does not change.
 
         Raises:
@@ -69,8 +61,7 @@ class LmdbStore:
                 for number, key in enumerate(keys, start=1):
                     data = transaction.get(bytes(key)) or b""
                     digest.update(f"{len(data)} ".encode() + data)
-                    if progress is not None:
-                        progress(number, len(keys))
+                    progress(number, len(keys))
             return digest.hexdigest()[:32]
 
         contents, chosen = Contents(self.root), hashlib.blake2b(keys.tobytes()).hexdigest()[:32]
@@ -151,11 +142,7 @@ def find_lmdb(root: Path) -> Path | None:
 
 
 def import_lmdb() -> ModuleType:
-    """Import the package lmdb.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import the package lmdb; UserError if it is not installed."""
     try:
         import lmdb
     except ImportError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm.data.archives import RowFormat, npz_rows
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.factor_space import FactorSpace
 from ldm.data.files import find_first, require, require_grid
 from ldm.data.grid import GridImages
@@ -29,13 +29,10 @@ VARIANTS = {  # possible file names of each variant
 }
 
 
-def open_mpi3d(variant: str, root: str | Path, progress: Progress | None = None) -> GridImages:
+def open_mpi3d(variant: str, root: str | Path, progress: Progress = silent) -> GridImages:
     """Open one of the `VARIANTS` in a folder.
 
-    Args:
-        variant: name of the variant.
-        root: the folder.
-        progress: called with (images done, total images) while a compressed file is unpacked, once.
+    `progress` is called with (images done, total images) while a compressed file is unpacked, once.
 
     Raises:
         UserError: the file is missing or damaged, has another shape, or its number of images fits no grid.

@@ -178,11 +178,7 @@ def open_font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def check_portraits(path: Path, font: ImageFont.FreeTypeFont) -> None:
-    """Check that the font joins the characters of every portrait to one picture in colour.
-
-    Raises:
-        UserError: some portraits are missing, or the pictures are not bitmaps, which Pillow draws.
-    """
+    """Raise UserError unless the font joins the characters of every portrait to one picture in colour."""
     lengths = [font.getlength(spell(*factors)) for factors in np.ndindex(*PEOPLE.sizes)]
     missing = sum(length != lengths[0] for length in lengths)
     if missing:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ldm.data.arrays import MappedArray, Progress, gather, open_npy, unique_rows
+from ldm.data.arrays import MappedArray, Progress, gather, open_npy, silent, unique_rows
 from ldm.data.contents import Contents
 from ldm.data.factor_space import FactorLabels
 from ldm.data.pixels import to_rgb
@@ -55,7 +55,7 @@ class PictureStore(Protocol):
         """Bytes of a picture."""
         ...
 
-    def digest(self, positions: Sequence[int], progress: Progress | None = None) -> str:
+    def digest(self, positions: Sequence[int], progress: Progress = silent) -> str:
         """Digest of all bytes of some pictures, in order, cached; unreadable pictures have a digest too."""
         ...
 
@@ -152,7 +152,7 @@ class Pictures:
         preparation: Preparation,
         corrupt: str = "stop",
         attributes: tuple[Sequence[str], np.ndarray] | None = None,
-        progress: Progress | None = None,
+        progress: Progress = silent,
         factors: FactorLabels | None = None,
     ) -> None:
         """Use the pictures of a store.
@@ -194,11 +194,7 @@ class Pictures:
         return len(self._positions)
 
     def images(self, index: Tensor) -> Tensor:
-        """Images at `index` (n,) int64, shape (n, 3, H, W) uint8.
-
-        Raises:
-            UserError: a picture cannot be read.
-        """
+        """Images at `index` (n,) int64, shape (n, 3, H, W) uint8; UserError if a picture cannot be read."""
         if self._prepared is not None:
             return gather(self._prepared, index)
         rows, inverse = unique_rows(index, len(self))
@@ -217,7 +213,7 @@ class Pictures:
             return torch.empty(len(index), 0, dtype=torch.int64)
         return gather(self._attributes, gather(self._positions, index))
 
-    def find_corrupt(self, progress: Progress | None = None) -> dict[str, str]:
+    def find_corrupt(self, progress: Progress = silent) -> dict[str, str]:
         """The reasons, by name, why pictures cannot be read."""
         return find_corrupt(self.store, self._prepare, progress)
 
@@ -259,7 +255,7 @@ class Pictures:
         digest.update(self.attributes(torch.arange(len(self))).numpy().tobytes())
         return digest.hexdigest()
 
-    def _compute_identity(self, progress: Progress | None) -> str:
+    def _compute_identity(self, progress: Progress) -> str:
         positions = self._positions.tolist()
         names = [self.store.names[position] for position in positions]
         digest = hashlib.sha256("\0".join([self.preparation, *names]).encode())
@@ -268,7 +264,7 @@ class Pictures:
 
 
 def find_corrupt(
-    store: PictureStore, preparation: Preparation, progress: Progress | None = None
+    store: PictureStore, preparation: Preparation, progress: Progress = silent
 ) -> dict[str, str]:
     """Read every picture of a store once; cache the result in `<root>/.disdiff-scan.json` if possible.
 
@@ -287,8 +283,7 @@ def find_corrupt(
             preparation(store.read(position))
         except Exception as error:  # Pillow raises many exception types
             corrupt[name] = describe(error)
-        if progress is not None:
-            progress(position + 1, len(store.names))
+        progress(position + 1, len(store.names))
     with suppress(UserError):  # if the folder cannot be written, it is searched again next time
         save_json(path, {"key": key, "corrupt": corrupt})
     return corrupt

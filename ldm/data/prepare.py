@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ldm.data.archives import verify_npz
-from ldm.data.arrays import NpyWriter, Progress, npy_header
+from ldm.data.arrays import NpyWriter, Progress, npy_header, silent
 from ldm.data.catalog import DATA_SETS, DataOptions, open_data
 from ldm.data.download import download
 from ldm.data.dsprites import STEM
@@ -54,15 +54,9 @@ def explain(name: str, root: Path) -> str:
 
 
 def fetch(name: str, root: Path, tell: Callable[[str], Progress]) -> list[Path]:
-    """Download the files of a data set that are not there yet.
+    """Download the files of a data set that are not there yet; returns the new ones.
 
-    Args:
-        name: the data set.
-        root: the target folder.
-        tell: file name => callback for (bytes done, total bytes).
-
-    Returns:
-        The new files; archives are unpacked and deleted.
+    Archives are unpacked and deleted. `tell` gives a file's callback for (bytes done, total bytes).
 
     Raises:
         UserError: the data set cannot be downloaded by a program, or the download or unpacking fails.
@@ -146,17 +140,10 @@ def verify_checksums(root: Path) -> list[str]:
     return list(present)
 
 
-def render(
-    name: str, root: Path, num_images: int | None, seed: int, progress: Progress | None = None
-) -> Path:
-    """Write procedural images in the format of the published file.
+def render(name: str, root: Path, num_images: int | None, seed: int, progress: Progress = silent) -> Path:
+    """Write procedural images, all or a random subset, in the format of the published file.
 
-    Args:
-        name: a data set with a procedural stand-in.
-        root: the folder.
-        num_images: size of a random subset; None for all images.
-        seed: seed of the subset.
-        progress: called with (images done, total images).
+    `progress` is called with (images done, total images).
 
     Raises:
         UserError: there is no procedural stand-in, `num_images` is out of range, the folder has the published
@@ -182,7 +169,7 @@ def render(
     return root / file
 
 
-def write_dsprites(path: Path, source: ImageSource, index: Tensor, progress: Progress | None = None) -> None:
+def write_dsprites(path: Path, source: ImageSource, index: Tensor, progress: Progress = silent) -> None:
     """Write binary images of `source` at `index` (n,) as a dSprites `.npz`, uncompressed and atomically.
 
     Raises:
@@ -199,11 +186,10 @@ def write_dsprites(path: Path, source: ImageSource, index: Tensor, progress: Pro
             for first in range(0, len(index), BATCH):
                 part = source.images(index[first : first + BATCH])[:, 0] // 255
                 file.write(part.numpy().tobytes())
-                if progress is not None:
-                    progress(first + len(part), len(index))
+                progress(first + len(part), len(index))
 
 
-def convert(source: Pictures, progress: Progress | None = None) -> Path:
+def convert(source: Pictures, progress: Progress = silent) -> Path:
     """Decode all pictures of a source once into an array in their folder, which later runs memory-map.
 
     Raises:
@@ -215,13 +201,12 @@ def convert(source: Pictures, progress: Progress | None = None) -> Path:
         for part in torch.arange(len(source)).split(BATCH):
             writer.append(source.images(part).numpy())
             done += len(part)
-            if progress is not None:
-                progress(done, len(source))
+            progress(done, len(source))
     source.note_prepared()
     return path
 
 
-def check(options: DataOptions, progress: Progress | None = None) -> str:
+def check(options: DataOptions, progress: Progress = silent) -> str:
     """Read all images of a data set, and return a line that describes it.
 
     Raises:
@@ -238,8 +223,7 @@ def check(options: DataOptions, progress: Progress | None = None) -> str:
     empty = 0
     for index in torch.arange(len(source)).split(BATCH):
         empty += int((source.images(index).flatten(1).amax(dim=1) == 0).sum())
-        if progress is not None:
-            progress(int(index[-1]) + 1, len(source))
+        progress(int(index[-1]) + 1, len(source))
     if empty:
         raise UserError(f"{found} has {empty} empty images; get the file again")
     kind = "procedural" if source.procedural else "the published data"
@@ -247,7 +231,7 @@ def check(options: DataOptions, progress: Progress | None = None) -> str:
     return f"{found}: good; {len(source)}{total} images, {kind}, {source.identity}"
 
 
-def check_pictures(source: Pictures, progress: Progress | None = None) -> str:
+def check_pictures(source: Pictures, progress: Progress = silent) -> str:
     """Read every picture, and return a line that describes the data set.
 
     Raises:

@@ -171,13 +171,9 @@ def cast_shadow(point: Tensor, radius: float) -> Tensor:
 
 
 def intersect_object(origin: Tensor, directions: Tensor, shape: int, scale: float) -> tuple[Tensor, Tensor]:
-    """First hit of each ray with the object standing on the floor's centre.
+    """First hit of rays from `origin` (3,) in unit `directions` (R, 3) with the object on the floor's centre.
 
-    Args:
-        origin: of all rays, shape (3,).
-        directions: unit vectors, shape (R, 3).
-        shape: 0 cube, 1 cylinder, 2 sphere, 3 capsule.
-        scale: size factor, 0.75 to 1.25.
+    The shape is 0 cube, 1 cylinder, 2 sphere, 3 capsule; the scale is from 0.75 to 1.25.
 
     Returns:
         Distance (R,), infinite where the ray misses, and unit normal (R, 3).

@@ -66,14 +66,9 @@ class ProceduralDSprites:
 
 
 def sprite_coordinates(factors: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Coordinates of side x side points relative to the sprite, in units of its half size; v points up.
+    """Coordinates u, v (n, side, side) of points relative to the sprites of `factors` (n, 5) int64.
 
-    Args:
-        factors: shape (n, 5) int64.
-        side: number of points along a side of the image.
-
-    Returns:
-        u and v, shapes (n, side, side).
+    They are in units of a sprite's half size; v points up.
     """
     _, scale, orientation, x, y = (column[:, None, None].float() for column in factors.unbind(dim=1))
     place = (torch.arange(side, device=factors.device) + 0.5) * (IMAGE_SIZE / side)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm.data.archives import RowFormat, create_h5, h5_rows, npz_array, npz_rows, open_h5
-from ldm.data.arrays import Progress, gather
+from ldm.data.arrays import Progress, gather, silent
 from ldm.data.contents import digest_rows
 from ldm.data.factor_space import FactorSpace
 from ldm.data.source import ImageSource
@@ -49,13 +49,11 @@ class Shapes3D:
     channels = 3
     factor_space = SHAPES3D
 
-    def __init__(self, root: str | Path, progress: Progress | None = None) -> None:
+    def __init__(self, root: str | Path, progress: Progress = silent) -> None:
         """Open `<root>/3dshapes.h5` or `<root>/3dshapes.npz`.
 
-        Args:
-            root: the folder.
-            progress: called with (images done, total images) the first time, while the identity is computed
-                and a compressed file is unpacked to `<root>/3dshapes.images.npy` (5.9 GB).
+        `progress` is called with (images done, total images) the first time, while the identity is computed
+        and a compressed file is unpacked to `<root>/3dshapes.images.npy` (5.9 GB).
 
         Raises:
             UserError: the file is missing or damaged, has another shape, or has invalid labels.
@@ -86,7 +84,7 @@ class Shapes3D:
         """Factors at `index` (n,) int64, shape (n, 6) int64."""
         return SHAPES3D.factors(gather(self._combination, index))
 
-    def _compute_identity(self, progress: Progress | None) -> str:
+    def _compute_identity(self, progress: Progress) -> str:
         digest = hashlib.sha256(self._combination.numpy().tobytes())
         digest.update(digest_rows(self._images, progress).encode())
         kind = "procedural-" if self.procedural else ""
@@ -127,14 +125,10 @@ def labels_to_factors(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(factors)
 
 
-def write_shapes3d(path: Path, source: ImageSource, index: Tensor, progress: Progress | None = None) -> None:
-    """Write images of `source` as a Shapes3D `.h5`, uncompressed and atomically.
+def write_shapes3d(path: Path, source: ImageSource, index: Tensor, progress: Progress = silent) -> None:
+    """Write images `index` (n,) of a source with these factors as a Shapes3D `.h5`, uncompressed, atomically.
 
-    Args:
-        path: the file.
-        source: an image source with the factors of Shapes3D.
-        index: the images to write, shape (n,) int64, in this order.
-        progress: called with (images done, total images).
+    `progress` is called with (images done, total images).
 
     Raises:
         UserError: the file cannot be written.
@@ -147,8 +141,7 @@ def write_shapes3d(path: Path, source: ImageSource, index: Tensor, progress: Pro
         for first in range(0, len(index), WRITE_BATCH):
             batch = source.images(index[first : first + WRITE_BATCH])
             images[first : first + len(batch)] = batch.permute(0, 2, 3, 1).numpy()
-            if progress is not None:
-                progress(first + len(batch), len(index))
+            progress(first + len(batch), len(index))
 
 
 def _combinations(path: Path, labels: np.ndarray | None, num_images: int) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ldm.data.archives import unpack_once
-from ldm.data.arrays import Progress
+from ldm.data.arrays import Progress, silent
 from ldm.data.cars3d import SIZE, shrink
 from ldm.data.factor_space import FactorSpace
 from ldm.data.files import absent
@@ -33,12 +33,10 @@ PHOTOGRAPHS = (2, 96, 96)
 BLOCK = 512  # pairs of photographs in memory at once
 
 
-def open_smallnorb(root: str | Path, progress: Progress | None = None) -> GridImages:
+def open_smallnorb(root: str | Path, progress: Progress = silent) -> GridImages:
     """Open the six files in a folder; the images are resized to 64x64 once, into `smallnorb.images.npy`.
 
-    Args:
-        root: the folder.
-        progress: called with (images done, total images) the first time.
+    `progress` is called with (images done, total images) the first time.
 
     Raises:
         UserError: a file is missing, damaged or truncated, or has another shape.
@@ -72,11 +70,7 @@ def find_smallnorb(root: Path) -> Path | None:
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Read a whole matrix file.
-
-    Raises:
-        UserError: the file is damaged or truncated.
-    """
+    """Read a whole matrix file; UserError if the file is damaged or truncated."""
     with _open_matrix(path) as (stream, dtype, shape):
         data = stream.read()
         if len(data) != math.prod(shape) * dtype.itemsize:

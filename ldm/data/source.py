@@ -81,15 +81,11 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def split_indices(source: ImageSource, num_train: int | None, num_eval: int) -> tuple[Tensor, Tensor]:
-    """Return the training and the evaluation images: the first and the last of one fixed permutation.
+    """The training and the evaluation images: the first and the last of one fixed permutation.
 
     They are disjoint if num_train + num_eval <= len(source). Otherwise, and always if training uses all
-    images, some or all evaluation images are also training images. Numbers above len(source) mean all images.
-
-    Args:
-        source: only its length is used.
-        num_train: number of training images; None for all.
-        num_eval: number of evaluation images.
+    images (`num_train` None), some or all evaluation images are also training images. Numbers above
+    len(source) mean all images. Of the source only the length is used.
 
     Returns:
         Two index tensors, shapes (num_train,) and (num_eval,) int64, in random order.

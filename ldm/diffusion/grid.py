@@ -6,7 +6,7 @@ z_T has. The last jump returns z0_hat, the mean over all latents that could have
 at t = 0, where the noise is least.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -15,20 +15,14 @@ from torch import Tensor
 from ldm.diffusion.schedule import CLEAN, Level, Schedule
 from ldm.errors import UserError
 
-Progress = Callable[[Iterable], Iterable]
-
 
 def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
-    """Return steps evenly spaced in t, the grid of DDPM and DDIM; a single step is T - 1.
+    """Return S = `num_steps` steps evenly spaced in t, the grid of DDPM and DDIM; a single step is T - 1.
 
     Deviation: latent diffusion takes every (T // S)-th step from t = 1, so its grid does not reach T - 1.
 
-    Args:
-        num_train_steps: T, the length of the schedule.
-        num_steps: S, from 1 to T.
-
     Returns:
-        Decreasing steps, shape (S,), int64.
+        Decreasing steps of the T = `num_train_steps` of the schedule, shape (S,), int64.
 
     Raises:
         UserError: S is not in [1, T].
@@ -38,14 +32,10 @@ def time_grid(num_train_steps: int, num_steps: int) -> Tensor:
 
 
 def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
-    """Return the steps nearest to even spacing in log-SNR, the grid of DPM-Solver; a single step is T - 1.
+    """Return the S = `num_steps` steps nearest to even spacing in log-SNR, the grid of DPM-Solver.
 
     Near t = 0 one step covers much log-SNR, so several targets may be nearest to the same step; they then
-    take the next free steps.
-
-    Args:
-        schedule: the noise schedule, of T steps.
-        num_steps: S, from 1 to T.
+    take the next free steps. A single step is T - 1.
 
     Returns:
         Decreasing steps, shape (S,), int64.
@@ -64,25 +54,18 @@ def log_snr_grid(schedule: Schedule, num_steps: int) -> Tensor:
 
 
 def walk(
-    schedule: Schedule, grid: Tensor, z: Tensor, progress: Progress | None, upwards: bool = False
+    schedule: Schedule, grid: Tensor, z: Tensor, upwards: bool = False
 ) -> Iterator[tuple[Tensor, Level, Level]]:
-    """Iterate over the jumps from each step of a grid to the next; the last goes to the clean latent.
+    """Iterate over the jumps from each step of `grid` (S,) to the next; the last goes to the clean latent.
 
-    Args:
-        schedule: the noise schedule.
-        grid: decreasing steps, shape (S,), int64.
-        z: the batch that is sampled, shape (B, ...); gives the number of samples and the device.
-        progress: wraps the list of jumps, such as tqdm; None for no display.
-        upwards: yield the jumps in reverse order, from the clean latent up; each tuple is unchanged.
+    With `upwards` the jumps come in reverse order, from the clean latent up; each tuple is unchanged.
 
     Yields:
-        t, the upper step repeated for each sample, shape (B,), int64, on z's device; the level of the upper
-        step; the level of the lower step.
+        t, the upper step repeated for each sample of `z` (B, ...), shape (B,), int64, on z's device; the
+        level of the upper step; the level of the lower step.
     """
     jumps = list(pairwise([*grid.tolist(), CLEAN]))
-    if upwards:
-        jumps.reverse()
-    for step, next_step in jumps if progress is None else progress(jumps):
+    for step, next_step in reversed(jumps) if upwards else jumps:
         t = torch.full(z.shape[:1], step, dtype=torch.int64, device=z.device)
         yield t, schedule.level(step), schedule.level(next_step)
 

@@ -13,15 +13,9 @@ KINDS = ("l1", "l2")
 
 
 def denoising_error(eps_hat: Tensor, eps: Tensor, kind: str) -> Tensor:
-    """Return the error of the predicted noise for each sample.
+    """Error of the noise `eps_hat` (B, ...), predicted for `eps`: mean over all axes but the batch, (B,).
 
-    Args:
-        eps_hat: predicted noise, shape (B, ...).
-        eps: true noise, shape (B, ...).
-        kind: "l1" for the absolute, "l2" for the squared difference.
-
-    Returns:
-        The mean over all axes except the batch, shape (B,).
+    `kind` is "l1" for the absolute or "l2" for the squared difference.
 
     Raises:
         UserError: `kind` is unknown.

@@ -25,67 +25,31 @@ class Gaussian(NamedTuple):
 
 
 def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """Return the noisy latent z_t of a clean latent, for given noise.
-
-    Args:
-        schedule: the noise schedule.
-        z_0: clean latent, shape (B, ...).
-        t: diffusion steps, shape (B,), int64.
-        eps: standard normal noise, shape (B, ...).
-
-    Returns:
-        The noisy latent z_t, shape (B, ...).
-    """
+    """Noisy latents z_t (B, ...) of clean latents `z_0` at steps `t` (B,), for standard normal `eps`."""
     signal = gather(schedule.alpha_bar, t, z_0).sqrt()
     noise = gather(schedule.noise_variance, t, z_0).sqrt()
     return signal * z_0 + noise * eps  # DDPM, Eq. (4)
 
 
 def predict_z0(schedule: Schedule, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
-    """Return the clean latent that a noisy latent and its predicted noise imply.
-
-    Args:
-        schedule: the noise schedule.
-        z_t: noisy latent, shape (B, ...).
-        t: diffusion steps, shape (B,), int64.
-        eps_hat: predicted noise, shape (B, ...).
-
-    Returns:
-        The clean latent z0_hat that z_t and eps_hat imply, shape (B, ...).
-    """
+    """The clean latents z0_hat (B, ...) that noisy latents `z_t` at steps `t` (B,) and `eps_hat` imply."""
     signal = gather(schedule.alpha_bar, t, z_t).sqrt()
     noise = gather(schedule.noise_variance, t, z_t).sqrt()
     return (z_t - noise * eps_hat) / signal  # DDPM, Eq. (15)
 
 
 def predict_eps(schedule: Schedule, z_t: Tensor, t: Tensor, z_0: Tensor) -> Tensor:
-    """Return the noise that leads from a clean latent to a noisy one.
-
-    Args:
-        schedule: the noise schedule.
-        z_t: noisy latent, shape (B, ...).
-        t: diffusion steps, shape (B,), int64.
-        z_0: clean latent, true or predicted, shape (B, ...).
-
-    Returns:
-        The noise eps that z_t and z_0 imply, shape (B, ...).
-    """
+    """The noise (B, ...) that leads from clean latents `z_0`, true or predicted, to `z_t` at steps `t`."""
     signal = gather(schedule.alpha_bar, t, z_t).sqrt()
     noise = gather(schedule.noise_variance, t, z_t).sqrt()
     return (z_t - signal * z_0) / noise
 
 
 def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor) -> Gaussian:
-    """Return q(z_{t-1} | z_t, z_0), the reverse step for a known clean latent; DDPM, Eqs. (6) and (7).
+    """q(z_{t-1} | z_t, z_0), the reverse step for a known clean latent; DDPM, Eqs. (6) and (7).
 
-    Args:
-        schedule: the noise schedule.
-        z_0: clean latent, true or predicted, shape (B, ...).
-        z_t: noisy latent, shape (B, ...).
-        t: diffusion steps, shape (B,), int64; at t = 0 the posterior is z_0 with variance 0.
-
-    Returns:
-        Mean of shape (B, ...) and variance of shape (B, 1, ..., 1).
+    The latents, `z_0` true or predicted, have shape (B, ...), `t` (B,), and the variance (B, 1, ..., 1). At
+    t = 0 the posterior is z_0 with variance 0.
     """
     variance = gather(schedule.posterior_variance, t, z_t)
     noise_variance = gather(schedule.noise_variance, t, z_t)
@@ -93,6 +57,15 @@ def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor) -> Gaussi
     weight_0 = gather(schedule.alpha_bar_prev, t, z_t).sqrt() * beta / noise_variance
     weight_t = gather(schedule.alpha, t, z_t).sqrt() * variance / beta
     return Gaussian(weight_0 * z_0 + weight_t * z_t, variance)
+
+
+def sample_integers(first: int, last: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a whole number from `first` to below `last` for each sample of `like` (B, ...), shape (B,) int64.
+
+    It is drawn on the generator's device and then moved to that of `like`, as noise is.
+    """
+    drawn = torch.randint(first, last, like.shape[:1], generator=generator, device=generator.device)
+    return drawn.to(like.device)
 
 
 def sample_noise(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,9 @@
 """DDPM, DDIM and DPM-Solver++ samplers (noise z_T => clean latent z_0) and DDIM inversion (z_0 => z_T).
 
-Every sampler calls a noise predictor `eps_fn(z_t, t)`.
+Every sampler takes a noise predictor `eps_fn(z_t, t) => eps_hat`, the noise schedule and standard normal
+noise z_T (B, ...), and returns clean latents z_0 (B, ...); the inversion does the opposite with the same
+`eps_fn`. Guidance and edits wrap `eps_fn`, which may be any callable; `t` has shape (B,), int64, on the
+latent's device. The caller decides whether gradients are recorded.
 
 With signal_t = sqrt(alpha_bar_t), noise_t = sqrt(1 - alpha_bar_t), eps_hat = eps_fn(z_t, t) and
 z0_hat = (z_t - noise_t eps_hat) / signal_t, one jump from step t down to step s is
@@ -10,9 +13,6 @@ z0_hat = (z_t - noise_t eps_hat) / signal_t, one jump from step t down to step s
     DPM-Solver++    z_s = (noise_s / noise_t) z_t + (signal_s - signal_t noise_s / noise_t) D
 
 where sigma = eta (noise_s / noise_t) sqrt(1 - signal_t^2 / signal_s^2), and D extrapolates two steps' z0_hat.
-
-`eps_fn` may be any callable; guidance and edits wrap it. The caller decides whether gradients are recorded.
-`eps_fn` gets `t` with shape (B,), int64, on the latent's device.
 
 References:
     Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239 (DDPM).
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.diffusion.grid import Progress, log_snr_grid, time_grid, walk
+from ldm.diffusion.grid import log_snr_grid, time_grid, walk
 from ldm.diffusion.process import posterior, predict_z0, sample_noise
 from ldm.diffusion.schedule import Level, Schedule
 from ldm.errors import UserError
@@ -51,53 +51,28 @@ def sample(
     schedule: Schedule,
     z_T: Tensor,
     generator: torch.Generator | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Draw clean latents with the configured sampler.
 
-    Args:
-        config: the sampler's name and settings.
-        eps_fn: noise predictor, (z_t, t) => eps_hat.
-        schedule: the noise schedule.
-        z_T: standard normal noise, shape (B, ...).
-        generator: source of new noise, for `ddpm` and for `ddim` with eta above 0.
-        progress: wraps the iterable of steps, such as tqdm.
-
-    Returns:
-        z_0, shape (B, ...).
+    `generator` is the source of new noise, for `ddpm` and for `ddim` with eta above 0.
 
     Raises:
         UserError: the sampler is unknown, or a setting is out of range.
     """
     if config.name == "ddim":
-        return sample_ddim(eps_fn, schedule, z_T, config.num_steps, config.eta, generator, progress=progress)
+        return sample_ddim(eps_fn, schedule, z_T, config.num_steps, config.eta, generator)
     if config.name == "ddpm":
-        return sample_ddpm(eps_fn, schedule, z_T, generator, progress)
+        return sample_ddpm(eps_fn, schedule, z_T, generator)
     if config.name == "dpm_solver":
-        return sample_dpm_solver(eps_fn, schedule, z_T, config.num_steps, progress)
+        return sample_dpm_solver(eps_fn, schedule, z_T, config.num_steps)
     raise UserError(f"unknown sampler '{config.name}'; choose one of: {', '.join(SAMPLERS)}")
 
 
-def sample_ddpm(
-    eps_fn: EpsFunction,
-    schedule: Schedule,
-    z_T: Tensor,
-    generator: torch.Generator,
-    progress: Progress | None = None,
-) -> Tensor:
+def sample_ddpm(eps_fn: EpsFunction, schedule: Schedule, z_T: Tensor, generator: torch.Generator) -> Tensor:
     """Draw clean latents by ancestral sampling over all T steps, with the posterior's variance.
 
-    This is DDPM, Algorithm 2, with the mean written as that of q(z_{t-1} | z_t, z0_hat).
-
-    Args:
-        eps_fn: noise predictor, (z_t, t) => eps_hat.
-        schedule: the noise schedule.
-        z_T: standard normal noise, shape (B, ...).
-        generator: source of the noise that each step adds.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        z_0, shape (B, ...).
+    This is DDPM, Algorithm 2, with the mean written as that of q(z_{t-1} | z_t, z0_hat). `generator` is the
+    source of the noise that each step adds.
 
     Raises:
         ValueError: `generator` is None.
@@ -105,7 +80,7 @@ def sample_ddpm(
     if generator is None:
         raise ValueError("expected a generator for DDPM, got None")
     z_t = z_T
-    for t, _, there in walk(schedule, time_grid(schedule.num_steps, schedule.num_steps), z_T, progress):
+    for t, _, there in walk(schedule, time_grid(schedule.num_steps, schedule.num_steps), z_T):
         z0_hat = predict_z0(schedule, z_t, t, eps_fn(z_t, t))
         z_t, variance = posterior(schedule, z0_hat, z_t, t)
         if there.noise > 0:
@@ -120,23 +95,11 @@ def sample_ddim(
     num_steps: int,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
-    clip_z0: float | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Draw clean latents by DDIM, Eqs. (12) and (16), over `time_grid`.
 
-    Args:
-        eps_fn: noise predictor, (z_t, t) => eps_hat.
-        schedule: the noise schedule.
-        z_T: standard normal noise, shape (B, ...).
-        num_steps: S, from 1 to T.
-        eta: share of new noise, from 0 (deterministic) to 1 (equal to DDPM if S = T).
-        generator: source of new noise, needed if eta is above 0.
-        clip_z0: clamp each z0_hat to [-clip_z0, clip_z0] and recompute eps_hat from it; None for no clamping.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        z_0, shape (B, ...).
+    `eta` is the share of new noise, drawn from `generator`: from 0 (deterministic) to 1 (equal to DDPM if
+    `num_steps` is T).
 
     Raises:
         UserError: num_steps or eta is out of range.
@@ -147,12 +110,9 @@ def sample_ddim(
     if eta > 0 and generator is None:
         raise ValueError(f"expected a generator for eta={eta}, got None")
     z_t = z_T
-    for t, here, there in walk(schedule, time_grid(schedule.num_steps, num_steps), z_T, progress):
+    for t, here, there in walk(schedule, time_grid(schedule.num_steps, num_steps), z_T):
         eps_hat = eps_fn(z_t, t)
         z0_hat = _denoise(z_t, eps_hat, here)
-        if clip_z0 is not None:
-            z0_hat = z0_hat.clamp(-clip_z0, clip_z0)
-            eps_hat = (z_t - here.signal * z0_hat) / here.noise
         variance = (eta * there.noise / here.noise) ** 2 * (1 - (here.signal / there.signal) ** 2)
         z_t = there.signal * z0_hat + (there.noise**2 - variance) ** 0.5 * eps_hat
         if variance > 0:
@@ -160,66 +120,34 @@ def sample_ddim(
     return z_t
 
 
-def invert_ddim(
-    eps_fn: EpsFunction,
-    schedule: Schedule,
-    z_0: Tensor,
-    num_steps: int,
-    progress: Progress | None = None,
-) -> Tensor:
+def invert_ddim(eps_fn: EpsFunction, schedule: Schedule, z_0: Tensor, num_steps: int) -> Tensor:
     """Find the noise from which deterministic DDIM samples a latent: z_0 => z_T, `time_grid` in reverse.
 
     To undo a jump from t to s, eps_fn is called with the step t of that jump, but with the latent z_s, since
     z_t is not known yet. The first call is with z_0 and t = 0. The result is exact if eps_fn does not depend
     on the latent; otherwise the error is of first order in the step size.
 
-    Args:
-        eps_fn: noise predictor, (z_t, t) => eps_hat, the same as for sampling.
-        schedule: the noise schedule.
-        z_0: clean latent, shape (B, ...).
-        num_steps: S, from 1 to T, the same as for sampling.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        z_T, shape (B, ...).
-
     Raises:
         UserError: num_steps out of range.
     """
     z_s, grid = z_0, time_grid(schedule.num_steps, num_steps)
-    for t, here, there in walk(schedule, grid, z_0, progress, upwards=True):
+    for t, here, there in walk(schedule, grid, z_0, upwards=True):
         eps_hat = eps_fn(z_s, t)
         z_s = here.signal * _denoise(z_s, eps_hat, there) + here.noise * eps_hat
     return z_s
 
 
-def sample_dpm_solver(
-    eps_fn: EpsFunction,
-    schedule: Schedule,
-    z_T: Tensor,
-    num_steps: int,
-    progress: Progress | None = None,
-) -> Tensor:
+def sample_dpm_solver(eps_fn: EpsFunction, schedule: Schedule, z_T: Tensor, num_steps: int) -> Tensor:
     """Draw clean latents by DPM-Solver++(2M), Algorithm 2, over `log_snr_grid`: deterministic, second order.
 
     Two jumps are of first order: the first, which has no earlier z0_hat, and the last, which is infinitely
     long in log-SNR and returns z0_hat.
 
-    Args:
-        eps_fn: noise predictor, (z_t, t) => eps_hat.
-        schedule: the noise schedule.
-        z_T: standard normal noise, shape (B, ...).
-        num_steps: S, from 1 to T.
-        progress: wraps the iterable of steps.
-
-    Returns:
-        z_0, shape (B, ...).
-
     Raises:
         UserError: num_steps out of range.
     """
     z_t, previous = z_T, None
-    for t, here, there in walk(schedule, log_snr_grid(schedule, num_steps), z_T, progress):
+    for t, here, there in walk(schedule, log_snr_grid(schedule, num_steps), z_T):
         direction = z0_hat = _denoise(z_t, eps_fn(z_t, t), here)
         if previous is not None and there.noise > 0:
             z0_before, log_snr_before = previous

@@ -138,15 +138,10 @@ def compute_beta(config: ScheduleConfig) -> Tensor:
 
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """Look up each sample's value in a sequence over steps, in a shape that broadcasts to a batch.
-
-    Args:
-        values: a sequence over steps, shape (T,).
-        t: diffusion steps, shape (B,), int64 in [0, T).
-        like: the batch to multiply, shape (B, ...); gives the number of axes and the dtype.
+    """Entries of `values` (T,) at the steps `t` (B,), int64, in the shape and dtype of factors for `like`.
 
     Returns:
-        Shape (B, 1, ..., 1).
+        Shape (B, 1, ..., 1), for `like` of shape (B, ...).
 
     Raises:
         ValueError: t does not have one step per sample.

@@ -51,18 +51,10 @@ def attend(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 def normalise(h: Tensor, num_groups: int, scale: Tensor, shift: Tensor, eps: float, activate: bool) -> Tensor:
-    """Compute `GN(h) * scale + shift`, then SiLU if `activate`.
+    """Compute `GN(h) * scale + shift` of maps `h` (B, C, H, W), then SiLU if `activate`; channels last.
 
-    Args:
-        h: maps, shape (B, C, H, W), channels last.
-        num_groups: groups of the norm.
-        scale: per channel, shape (C,), or per image and channel, shape (B, C).
-        shift: the same shapes.
-        eps: added to the variances.
-        activate: whether to apply SiLU.
-
-    Returns:
-        Maps, shape (B, C, H, W), channels last.
+    `scale` and `shift` are per channel, shape (C,), or per image and channel, shape (B, C); `eps` is added to
+    the variances.
     """
     scale, shift = (x.expand(len(h), -1)[:, None] for x in (scale, shift))
     pixels = h.permute(0, 2, 3, 1)

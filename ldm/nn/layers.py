@@ -196,16 +196,13 @@ class ResBlock(nn.Module):
     def forward(
         self, h: Tensor, emb: Tensor, cond: Tensor | None = None, skip: Tensor | None = None
     ) -> Tensor:
-        """Apply the block.
+        """Apply the block to `h` (B, C, H, W), for K outputs (K, out_channels, H', W').
 
         Args:
-            h: input, shape (B, C, H, W).
+            h: input.
             emb: time embedding, shape (K, E), K a multiple of B.
             cond: condition, shape (K, cond_dim); None if the block was built without `cond_dim`.
             skip: skip connection, shape (S, C', H, W), S a divisor of B.
-
-        Returns:
-            Output, shape (K, out_channels, H', W').
         """
         if skip is None or skip.shape[0] == h.shape[0]:
             joined = h if skip is None else torch.cat([h, skip], dim=1)

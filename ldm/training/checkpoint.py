@@ -53,11 +53,7 @@ class StageCheckpoint(pl.Callback):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without executing code that it may contain.
-
-    Raises:
-        UserError: the file is unreadable.
-    """
+    """Read a checkpoint without executing code that it may contain; UserError if the file is unreadable."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         count_steps(checkpoint)
@@ -78,10 +74,6 @@ def load_result(path: Path, module: nn.Module) -> tuple[int, float]:
     """Load into `module` the weights that its stage would end with if it ended at a checkpoint.
 
     These are the averaged weights if the stage averages them; see `StageTask.result`.
-
-    Args:
-        path: the checkpoint.
-        module: the module that the stage trains.
 
     Returns:
         The number of training steps before the checkpoint, and the seconds that they took.

@@ -2,9 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -134,18 +134,16 @@ def run_loop(trainer: pl.Trainer, task: StageTask, loader: DataLoader, checkpoin
         raise
 
 
-class quiet_lightning:
-    """Context that silences Lightning's messages on loaders, hardware and tips; they do not apply here."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("pytorch_lightning")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", module="lightning_fabric")
-
-    def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
-        self._logger.setLevel(self._level)
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's messages on loaders, hardware and tips; they do not apply here."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in ("pytorch_lightning", "lightning_fabric"):
+                warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -58,5 +58,5 @@ def format_duration(seconds: float) -> str:
 
 
 def format_scores(scores: dict[str, float]) -> str:
-    """Scores on one line, in parentheses; nothing for none."""
-    return f"({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""
+    """Scores on one line, in parentheses after a space; nothing for none."""
+    return f" ({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})" if scores else ""

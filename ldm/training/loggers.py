@@ -1,7 +1,7 @@
-"""Where training is shown beside `log.csv`: TensorBoard, Weights & Biases or MLflow, by Lightning's classes.
+"""Loggers beside `log.csv`: TensorBoard, Weights & Biases or MLflow, by Lightning's classes.
 
-A stage is one run there, and the results of a run folder are another. They get the values of `log.csv`, the
-preview pictures, and in the end scores and pictures of the run.
+A stage is one run of the logger, and the results of a run folder are another. They get the values of
+`log.csv`, the preview pictures, and in the end scores and pictures of the run.
 """
 
 import math
@@ -20,7 +20,7 @@ from ldm.errors import UserError, look_up
 
 PROJECT = "disdiff"  # of Weights & Biases; the experiment of MLflow
 TRACKING = ("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")  # where `mlflow ui` looks, too
-BUILDERS = {  # by package, which is also the name of the extra that brings it
+BUILDERS = {  # by package, which is also the name of its extra
     "csv": None,
     "tensorboard": lambda folder, title: TensorBoardLogger(folder, name="", version="tensorboard"),
     "wandb": lambda folder, title: WandbLogger(title, folder, project=PROJECT),
@@ -29,11 +29,7 @@ BUILDERS = {  # by package, which is also the name of the extra that brings it
 
 
 def check_logger(name: str) -> None:
-    """Refuse what is no logger, or is not installed.
-
-    Raises:
-        UserError: so.
-    """
+    """Raise UserError if `trainer.logger` is unknown, or its package is not installed."""
     builder = look_up("trainer.logger", name, BUILDERS)
     if builder is not None and find_spec(name) is None:
         raise UserError(
@@ -44,10 +40,10 @@ def check_logger(name: str) -> None:
 
 @contextmanager
 def open_logger(name: str, folder: Path) -> Iterator[Logger | None]:
-    """Yield the logger `name` of a stage or run folder, its run begun; None for `csv`.
+    """Yield the logger `name` of a stage or run folder with its run started; None for `csv`.
 
     Raises:
-        UserError: it cannot be used, for want of an account or a server, say.
+        UserError: it cannot be used, for example without an account or a server.
     """
     builder = BUILDERS[name]
     if builder is None:
@@ -64,21 +60,13 @@ def open_logger(name: str, folder: Path) -> Iterator[Logger | None]:
 
 
 def log_values(logger: Logger, values: Mapping[str, float], step: int) -> None:
-    """Tell a logger numbers.
-
-    Raises:
-        UserError: it fails.
-    """
+    """Log numbers; UserError if the logger fails."""
     with naming(name_of(logger)):
         logger.log_metrics(dict(values), step)
 
 
 def log_picture(logger: Logger, name: str, path: Path, step: int) -> None:
-    """Tell a logger of a picture file.
-
-    Raises:
-        UserError: it fails.
-    """
+    """Log a picture file; UserError if the logger fails."""
     with naming(name_of(logger)), Image.open(path) as image:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [image], step)
@@ -89,17 +77,13 @@ def log_picture(logger: Logger, name: str, path: Path, step: int) -> None:
 
 
 def log_results(name: str, folder: Path, tree: Any, pictures: Sequence[Path], step: int) -> None:
-    """Tell the logger `name` of a run's results.
+    """Log the results of a run with the logger `name`: the finite numbers in `tree`, and `pictures`.
 
-    Args:
-        name: of the logger.
-        folder: of the run.
-        tree: dictionaries in dictionaries, whose finite numbers are told under their path.
-        pictures: files.
-        step: at which they appear.
+    `tree` is dictionaries in dictionaries; its numbers are logged under their path. The results appear at the
+    training step `step`.
 
     Raises:
-        UserError: it fails.
+        UserError: the logger fails.
     """
     with open_logger(name, folder) as logger:
         if logger is not None:
@@ -119,14 +103,14 @@ def list_numbers(tree: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def name_of(logger: Logger) -> str:
-    """The value of `trainer.logger` that a logger stands for."""
+    """The value of `trainer.logger` that a logger belongs to."""
     kinds = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
     return next((name for kind, name in kinds.items() if isinstance(logger, kind)), "tensorboard")
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Make a user's error of whatever a logger raises: accounts, servers and disks each have their own."""
+    """Turn any error of a logger (accounts, servers and disks have their own kinds) into a UserError."""
     try:
         yield
     except Exception as error:

@@ -75,11 +75,7 @@ class Monitor(pl.Callback):
         self._average = {name: torch.tensor(value) for name, value in state["average"].items()}
 
     def check(self) -> None:
-        """Stop training if a statistic was not finite.
-
-        Raises:
-            UserError: a statistic was not finite; the message names the step and the statistic.
-        """
+        """Raise UserError, naming the step and the statistic, if a statistic was not finite."""
         found = [
             (step, name)
             for names, steps in self._trouble.items()

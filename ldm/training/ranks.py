@@ -38,11 +38,7 @@ class BatchPart:
     count: int
 
     def rows(self, size: int) -> slice:
-        """The rows of this part in a batch of `size`.
-
-        Raises:
-            UserError: `size` is not divisible by `count`.
-        """
+        """The rows of this part in a batch of `size`; UserError if `size` is not divisible by `count`."""
         if size % self.count:
             raise UserError(
                 f"a batch of {size} cannot be split into {self.count} equal parts; choose a train.batch_size "

@@ -29,9 +29,8 @@ def save_weights(path: Path, module: nn.Module) -> None:
     """Write a module's weights as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            safetensors.torch.save(tensors)
-        )  # unlike save_file, this raises OSError if the disk is full
+        # unlike save_file, this raises OSError if the disk is full
+        temporary.write_bytes(safetensors.torch.save(tensors))
 
 
 def load_weights(path: Path, module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -58,10 +59,10 @@ class TestFinishedRun:
             assert text in first
 
     def test_the_saved_configuration_is_complete_and_can_be_run_from(self, finished):
-        from disdiff.config.schema import load_config, merge, read_yaml, to_container
+        from disdiff.config.schema import load_config, merge, read_yaml
 
         path = finished[0] / NAME / "config.yaml"
-        assert yaml.safe_load(path.read_text()) == to_container(merge([read_yaml(path)]))
+        assert yaml.safe_load(path.read_text()) == asdict(merge([read_yaml(path)]))
         assert load_config([path]).code == merge([read_yaml(path)]).code
 
     def test_the_same_command_again_loads_everything(self, finished, call, command, read_weights):

@@ -11,8 +11,10 @@ from disdiff.build import build_denoiser, build_disdiff, build_latent_space
 from disdiff.commands.terminal import run_script
 from disdiff.config.schema import CodeSamplerConfig, Config, to_yaml
 from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.runs.results import FILES, describe_evaluation
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.procedural import ProceduralShapes3D
+from ldm.data.source import describe_source
 from ldm.files import save_json
 from ldm.training.weight_files import save_weights
 
@@ -46,6 +48,38 @@ def call_script(monkeypatch, capsys):
         return 0, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def finish():
+    """Return a function that writes what the main job leaves, without training: scores depend on the seed."""
+
+    def write(job, protocol="paper"):
+        for name in FILES:
+            (job.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (job.folder / name).touch()
+        (job.folder / "config.yaml").write_text(to_yaml(job.config))
+        score = (0.3 if job.config.system == "beta_vae" else 0.6) + job.config.seed / 100
+        stages = {
+            stage.name: {"hash": stage.hash, "seconds": 100.0, "images": 64_000, "steps": 4_000}
+            for stage in job.stages
+        }
+        metrics = {
+            "system": job.config.system,
+            "preset": job.config.preset,
+            "seed": job.config.seed,
+            "dataset": describe_source(job.source),
+            "scores": {protocol: {"dci": {"disentanglement": score}, "factor_vae": {"eval_accuracy": score}}},
+            "editing": None,
+            "reconstruction": {"psnr": 20.0, "inferred_psnr": 20.0},
+            "evaluation": describe_evaluation(job.config),
+            "stages": stages,
+            "seconds_total": 100.0 * len(stages) + 20.0,
+            "finished": "2026-11-22T00:00:00+00:00",
+        }
+        save_json(job.folder / "metrics.json", metrics)
+
+    return write
 
 
 @pytest.fixture

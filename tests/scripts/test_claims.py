@@ -10,12 +10,10 @@ import pytest
 
 from disdiff.commands import claims as command
 from disdiff.commands.app import load_command
-from disdiff.config.schema import to_yaml
 from disdiff.report import claims
 from disdiff.report.claims import GAP, MEAN_GAP, Claim
 from disdiff.report.verdicts import Arm, Check
 from disdiff.runs import campaign, claim_runs
-from disdiff.runs.results import FILES, describe_evaluation
 from ldm.files import save_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,42 +22,17 @@ DCI = claims.DCI
 SMALLER = Arm("beta-VAE, five units", BETA_VAE.file, ("code.num_units=5",))
 
 
-def finish(job, protocol="fast"):
-    """What the main job leaves, without training."""
-    for name in FILES:
-        (job.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (job.folder / name).touch()
-    (job.folder / "config.yaml").write_text(to_yaml(job.config))
-    score = {"encdiff": 0.6, "beta_vae": 0.3}[job.config.system] + job.config.seed / 100
-    stages = {
-        stage.name: {"hash": stage.hash, "seconds": 100.0, "images": 960, "steps": 30} for stage in job.stages
-    }
-    metrics = {
-        "system": job.config.system,
-        "preset": job.config.preset,
-        "seed": job.config.seed,
-        "dataset": {"name": "shapes3d", "procedural": True, "num_images": 480_000},
-        "scores": {protocol: {"dci": {"disentanglement": score}}},
-        "editing": None,
-        "reconstruction": {"psnr": 20.0},
-        "evaluation": describe_evaluation(job.config),
-        "stages": stages,
-        "seconds_total": 100.0 * len(stages) + 20.0,
-    }
-    save_json(job.folder / "metrics.json", metrics)
-
-
 @pytest.fixture
-def made(monkeypatch):
+def made(monkeypatch, finish):
     """Runs and measurements are made at once; their names."""
     names = []
 
     def run(job, log, tell):
         names.append(job.name)
-        finish(job)
+        finish(job, "fast")
 
     def measure(words, **options):
-        *_, name, folder, _, out = words
+        name, folder, out = words[4], words[5], words[-1]
         names.append(f"{name} of {Path(folder).name}")
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text("a picture")
@@ -102,7 +75,7 @@ def test_what_is_missing_is_told_then_made_once_and_read(call, made, tmp_path):
     assert status == 0 and made == [*names, *measured] and "runs missing" not in said
     page = (tmp_path / "claims.md").read_text()
     assert f"{DCI}: EncDiff 0.62 ± 0.01, beta-VAE 0.32 ± 0.01 (yes) | holds |" in page
-    assert "shapes3d (procedural), fast; 3 seeds; 960 images a run, 2 min. Decides little" in page
+    assert "shapes3d (procedural), fast; 3 seeds; 64,000 images a run, 2 min. Decides little" in page
     assert f"{GAP}: beta-VAE 0.4 ± 0, bound 0.5 (yes)" in page
     assert "disdiff mean-gap" in page and "run.name=beta-vae-smoke-s1 seed=1" in page
     assert "](claims/beta-vae-smoke-s1-mean-gap.png)" in page and "smoke-s2-mean-gap.png" not in page

@@ -11,44 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.config.schema import to_yaml
 from disdiff.runs import campaign
-from disdiff.runs.results import FILES, describe_evaluation
-from ldm.data.source import describe_source
-from ldm.files import save_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def finish(job):
-    """What the main job leaves, without training."""
-    for name in FILES:
-        (job.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (job.folder / name).touch()
-    (job.folder / "config.yaml").write_text(to_yaml(job.config))
-    score = {"disdiff": 0.6, "beta_vae": 0.3}[job.config.system] + job.config.seed / 100
-    stages = {
-        stage.name: {"hash": stage.hash, "seconds": 100.0, "images": 64_000, "steps": 4_000}
-        for stage in job.stages
-    }
-    metrics = {
-        "system": job.config.system,
-        "preset": job.config.preset,
-        "seed": job.config.seed,
-        "dataset": describe_source(job.source),
-        "scores": {"paper": {"dci": {"disentanglement": score}, "factor_vae": {"eval_accuracy": score}}},
-        "editing": None,
-        "reconstruction": {"psnr": 20.0, "inferred_psnr": 20.0},
-        "evaluation": describe_evaluation(job.config),
-        "stages": stages,
-        "seconds_total": 100.0 * len(stages) + 20.0,
-        "finished": "2026-11-22T00:00:00+00:00",
-    }
-    save_json(job.folder / "metrics.json", metrics)
-
-
 @pytest.fixture
-def made(monkeypatch):
+def made(monkeypatch, finish):
     """Runs are made at once; names of those that were. A name in `made.bad` fails."""
 
     class Made(list):

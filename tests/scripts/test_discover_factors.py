@@ -94,7 +94,7 @@ def test_an_edit_by_name_is_measured_and_shown(discover, run_folder, monkeypatch
         (["--edit", "wall colour"], "--edit needs --prompts"),
         (["--pretrained", "openai"], "--pretrained needs --clip"),
         (["--clip", "local-dir:nowhere"], "nowhere has no CLIP"),
-        (["--images", "1"], "give 2 or more"),
+        (["--images", "1"], "it must be at least 2"),
         (["--prompts", PROMPTS, "--edit", "mood"], "no unit has the name 'mood'"),
     ],
 )

@@ -81,8 +81,8 @@ def test_attributes_and_walks(call, tmp_path):
     [
         ([], "give exactly one of --unit"),
         (["photo.png", "--unit", "0", "--by", "1", "--walk", "other.png"], "give exactly one of --unit"),
-        (["photo.png", "--unit", "0"], "needs exactly one of toward"),
-        (["photo.png", "--unit", "0", "--by", "1", "--toward", "other.png"], "needs exactly one of toward"),
+        (["photo.png", "--unit", "0"], "needs exactly one of --toward"),
+        (["photo.png", "--unit", "0", "--by", "1", "--toward", "other.png"], "needs exactly one of --toward"),
         (["photo.png", "--unit", "colour", "--by", "1"], "no unit has the name 'colour'"),
         (["photo.png", "--unit", "7", "--by", "1"], "there is no unit 7"),
         (["photo.png", "--by", "1"], "--by must follow the --unit"),
@@ -124,3 +124,14 @@ def test_home_is_expanded_in_pictures_and_in_the_output(call, tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     status, said, _ = call("~/photo.png", "--unit", 0, "--toward", "~/other.png", "--out", "~/out/a.png")
     assert status == 0 and said.strip() == str(tmp_path / "out" / "a.png")
+
+
+def test_a_picture_shows_what_was_done_and_what_from(call, folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("disdiff.commands.edit.save_picture", lambda *a, **k: drawn.append((a, k)))
+    save_json(folder / "metrics.json", {"system": "disdiff", "reconstruction": {"inferred_psnr": 99.0}})
+    status, _, said = call("photo.png", "--unit", 0, "--toward", "other.png", "--unit", 2, "--by", 1)
+    ((_, _, grid, title), columns) = drawn[0]
+    assert status == 0 and title == "unit 0: toward other.png; unit 2: +1 std" and grid.shape[1] == 4
+    assert columns == {"columns": ["picture", "other.png", "unchanged", "edited"]}
+    assert "the run's own images with 99.0 dB; it is unlike the training images" in said

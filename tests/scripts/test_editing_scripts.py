@@ -32,6 +32,16 @@ def test_swap_shows_a_row_per_unit_and_one_for_all_together(call):
     assert height(call("swap", "--units", "1", "--out", "one.png")) == height(every) - 2 * 132
 
 
+def test_no_picture_takes_the_place_of_an_earlier_one(call, tmp_path):
+    first = call("swap", "--units", "1")
+    before = first.read_bytes()
+    assert call("swap", "--units", "2") == Path("edits/tiny-swap-2.png") and first.read_bytes() == before
+    (tmp_path / "kept").mkdir()
+    assert call("sample", "--num", 1, "--out", "kept") == Path("kept/tiny-samples.png")
+    status, error = call("swap", "--out", "new/swap")
+    assert status == 2 and "new/swap has no picture suffix; use .png" in error and "swapping" not in error
+
+
 def test_swap_of_named_images_and_of_files(call, tmp_path):
     by_index = call("swap", "--source", 5, "--target", 400_000, "--out", "index.png")
     for name, index in (("a", 5), ("b", 400_000)):
@@ -89,8 +99,8 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["swap", "--images", "missing.png", "b.png"], "cannot read the picture missing.png"),
         (["swap", "--steps", "5000"], "cannot sample in 5000 steps"),
         (["traverse", "--image", "config.txt"], "cannot read the picture config.txt"),
-        (["traverse", "--columns", "1"], "--columns is too small"),
-        (["sample", "--num", "0"], "--num 0 is too small"),
+        (["traverse", "--columns", "1"], "--columns: 1 is out of range; it must be at least 2"),
+        (["sample", "--num", "0"], "--num: 0 is out of range; it must be at least 1"),
         (["sample", "--guidance", "-1"], "sampler.guidance=-1.0 is out of range"),
         (["sample", "--guidance", "inf"], "sampler.guidance=inf is out of range"),
         (["swap", "--guidance", "nan"], "sampler.guidance=nan is out of range"),

@@ -119,7 +119,7 @@ def test_a_folder_wins_over_the_hub(filled, run, name):
     shutil.copytree(run, name)
     model = disdiff.load(name, "cpu", download=True)
     assert model.run.folder == Path(name) and not filled.requests
-    assert "leave revision=main out" in refused(lambda: disdiff.load(name, revision="main"))
+    assert "leave out revision=main" in refused(lambda: disdiff.load(name, revision="main"))
 
 
 def test_what_ships_wins_over_the_hub(filled):
@@ -194,7 +194,7 @@ def test_what_is_no_exported_run(filled, lacks):
     filled.models[NAME] = kept
     for download in (True, False):
         says = refused(lambda: disdiff.load(NAME, download=download))  # noqa: B023
-        assert f"no exported run, since it lacks {lacks};" in says
+        assert f"not an exported run, because it lacks {lacks};" in says
 
 
 def test_a_stage_that_is_missing_is_named(filled):

@@ -31,7 +31,7 @@ def test_it_leaves_a_clip_that_knows_what_it_was_trained_on(train, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--steps", 0], "must be 1 or more"),
+        (["--steps", 0], "must be at least 1"),
         (["--minutes", 0], "must be more than 0"),
         (["--num-train", 480_000], "more than the 480000 images"),
         (["--real"], "data/shapes3d"),

@@ -8,7 +8,7 @@ from disdiff.baselines.conditional import TokenBlock
 from disdiff.baselines.encoders import build_attention
 from disdiff.build import SYSTEMS, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config.schema import CONFIGS, load_config, read_yaml
-from disdiff.editing.units import decode_code, invert, sample_start, swap_units
+from disdiff.editing.units import decode_code, sample_start, swap_units
 from disdiff.method.losses import snr_weight
 from disdiff.method.model import DisDiff, training_coefficient
 from disdiff.runs.stages import list_settings
@@ -108,7 +108,7 @@ def test_every_system_encodes_decodes_inverts_and_swaps(path, randomise):
         z_T = sample_start(model, 2, SIZE, generator)
         first = decode_code(model, code, z_T, sampler)
         swapped = decode_code(model, swap_units(code, code.flip(0), [0]), z_T, sampler)
-        inferred = invert(model, image, code, 2)
+        inferred = model.infer_noise(image, code, 2)
     assert first.shape == image.shape and inferred.shape == z_T.shape
     assert not torch.equal(first, swapped)
     with pytest.raises(UserError, match="no separate gradient fields"):
@@ -224,7 +224,7 @@ class TestDiffAE:
         with torch.no_grad():
             code, errors = model.encode(image), []
             for steps in (5, 40):
-                z_T = invert(model, image, code, steps)
+                z_T = model.infer_noise(image, code, steps)
                 errors.append(
                     (decode_code(model, code, z_T, SamplerConfig("ddim", steps)) - image).abs().mean()
                 )

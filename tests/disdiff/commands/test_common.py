@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from disdiff.commands.common import choose_path, data_path, label_run, number_path
-from disdiff.commands.terminal import add_settings_hint
+from disdiff.commands.terminal import add_settings_hint, word_error
 from ldm.errors import UserError
 
 
@@ -50,3 +50,16 @@ def test_advice_names_where_its_reader_sets_it(message):
     trained = f"on the command line of `disdiff train`: {message}"
     for clear in ("--set data.root=FOLDER", trained, "no advice"):
         assert add_settings_hint(clear) == clear
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"root": None, "corrupt": None}, "no folder; use --root FOLDER, or --corrupt skip"),
+        ({"root": None}, "use --root FOLDER, or data.corrupt=skip (here such settings are read from config"),
+        ({"root": None, "set": []}, "use data.root=FOLDER, or data.corrupt=skip"),
+        ({"overrides": []}, "no folder; use data.root=FOLDER, or data.corrupt=skip"),
+    ],
+)
+def test_advice_is_in_the_options_of_the_command(options, says):
+    assert says in word_error("no folder; use data.root=FOLDER, or data.corrupt=skip", Namespace(**options))

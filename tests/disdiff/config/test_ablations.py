@@ -1,10 +1,11 @@
 """Every ablation differs from DisDiff, as `small` has it, in what its row says, and in nothing else."""
 
+from dataclasses import asdict
 from functools import cache
 
 import pytest
 
-from disdiff.config.schema import CONFIGS, load_config, to_container
+from disdiff.config.schema import CONFIGS, load_config
 
 DISDIFF = CONFIGS / "disdiff" / "shapes3d.yaml"
 ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
@@ -58,7 +59,7 @@ def flatten(tree, prefix=""):
 
 @cache
 def settings(path):
-    return flatten(to_container(load_config([path])))
+    return flatten(asdict(load_config([path])))
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)

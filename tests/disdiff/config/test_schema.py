@@ -1,6 +1,6 @@
 import ast
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 
 import pytest
 import yaml
@@ -13,15 +13,14 @@ from disdiff.config.schema import (
     Config,
     RunConfig,
     TrainerConfig,
-    list_keys,
     load_config,
     merge,
     name_config,
     read_yaml,
     select,
-    to_container,
     to_yaml,
 )
+from disdiff.config.yaml_texts import list_kinds
 from ldm.errors import UserError
 from ldm.training.optimizer import TrainConfig
 
@@ -309,7 +308,7 @@ def test_every_key_is_read_by_someone():
 
 def test_the_printed_configuration_is_complete():
     tree = yaml.safe_load(to_yaml(load_config([SHAPES3D])))
-    assert tree == to_container(load_config([SHAPES3D]))
+    assert tree == asdict(load_config([SHAPES3D]))
 
     def paths(node, prefix=""):
         return [
@@ -318,7 +317,7 @@ def test_the_printed_configuration_is_complete():
             for p in [prefix + k, *(paths(v, f"{prefix}{k}.") if isinstance(v, dict) else [])]
         ]
 
-    assert paths(tree) == list_keys(Config)
+    assert paths(tree) == list(list_kinds(Config))
 
 
 TEXTS = [

@@ -3,7 +3,7 @@ import torch
 
 from disdiff.build import build_autoencoder_task, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config.schema import CONFIGS, PRESETS, load_config
-from disdiff.config.sizes import check_discriminator, check_probe, reduce_size
+from disdiff.config.sizes import check_channels, check_discriminator, check_probe, reduce_size
 from disdiff.initialisation.eigenmaps import EigenmapCoordinates
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.source import to_float
@@ -156,3 +156,10 @@ def test_some_labelled_images_are_left_for_the_probe():
         check_probe(config, num_images=300, num_eval=300)
     config.evaluation.num_pairs = 0
     check_probe(config, num_images=300, num_eval=300)
+
+
+def test_channels_that_the_images_do_not_have_are_refused():
+    config = load_config([CONFIGS / "disdiff" / "shapes3d.yaml"], ["autoencoder.network.in_channels=1"])
+    check_channels(config, 1)
+    with pytest.raises(UserError, match="in_channels=1 does not fit shapes3d, .* 3 channels; set it to 3"):
+        check_channels(config, 3)

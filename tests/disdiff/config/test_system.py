@@ -7,8 +7,9 @@ import pytest
 
 from disdiff import build
 from disdiff.build import SYSTEMS, build_model
-from disdiff.config.schema import CONFIGS, Config, list_keys, load_config
+from disdiff.config.schema import CONFIGS, Config, load_config
 from disdiff.config.system import OUTSIDE_STAGES, UndeclaredKeyError
+from disdiff.config.yaml_texts import list_kinds
 from disdiff.runs.stages import list_stages
 from disdiff.runs.training import build_task
 from ldm.training.optimizer import WITHOUT_EFFECT
@@ -18,7 +19,7 @@ OF_STAGES = {"autoencoder", "latent_diffusion", "code", "trunk", "conditional", 
 
 def list_values():
     """Dotted keys of single values in the sections that describe stages."""
-    keys = list_keys(Config)
+    keys = list(list_kinds(Config))
     sections = {key.rpartition(".")[0] for key in keys}
     return [key for key in keys if key.split(".")[0] in OF_STAGES and key not in sections]
 

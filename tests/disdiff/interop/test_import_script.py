@@ -61,7 +61,7 @@ class Evil:
         (pickle.dumps(Evil()), [], "no known format"),
         (b"no checkpoint", [], "cannot be read as weights"),
         (None, [], "missing.ckpt"),
-        (b"", ["--heads", "0"], "--heads must be at least 1"),
+        (b"", ["--heads", "0"], "--heads: 0 is out of range; it must be at least 1"),
     ],
 )
 def test_bad_files_are_one_sentence_and_leave_nothing(

@@ -2,12 +2,12 @@
 
 import json
 import zipfile
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from disdiff.config.limits import check_limits
-from disdiff.config.schema import to_container
 from disdiff.interop.denoisers import UNET, Heads
 from disdiff.interop.exporting import export_run
 from disdiff.interop.importing import ImportOptions, import_files
@@ -444,7 +444,7 @@ def test_the_configuration_suits_what_was_imported(
     assert (loss.weight_regulariser, loss.weight_gan, loss.gan_start) == (weight, *gan)
     check_regulariser(config.autoencoder.kind, loss.weight_regulariser)
     assert config.code.loss.weight_kl == (5e-4 if kind == "kl" else 0.0)
-    check_limits(to_container(config))
+    check_limits(asdict(config))
 
 
 def test_a_short_schedule_has_a_sampler_that_fits(released, save_checkpoint, noise_images):

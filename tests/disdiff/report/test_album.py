@@ -45,10 +45,11 @@ def test_the_main_job_leaves_every_picture(model, halves, codes, tmp_path, with_
 
 def test_parts_can_be_drawn_by_themselves(model, halves, codes, tmp_path):
     arguments = (model, halves, torch.arange(240), codes, None)
-    make_pictures(*arguments, tmp_path / "all", SAMPLER, 3, run_name="x")
-    make_pictures(*arguments, tmp_path / "some", SAMPLER, 3, run_name="x", parts=["fields"])
-    assert [path.name for path in (tmp_path / "some").iterdir()] == ["fields.png"]
-    assert (tmp_path / "some/fields.png").read_bytes() == (tmp_path / "all/fields.png").read_bytes()
+    everything, some = tmp_path / "a/run", tmp_path / "b/run"
+    make_pictures(*arguments, everything, SAMPLER, 3)
+    make_pictures(*arguments, some, SAMPLER, 3, parts=["fields"])
+    assert [path.name for path in some.iterdir()] == ["fields.png"]
+    assert (some / "fields.png").read_bytes() == (everything / "fields.png").read_bytes()
 
 
 def test_a_system_of_hundreds_of_units_shows_those_that_vary_most(

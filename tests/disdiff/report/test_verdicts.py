@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from disdiff.config.schema import Config, list_keys, read_yaml
+from disdiff.config.schema import Config, read_yaml
+from disdiff.config.yaml_texts import list_kinds
 from disdiff.report.claims import CLAIMS, SHARED, Claim
 from disdiff.report.claims_page import NOT_RUN, Trial, judge, write_page
 from disdiff.report.verdicts import FAILS, HOLDS, UNDECIDED, Arm, Check, judge_all
@@ -74,7 +75,7 @@ class TestClaims:
         assert len({arm.name for arm in arms}) == len(set(arms))
 
     def test_every_arm_has_its_file_and_keys_and_arms_of_a_claim_share_their_data(self):
-        keys = set(list_keys(Config))
+        keys = set(list_kinds(Config))
         assert {override.partition("=")[0] for override in SHARED} < keys
         for claim in CLAIMS:
             data = set()

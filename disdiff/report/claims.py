@@ -44,6 +44,11 @@ class Measure:
     rows: Mapping[str, str] = field(hash=False)
     suffix: str = ".png"
 
+    @property
+    def command(self) -> str:
+        """The command, for any run."""
+        return " ".join(["disdiff", self.name, "RUN", *self.options])
+
     def __getitem__(self, place: str) -> str:
         """The row at `place`."""
         return self.rows[place]
@@ -54,7 +59,7 @@ MEAN_GAP = Measure(
     ("--num", "256"),
     {
         "mean_ratio": "Gap of the posterior mean, corrected / frozen",
-        "lowered_share": "Steps t at which the correction lowers the gap",
+        "lowered_share": "Share of steps t at which the correction lowers the gap",
     },
 )
 CURVES = Measure(
@@ -208,7 +213,7 @@ DETACHED = ablate("L_dis for the decoder only", "detached_condition")
 FEW_IMAGES = ("latent_diffusion.train.images=6400", "code.train.images=6400", *SWAPPED)
 LATENTS = ablate("latents, few images", "random_start", *FEW_IMAGES)
 PIXELS = replace(ablate("pixels, few images", "image_space", *FEW_IMAGES), minutes=60.0)
-EQUAL = f"differences that {IMAGES:,} images show; nothing on the published budgets"
+EQUAL = f"differences that show at {IMAGES:,} images; nothing at published budgets"
 
 
 def check_ablations(arms: tuple[Arm, ...]) -> tuple[Check, ...]:

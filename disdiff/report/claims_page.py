@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from disdiff.report.claims import Claim
+from disdiff.report.claims import SHARED, Claim
 from disdiff.report.verdicts import (
     FAILS,
     FEWEST_SEEDS,
@@ -22,8 +22,8 @@ from ldm.training.log import format_duration
 NOT_RUN = "not run yet"
 HEAD = f"""# What holds
 
-This page tries claims of the papers, each by runs that the commands below repeat. `disdiff claims` makes it
-from the runs' records in `benchmarks/claims`.
+This page tries claims of the papers, each by runs that `disdiff claims` trains. The command also makes this
+page, from the runs' records in `benchmarks/claims`.
 
 - Verdicts: *{HOLDS}*, *{FAILS}*, *{UNDECIDED}*. A claim of several parts holds if all do,
   and does not hold if one does not; each part is marked yes, no or open. A difference counts if it is more
@@ -35,10 +35,12 @@ from the runs' records in `benchmarks/claims`.
 - What is small here: networks and budgets, of minutes of one core. Verdicts are meant at this size, and each
   row says what the size can decide.
 - Times are those of one core, without shared stages; on a core that others use they are high.
+- Runs have the configuration and overrides that a claim names, and all of them those of the last command.
 
 ```bash
 disdiff claims                      # write this page from what is there; train nothing
 disdiff claims --only 1,13 --train  # train what claims 1 and 13 lack, then write the page; again: continue
+disdiff train --base CONFIGURATION OVERRIDES {" ".join(SHARED)}  # one run of one arm
 ```
 
 | | claim | made in | data, seeds, budget | outcome | verdict |
@@ -58,7 +60,6 @@ class Trial:
         num_planned: number of runs that the claim needs.
         num_missing: number of those that are not finished or not measured.
         seconds_left: expected time of the missing runs.
-        commands: commands that make the runs of one seed.
         pictures: paths of the measurements' pictures, from the page.
     """
 
@@ -69,7 +70,6 @@ class Trial:
     num_planned: int = 0
     num_missing: int = 0
     seconds_left: float = 0.0
-    commands: Sequence[str] = ()
     pictures: Sequence[str] = ()
 
 
@@ -108,14 +108,15 @@ def list_cells(claim: Claim, trial: Trial, verdict: Verdict) -> list[str]:
     if trial.seconds:
         seeds = sorted({len(values) for values in trial.results.values()})
         counts = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-        budget = f"{trial.data}; {counts} seeds; {budget}"
+        kind = "draws of test images" if all(arm.ships for arm in claim.arms) else "seeds"
+        budget = f"{trial.data}; {counts} {kind}; {budget}"
         if spent := mean(trial.seconds):
             budget += f", {format_duration(spent)}"
     said = verdict.word + (f": {verdict.reason}" if verdict.word == NOT_RUN else "")
     if verdict.word == UNDECIDED:
         said += f", because {verdict.reason}"
     place = "-".join(name_section(claim).lower().replace(",", "").split())
-    budget += f". Decides {claim.decides}"
+    budget += f". Can decide: {claim.decides}"
     return [f"[{claim.number}](#{place})", claim.text, claim.made, budget, verdict.outcome, said]
 
 
@@ -125,8 +126,15 @@ def name_section(claim: Claim) -> str:
 
 
 def write_section(claim: Claim, trial: Trial) -> str:
-    """The section of a claim: how it is read, the values of its arms, pictures, and commands."""
+    """The section of a claim: how it is read, its arms, their values, and pictures."""
     lines = [f"## {name_section(claim)}", "", claim.text, f"*Read as:* {claim.reading}", ""]
+    lines += ["| arm | configuration | overrides |", "|---|---|---|"]
+    for arm in claim.arms:
+        overrides = " ".join(f"`{override}`" for override in arm.overrides)
+        lines.append(f"| {arm.name} | `{arm.file}` | {overrides} |")
+    if claim.measures:
+        lines += ["", f"Measured by {', '.join(f'`{measure.command}`' for measure in claim.measures)}."]
+    lines.append("")
     if any(trial.results.values()):
         names = [arm.name for arm in claim.arms]
         lines += [f"| {trial.data} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
@@ -137,6 +145,4 @@ def write_section(claim: Claim, trial: Trial) -> str:
         lines.append("")
     for picture in trial.pictures:
         lines += [f"![{picture.rpartition('/')[2].removesuffix('.png')}]({picture})", ""]
-    if trial.commands:
-        lines += ["```bash", *trial.commands, "```", ""]
     return "\n".join(lines)

@@ -146,11 +146,6 @@ class ClaimRun:
             else load_metrics(self.folder)["stages"]["code"]["images"]
         )
 
-    @property
-    def command(self) -> str | None:
-        """The command that trains the run; None for a model that ships."""
-        return self.job.command if self.job else None
-
 
 def plan_runs(
     arms: Iterable[Arm],
@@ -276,12 +271,6 @@ def collect(claim: Claim, planned: Mapping[str, list[ClaimRun]], pictures: Path)
         num_planned=sum(len(planned[arm.name]) for arm in claim.arms),
         num_missing=missing,
         seconds_left=left,
-        commands=[
-            command
-            for run in firsts
-            for command in (run.command, *(shlex.join(["disdiff", *run.words(m)]) for m in claim.measures))
-            if command
-        ],
         pictures=[f"{pictures.name}/{name}" for name in shown if (pictures / name).exists()],
     )
 

@@ -91,8 +91,8 @@ COMPOSE = Measure(
         "changed/all": "Factors changed, all units",
         "kept/single": "Other factors kept, unit alone",
         "kept/pair": "Other factors kept, pairs",
-        "residual/pair": "Change off the sum of single changes, pairs",
-        "residual/all": "Change off the sum of single changes, all units",
+        "residual/pair": "Joint change off the sum of single changes, pairs",
+        "residual/all": "Joint change off the sum of single changes, all units",
     },
 )
 NEW_CODES = Measure(

@@ -433,8 +433,9 @@ class Model:
         """
         if isinstance(rows, np.ndarray) and rows.dtype.kind in "fiu":
             rows = torch.from_numpy(rows.astype(np.float32))
-        if not isinstance(rows, Tensor) or rows.dtype == torch.bool or rows.is_complex():
-            raise UserError(f"{wanted}, got {type(rows).__name__}; pass what a method of the model returned")
+        if not isinstance(rows, Tensor) or rows.dtype == torch.bool or rows.is_complex() or rows.is_sparse:
+            kind = rows.type() if isinstance(rows, Tensor) else type(rows).__name__
+            raise UserError(f"{wanted}, got {kind}; pass what a method of the model returned")
         if rows.ndim != len(shape) + 1 or rows.shape[1:] != shape or not len(rows):
             raise UserError(f"{wanted}, got {tuple(rows.shape)}; pass what a method of the model returned")
         rows = rows.to(self.run.model.latent_space.mean)

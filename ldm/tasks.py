@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from ldm.autoencoder.latent_space import Autoencoder, LatentSpace
 from ldm.autoencoder.losses import (
     AutoencoderLossConfig,
+    PatchDiscriminator,
     adaptive_weight,
     adopt_weight,
-    build_discriminator,
     discriminator_loss,
     generator_loss,
     pixel_loss,
@@ -40,7 +40,10 @@ class AutoencoderTask(StageTask):
         self.automatic_optimization = False
         self.loss = loss
         self.perceptual = None if perceptual is None else self.keep_frozen(perceptual)
-        self.discriminator = build_discriminator(loss)
+        self.discriminator = None
+        if loss.weight_gan:
+            sizes = loss.discriminator_channels, loss.discriminator_layers
+            self.discriminator = PatchDiscriminator(len(autoencoder.last_layer), *sizes)
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> None:
         """Lightning's hook: one step of the autoencoder, then one of the discriminator on the same images."""

@@ -17,15 +17,14 @@ References:
     Chen et al., "Isolating Sources of Disentanglement in VAEs" (beta-TCVAE), 2018, arXiv:1802.04942.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disdiff.method.factor_encoder import Posterior
+from disdiff.method.kl_parts import decompose_kl
 
 SLOPE = 0.2  # of the discriminator's leaky ReLUs
 
@@ -65,40 +64,6 @@ class BetaTCVAEConfig:
 
 
 Term = tuple[Tensor, dict[str, Tensor]]  # a term of the loss, shape (), and statistics by name
-
-
-class Parts(NamedTuple):
-    """The parts of the KL in nats, shape () each; their sum is the mean of log q(z | x) - log p(z)."""
-
-    mutual_information: Tensor
-    total_correlation: Tensor
-    dimension_wise: Tensor
-
-
-def decompose_kl(posterior: Posterior, code: Tensor) -> Parts:
-    """Estimate the parts of the KL by weighted sampling within a batch (Chen et al., Appendix C).
-
-    Args:
-        posterior: Gaussian posterior of the batch, shapes (B, N, D).
-        code: one sample of it, shape (B, N, D).
-    """
-    # log q(z_i^k | x_j) at [i, j, k], shape (B, B, N)
-    pairs = log_normal(code[:, None], posterior.mean, posterior.logvar).sum(dim=-1)
-    log_count = math.log(len(code))
-    log_conditional = pairs.diagonal().sum(dim=0)
-    log_joint = pairs.sum(dim=-1).logsumexp(dim=1) - log_count
-    log_product = (pairs.logsumexp(dim=1) - log_count).sum(dim=-1)
-    log_prior = log_normal(code, torch.zeros_like(code), torch.zeros_like(code)).flatten(1).sum(dim=1)
-    return Parts(
-        (log_conditional - log_joint).mean(),
-        (log_joint - log_product).mean(),
-        (log_product - log_prior).mean(),
-    )
-
-
-def log_normal(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """Log-density of normal numbers, elementwise; the shapes are broadcast."""
-    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean).square() * (-logvar).exp())
 
 
 class Discriminator(nn.Module):

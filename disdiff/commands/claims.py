@@ -2,11 +2,10 @@
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 
 from disdiff.commands.common import parse_seeds
-from disdiff.commands.terminal import begin_parser
+from disdiff.commands.terminal import begin_parser, interruptible
 from disdiff.report.claims import CLAIMS, Claim
 from disdiff.report.claims_page import write_page
 from disdiff.runs.campaign import train_campaign
@@ -99,11 +98,8 @@ def make_missing(
             runs = (of_seed[arm.name] for arm in claim.arms)
             lacking |= {run.name: run.job for run in runs if run.job and run.lacks(claim.measures)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM, too, a run saves its state
-    try:
+    with interruptible():
         failures = train_campaign(list(lacking.values()), root / "logs")
         for claim in claims:
             failures |= measure_runs(claim, planned, pictures, lambda said: print(said, flush=True))
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
     return failures

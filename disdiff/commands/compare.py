@@ -2,12 +2,11 @@
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from disdiff.commands.common import count, parse_seeds
-from disdiff.commands.terminal import begin_parser
+from disdiff.commands.terminal import begin_parser, interruptible
 from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.files import atomic_path, expand_home
@@ -114,11 +113,8 @@ def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str
     name = "-".join(filter(None, [*kinds, "+".join(data), arguments.preset]))
     arguments.out = arguments.out or Path(campaign.jobs[0].config.run.root) / "_comparisons" / name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM, too, the run saves its state
-    try:
+    with interruptible():
         failures = train_campaign(campaign.jobs, arguments.out / "logs")
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
     return {job.folder: job.command for job in campaign.jobs}, failures
 
 

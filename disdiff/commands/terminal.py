@@ -4,7 +4,8 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from disdiff.config.advice import CONFIG, add_settings_hint
@@ -35,19 +36,33 @@ def run_script(
 ) -> None:
     """Parse the command line (`words`; by default that of the process) and run a command.
 
-    Bad input ends with one sentence on standard error and exit status 2. With `--debug`, an option of every
-    command, it ends with the traceback.
+    Bad input ends with one sentence on standard error and exit status 2, an interrupt (Ctrl-C) with one word
+    and exit status 130. With `--debug`, an option of every command, both end with the traceback.
     """
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(words)
     log_to_terminal(sys.stderr)
-    try:
+    if arguments.debug:
         main(arguments)
+        return
+    try:
+        with interruptible("stopped"):
+            main(arguments)
     except UserError as error:
-        if arguments.debug:
-            raise
         sys.stderr.write(f"error: {word_error(str(error), arguments)}\n")
         sys.exit(2)
+
+
+@contextmanager
+def interruptible(
+    message: str = "stopped; the same command continues from the last checkpoint",
+) -> Iterator[None]:
+    """End with this message and exit status 130 on an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(message, file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def word_error(message: str, arguments: argparse.Namespace) -> str:

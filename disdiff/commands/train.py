@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from disdiff.commands.terminal import Parser, begin_parser, log_to_terminal
+from disdiff.commands.terminal import Parser, begin_parser, interruptible, log_to_terminal
 
 EXAMPLES = """examples:
   disdiff train --base configs/disdiff/shapes3d.yaml
@@ -84,12 +84,9 @@ def main(arguments: argparse.Namespace) -> None:
     from disdiff.runs.pipeline import run_pipeline
     from ldm.training.ranks import read_ranks
 
-    try:
+    with interruptible():
         log_to_terminal(sys.stdout, logging.INFO if read_ranks().is_main else logging.ERROR)
         context = open_context(load_config(arguments.base, arguments.overrides))
         log_overview(context, full=arguments.dry_run)
         if not arguments.dry_run:
             run_pipeline(context)
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None

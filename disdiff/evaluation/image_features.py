@@ -130,8 +130,8 @@ class InceptionFeatures:
         }
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of 8-bit images (n, 3, H, W), shape (n, 2048)."""
-        return self.net((resize(check_bytes(images).to(self.device), self.mode) - 128) / 128)
+        """Features of 8-bit images (n, 3 or 1, H, W), shape (n, 2048)."""
+        return self.net((resize(as_rgb(images).to(self.device), self.mode) - 128) / 128)
 
 
 class RandomFeatures:
@@ -147,8 +147,8 @@ class RandomFeatures:
         self.identity = {"name": self.name, "resize": "block means, 8 x 8", "dimensions": self.dims}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of 8-bit images (n, 3, H, W), shape (n, 64)."""
-        pixels = check_bytes(images).to(self.device).float() / 127.5 - 1
+        """Features of 8-bit images (n, 3 or 1, H, W), shape (n, 64)."""
+        pixels = as_rgb(images).to(self.device).float() / 127.5 - 1
         return (F.adaptive_avg_pool2d(pixels, 8).flatten(1) @ self.matrix).relu()
 
 
@@ -181,14 +181,14 @@ class VGGDistance:
         return self.net(image_hat.to(self.device), image.to(self.device)).cpu()
 
 
-def check_bytes(images: Tensor) -> Tensor:
-    """Return `images` if they are 8-bit RGB, shape (n, 3, H, W); else raise UserError."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+def as_rgb(images: Tensor) -> Tensor:
+    """8-bit images (n, 3 or 1, H, W) as RGB, shape (n, 3, H, W); UserError if they are anything else."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"images must be uint8 of shape (n, 3, H, W) in 0..255, but are {images.dtype} of shape"
             f" {tuple(images.shape)}; round (x + 1) * 127.5 and put channels second"
         )
-    return images
+    return images.expand(-1, 3, -1, -1)
 
 
 def find_inception(path: str | None = None, allow_download: bool = False, option: str = "") -> Path:

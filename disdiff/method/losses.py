@@ -28,7 +28,11 @@ class RecombinationConfig:
         weight_recode: weight of the error of reading a mixture again.
         weight_penalty: weight of the critic's gradient penalty.
         ridge: ridge of the whitening, in units of the latents' covariance; see `code.loss.whiten_ridge`.
-        hidden: width of the two hidden layers of the small decoder and of the critic.
+        network: the small decoder and the critic: `mlp`, or `conv`, convolutions at half the latent's size.
+        hidden: width of the hidden linear layers of both.
+        channels: channels of `conv`.
+        lead_steps: for so many steps only this loss, KL and total correlation train; the gradient decoder
+            begins after that.
     """
 
     weight: float = 0.0
@@ -36,7 +40,10 @@ class RecombinationConfig:
     weight_recode: float = 1.0
     weight_penalty: float = 0.5
     ridge: float = 1.0
+    network: str = "mlp"
     hidden: int = 256
+    channels: int = 32
+    lead_steps: int = 0
 
 
 @dataclass
@@ -66,6 +73,8 @@ class DisDiffLossConfig:
             code); if true, they reach the decoder only (paper).
         weight_kl: weight of the code's KL divergence to the standard normal, for a Gaussian encoder.
         kl_warmup_steps: `weight_kl` rises linearly over these steps.
+        weight_correlation: weight of the total correlation of a Gaussian code's units, in nats
+            (`disdiff.method.kl_parts`).
         recombination: mixtures of the units of two images must show an image.
     """
 
@@ -88,6 +97,7 @@ class DisDiffLossConfig:
     detach_condition: bool = False
     weight_kl: float = 0.0
     kl_warmup_steps: int = 0
+    weight_correlation: float = 0.0
     recombination: RecombinationConfig = field(default_factory=RecombinationConfig)
 
 

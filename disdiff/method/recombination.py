@@ -16,6 +16,7 @@ detached latents. Deviation: the classification of units of Hu et al. is left ou
 the same.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -23,8 +24,12 @@ from torch import Tensor, nn
 
 from disdiff.method.losses import RecombinationConfig, critic_penalty, fit_whitener, mix_units, recode_error
 from ldm.autoencoder.losses import hinge_discriminator_loss
+from ldm.errors import UserError, check_option
+from ldm.nn.layers import build_norm
 
+CRITIC_BETAS = (0.5, 0.99)  # of Adam
 PENALTY_EVERY = 4  # the gradient penalty is computed at every fourth step, four times as large
+NORM_GROUPS = 8
 
 
 class Recombination(nn.Module):
@@ -50,8 +55,14 @@ class Recombination(nn.Module):
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("whitener", whitener, persistent=False)
         self.register_buffer("unwhitener", torch.linalg.inv(whitener.double()).to(whitener), persistent=False)
-        self.decoder = build_mlp(num_numbers, config.hidden, len(centre))
-        self.critic = build_mlp(len(centre), config.hidden, 1)
+        self.decoder, self.critic = build_networks(config, num_numbers, z_0.shape[1:])
+
+    def parameter_groups(self, rate: float) -> list[dict]:
+        """The small decoder and the critic at a learning rate; the critic has its own betas of Adam."""
+        return [
+            {"params": list(self.decoder.parameters()), "lr": rate},
+            {"params": list(self.critic.parameters()), "lr": rate, "betas": CRITIC_BETAS},
+        ]
 
     def whiten(self, z_0: Tensor) -> Tensor:
         """Whitened latents (B, P) of latents (B, C, h, w) with P entries."""
@@ -114,9 +125,79 @@ def draw_taken(code: Tensor, generator: torch.Generator) -> Tensor:
     return draws[:, 1:] < draws[:, :1]
 
 
+def build_networks(
+    config: RecombinationConfig, num_numbers: int, shape: torch.Size
+) -> tuple[nn.Module, nn.Module]:
+    """The small decoder, codes (B, N D) => whitened latents (B, P), and the critic, latents => (B, 1).
+
+    Args:
+        config: kind and sizes.
+        num_numbers: N D.
+        shape: shape of a latent, (C, h, w), with P entries.
+
+    Raises:
+        UserError: the kind is unknown, or `conv` has latents of an odd side.
+    """
+    check_option("code.loss.recombination.network", config.network, ("mlp", "conv"))
+    numbers = math.prod(shape)
+    if config.network == "mlp":
+        return build_mlp(num_numbers, config.hidden, numbers), build_mlp(numbers, config.hidden, 1)
+    if any(side % 2 for side in shape[1:]):
+        raise UserError(
+            f"code.loss.recombination.network=conv halves latents, and these have {shape[1]}x{shape[2]} "
+            "pixels; choose network=mlp"
+        )
+    return ConvDecoder(config, num_numbers, shape), ConvCritic(config, shape)
+
+
 def build_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Two hidden layers of `hidden` numbers with SiLU."""
     return nn.Sequential(
         *(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()),
         nn.Linear(hidden, outputs),
     )
+
+
+class ConvDecoder(nn.Sequential):
+    """A hidden layer, maps of half the latent's size, a residual block, and 2x2 pixels for each of theirs."""
+
+    def __init__(self, config: RecombinationConfig, num_numbers: int, shape: torch.Size) -> None:
+        channels, (depth, height, width) = config.channels, shape
+        half = (channels, height // 2, width // 2)
+        super().__init__(
+            *(nn.Linear(num_numbers, config.hidden), nn.SiLU(), nn.Linear(config.hidden, math.prod(half))),
+            *(nn.Unflatten(1, half), ResidualBlock(channels), nn.SiLU()),
+            *(nn.Conv2d(channels, 4 * depth, 3, padding=1), nn.PixelShuffle(2), nn.Flatten()),
+        )
+
+
+class ConvCritic(nn.Sequential):
+    """A convolution to half the latent's size, another, and a hidden layer."""
+
+    def __init__(self, config: RecombinationConfig, shape: torch.Size) -> None:
+        channels, (depth, height, width) = config.channels, shape
+        wide, slope = 2 * channels, nn.LeakyReLU(0.2)
+        super().__init__(
+            *(nn.Unflatten(1, tuple(shape)), nn.Conv2d(depth, channels, 4, stride=2, padding=1), slope),
+            *(nn.Conv2d(channels, wide, 3, padding=1), slope, nn.Flatten()),
+            *(
+                nn.Linear(wide * (height // 2) * (width // 2), config.hidden),
+                slope,
+                nn.Linear(config.hidden, 1),
+            ),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """SiLU, 3x3 convolution, norm, SiLU, 1x1 convolution, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            *(nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1), build_norm(channels, NORM_GROUPS)),
+            *(nn.SiLU(), nn.Conv2d(channels, channels, 1)),
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Apply to `h` (B, C, H, W)."""
+        return h + self.inner(h)

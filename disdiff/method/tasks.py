@@ -1,21 +1,24 @@
 """Training task of DisDiff and PDAE (Yang et al. 2023, arXiv:2301.13721).
 
-    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL + L_rec
+    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL + weight_correlation * TC + L_rec
 
 L_r is the error of eps_base + training_coefficient * sum_k grad_k. For L_in and L_va the frozen prediction is
 shifted by one sampled unit and encoded again; both are small if the code shows which unit was sampled. L_rec
-is optional: mixtures of the units of two images must show an image (`disdiff.method.recombination`).
+is optional: mixtures of the units of two images must show an image (`disdiff.method.recombination`). TC is
+the code's total correlation. L_rec may lead: then only L_rec, KL and TC train for the first steps.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from disdiff.method.code_task import CodeTask
-from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
+from disdiff.method.kl_parts import decompose_kl
 from disdiff.method.losses import (
     DisDiffLossConfig,
     change_weight,
@@ -33,7 +36,7 @@ from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_integers, sample_noise
 from ldm.errors import UserError, check_option, look_up
 from ldm.tasks import sample_latents
-from ldm.training.optimizer import TrainSettings
+from ldm.training.optimizer import TrainSettings, scale_learning_rate
 from ldm.training.stage_task import spread
 
 
@@ -72,6 +75,17 @@ class DisDiffTask(CodeTask):
             raise UserError(
                 "code.loss.recombination mixes units, and this code has one; set its weight to 0, or "
                 "train system=disdiff with several code.num_units"
+            )
+        self.lead_steps = loss.recombination.lead_steps if loss.recombination.weight else 0
+        if loss.weight_correlation and encoder.posterior != "gaussian":
+            raise UserError(
+                "code.loss.weight_correlation needs codes with a variance; set "
+                "code.encoder.posterior=gaussian, or the weight to 0"
+            )
+        if self.lead_steps >= self.budget.num_steps:
+            raise UserError(
+                f"code.loss.recombination.lead_steps={self.lead_steps} leaves nothing of "
+                f"{self.budget.num_steps} steps; raise code.train.images, or lower it"
             )
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
@@ -112,11 +126,29 @@ class DisDiffTask(CodeTask):
             self.recombination = Recombination(self.loss.recombination, z_0, numbers)
 
     def parameter_groups(self) -> list[dict]:
-        """The groups of `CodeTask`; the networks of recombination are beside the encoder, with its rate."""
+        """The groups of `CodeTask`, and those of recombination with the encoder's rate.
+
+        During the lead the encoder has the full learning rate.
+        """
         encoder, rest = super().parameter_groups()
-        if self.recombination is not None:
-            encoder["params"] += self.recombination.parameters()
-        return [encoder, rest]
+        if self.lead_steps:
+            encoder["lr"] = self.budget.learning_rate
+        mixing = [] if self.recombination is None else self.recombination.parameter_groups(encoder["lr"])
+        return [encoder, rest, *mixing]
+
+    def rate_factors(self, num_groups: int) -> list[Callable[[int], float]]:
+        """Warm-up and decay, once for the lead and once for the rest."""
+        lead, num_steps = self.lead_steps, self.budget.num_steps
+        if not lead:
+            return super().rate_factors(num_groups)
+
+        def scale(step: int, after: float) -> float:
+            if step < lead:
+                return scale_learning_rate(self.config, step, lead)
+            return after * scale_learning_rate(self.config, step - lead, num_steps - lead)
+
+        with_encoder, alone = (partial(scale, after=after) for after in (self.encoder_rate, 1.0))
+        return [alone if group == 1 else with_encoder for group in range(num_groups)]
 
     def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
         """Noise error of each image, shape (B,), before its weight; whitened if `fit_data` set a whitener."""
@@ -129,6 +161,38 @@ class DisDiffTask(CodeTask):
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
+        self.stats = {"code_std": spread(posterior.mean).mean()}
+        loss = self.code_loss(posterior, code, step)
+        if step >= self.lead_steps:
+            loss = loss + self.diffusion_loss(z_0, posterior, code, step, generator)
+        if self.recombination is not None and step >= self.freeze_steps:
+            mixing, terms = self.recombination(z_0, code, partial(self._recode, step=step), step, generator)
+            self.stats |= terms
+            loss = loss + mixing
+        self.stats["loss"] = loss.detach()
+        return loss
+
+    def code_loss(self, posterior: CodePosterior, code: Tensor, step: int) -> Tensor:
+        """The price of a Gaussian code, shape (): weighted KL and total correlation of its sample `code`."""
+        loss = code.new_zeros(())
+        if step < self.freeze_steps:
+            return loss
+        ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
+        if self.loss.weight_kl:
+            kl = posterior.kl().mean()
+            self.stats["kl"] = kl.detach()
+            loss = loss + ramp * self.loss.weight_kl * kl
+        if self.loss.weight_correlation:
+            gaussian = cast(Posterior, posterior)  # as the encoder's option says, see __init__
+            correlation = decompose_kl(gaussian, code).total_correlation
+            self.stats["correlation"] = correlation.detach()
+            loss = loss + ramp * self.loss.weight_correlation * correlation
+        return loss
+
+    def diffusion_loss(
+        self, z_0: Tensor, posterior: CodePosterior, code: Tensor, step: int, generator: torch.Generator
+    ) -> Tensor:
+        """L_r and weighted L_dis, means over the batch, shape ()."""
         t = sample_integers(*self.t_range, z_0, generator)
         eps = sample_noise(z_0, generator)
         z_t = q_sample(self.model.schedule, z_0, t, eps)
@@ -139,28 +203,17 @@ class DisDiffTask(CodeTask):
         weight = self.t_weight[t]
         reconstruction = (weight * self.noise_error(eps_hat, eps)).mean()
         frozen = (weight * self.noise_error(eps_base, eps)).mean()
-        self.stats = {
+        self.stats |= {
             "reconstruction": reconstruction.detach(),
             "of_frozen": (reconstruction / frozen).detach(),  # below 1 if the code improves the prediction
-            "code_std": spread(posterior.mean).mean(),
         }
         loss = reconstruction
-        if self.loss.weight_kl and step >= self.freeze_steps:
-            kl = posterior.kl().mean()
-            self.stats["kl"] = kl.detach()
-            ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
-            loss = loss + ramp * self.loss.weight_kl * kl
         if self.loss.weight_disentangle and step % self.loss.every == 0:
             parts = Step(z_0, z_t, t, eps_base, grad, code)
             unit = sample_integers(0, code.shape[1], t, generator)
             chosen = self._chosen_grad(parts, features, unit)
             terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
-        if self.recombination is not None and step >= self.freeze_steps:
-            mixing, terms = self.recombination(z_0, code, partial(self._recode, step=step), step, generator)
-            self.stats |= terms
-            loss = loss + mixing
-        self.stats["loss"] = loss.detach()
         return loss
 
     def _recode(self, z_0: Tensor, step: int) -> Tensor:

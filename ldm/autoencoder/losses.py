@@ -109,20 +109,13 @@ def adopt_weight(weight: float, step: int, start: int) -> float:
 class PatchDiscriminator(nn.Module):
     """taming's PatchGAN discriminator with its initialisation: image (B, C, H, W) => logits (B, 1, h, w)."""
 
-    def __init__(self, in_channels: int = 3, channels: int = 64, num_layers: int = 3) -> None:
+    def __init__(self, in_channels: int, channels: int, num_layers: int) -> None:
         super().__init__()
         self.net = NLayerDiscriminator(in_channels, channels, num_layers).apply(weights_init)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of patches, positive for real; 64 pixels and 3 layers give 6 x 6 of them."""
         return self.net(image)
-
-
-def build_discriminator(config: AutoencoderLossConfig, in_channels: int = 3) -> PatchDiscriminator | None:
-    """Build the configured discriminator; None if `weight_gan` is 0."""
-    if config.weight_gan == 0:
-        return None
-    return PatchDiscriminator(in_channels, config.discriminator_channels, config.discriminator_layers)
 
 
 def psnr(mse: float) -> float:

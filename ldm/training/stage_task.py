@@ -5,6 +5,7 @@ one. A Lightning run is one epoch whose batches are the steps.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -131,11 +132,15 @@ class StageTask(pl.LightningModule):
         """Parameter groups of the optimiser; a group may set its own learning rate."""
         return [{"params": list(self.trained.parameters())}]
 
+    def rate_factors(self, num_groups: int) -> list[Callable[[int], float]]:
+        """For each parameter group the function of a step that its learning rate is multiplied by."""
+        return [lambda step: scale_learning_rate(self.config, step, self.budget.num_steps)] * num_groups
+
     def configure_optimizers(self) -> dict:
         """Lightning's hook: the optimiser and its learning rate per step."""
         optimizer = build_optimizer(self.config, self.parameter_groups(), self.budget.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: scale_learning_rate(self.config, step, self.budget.num_steps)
+            optimizer, self.rate_factors(len(optimizer.param_groups))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

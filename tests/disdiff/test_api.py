@@ -315,6 +315,7 @@ def test_odd_arguments_are_one_sentence(model, images):
         "codes must have shape": [
             *(lambda c=c: model.decode(c, noise) for c in (codes[0], codes[:, 1:], codes > 0, None, "codes")),
             *(lambda c=c: model.decode(c, noise) for c in (codes[:0], codes * torch.nan, codes.tolist())),
+            lambda: model.decode(codes.to_sparse(), noise),
             lambda: model.decode(torch.cat([codes, codes], dim=2), noise),
         ],
         "noise must have shape": [

@@ -143,8 +143,7 @@ def test_an_interrupted_command_continues_to_the_same_numbers(call, run_folder, 
         save(*arguments)
 
     monkeypatch.setattr(disdiff.evaluation.row_cache.np, "save", stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        call("--num", 70)
+    assert call("--num", 70) == (130, "stopped")
     monkeypatch.setattr(disdiff.evaluation.row_cache.np, "save", save)
     kept = {path: path.stat().st_mtime_ns for path in (run_folder / "fid").rglob("*.npy")}
     assert len(kept) == 2  # the first images and their features
@@ -264,7 +263,7 @@ def test_advice_names_the_option_that_takes_it(call):
         (["--seed", -1], "--seed: -1 is out of range; it must be at least 0"),
         (["--set", "weights.other=1"], "--set=weights.other is unknown; choose one of weights.vgg16"),
         (["--set", "weights.allow_download=maybe"], "weights.allow_download has a value of the wrong type"),
-        (["--num", 65, "--lpips"], "vgg16-397923af.pth is needed"),
+        (["--num", 65, "--lpips"], "vgg16-397923af.pth (528 MB) is needed"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(call, arguments, says):
@@ -279,7 +278,7 @@ def test_few_images_are_accepted_when_asked_for_and_marked(call):
 
 def test_absent_inception_weights_are_explained_before_anything_slow(call, run_folder):
     status, error = call(features="inception")
-    assert status == 2 and "pt_inception-2015-12-05-6726825d.pth is needed for FID and KID" in error
+    assert status == 2 and "pt_inception-2015-12-05-6726825d.pth (96 MB) is needed for FID and KID" in error
     assert not (run_folder / "fid").exists()
     status, error = call("--set", "weights.inception=/nowhere", features="inception")
     assert status == 2 and "weights.inception=/nowhere is not a file" in error

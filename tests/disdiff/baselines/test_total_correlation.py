@@ -12,12 +12,11 @@ from disdiff.baselines.total_correlation import (
     Discriminator,
     FactorVAEConfig,
     FactorVAETerm,
-    decompose_kl,
     discriminator_loss,
-    log_normal,
     permute_units,
 )
 from disdiff.method.factor_encoder import Posterior
+from disdiff.method.kl_parts import decompose_kl, log_normal
 
 
 @pytest.fixture

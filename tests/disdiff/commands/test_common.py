@@ -1,10 +1,10 @@
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import pytest
 
 from disdiff.commands.common import choose_path, data_path, label_run, number_path
-from disdiff.commands.terminal import add_settings_hint, word_error
+from disdiff.commands.terminal import add_settings_hint, interruptible, run_script, word_error
 from ldm.errors import UserError
 
 
@@ -26,6 +26,23 @@ def test_a_path_that_exists_gets_the_next_number(tmp_path):
         path = number_path(tmp_path / "a.png")
         assert path.name == name
         path.touch()
+
+
+def test_an_interrupt_ends_with_a_line_and_with_a_traceback_only_for_debug(capsys):
+    def work(arguments):
+        raise KeyboardInterrupt
+
+    def train(arguments):
+        with interruptible():
+            raise KeyboardInterrupt
+
+    continues = "stopped; the same command continues from the last checkpoint"
+    for main, says in ((work, "stopped"), (train, continues)):
+        with pytest.raises(SystemExit) as ended:
+            run_script(main, ArgumentParser(), [])
+        assert ended.value.code == 130 and capsys.readouterr().err == f"{says}\n"
+    with pytest.raises(KeyboardInterrupt):
+        run_script(work, ArgumentParser(), ["--debug"])
 
 
 def test_numbers_never_go_where_their_picture_goes():

@@ -162,6 +162,11 @@ def test_random_features_say_what_they_are_and_do_not_change(images):
     assert extract(images).shape == (2, extract.dims)
 
 
+def test_grey_images_have_the_features_of_their_three_equal_channels(images):
+    grey = images[:, :1]
+    assert torch.equal(RandomFeatures()(grey), RandomFeatures()(grey.repeat(1, 3, 1, 1)))
+
+
 def test_images_that_are_not_8_bit_are_refused(images):
     with pytest.raises(UserError, match="images must be uint8"):
         RandomFeatures()(images.float())

@@ -12,7 +12,13 @@ from disdiff.method.losses import (
     recode_error,
 )
 from disdiff.method.model import PDAE
-from disdiff.method.recombination import PENALTY_EVERY, Recombination, draw_taken
+from disdiff.method.recombination import (
+    CRITIC_BETAS,
+    PENALTY_EVERY,
+    Recombination,
+    build_networks,
+    draw_taken,
+)
 from disdiff.method.tasks import DisDiffTask
 from ldm.autoencoder.losses import hinge_discriminator_loss
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
@@ -159,7 +165,7 @@ def test_the_encoder_is_asked_for_images_that_the_critic_takes_for_real(recombin
 BATCH, STEPS = 4, 6
 
 
-def build_task(model, weight=1.0, **encoder):
+def build_task(model, weight=1.0, lead_steps=0, weight_correlation=0.0, **encoder):
     config = TrainConfig(
         images=BATCH * STEPS,
         batch_size=BATCH,
@@ -170,7 +176,8 @@ def build_task(model, weight=1.0, **encoder):
         checkpoint_seconds=0.0,
     )
     torch.manual_seed(4)
-    loss = DisDiffLossConfig(recombination=RecombinationConfig(weight=weight, hidden=8))
+    mixing = RecombinationConfig(weight=weight, hidden=8, lead_steps=lead_steps)
+    loss = DisDiffLossConfig(recombination=mixing, weight_correlation=weight_correlation)
     return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), resolve_settings(config, 0, "cpu"))
 
 
@@ -216,8 +223,10 @@ def test_every_network_is_trained_and_only_the_model_s_are_kept(build_tiny_disdi
     task = build_task(build_tiny_disdiff(fields="random"))
     statistics = prepare(task)
     optimizer = task.configure_optimizers()["optimizer"]
-    beside_the_encoder = {id(p) for p in optimizer.param_groups[0]["params"]}
-    assert beside_the_encoder >= {id(p) for p in task.recombination.parameters()}
+    encoder, _, decoder, critic = optimizer.param_groups
+    assert decoder["lr"] == critic["lr"] == encoder["lr"]
+    assert {id(p) for p in critic["params"]} == {id(p) for p in task.recombination.critic.parameters()}
+    assert critic["betas"] == CRITIC_BETAS != decoder["betas"]
     before = {name: tensor.clone() for name, tensor in task.recombination.named_parameters()}
     task.compute_loss({"statistics": statistics[:BATCH]}, 0, task.step_generator(0)).backward()
     optimizer.step()
@@ -254,6 +263,50 @@ def test_a_resumed_run_is_the_uninterrupted_one(build_tiny_disdiff, tmp_path, mo
     assert any(name.startswith("recombination.critic") for name in whole)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_lead_trains_the_code_alone_with_a_schedule_of_its_own(build_tiny_disdiff):
+    task = build_task(build_tiny_disdiff(), lead_steps=2, learning_rate_factor=0.5)
+    statistics = prepare(task)
+    optimizer = task.configure_optimizers()["optimizer"]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-2] * 4
+    batch = {"statistics": statistics[:BATCH]}
+    for step in (1, 2):
+        task.compute_loss(batch, step, task.step_generator(step)).backward()
+        read = [p.grad is not None for p in task.trained.decoder.parameters()]
+        assert any(read) == ("reconstruction" in task.stats) == (step == 2)
+    assert any(p.grad is not None for p in task.trained.encoder.parameters())
+    task.config.decay = "cosine"
+    encoder, rest, *mixing = task.rate_factors(4)
+    assert [factor(0) for factor in (encoder, rest, *mixing)] == [1] * 4
+    assert [factor(1) for factor in (encoder, rest, *mixing)] == pytest.approx([0.5] * 4)
+    assert [factor(2) for factor in (encoder, rest, *mixing)] == [0.5, 1, 0.5, 0.5]
+    assert [factor(4) for factor in (encoder, rest, *mixing)] == pytest.approx([0.25, 0.5, 0.25, 0.25])
+
+
+def test_a_lead_as_long_as_the_budget_is_refused(build_tiny_disdiff):
+    with pytest.raises(UserError, match=r"lead_steps=6 .* 6 steps"):
+        build_task(build_tiny_disdiff(), lead_steps=STEPS)
+
+
+def test_total_correlation_is_priced_by_its_weight(build_tiny_disdiff):
+    model = build_tiny_disdiff(posterior="gaussian")
+    bare, task = (build_task(model, 0.0, weight_correlation=w, posterior="gaussian") for w in (0.0, 3.0))
+    batch = {"statistics": prepare(task)[:BATCH]}
+    expected = bare.compute_loss(batch, 0, bare.step_generator(0))
+    loss = task.compute_loss(batch, 0, task.step_generator(0))
+    torch.testing.assert_close(loss, expected + 3 * task.stats["correlation"])
+    with pytest.raises(UserError, match=r"posterior=gaussian"):
+        build_task(build_tiny_disdiff(), weight_correlation=1.0)
+
+
+def test_convolutional_networks_have_the_shapes_of_the_linear_ones():
+    config = RecombinationConfig(network="conv", hidden=8, channels=4)
+    decoder, critic = build_networks(config, 6, torch.Size((3, 4, 6)))
+    decoded = decoder(torch.randn(5, 6))
+    assert decoded.shape == (5, 72) and critic(decoded).shape == (5, 1)
+    with pytest.raises(UserError, match="network=mlp"):
+        build_networks(config, 6, torch.Size((3, 5, 6)))
 
 
 def test_latents_too_large_to_be_whitened_are_refused():

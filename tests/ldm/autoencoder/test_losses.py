@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
+from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.losses import (
     AutoencoderLossConfig,
     PatchDiscriminator,
     adaptive_weight,
     adopt_weight,
-    build_discriminator,
     check_regulariser,
     discriminator_loss,
     generator_loss,
@@ -16,7 +16,10 @@ from ldm.autoencoder.losses import (
     psnr,
     reconstruction_scores,
 )
+from ldm.autoencoder.networks import NetworkConfig
 from ldm.errors import UserError
+from ldm.tasks import AutoencoderTask
+from ldm.training.optimizer import TrainConfig, resolve_settings
 
 
 def test_pixel_losses_are_means():
@@ -55,16 +58,22 @@ def test_adopt_weight_starts_at_its_step():
 
 
 def test_patch_discriminator_gives_a_map_of_logits():
-    discriminator = build_discriminator(AutoencoderLossConfig())
-    assert isinstance(discriminator, PatchDiscriminator)
+    config = AutoencoderLossConfig()
+    discriminator = PatchDiscriminator(3, config.discriminator_channels, config.discriminator_layers)
     assert discriminator(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 6, 6)
     assert sum(p.numel() for p in discriminator.parameters()) == pytest.approx(2.77e6, rel=0.01)
     convs = [m.weight for m in discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
     assert convs[2].std().item() == pytest.approx(0.02, rel=0.02)
 
 
-def test_without_gan_weight_there_is_no_discriminator():
-    assert build_discriminator(AutoencoderLossConfig(weight_gan=0)) is None
+def test_grey_images_train_with_a_discriminator_of_grey_images():
+    network = NetworkConfig(in_channels=1, channels=8, channel_mult=(1,), z_channels=2, num_groups=4)
+    loss = AutoencoderLossConfig(perceptual="none", discriminator_channels=4, discriminator_layers=1)
+    settings = resolve_settings(TrainConfig(images=8, batch_size=2), 0, "cpu")
+    task = AutoencoderTask(KLAutoencoder(network), loss, None, settings)
+    image = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
+    task.compute_loss({"image": image}, 0, torch.Generator()).backward()
+    assert all(parameter.grad.any() for parameter in task.discriminator.parameters() if parameter.ndim > 1)
 
 
 @pytest.mark.parametrize("key", ["pixel", "perceptual", "discriminator"])

@@ -24,7 +24,7 @@ from ldm.numbers import (
 MAY_BE_ZERO = {
     *("num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "harmonics", "gan_start"),
-    *("warmup_steps", "kl_warmup_steps", "freeze_steps", "capacity_steps", "t_min"),
+    *("warmup_steps", "kl_warmup_steps", "freeze_steps", "capacity_steps", "lead_steps", "t_min"),
 }
 MAY_NOT_BE_ZERO = {
     "learning_rate",

@@ -1,5 +1,6 @@
 """What README and docs tell to type exists: scripts and their options, files, configurations."""
 
+import ast
 import re
 import shlex
 from dataclasses import fields, is_dataclass
@@ -78,3 +79,40 @@ def test_every_key_of_the_configuration_exists(page):
         for name in key.split(".") if not SUFFIX.search(key) else ():
             assert hasattr(section, name), f"there is no {key}"
             section = getattr(section, name)
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+FENCE = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
+HOOKS = ast.parse((ROOT / "docs/site_hooks.py").read_text())  # not imported, as mkdocs may not be installed
+(OUTSIDE,) = (
+    ast.literal_eval(node.value)
+    for node in HOOKS.body
+    if isinstance(node, ast.Assign) and node.targets[0].id == "OUTSIDE"
+)
+SITE = {name_page(path) for path in (ROOT / "docs").iterdir()} | set(OUTSIDE)
+LINKING = sorted({*map(name_page, PAGES), *(name for name in SITE if name.endswith(".md"))})
+
+
+def list_anchors(name):
+    """The anchor of every heading of a page, as Markdown's table of contents makes them."""
+    text = FENCE.sub("", (ROOT / name).read_text())
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", title.encode("ascii", "ignore").decode()) for title in titles]
+    return {re.sub(r"[-\s]+", "-", title.strip().lower()) for title in plain}
+
+
+@pytest.mark.parametrize("name", LINKING)
+def test_every_link_leads_to_a_file_and_to_a_heading(name):
+    """What `make docs` would refuse, without its packages."""
+    for target, anchor in LINK.findall(FENCE.sub("", (ROOT / name).read_text())):
+        place = ((ROOT / name).parent / target).resolve() if target else ROOT / name
+        assert place.exists(), f"{name} links to {target}"
+        found = name_page(place)
+        assert name not in SITE or found in SITE, f"{found} is no page of the site (docs/site_hooks.py)"
+        assert not anchor or anchor in list_anchors(found), f"{found} has no heading #{anchor}"
+
+
+def test_every_page_of_the_site_is_in_its_menu():
+    menu = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    named = set(re.findall(r"[\w./-]+\.md", menu))
+    assert named == {name.removeprefix("docs/") for name in SITE if name.endswith(".md")}

@@ -30,12 +30,13 @@ train, then compare:
   disdiff compare --train --systems disdiff,beta_vae --preset smoke --set run.root=try
       run everything in minutes, as a check
 
-A RUN is a run folder or a metrics.json. All runs of a table must have the same data set (procedural or real)
-and the same protocol, because other scores are not comparable. Runs whose configurations differ only in the
-seed share a column. --train runs `disdiff train --base FILE preset=... seed=...` for each configuration and
-seed, one after the other, so shared stages are trained once. If a run fails, the others continue, the failed
-run is named at the end, and the exit status is 1. --out receives table.txt, .csv, .tex, .json,
-comparison.html and logs/; of several data sets, also a folder for each."""
+A RUN is a run folder or a metrics.json; folders whose names begin with _ (shared stages) are left out. All
+runs of a table must have the same data set (procedural or real) and the same protocol, because other scores
+are not comparable. Runs whose configurations differ only in the seed share a column. --train runs
+`disdiff train --base FILE preset=... seed=...` for each configuration and seed, one after the other, so
+shared stages are trained once. If a run fails, the others continue, the failed run is named at the end, and
+the exit status is 1. --out receives table.txt, .csv, .tex, .json, comparison.html and logs/; of several data
+sets, also a folder for each."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Train the requested runs, then compare; the exit status is 1 if a run failed."""
     named = bool(arguments.systems or arguments.configs)
+    arguments.runs = [run for run in arguments.runs if not run.name.startswith("_")]  # of a shell's runs/*
     if arguments.train != named or arguments.dry_run > named or not (named or arguments.runs):
         raise UserError("name runs to compare, or --train with --systems or --configs; --help shows examples")
     commands, failures = train(arguments) if arguments.train else ({}, {})

@@ -18,7 +18,7 @@ from ldm.training.weight_files import WEIGHTS
 
 EXAMPLES = """examples:
   disdiff report runs/disdiff-shapes3d-small-s0                     write report.html there
-  disdiff report pretrained/shapes3d --out /tmp/report.html         write it elsewhere
+  disdiff report pretrained/shapes3d --out report.html              write it elsewhere
   disdiff report runs/disdiff-shapes3d-small-s0 --pictures --seed 1 draw new pictures first
 
 Pictures that are missing in a run folder of an earlier version are drawn first."""

@@ -276,8 +276,8 @@ def pool_runs(runs: list[RunRecord]) -> list[Column]:
 
 def name_column(runs: list[RunRecord], alone: bool) -> str:
     """Title of a column: the system, or the run name if several columns have that system and preset."""
-    named = next((run.variant for run in runs if run.variant), "")
-    title = runs[0].system if alone or not named else named.removesuffix(f"-{runs[0].preset}")
+    named = next((run.variant for run in runs if run.variant), runs[0].folder.name)
+    title = runs[0].system if alone else named.removesuffix(f"-{runs[0].preset}")
     return title + " (weakly supervised)" * bool(runs[0].supervision)
 
 

@@ -78,10 +78,9 @@ def write_page(
 ) -> str:
     """Render the page; links to reports are relative to `folder`."""
     runs = [run for column in table.columns for run in column.runs]
-    systems = sum(bool(column.runs) for column in table.columns)
     return render(
         "comparison.html",
-        title=f"{systems} systems on {table.data}",
+        title=f"{count_systems(table)} on {table.data}",
         run=f"{len(runs)} runs, protocol {table.protocol or 'none'}",
         procedural=runs[0].procedural,
         leads=[text for row in RANKED if (text := describe_lead(table, row))],
@@ -93,6 +92,14 @@ def write_page(
         failures=failures,
         commands=[(run.folder.name, name_command(run, commands), run.facts) for run in runs],
     )
+
+
+def count_systems(table: Comparison) -> str:
+    """How many systems the table compares, and in how many configurations if these are more."""
+    columns = [column.runs for column in table.columns if column.runs]
+    names = {run.system for runs in columns for run in runs}
+    systems = f"{len(names)} systems" if len(names) > 1 else str(*names)
+    return systems if len(columns) == len(names) else f"{len(columns)} configurations of {systems}"
 
 
 def describe_lead(table: Comparison, row: str) -> str:

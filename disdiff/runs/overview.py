@@ -55,6 +55,9 @@ def log_overview(context: Context, full: bool) -> None:
     total = 0.0
     for name, stage in context.stages.items():
         size = f"{count_parameters(context.modules[name]) / 1e6:.2f} M parameters"
+        if stage.trained and stage.record["hash"] != stage.hash:
+            log.info(f"  {name}: {size}; {stage.folder} is of another configuration, choose another run.name")
+            continue
         if stage.trained:
             images = stage.record["images"]  # 0 for imported weights, and for a stage without parameters
             log.info(f"  {name}: {size}, trained{f' on {images:,} images' * bool(images)} ({stage.folder})")

@@ -9,7 +9,7 @@ log.csv                training log of the last stage
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,41 @@ from disdiff.evaluation.edit_success import find_probe
 from disdiff.evaluation.probe import Probe
 from disdiff.method.model import ImageModel
 from disdiff.runs.stages import RECORD, shared_folder
+from ldm.data.catalog import choose_crop
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
-from ldm.files import load_json
+from ldm.files import expand_home, load_json
 from ldm.nn.layers import freeze
 from ldm.numbers import NOT_NEGATIVE
 from ldm.training.weight_files import WEIGHTS, load_weights
+
+
+@dataclass(frozen=True)
+class AbsentSource:
+    """The data set of a run whose images are not on this machine.
+
+    It is enough to prepare pictures as the training images were; asking for images raises `error`.
+    """
+
+    name: str
+    procedural: bool
+    image_size: int
+    channels: int
+    crop: str
+    error: UserError
+    identity: str = "absent"
+    factor_space: None = None
+
+    def __len__(self) -> int:
+        raise self.error
+
+    def images(self, index: Tensor) -> Tensor:
+        """Raise the reason why there are no images."""
+        raise self.error
+
+    def factors(self, index: Tensor) -> Tensor:
+        """Raise the reason why there are no images."""
+        raise self.error
 
 
 @dataclass
@@ -53,8 +82,25 @@ class Run:
 
     @cached_property
     def source(self) -> ImageSource:
-        """The data set of the run."""
-        return build_source(self.config.data)
+        """The data set of the run, as `AbsentSource` if it is not here.
+
+        A relative `data.root` is looked for in the working directory, then in the folder that holds `runs`.
+        """
+        data, beside = self.config.data, self.folder.resolve().parent.parent / self.config.data.root
+        if not expand_home(data.root).exists() and beside.exists():
+            data = replace(data, root=str(beside))
+        try:
+            return build_source(data)
+        except UserError as error:
+            stage = get_system(self.config).stages[-1]
+            return AbsentSource(
+                data.name,
+                bool(((self.metrics() or {}).get("dataset") or {}).get("procedural")),
+                load_json(self.folder / "stages" / stage / RECORD)["image_size"],
+                self.config.autoencoder.network.in_channels,
+                choose_crop(data.name, data.crop),
+                error,
+            )
 
     def codes(self, *labels: str) -> dict[str, np.ndarray] | None:
         """Read `codes` (n, N, D), `factor_names` (F,) and the arrays `labels`; None without a `codes.npz`."""

@@ -51,7 +51,13 @@ def test_runs_of_a_system_are_pooled_over_seeds(write, call, tmp_path):
     ]
     other = write("pdae-shapes3d-small-s0", dci=0.3, system="pdae")
     status, said, _ = call(
-        *runs, other / "metrics.json", "--csv", tmp_path / "t.csv", "--latex", tmp_path / "t.tex"
+        *runs,
+        other / "metrics.json",
+        tmp_path / "_stages",
+        "--csv",
+        tmp_path / "t.csv",
+        "--latex",
+        tmp_path / "t.tex",
     )
     assert status == 0 and "shapes3d (procedural), protocol paper" in said
     assert re.search(r"disdiff +pdae", said) and re.search(r"small, n=2 +small, n=1", said)

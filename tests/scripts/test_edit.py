@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ldm.data.procedural import ProceduralShapes3D
@@ -135,3 +136,19 @@ def test_a_picture_shows_what_was_done_and_what_from(call, folder, tmp_path, mon
     assert status == 0 and title == "unit 0: toward other.png; unit 2: +1 std" and grid.shape[1] == 4
     assert columns == {"columns": ["picture", "other.png", "unchanged", "edited"]}
     assert "the run's own images with 99.0 dB; it is unlike the training images" in said
+
+
+def test_pictures_are_edited_without_the_data_of_the_run(call, folder, tmp_path, monkeypatch):
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"name": "folder", "root": "drawings", "procedural": "auto"}
+    path.write_text(yaml.safe_dump(config))
+    edit = ("photo.png", "--unit", 0, "--by", 1, "--out", "a.png")
+    assert call(*edit)[0] == 0
+    assert "drawings is not a folder" in call(*edit[1:])[2]  # a random image needs the data
+    (tmp_path / "drawings").mkdir()
+    for name in ("photo", "other"):
+        (tmp_path / f"{name}.png").rename(tmp_path / "drawings" / f"{name}.png")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call(*edit[1:])[0] == 0  # found beside the folder that holds the run

@@ -12,6 +12,7 @@ from PIL import Image
 from disdiff.commands import app, demo, train
 from disdiff.commands.app import COMMANDS
 from disdiff.config.places import ROOT
+from ldm.files import save_json
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
@@ -113,6 +114,14 @@ def test_every_script_is_a_command(path):
     ]
     name = next(name for name, (other, _) in COMMANDS.items() if other == module)
     assert f"`disdiff {name}` as a script" in text and "run_script(main, make_parser())" in text
+
+
+def test_a_plan_does_not_take_the_stage_of_another_configuration_for_its_own(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "runs" / "disdiff-shapes3d-smoke-s0" / "stages" / "code" / "stage.json"
+    save_json(record, {"hash": "of another", "images": 32})
+    said = call("show", "--base", "configs/disdiff/shapes3d.yaml", "preset=smoke")[1]
+    assert "stages/code is of another configuration, choose another run.name" in said
 
 
 def test_a_finished_run_is_shown_by_its_scores_and_stages(call, tmp_path, monkeypatch):

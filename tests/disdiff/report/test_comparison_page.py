@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from disdiff.report.comparison import Column, Comparison, RunRecord, Value, pool_values
-from disdiff.report.comparison_page import WIDTH, describe_lead, plot_values, save_comparison
+from disdiff.report.comparison_page import WIDTH, count_systems, describe_lead, plot_values, save_comparison
 
 ROW = "FactorVAE score"
 
@@ -104,3 +104,11 @@ def test_hostile_names_stay_text(build, tmp_path, name):
     assert f"2 systems on data {name}" in texts and f"{name}: {name}" in texts
     assert not {"script", "b"} & set(tags) and tags.count("img") == 2
     assert f"../{name}-s0/report.html" in links
+
+
+def test_variants_of_one_system_are_not_counted_as_systems(build):
+    table = build(a=[0.2], b=[0.4])
+    assert count_systems(table) == "2 systems"
+    same = [replace(c, runs=tuple(replace(run, system="disdiff") for run in c.runs)) for c in table.columns]
+    assert count_systems(replace(table, columns=same)) == "2 configurations of disdiff"
+    assert count_systems(replace(table, columns=same[:1])) == "disdiff"

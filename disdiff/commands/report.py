@@ -12,7 +12,6 @@ from disdiff.report.animation import ANIMATION, save_animation
 from disdiff.report.html import name_run, write_report
 from disdiff.report.sliders import FRAMES, load_frames
 from disdiff.runs.results import list_pictures, progress_bar
-from ldm.data.source import split_indices
 from ldm.errors import UserError
 from ldm.files import load_json
 from ldm.training.weight_files import WEIGHTS
@@ -68,9 +67,18 @@ def draw(arguments: argparse.Namespace, parts: Collection[str], seed: int | None
     if not parts:
         return
     seed = config.seed if seed is None else seed
-    index = split_indices(run.source, config.data.num_train, config.evaluation.num_images)[1]
     with progress_bar("pictures") as progress:
-        shared = (run.model, run.source, index, codes, scores, run.folder, config.sampler, seed, progress)
+        shared = (
+            run.model,
+            run.source,
+            run.eval_index,
+            codes,
+            scores,
+            run.folder,
+            config.sampler,
+            seed,
+            progress,
+        )
         make_pictures(*shared, parts=parts)
 
 

@@ -365,7 +365,7 @@ def merge(trees: list[DictConfig]) -> Config:
     for each in trees:
         check_keys(each, Config)
         with refuse_bad_values():
-            tree = OmegaConf.merge(tree, each)
+            tree = OmegaConf.unsafe_merge(tree, each)  # the trees are not used again
     with refuse_bad_values():
         config: Any = OmegaConf.to_object(tree)
     for section, name in (key.split(".") for key in PATHS):

@@ -31,6 +31,10 @@ class RecombinationConfig:
         network: the small decoder and the critic: `mlp`, or `conv`, convolutions at half the latent's size.
         hidden: width of the hidden linear layers of both.
         channels: channels of `conv`.
+        blur: standard deviation of a blur of the latents, in their pixels: at first the small decoder's error
+            is that of blurred latents, so that large structures and places are learnt first; 0 for none.
+        first_price: at first `weight_kl` and `weight_correlation` are so many times larger.
+        anneal_steps: over these steps the blur and the first price fade.
         lead_steps: for so many steps only this loss, KL and total correlation train; the gradient decoder
             begins after that.
     """
@@ -43,6 +47,9 @@ class RecombinationConfig:
     network: str = "mlp"
     hidden: int = 256
     channels: int = 32
+    blur: float = 0.0
+    first_price: float = 1.0
+    anneal_steps: int = 0
     lead_steps: int = 0
 
 

@@ -7,7 +7,9 @@
 If units hold factors that combine freely, each mixture is the code of a possible image. If a factor is spread
 over units, a mixture has parts of two of its values, and the critic C tells its image from a decoded code. So
 the encoder E learns units that combine (Hu et al. 2018, "Disentangling Factors of Variation by Mixing Them",
-arXiv:1711.07410). The first term keeps the image in the code. W whitens the latents, so small factors count.
+arXiv:1711.07410). The first term keeps the image in the code. W whitens the latents, so small factors count;
+with `blur` the first term is at first the error of blurred latents, of which places and large areas are the
+largest components, and the code is dearer at first (`first_price`), so that these factors come first.
 
 A is a small decoder from codes to latents. The gradient decoder could decode mixtures, too, but it would take
 another pass for each unit, and its z_t shows an image of its own. A and C exist only while training: they
@@ -55,6 +57,12 @@ class Recombination(nn.Module):
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("whitener", whitener, persistent=False)
         self.register_buffer("unwhitener", torch.linalg.inv(whitener.double()).to(whitener), persistent=False)
+        self.shape = z_0.shape[1:]
+        if config.blur:
+            blurs = [blur_matrix(side, config.blur).to(centre) for side in self.shape[1:]]
+            self.register_buffer("blur_rows", blurs[0], persistent=False)
+            self.register_buffer("blur_columns", blurs[1], persistent=False)
+            self.blurred_variance = self.blur(z_0.flatten(1) - centre).square().mean().item()
         self.decoder, self.critic = build_networks(config, num_numbers, z_0.shape[1:])
 
     def parameter_groups(self, rate: float) -> list[dict]:
@@ -71,6 +79,28 @@ class Recombination(nn.Module):
     def unwhiten(self, y: Tensor, like: Tensor) -> Tensor:
         """Latents in the shape of `like` (B, C, h, w) of whitened latents (B, P)."""
         return (y @ self.unwhitener + self.centre).view_as(like)
+
+    def blur(self, x: Tensor) -> Tensor:
+        """Flat latents (B, P), blurred along both axes of each channel, shape (B, P)."""
+        maps = x.view(-1, *self.shape)
+        return (self.blur_rows @ maps @ self.blur_columns.T).flatten(1)
+
+    def progress(self, step: int) -> float:
+        """How far annealing is at a step, in [0, 1]; 1 without it."""
+        return min(1.0, step / self.config.anneal_steps) if self.config.anneal_steps else 1.0
+
+    def price(self, step: int) -> float:
+        """Factor on the weights of KL and total correlation: falls from `first_price` to 1."""
+        return self.config.first_price ** (1 - self.progress(step))
+
+    def decoding_error(self, decoded: Tensor, z_0: Tensor, step: int) -> Tensor:
+        """Squared error of decoded whitened latents (B, P), shape (); of blurred latents at first."""
+        difference = decoded - self.whiten(z_0)
+        sharp, share = difference.square().mean(), self.progress(step)
+        if not self.config.blur or share == 1:
+            return sharp
+        blurred = self.blur(difference @ self.unwhitener).square().mean() / self.blurred_variance
+        return torch.lerp(blurred, sharp, share)
 
     def judge(self, y: Tensor) -> Tensor:
         """The critic's logits of whitened latents (B, P), shape (B,); its weights are constant."""
@@ -99,7 +129,7 @@ class Recombination(nn.Module):
         taken = draw_taken(code, generator)
         mixed = mix_units(code, code.roll(1, dims=0), taken)
         decoded, recombined = self.decoder(torch.cat([code, mixed]).flatten(1)).chunk(2)
-        error = (decoded - self.whiten(z_0)).square().mean()
+        error = self.decoding_error(decoded, z_0, step)
         critic = -self.judge(recombined).mean()
         recoded = recode_error(recode(self.unwhiten(recombined, z_0)), mixed).mean()
         loss = error + self.config.weight_critic * critic + self.config.weight_recode * recoded
@@ -148,6 +178,12 @@ def build_networks(
             "pixels; choose network=mlp"
         )
     return ConvDecoder(config, num_numbers, shape), ConvCritic(config, shape)
+
+
+def blur_matrix(side: int, deviation: float) -> Tensor:
+    """Gaussian weights of `side` points for each of them, rows summing to 1, shape (side, side)."""
+    place = torch.arange(side, dtype=torch.float)
+    return torch.softmax(-((place[:, None] - place) ** 2) / (2 * deviation**2), dim=1)
 
 
 def build_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -178,6 +178,8 @@ class DisDiffTask(CodeTask):
         if step < self.freeze_steps:
             return loss
         ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
+        if self.recombination is not None:
+            ramp *= self.recombination.price(step)
         if self.loss.weight_kl:
             kl = posterior.kl().mean()
             self.stats["kl"] = kl.detach()

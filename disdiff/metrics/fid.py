@@ -60,7 +60,7 @@ def check_num_images(num_images: int, dims: int, *, allow_few: bool = False) -> 
     if num_images <= dims and not allow_few:
         raise UserError(
             f"{num_images} images are too few for a full-rank covariance of {dims} features: use at least"
-            f" {dims + 1} images, or allow few images for a number that is not a result"
+            f" {dims + 1} images, or allow few images (--allow-few) for a number that is not a result"
         )
 
 

@@ -4,22 +4,23 @@ A difference counts if it is more than twice its standard error over seeds, with
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import NamedTuple
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decidable at this size"
+MARKS = {HOLDS: "yes", FAILS: "no", UNDECIDED: "open"}
 FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a trial: a configuration with overrides, run with every seed.
+    """One side of a trial: a configuration with overrides, run with every seed; or a model that ships.
 
     Attributes:
         name: name in tables and, in lower case, of the runs.
-        file: configuration file.
+        file: configuration file, or the folder of a shipped model, whose seeds draw its test images.
         overrides: overrides of the configuration.
         minutes: expected time of a run on one core, evaluation included, until one has finished.
     """
@@ -27,7 +28,54 @@ class Arm:
     name: str
     file: str
     overrides: tuple[str, ...] = ()
-    minutes: float = 12.0
+    minutes: float = 4.0
+
+    @property
+    def ships(self) -> bool:
+        """Whether the arm is a shipped model."""
+        return not self.file.endswith(".yaml")
+
+
+Results = Mapping[str, Sequence[Mapping[str, float]]]  # values of each seed's run, by arm
+
+
+@dataclass(frozen=True)
+class Check:
+    """A comparison that has to come out for a claim to hold.
+
+    Attributes:
+        arm: the arm whose value is compared.
+        row: name of the value.
+        relation: `above`, `below` or `not below`.
+        than: what it is compared with: the same value of another arm, another value of the same run, or a
+            number.
+    """
+
+    arm: Arm
+    row: str
+    relation: str
+    than: Arm | str | float
+
+    def judge(self, results: Results) -> "Verdict":
+        """The verdict on this comparison alone."""
+        ours = numbers(results, self.arm, self.row)
+        told = f"{self.row}: {self.arm.name} {describe(ours)}"
+        if isinstance(self.than, Arm):
+            theirs = numbers(results, self.than, self.row)
+            told += f", {self.than.name} {describe(theirs)}"
+        elif isinstance(self.than, str):
+            theirs = numbers(results, self.arm, self.than)
+            told = f"{self.row} {describe(ours)}, {self.than} {describe(theirs)}"
+            ours = [a - b for a, b in zip(ours, theirs, strict=True)]  # a run's own difference
+            theirs = [0.0] * len(ours)
+        else:
+            theirs = [self.than] * len(ours)
+            told += f", bound {self.than:g}"
+        higher, lower = (theirs, ours) if self.relation == "below" else (ours, theirs)
+        word, reason = decide(higher, lower)
+        if self.relation == "not below" and word == UNDECIDED and min(len(ours), len(theirs)) >= FEWEST_SEEDS:
+            word, reason = HOLDS, ""
+        return Verdict(word, f"{told} ({MARKS[word]})", reason)
 
 
 class Verdict(NamedTuple):
@@ -38,8 +86,25 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-Results = Mapping[str, Sequence[Mapping[str, float]]]  # values of each seed's run, by arm
-Judge = Callable[[Results], Verdict]
+def judge_all(checks: Sequence[Check], results: Results) -> Verdict:
+    """The verdict on a claim: it holds if every check does, and fails if one does."""
+    parts = [check.judge(results) for check in checks]
+    words = {part.word for part in parts}
+    word = next((word for word in (FAILS, UNDECIDED) if word in words), HOLDS)
+    reasons = dict.fromkeys(part.reason for part in parts if part.reason) if word == UNDECIDED else ()
+    return Verdict(word, "; ".join(part.outcome for part in parts), "; ".join(reasons))
+
+
+def decide(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
+    """Verdict on `ours` having the higher mean, with the reason if it is undecided; one value per seed."""
+    seeds = min(len(ours), len(theirs))
+    if seeds < FEWEST_SEEDS:
+        return UNDECIDED, f"{seeds} seeds where {FEWEST_SEEDS} are needed"
+    error = math.sqrt(sum(stdev(values) ** 2 / len(values) for values in (ours, theirs)))
+    gap = mean(ours) - mean(theirs)
+    if abs(gap) <= 2 * error:
+        return UNDECIDED, "the difference is within twice its standard error"
+    return (HOLDS if gap > 0 else FAILS), ""
 
 
 def numbers(results: Results, arm: Arm, row: str) -> list[float]:
@@ -51,89 +116,5 @@ def describe(values: Sequence[float]) -> str:
     """Mean and standard deviation over seeds (dividing by n - 1), such as `0.48 ± 0.07`."""
     if not values:
         return "-"
-    spread = f" ± {stdev(values):.3g}" if len(values) > 1 else ""
+    spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
     return f"{mean(values):.3g}{spread}"
-
-
-def higher(row: str, arm: Arm, than: Arm) -> Judge:
-    """The claim that `arm` has the higher value `row`."""
-
-    def judge(results: Results) -> Verdict:
-        ours, theirs = numbers(results, arm, row), numbers(results, than, row)
-        outcome = f"{row}: {arm.name} {describe(ours)}, {than.name} {describe(theirs)}"
-        return decide(ours, theirs, outcome)
-
-    return judge
-
-
-def lower(row: str, arm: Arm, than: Arm) -> Judge:
-    """The claim that `arm` has the lower value `row`."""
-    opposite = higher(row, than, arm)
-
-    def judge(results: Results) -> Verdict:
-        outcome = f"{row}: {arm.name} {describe(numbers(results, arm, row))}"
-        outcome += f", {than.name} {describe(numbers(results, than, row))}"
-        return opposite(results)._replace(outcome=outcome)
-
-    return judge
-
-
-def not_lower(row: str, arm: Arm, than: Arm) -> Judge:
-    """The claim that `arm` does as well in `row` or better: it fails if the value is lower."""
-    strict = higher(row, arm, than)
-
-    def judge(results: Results) -> Verdict:
-        verdict = strict(results)
-        alike = verdict.word == UNDECIDED and len(numbers(results, arm, row)) >= FEWEST_SEEDS
-        return Verdict(HOLDS, verdict.outcome) if alike else verdict
-
-    return judge
-
-
-def below(row: str, arm: Arm, bound: float) -> Judge:
-    """The claim that the value `row` of `arm` is below `bound`."""
-
-    def judge(results: Results) -> Verdict:
-        values = numbers(results, arm, row)
-        return decide([bound] * len(values), values, f"{row}: {arm.name} {describe(values)}; bound {bound:g}")
-
-    return judge
-
-
-def first_of(rows: Sequence[str], arm: Arm) -> Judge:
-    """The claim that the first of `rows` is the highest of them, within each run of `arm`."""
-
-    def judge(results: Results) -> Verdict:
-        columns = [numbers(results, arm, row) for row in rows]
-        outcome = f"{arm.name}: " + ", ".join(
-            f"{row} {describe(values)}" for row, values in zip(rows, columns, strict=True)
-        )
-        ahead = [one - max(rest) for one, *rest in zip(*columns, strict=False)]
-        return decide(ahead, [0.0] * len(ahead), outcome)
-
-    return judge
-
-
-def decide(ours: Sequence[float], theirs: Sequence[float], outcome: str) -> Verdict:
-    """Verdict on the claim that `ours` has the higher mean; one value for each seed."""
-    seeds = min(len(ours), len(theirs))
-    if seeds < FEWEST_SEEDS:
-        return Verdict(UNDECIDED, outcome, f"{seeds} seeds where {FEWEST_SEEDS} are needed")
-    error = math.sqrt(sum(stdev(values) ** 2 / len(values) for values in (ours, theirs)))
-    gap = mean(ours) - mean(theirs)
-    if abs(gap) <= 2 * error:
-        return Verdict(UNDECIDED, outcome, "the difference is within twice its standard error")
-    return Verdict(HOLDS if gap > 0 else FAILS, outcome)
-
-
-def every(*judges: Judge) -> Judge:
-    """A claim of several parts: it holds if all do, and fails if one does."""
-
-    def judge(results: Results) -> Verdict:
-        parts = [each(results) for each in judges]
-        words = {part.word for part in parts}
-        word = next((word for word in (FAILS, UNDECIDED) if word in words), HOLDS)
-        reasons = dict.fromkeys(part.reason for part in parts if part.reason) if word == UNDECIDED else ()
-        return Verdict(word, "; ".join(part.outcome for part in parts), "; ".join(reasons))
-
-    return judge

@@ -26,14 +26,12 @@ from disdiff.clip.tower import Clip
 from disdiff.editing.unit_names import name_data
 from disdiff.editing.units import in_batches, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
-from disdiff.evaluation.edit_success import find_probe
 from disdiff.evaluation.probe import Probe
 from disdiff.report.discovery import FILE, PICTURE
 from disdiff.report.grids import save_grid
 from disdiff.runs.run_folder import Run
-from disdiff.runs.stages import shared_folder
 from ldm.data.arrays import silent
-from ldm.data.source import split_indices, to_float
+from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
 from ldm.files import save_json
@@ -80,9 +78,7 @@ class Discovery:
         if options.control:
             self.control = randomise_fields(run.model, options.control, options.seed)
         self.generator = torch.Generator().manual_seed(options.seed)
-        data, evaluation = run.config.data, run.config.evaluation
-        self.eval_index = split_indices(run.source, data.num_train, evaluation.num_images)[1]
-        free = keep_held_out(self.eval_index, run.source, clip.description)
+        free = keep_held_out(run.eval_index, run.source, clip.description)
         order = free[torch.randperm(len(free), generator=self.generator)]
         self.index, reference = order[: options.num_images], order[:NUM_REFERENCE]
         self.reference = in_batches(lambda part: clip(self.load(part)).cpu(), reference)
@@ -168,15 +164,7 @@ class Discovery:
         if source.factor_space is None:
             return result
         if self.probe is None:
-            self.probe = find_probe(
-                shared_folder(self.run.config),
-                self.run.model.latent_space,
-                source,
-                self.eval_index,
-                self.run.config.evaluation.probe_steps,
-                self.run.config.evaluation.seed,
-                progress,
-            )
+            self.probe = self.run.find_probe(progress)
         label = self.prompts.labels.get(name, name)
         return result | judge_edit(self.probe, before, after, list(source.factor_space.names), label)
 

@@ -5,17 +5,22 @@ prior        the prior that regularised the code in training (InfoDiffusion, bet
 latent_dpm   a diffusion model of codes (PDAE, Diff-AE, InfoDiffusion; any system trained with one)
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from disdiff.baselines.prior import PRIORS, sample_bits, term_weights
 from disdiff.build import build_denoiser, build_latent_dpm, get_system
+from disdiff.editing.unconditional import draw_windowed
+from disdiff.editing.units import decode_code, in_batches, sample_start
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run
-from disdiff.runs.stages import list_stages
+from disdiff.runs.stages import Stage, list_stages
+from ldm.data.arrays import silent
 from ldm.diffusion.sampler import EpsFunction
 from ldm.errors import UserError, look_up
 from ldm.nn.layers import freeze
@@ -80,7 +85,7 @@ def find_unconditional(run: Run) -> EpsFunction:
         return run.model.denoiser
     if not isinstance(run.model, DiffusionModel):
         raise UserError(f"{run.config.system} does not predict noise; leave out --during")
-    stage = list_stages(replace(run.config, system="latent_diffusion"), run.source, run.folder)[-1]
+    stage = find_shared_diffusion(run)
     if not stage.trained:
         raise UserError(
             f"there is no unconditional model of these latents ({stage.folder}); train it: "
@@ -89,3 +94,49 @@ def find_unconditional(run: Run) -> EpsFunction:
     denoiser = build_denoiser(run.config, run.model.latent_space)
     stage.load(denoiser)
     return freeze(denoiser).to(run.model.device)
+
+
+def find_shared_diffusion(run: Run) -> Stage:
+    """The stage `latent_diffusion` on the run's first stage, which may not be trained."""
+    return list_stages(replace(run.config, system="latent_diffusion"), run.source, run.folder)[-1]
+
+
+def list_sources(run: Run) -> list[str]:
+    """The ways of `draw_new` to sample a run's model, of those that it has the stages for."""
+    has_dpm = (run.folder / "stages" / "latent_dpm" / WEIGHTS).exists()
+    denoises = isinstance(run.model, DiffusionModel)
+    has_other = isinstance(run.model, DisDiff) or (denoises and find_shared_diffusion(run).trained)
+    return ["data", "normal", *["latent_dpm"] * has_dpm, *["two_phase"] * has_other]
+
+
+def draw_new(
+    run: Run, way: str, num_images: int, seed: int, progress: Callable[[float], None] = silent
+) -> Tensor:
+    """Images sampled from random noise and codes, shape (num_images, 3, H, W) in [-1, 1].
+
+    Args:
+        run: the run.
+        way: source of the codes. `data`: codes of evaluation images; `normal`: standard normal codes, the
+            prior of InfoDiffusion and of the VAEs and a control for systems without a prior; `latent_dpm`;
+            `two_phase`: normal codes, used in the lower half of the steps only, and the unconditional model
+            above (InfoDiffusion).
+        num_images: number of images.
+        seed: seed of codes and noise; the noise is the same for every way.
+        progress: called with the completed fraction, from 0 to 1.
+
+    Raises:
+        UserError: the run lacks what the way needs.
+    """
+    generator, model, sampler = torch.Generator().manual_seed(seed), run.model, run.config.sampler
+    z_T = sample_start(model, num_images, run.source.image_size, generator)
+    if way in ("data", "latent_dpm"):
+        code = draw_codes(run, way, num_images, generator)
+    else:
+        shape = (num_images, *stack_codes(run.require_codes()).shape[1:])
+        code = torch.randn(shape, generator=generator).to(model.device)
+    if way == "two_phase":
+        window = (0, model.schedule.num_steps // 2)
+        elsewhere = find_unconditional(run)
+        return draw_windowed(model, elsewhere, code, z_T, window, sampler, generator, progress)
+    decode = partial(decode_code, model, sampler=sampler, generator=generator)
+    return in_batches(decode, code, z_T, progress=progress)

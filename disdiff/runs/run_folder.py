@@ -8,6 +8,7 @@ log.csv                training log of the last stage
 *.png, report.html     pictures and report
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,10 @@ from disdiff.config.schema import Config, merge, read_yaml
 from disdiff.editing.unit_lookup import DISCOVERY, UnitTable
 from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units, name_units
 from disdiff.evaluation.codes_file import read_run_codes
+from disdiff.evaluation.edit_success import find_probe
+from disdiff.evaluation.probe import Probe
 from disdiff.method.model import ImageModel
-from disdiff.runs.stages import RECORD
+from disdiff.runs.stages import RECORD, shared_folder
 from ldm.data.catalog import choose_crop
 from ldm.data.factor_space import FactorSpace
 from ldm.data.source import ImageSource, split_indices, to_float
@@ -149,14 +152,34 @@ class Run:
             [named.get(unit) for unit in range(self.model.num_units)],
         )
 
+    @cached_property
+    def eval_index(self) -> Tensor:
+        """Indices of the evaluation images, shape (n,) int64."""
+        return split_indices(self.source, self.config.data.num_train, self.config.evaluation.num_images)[1]
+
+    def draw_indices(self, num_images: int, seed: int) -> Tensor:
+        """Indices of random evaluation images, shape (num_images,) int64."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.eval_index[torch.randint(len(self.eval_index), (num_images,), generator=generator)]
+
     def draw_images(self, num_images: int, seed: int) -> Tensor:
         """Random evaluation images, shape (num_images, 3, H, W) in [-1, 1]."""
-        data, evaluation = self.config.data, self.config.evaluation
-        index = split_indices(self.source, data.num_train, evaluation.num_images)[1]
-        generator = torch.Generator().manual_seed(seed)
-        return to_float(
-            self.source.images(index[torch.randint(len(index), (num_images,), generator=generator)])
-        )
+        return to_float(self.source.images(self.draw_indices(num_images, seed)))
+
+    def find_probe(self, progress: Callable[[float], None]) -> Probe:
+        """The probe that judges the run's edits: trained on first use, then kept for runs on the same data.
+
+        Args:
+            progress: called with the completed fraction of its training.
+
+        Raises:
+            UserError: the images have no factor labels.
+        """
+        config, source = self.config, self.source
+        if source.factor_space is None:
+            raise UserError(f"the images of {source.name} have no factor labels, which the probe needs")
+        data = (shared_folder(config), self.model.latent_space, source, self.eval_index)
+        return find_probe(*data, config.evaluation.probe_steps, config.evaluation.seed, progress)
 
 
 def load_run(folder: str | Path, device: str = "cpu", guidance: float | None = None) -> Run:

@@ -114,7 +114,8 @@ def sample_ddim(
         eps_hat = eps_fn(z_t, t)
         z0_hat = _denoise(z_t, eps_hat, here)
         variance = (eta * there.noise / here.noise) ** 2 * (1 - (here.signal / there.signal) ** 2)
-        z_t = there.signal * z0_hat + (there.noise**2 - variance) ** 0.5 * eps_hat
+        kept = max(there.noise**2 - variance, 0.0)  # rounding can make it negative
+        z_t = there.signal * z0_hat + kept**0.5 * eps_hat
         if variance > 0:
             z_t = z_t + variance**0.5 * sample_noise(z_t, generator)
     return z_t

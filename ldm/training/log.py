@@ -2,7 +2,9 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 
 from ldm.files import atomic_path
 
@@ -22,6 +24,28 @@ def read_log(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def summarise_column(points: Sequence[tuple[int, float]], skip: float = 0.1) -> dict[str, float]:
+    """Summarise (step, value) pairs of one column of a log.
+
+    Args:
+        points: the pairs, ordered by step, at least one.
+        skip: share of the steps at the start that is left out.
+
+    Returns:
+        `last`, the mean over the last quarter of the steps; `median` and `largest`; `spike`, the ratio of the
+        largest to the median, which is 1 for a constant.
+    """
+    end = points[-1][0]
+    kept = [value for step, value in points if step > skip * end]
+    middle, top = median(kept), max(kept)
+    return {
+        "last": mean(value for step, value in points if step > 0.75 * end),
+        "median": middle,
+        "largest": top,
+        "spike": top / middle if middle else math.inf,
+    }
 
 
 def format_duration(seconds: float) -> str:

@@ -110,9 +110,13 @@ class StageTask(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's hook: clip the gradient, which Lightning refuses for bf16 and a fused optimiser."""
+        """Lightning's hook: clip the gradient, which Lightning refuses for bf16 and a fused optimiser.
+
+        Its norm before clipping is a statistic of the step.
+        """
         if self.config.grad_clip:
-            nn.utils.clip_grad_norm_(list_parameters(optimizer), self.config.grad_clip)
+            norm = nn.utils.clip_grad_norm_(list_parameters(optimizer), self.config.grad_clip)
+            self.stats["grad_norm"] = norm.detach()
 
     def optimizer_zero_grad(self, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Lightning's hook, does nothing: it runs after the first parts' gradients; see `optimizer_step`."""

@@ -100,10 +100,9 @@ def test_pictures_are_not_drawn_of_other_data_than_the_run_s(script, run_folder,
 
 @pytest.mark.parametrize("has_unit_fields", [True, False])
 def test_only_pictures_that_the_model_can_have_are_drawn(script, run_folder, monkeypatch, has_unit_fields):
-    config = SimpleNamespace(
-        seed=0, sampler=None, data=SimpleNamespace(num_train=2), evaluation=SimpleNamespace(num_images=2)
-    )
+    config = SimpleNamespace(seed=0, sampler=None)
     run = SimpleNamespace(
+        eval_index=[0, 1],
         source=SimpleNamespace(name="shapes3d", procedural=False),
         config=config,
         model=SimpleNamespace(has_unit_fields=has_unit_fields),
@@ -114,7 +113,6 @@ def test_only_pictures_that_the_model_can_have_are_drawn(script, run_folder, mon
     )
     drawn = []
     monkeypatch.setattr(script, "load_named_run", lambda arguments: run)
-    monkeypatch.setattr(script, "split_indices", lambda *sizes: (None, [0, 1]))
     monkeypatch.setattr(script, "make_pictures", lambda *shared, parts: drawn.append(list(parts)))
     arguments = script.make_parser().parse_args([str(run_folder), "--device", "cpu"])
     script.draw(arguments, PARTS, None)

@@ -1,6 +1,7 @@
-"""Scripts on runs of other systems: new codes, the mean gap, the stages of the correction, interpolations."""
+"""Commands on runs: new codes, the mean gap, stages of the correction, composed units, interpolations."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from disdiff.config.schema import to_yaml
 from ldm.files import save_json
 from ldm.training.weight_files import save_weights
 
-SHORT = ("sampler.num_steps=2", "evaluation.num_images=100", "data.num_train=64")
+FACTORS = ("floor hue", "wall hue", "object hue", "scale", "shape", "orientation")
+SHORT = ("sampler.num_steps=2", "evaluation.num_images=100", "data.num_train=64",
+         "evaluation.probe_steps=10")  # fmt: skip
 
 
 @pytest.fixture
@@ -87,6 +90,55 @@ def test_the_stages_of_the_correction_have_a_row_each(make_run, call):
     assert Image.open(path).height > 6 * 128
     status, error = call("correction_stages", make_run("diffae"))
     assert status == 2 and "has no frozen model to correct" in error
+
+
+def test_a_probe_reads_the_factors_from_samples_of_each_stage(make_run, call):
+    (*_, path) = call("correction_stages", make_run("pdae"), "--num", 12, "--probe")
+    read = json.loads(Path(path).with_suffix(".json").read_text())["factors_read"]
+    assert list(read) == ["never", "early", "critical", "late", "always", "chance"]
+    assert set(read["late"]) == {*FACTORS, "mean"} and all(0 <= rate <= 1 for rate in read["late"].values())
+    assert read["chance"]["shape"] >= 0.25 and Image.open(path).width < 9.5 * 132 + 250  # 8 of 12 images
+    assert "leave out --images" in call("correction_stages", "runs/pdae", "--probe", "--images", 3)[1]
+
+
+def test_new_codes_have_a_distance_and_a_row_each(make_run, call):
+    said = call("new_codes", make_run("infodiffusion"), "--num", 20)
+    assert [line.partition(":")[0] for line in said[:-1]] == [
+        *("codes of the data", "normal codes", "codes of the latent DPM", "halves of the data")
+    ]
+    content = json.loads(Path(said[-1]).with_suffix(".json").read_text())
+    assert content["distance"]["halves of the data"] < min(
+        content["distance"][way] for way in ("data", "normal", "latent_dpm")
+    )
+    status, error = call("new_codes", "runs/infodiffusion", "--num", 60)
+    assert status == 2 and "at most 50, half of the run's evaluation images" in error
+
+
+def test_units_are_composed_and_told(make_run, call):
+    folder = make_run("disdiff")
+    importance = np.zeros((6, 6))
+    importance[[0, 0, 1, 1, 2, 2], range(6)] = 1
+    scores = {"fast": {"dci": {"importance": importance.tolist()}}}
+    save_json(folder / "metrics.json", {"system": "disdiff", "dataset": {}, "scores": scores})
+    *said, path = call("compose", folder, "--num", 3)
+    assert [line.split(":")[0] for line in said] == ["changed", "kept", "residual"]
+    content = json.loads(Path(path).with_suffix(".json").read_text())
+    assert content["assigned_unit"]["shape"] == 2 and content["residual"]["pair"] > 0
+    assert "no DCI scores" in call("compose", make_run("pdae"))[1]
+
+
+def test_curves_are_drawn_and_summarised(load_script, call_script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    call = partial(call_script, load_script("curves"), "run")
+    assert "has no log.csv with a loss" in call()[2]
+    Path("run/log.csv").write_text(
+        "step,loss,grad_norm\n" + "\n".join(f"{10 * i},{1 / i},{1 + 8 * (i == 5)}" for i in range(1, 11))
+    )
+    *said, path = call()[1].splitlines()
+    summary = json.loads(Path(path).with_suffix(".json").read_text())
+    assert summary["grad_norm"]["spike"] == 9 and "of_frozen" not in summary
+    assert summary["loss"]["last"] == pytest.approx((1 / 8 + 1 / 9 + 1 / 10) / 3) and len(said) == 2
 
 
 @pytest.mark.parametrize("system", ["pdae", "diffae"])

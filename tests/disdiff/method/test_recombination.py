@@ -91,6 +91,18 @@ def test_whitened_latents_have_unit_variance_and_come_back(recombination, z_0):
     torch.testing.assert_close(recombination.unwhiten(y, z_0), z_0, atol=1e-3, rtol=1e-3)
 
 
+def test_blur_and_price_fade(z_0):
+    config = RecombinationConfig(hidden=8, blur=9.0, first_price=4.0, anneal_steps=10)
+    recombination = Recombination(config, z_0, UNITS * NUMBERS)
+    assert [recombination.price(step) for step in (0, 5, 10, 20)] == pytest.approx([4, 2, 1, 1])
+    decoded = torch.zeros(len(z_0), 16)  # the mean of all latents
+    errors = [recombination.decoding_error(decoded, z_0, step).item() for step in (0, 5, 10)]
+    assert errors == pytest.approx([1, 1, 1], abs=0.02)
+    ripple = recombination.whiten(z_0) + torch.tensor([1.0, -1.0]).repeat(8) @ recombination.whitener
+    errors = [recombination.decoding_error(ripple, z_0, step).item() for step in (0, 10)]
+    assert errors[0] < 0.02 * errors[1]  # a blur as wide as the latent hides what has a mean of zero
+
+
 def test_an_encoder_that_inverts_the_decoder_has_no_error(recombination, z_0, generator):
     """Codes of 16 numbers that are the whitened latents, and a decoder that returns them."""
     recombination.decoder = nn.Identity()

@@ -180,6 +180,13 @@ def test_selection_by_name(schedule, generator, gaussian_eps):
         assert torch.equal(z_0, expected)
 
 
+def test_new_noise_stays_real_on_a_schedule_whose_last_step_is_all_but_noise():
+    schedule = Schedule(ScheduleConfig("linear", 100, 0.1, 0.5))  # alpha_bar ends at 8e-17
+    z_T, config = torch.ones(2, 3, 1, 1), SamplerConfig("ddim", 2, eta=1.0)
+    z_0 = sample(config, latent_free_eps, schedule, z_T, torch.Generator().manual_seed(0))
+    assert not z_0.is_complex() and z_0.isfinite().all()
+
+
 def test_bad_settings_are_refused(schedule, gaussian_eps):
     z_T, eps_fn = torch.zeros(1, 2), gaussian_eps(schedule, MEAN, STD)
     with pytest.raises(UserError, match="ddim, ddpm, dpm_solver"):

@@ -89,7 +89,7 @@ HOOKS = ast.parse((ROOT / "docs/site_hooks.py").read_text())  # not imported, as
     for node in HOOKS.body
     if isinstance(node, ast.Assign) and node.targets[0].id == "OUTSIDE"
 )
-SITE = {name_page(path) for path in (ROOT / "docs").iterdir()} | set(OUTSIDE)
+SITE = {name_page(path) for path in (ROOT / "docs").rglob("*")} | set(OUTSIDE)
 LINKING = sorted({*map(name_page, PAGES), *(name for name in SITE if name.endswith(".md"))})
 
 

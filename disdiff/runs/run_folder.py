@@ -30,6 +30,7 @@ from disdiff.evaluation.probe import Probe
 from disdiff.method.model import ImageModel
 from disdiff.runs.stages import RECORD, shared_folder
 from ldm.data.catalog import choose_crop
+from ldm.data.factor_space import FactorSpace
 from ldm.data.source import ImageSource, split_indices, to_float
 from ldm.errors import UserError
 from ldm.files import expand_home, load_json
@@ -38,7 +39,7 @@ from ldm.numbers import NOT_NEGATIVE
 from ldm.training.weight_files import WEIGHTS, load_weights
 
 
-@dataclass(frozen=True)
+@dataclass
 class AbsentSource:
     """The data set of a run whose images are not on this machine.
 
@@ -52,7 +53,7 @@ class AbsentSource:
     crop: str
     error: UserError
     identity: str = "absent"
-    factor_space: None = None
+    factor_space: FactorSpace | None = None
 
     def __len__(self) -> int:
         raise self.error

@@ -77,6 +77,7 @@ class DisDiffTask(CodeTask):
                 "train system=disdiff with several code.num_units"
             )
         self.lead_steps = loss.recombination.lead_steps if loss.recombination.weight else 0
+        self.trial_step = self.lead_steps  # steps of the lead are cheaper
         if loss.weight_correlation and encoder.posterior != "gaussian":
             raise UserError(
                 "code.loss.weight_correlation needs codes with a variance; set "

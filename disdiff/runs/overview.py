@@ -121,7 +121,7 @@ def try_steps(context: Context, name: str, task: StageTask, screen: dict[int, fl
     def step(size: int) -> None:
         """One forward and backward pass on `size` images."""
         small = {key: value[:size] for key, value in batch.items()}
-        trial.compute_loss(small, 0, trial.step_generator(0)).backward()
+        trial.compute_loss(small, trial.trial_step, trial.step_generator(0)).backward()
         if trial.device.type != "cpu":
             torch.accelerator.synchronize()
 

@@ -38,6 +38,7 @@ class StageTask(pl.LightningModule):
         trained: the module to train.
         stats: losses and statistics of the last step by name, detached, shape ().
         num_parts: number of parts into which a step splits its batch; their gradients are added.
+        trial_step: the step whose time stands for all when a training is estimated.
     """
 
     def __init__(self, trained: nn.Module, settings: TrainSettings) -> None:
@@ -48,6 +49,7 @@ class StageTask(pl.LightningModule):
         self.ema = EMA(trained, self.config.ema_decay) if self.config.ema_decay else None
         self.stats: dict[str, Tensor] = {}
         self.num_parts = 1
+        self.trial_step = 0
         self._frozen: list[nn.Module] = []
         self._generator: torch.Generator | None = None
 

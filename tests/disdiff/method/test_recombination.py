@@ -279,6 +279,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(build_tiny_disdiff, tmp_path, mo
 
 def test_the_lead_trains_the_code_alone_with_a_schedule_of_its_own(build_tiny_disdiff):
     task = build_task(build_tiny_disdiff(), lead_steps=2, learning_rate_factor=0.5)
+    assert task.trial_step == 2
     statistics = prepare(task)
     optimizer = task.configure_optimizers()["optimizer"]
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2] * 4

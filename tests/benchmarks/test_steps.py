@@ -30,6 +30,7 @@ def run_script(monkeypatch, load_benchmark, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_steps_of_the_small_preset_and_the_data_that_they_read(run_script, load_benchmark, tmp_path):
     load_benchmark("data_rates").BATCHES_PER_ROUND = 2
     out = tmp_path / "steps.json"
@@ -116,6 +117,7 @@ def test_a_profile_counts_operations_of_every_part(run_script, tmp_path):
     assert written["parts_seconds"]["loss and gradients"] > written["parts_seconds"]["gradient fields"]
 
 
+@pytest.mark.slow
 def test_more_operations_with_more_units_and_as_many_more_in_a_loop(load_benchmark):
     profiling, build = load_benchmark("profile_step"), load_benchmark("timing").build_step
     flops = {

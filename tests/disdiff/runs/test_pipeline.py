@@ -77,6 +77,7 @@ def test_a_latent_dpm_may_be_added_to_a_finished_run(build, said, system, make_n
 def test_channels_lost_in_noise_are_said_and_recorded(build, said, kind, noisy):
     """After a few steps a posterior is still as wide as N(0, 1), and its means hardly differ."""
     context = build(f"autoencoder.kind={kind}")
+    context.config.preset = "small"  # the smoke preset says nothing of it
     run_pipeline(context)
     channels = context.latent_space.latent_channels
     scores = context.stages["autoencoder"].record["scores"]

@@ -109,7 +109,7 @@ def summarise_composition(
         By size of the set, and averaged over sets: `changed`, the rate at which factors of swapped units have
         the target's value, where it differs from the source's; `kept`, the rate at which all other factors
         have the source's value; `residual`, the relative distance of the joint change from the sum of the
-        single ones. A value that no set gives is null.
+        single ones, of sets that change anything. A value that no set gives is null.
     """
     differs = source != target
     rates: dict[str, dict[str, list[float]]] = {
@@ -124,7 +124,7 @@ def summarise_composition(
                     rows = differs[:, factor]
                     rates["changed"][size] += _rate((found[units] == target)[rows, factor])
             joint = swapped.change(units)
-            if len(units) > 1:
+            if len(units) > 1 and joint.any():
                 gap = (joint - swapped.sum_changes(units)).norm() / joint.norm()
                 rates["residual"][size].append(gap.item())
     return {

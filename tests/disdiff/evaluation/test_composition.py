@@ -36,6 +36,7 @@ def test_rates_count_what_was_to_change_and_what_was_to_stay():
     assert rates["kept"]["pair"] is None and rates["residual"]["single"] is None
     assert rates["residual"]["pair"] == pytest.approx(0.5)  # 4 instead of 1 + 1
     assert summarise_composition(make(2.0), found, SOURCE, TARGET, {0: 3, 1: 5})["residual"]["all"] == 0
+    assert summarise_composition(make(0.0), found, SOURCE, TARGET, {0: 3, 1: 5})["residual"]["all"] is None
 
 
 def test_swapping_nothing_reconstructs_and_all_units_give_the_targets_code(model, halves):

@@ -248,6 +248,14 @@ def test_variants_run_and_come_back(build, overrides):
     assert build(*overrides).stages["code"].trained
 
 
+def test_the_code_from_a_random_start_is_learnt_by_its_file(build):
+    """It says all that it needs, so that it runs with any preset."""
+    context = build("code.loss.recombination.lead_steps=2", file=CONFIGS / "disdiff" / "learnt.yaml")
+    run_pipeline(context)
+    rows = read_log(context.stages["code"].folder / "log.csv")
+    assert all(float(rows[-1][name]) > 0 for name in ("correlation", "decoded", "recoded", "reconstruction"))
+
+
 @pytest.mark.parametrize("system", ["disdiff", "encdiff"])
 def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(build, system, monkeypatch):
     seen = []

@@ -37,7 +37,8 @@ def draw(curves: dict[str, list[tuple[int, float]]], title: str) -> Figure:
     figure = Figure(figsize=(3.4 * len(curves), 2.6), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
-        axes.plot(*zip(*points, strict=True), color=CURVE, linewidth=1.2)
+        marker = "." if len(points) == 1 else None  # a line needs two
+        axes.plot(*zip(*points, strict=True), color=CURVE, linewidth=1.2, marker=marker)
         axes.set_title(COLUMNS[name], fontsize=8)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)

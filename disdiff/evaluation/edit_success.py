@@ -3,8 +3,11 @@
 Each factor is assigned the unit with the highest importance. An edit replaces that unit in the code of a
 source image by that of a target image, and samples from the noise inferred from the source. The edit succeeds
 if the factor takes the target's value, and it keeps another factor if that factor still has the source's
-value. A probe, an image classifier trained with labels for this evaluation only, reads the factors. Two kinds
-read the same edits (`disdiff.evaluation.probe`): one that was trained on original images, whose rates are the
+value. The same is measured for all units that encode the factor more than any other factor, which is what an
+edit by the factor's name replaces (`disdiff.editing.unit_lookup`).
+
+A probe, an image classifier trained with labels for this evaluation only, reads the factors. Two kinds read
+the same edits (`disdiff.evaluation.probe`): one that was trained on original images, whose rates are the
 headline, and one that was trained on autoencoder reconstructions, too.
 """
 
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from disdiff.editing.unit_lookup import UnitTable
 from disdiff.editing.units import decode_code, deterministic, in_batches, reconstruct, renew_noise, swap_units
 from disdiff.evaluation.probe import Probe, train_probe
 from disdiff.method.model import ImageModel
@@ -37,6 +41,7 @@ ORDINAL = ("scale", "orientation")
 NUM_JUDGED = 500  # held-out images on which the probes are tested
 PROBES = {"originals": False, "originals and reconstructions": True}  # kind: trained on reconstructions, too
 LENIENT = "with_reconstructions"  # key of the rates by the second kind
+BY_NAME = "by_name"  # key of the rates of edits of all units that a factor's name finds
 
 
 class FactorReader:
@@ -103,7 +108,7 @@ def compute_editing(
     cache_folder: Path | None = None,
     new_noise: float = 0.0,
 ) -> dict[str, object]:
-    """Compute how often a swap of the assigned unit changes its factor and keeps the others.
+    """Compute how often a swap of the assigned unit, or units, changes its factor and keeps the others.
 
     Args:
         model: the model, in eval mode.
@@ -122,7 +127,8 @@ def compute_editing(
         JSON-ready rates by the probe of original images: `success` per edited factor; `kept` per edited
         factor and other factor; `unedited`, the agreement for unchanged codes; `probe_accuracy` on
         autoencoder reconstructions and `probe_accuracy_originals` on the images themselves; `*_within_one`
-        for the factors in `ORDINAL`, which accept a value off by one. The same rates by the probe that was
+        for the factors in `ORDINAL`, which accept a value off by one. `by_name` has `units`, all that a
+        factor's name finds, and the rates if they are swapped together. The same rates by the probe that was
         trained on reconstructions, too, are under `with_reconstructions`. `probe` names the training images
         of the first, and `assigned_unit` is the unit of each factor. A factor that has the same value in all
         images is not edited.
@@ -136,15 +142,21 @@ def compute_editing(
     z_T = reader.infer_noise(start, code, partial(progress, "inverting"))
     if new_noise:
         z_T = renew_noise(z_T, new_noise, random)
-    units, edits = np.asarray(importance).argmax(axis=0).tolist(), {}
     varying = find_varying(source, eval_index)
+    table = UnitTable(model.num_units, names, np.asarray(importance))
+    alone = {names[f]: [int(table.importance[:, f].argmax())] for f in varying}
+    together = {names[f]: table.find(names[f]) for f in varying}
+    edits, edits_by_name = {}, {}
     for f in varying:
-        target = draw_targets(source, eval_index, f, factors[:, f], random)
+        name, target = names[f], draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
-        edited = swap_units(code, reader.encode(target), [units[f]])
-        seen = reader.read_factors(edited, z_T, partial(progress, f"editing {names[f]}"))
-        edits[names[f]] = seen[:, :, varying], wanted[:, varying]
+        other, report = reader.encode(target), partial(progress, f"editing {name}")
+        seen = reader.read_factors(swap_units(code, other, alone[name]), z_T, report)
+        edits[name] = edits_by_name[name] = seen[:, :, varying], wanted[:, varying]
+        if together[name] != alone[name]:
+            seen = reader.read_factors(swap_units(code, other, together[name]), z_T, report)
+            edits_by_name[name] = seen[:, :, varying], wanted[:, varying]
     held_out = eval_index[:NUM_JUDGED]
     seen = {
         "unedited": (reader.read_factors(code, z_T), factors),
@@ -153,7 +165,8 @@ def compute_editing(
     }
     strict, lenient = (
         {
-            **summarise_edits({name: (found[p], wanted) for name, (found, wanted) in edits.items()}),
+            **summarise_edits(judge(edits, p)),
+            BY_NAME: {"units": together, **summarise_edits(judge(edits_by_name, p))},
             **{key: by_name(names, agreement(found[p], wanted)) for key, (found, wanted) in seen.items()},
         }
         for p in range(len(probes))
@@ -162,7 +175,7 @@ def compute_editing(
         "probe": next(iter(PROBES)),
         **strict,
         LENIENT: lenient,
-        "assigned_unit": {names[f]: units[f] for f in varying},
+        "assigned_unit": {name: units[0] for name, units in alone.items()},
         "num_pairs": num_pairs,
         "noise": f"{new_noise:.0%} new" if new_noise else "inferred",
         "sampler": asdict(reader.sampler),
@@ -201,6 +214,11 @@ def find_probe(
     load_weights(folder / WEIGHTS, probe)
     probe = probe.to(latent_space.mean.device, memory_format=torch.channels_last)
     return probe.eval().requires_grad_(False)
+
+
+def judge(edits: dict[str, tuple[Tensor, Tensor]], probe: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """What one probe read, and the desired factors, of edits that P probes read, (P, n, F) and (n, F)."""
+    return {name: (found[probe], wanted) for name, (found, wanted) in edits.items()}
 
 
 def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:

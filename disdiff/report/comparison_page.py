@@ -13,7 +13,7 @@ from PIL import Image
 from disdiff.report.comparison import SPEED, Column, Comparison, RunRecord
 from disdiff.report.elements import Picture, embed_figure, render, to_address
 from disdiff.report.figures import CURVE, DPI
-from disdiff.report.summary import EDITING, LENIENT, PSNR_ROWS
+from disdiff.report.summary import BY_NAME, EDITING, LENIENT, PSNR_ROWS
 from disdiff.report.tables import (
     describe,
     explain,
@@ -30,11 +30,12 @@ CHARTS = (
     *RANKED,
     *("DCI completeness", "DCI informativeness", "MIG", "InfoM", "InfoE", "InfoC"),
     *EDITING.values(),
+    *BY_NAME.values(),
     *LENIENT.values(),
     *(PSNR_ROWS[kind] for kind in ("inferred", "random")),
     *("Parameters, trainable (M)", SPEED),
 )
-SHARES = {*CHARTS[:8], *EDITING.values(), *LENIENT.values()}  # values between 0 and 1
+SHARES = {*CHARTS[:8], *EDITING.values(), *BY_NAME.values(), *LENIENT.values()}  # values between 0 and 1
 THUMBNAILS = {"swap": "Swaps", "traversal": "Traversals"}
 WIDTH = 560  # width of a thumbnail, in pixels
 

@@ -29,6 +29,10 @@ PSNR_ROWS = {kind: f"PSNR (dB): {name.lower()}" for kind, name in PSNR.items()}
 CONTROLLED = {"factor_vae": "FactorVAE", "dci": "DCI"}  # scores of controls
 EDITING = {"success_mean": "Swaps that give the target's value", "kept_mean": "Other factors kept by swaps"}
 LENIENT = {key: f"{name}, lenient probe" for key, name in EDITING.items()}
+BY_NAME = {
+    "success_mean": "Swaps of all units of a factor that give the target's value",
+    "kept_mean": "Other factors kept by swaps of all units of a factor",
+}
 LENIENT_PROBE = "a probe trained on originals and reconstructions, which reads through blur"
 NOT_MEASURED = "not measured"
 Rows = list[list[str | float]]
@@ -61,6 +65,7 @@ def list_values(metrics: dict[str, Any], protocol: str | None) -> dict[str, floa
     (strict, lenient), reconstruction = split_edits(metrics), metrics.get("reconstruction") or {}
     found = {
         **{name: strict.get(key) for key, name in EDITING.items()},
+        **{name: strict.get("by_name", {}).get(key) for key, name in BY_NAME.items()},
         **{name: lenient.get(key) for key, name in LENIENT.items()},
         **{name: reconstruction.get(f"{kind}_psnr") for kind, name in PSNR_ROWS.items()},
         "MSE, inferred noise": reconstruction.get("inferred_mse"),
@@ -121,7 +126,9 @@ def split_edits(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def list_edits(editing: dict[str, Any]) -> Rows:
-    """Rows per factor: its unit, success rate, the worst-kept factor, and the accuracies of the probe."""
+    """Rows per factor: its unit, success rates of it and of all units of the factor, the worst-kept factor,
+    and the accuracies of the probe.
+    """
     rows: Rows = []
     for name, success in editing.get("success", {}).items():
         kept = editing.get("kept", {}).get(name, {})
@@ -131,6 +138,7 @@ def list_edits(editing: dict[str, Any]) -> Rows:
                 name,
                 f"unit {editing['assigned_unit'][name]}",
                 success,
+                describe_together(editing.get("by_name"), name),
                 "" if worst is None else f"{kept[worst]:.2f} ({worst})",
                 editing.get("unedited", {}).get(name, ""),
                 editing.get("probe_accuracy_originals", {}).get(name, NOT_MEASURED),
@@ -138,6 +146,14 @@ def list_edits(editing: dict[str, Any]) -> Rows:
             ]
         )
     return rows
+
+
+def describe_together(by_name: dict[str, Any] | None, factor: str) -> str:
+    """The success rate of swaps of all units of a factor, with their numbers; empty for a single unit."""
+    if by_name is None:
+        return NOT_MEASURED
+    units = by_name["units"][factor]
+    return f"{by_name['success'][factor]:.2f} (units {', '.join(map(str, units))})" if units[1:] else ""
 
 
 def list_reconstructions(reconstruction: dict[str, Any]) -> Rows:

@@ -169,7 +169,9 @@ def summarise(metrics: dict[str, Any]) -> str:
     if metrics["editing"] is not None:
         editing = metrics["editing"]
         kept = "" if editing["kept_mean"] is None else f", {editing['kept_mean']:.0%} of the rest kept"
-        parts.append(f"swaps {editing['success_mean']:.0%} right{kept}")
+        together = editing.get("by_name")  # runs of earlier versions lack it
+        named = f" ({together['success_mean']:.0%} with all units of a factor)" if together else ""
+        parts.append(f"swaps {editing['success_mean']:.0%} right{named}{kept}")
     for protocol, scores in (metrics["scores"] or {}).items():
         parts.insert(0, f"{describe_headlines(scores)} ({protocol})")
         parts += list_notes(scores)

@@ -48,7 +48,7 @@ class Copier(torch.nn.Module):
 @pytest.fixture
 def copier(model, monkeypatch):
     def decode(model, code, z_T, sampler, units=None, generator=None):
-        code = code.flip(1) if model.mixed else code
+        code = code.flip(1) if model.mixed else code[:, :2]
         return code.unflatten(2, (3, 16, 8)).permute(0, 2, 3, 1, 4).flatten(3)
 
     monkeypatch.setattr("disdiff.evaluation.edit_success.decode_code", decode)
@@ -149,6 +149,21 @@ def test_the_wrong_unit_never_succeeds_and_disturbs_the_other_factor(copier, hal
     assert result["success_mean"] == 0.0
     assert result["kept_min"] < 0.6
     assert result["unedited"] == {"brightness": 1.0, "scale": 1.0}
+
+
+def test_a_factor_in_two_units_needs_both(copier, halves, eval_index):
+    """The last unit does nothing alone; a factor's name finds both of its units, in both orders."""
+    model = copier()
+    model.num_units, encode = 3, model.encode
+    model.encode = lambda image: torch.cat([encode(image), encode(image)[:, :1]], dim=1)
+    importance = np.array([[0.4, 0], [0, 1], [0.6, 0]])
+    result = compute_editing(model, halves, eval_index, importance, SAMPLER, 40, seed=0, probe_steps=60)
+    together = result["by_name"]
+    assert result["assigned_unit"] == {"brightness": 2, "scale": 1}
+    assert together["units"] == {"brightness": [2, 0], "scale": [1]}
+    assert result["success"] == {"brightness": 0.0, "scale": 1.0}
+    assert together["success"] == {"brightness": 1.0, "scale": 1.0} and together["kept_min"] == 1.0
+    assert set(result["with_reconstructions"]["by_name"]) == set(together)
 
 
 def test_rates_of_edits():

@@ -53,6 +53,12 @@ def run_folder(tmp_path, scores, codes):
             "kept_mean": 0.925,
             "kept_min": 0.88,
             "assigned_unit": {"wall <hue>": 1, "scale": 0},
+            "by_name": {
+                "units": {"wall <hue>": [1, 2], "scale": [0]},
+                "success": {"wall <hue>": 0.96, "scale": 0.4},
+                "success_mean": 0.68,
+                "kept_mean": 0.91,
+            },
             "unedited": {"wall <hue>": 1.0, "scale": 0.95},
             "probe_accuracy": {"wall <hue>": 1.0, "scale": 0.99},
             "probe_accuracy_originals": {"wall <hue>": 1.0, "scale": 0.995},

@@ -120,8 +120,8 @@ def test_report_says_what_was_found_and_how_it_was_measured(run_folder):
     assert {cells[1] for name, cells in table.items() if name[:3] == "DCI"} == {"trees; 10,000 train"}
     edits, lenient = (rows for name, rows in page.tables.items() if name.startswith("Edits"))
     assert edits == [
-        ["wall <hue>", "unit 1", "0.900", "0.88 (scale)", "1.000", "1.000", "1.000"],
-        ["scale", "unit 0", "0.400", "0.97 (wall <hue>)", "0.950", "0.995", "0.990"],
+        ["wall <hue>", "unit 1", "0.900", "0.96 (units 1, 2)", "0.88 (scale)", "1.000", "1.000", "1.000"],
+        ["scale", "unit 0", "0.400", "", "0.97 (wall <hue>)", "0.950", "0.995", "0.990"],
     ]
     assert [row[2] for row in lenient] == ["1.000", "0.500"]
     made = [row[1:] for row in page.tables["Reconstruction"]]
@@ -167,7 +167,7 @@ def test_what_an_earlier_version_did_not_measure_is_said(run_folder, edit_metric
     page = read(write_report(run_folder))
     assert sum("not measured" in text for text in page.find("p")) == 2  # controls, and the probe of originals
     (edits,) = (rows for name, rows in page.tables.items() if name.startswith("Edits"))
-    assert edits[0][2] == "0.900" and edits[0][5] == "not measured"
+    assert edits[0][2] == "0.900" and edits[0][6] == "not measured"
     assert page.tables["Reconstruction"][0][1:] == ["29.0 dB", "not measured", "not measured"]
     assert sum("lenient probe" in text for text in page.find("span")) == 2
 

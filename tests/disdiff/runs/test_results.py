@@ -115,7 +115,10 @@ def test_scores_that_are_not_defined_stop_no_summary():
     ):
         assert part in said
     metrics["scores"][protocol] = {"unsupervised": {}, "undefined": undefined}
-    assert "no FactorVAE, DCI or TAD score (fast)" in results.summarise(metrics)
+    metrics["editing"]["by_name"] = {"success_mean": 0.75}
+    said = results.summarise(metrics)
+    assert "no FactorVAE, DCI or TAD score (fast)" in said
+    assert "swaps 50% right (75% with all units of a factor);" in said
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from disdiff.commands.terminal import begin_parser
 from disdiff.config.places import PRETRAINED, ROOT, find
 from disdiff.editing.image_input import load_image
+from disdiff.editing.units import check_units
 from disdiff.report.grids import check_suffix, save_grid
 from disdiff.runs.run_folder import Run, load_run
 from ldm.device import DEVICES, resolve_device
@@ -90,12 +91,25 @@ def number(limits: Range) -> Callable[[str], int | float]:
 count, several = number(COUNT), number(SEVERAL)
 
 
-def parse_units(text: str) -> list[int]:
-    """Parse the value of `--units`, such as `0,3`."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of units; write for example 0,3") from None
+def add_units(parser: argparse.ArgumentParser, use: str) -> None:
+    """Add `--units`, whose value `find_units` reads."""
+    parser.add_argument(
+        "--units",
+        metavar="K,K",
+        help=f"units to {use}: numbers, or a factor's name (default: all)",
+    )
+
+
+def find_units(text: str, run: Run) -> list[list[int]]:
+    """The units of each part of a value of `--units`: one of a number, all of a factor's name.
+
+    Raises:
+        UserError: there is no such unit, or a unit occurs twice.
+    """
+    table = run.unit_table()
+    groups = [table.find(part) for part in text.split(",")]
+    check_units([unit for group in groups for unit in group], table.num_units)
+    return groups
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -10,16 +10,17 @@ import torch
 
 from disdiff.commands.common import (
     add_sampler_options,
+    add_units,
     build_parser,
     choose_path,
     count,
+    find_units,
     open_run,
-    parse_units,
     save_picture,
     show_progress,
 )
 from disdiff.editing.unconditional import check_window, draw_windowed
-from disdiff.editing.units import check_units, draw_samples, sample_start
+from disdiff.editing.units import draw_samples, sample_start
 from disdiff.report.grids import as_grid
 from disdiff.runs.new_codes import ORIGINS, draw_codes, find_unconditional
 from ldm.errors import UserError
@@ -43,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--codes", choices=tuple(ORIGINS), default="data", help="source of the codes (default: data)"
     )
-    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to use (default: all)")
+    add_units(parser, "use")
     parser.add_argument(
         "--during",
         type=int,
@@ -63,12 +64,11 @@ def main(arguments: argparse.Namespace) -> None:
     out = choose_path(arguments, "samples.png")
     run, sampler = open_run(arguments)
     model = run.model
-    if arguments.units is not None:
-        check_units(arguments.units, model.num_units)
+    units = None if arguments.units is None else sum(find_units(arguments.units, run), [])
     generator = torch.Generator().manual_seed(arguments.seed)
     code = draw_codes(run, arguments.codes, arguments.num, generator)
     title = f"Samples: {ORIGINS[arguments.codes]}, random noise"
-    size, units = run.source.image_size, arguments.units
+    size = run.source.image_size
     if arguments.during:
         elsewhere = find_unconditional(run)
         first, last = check_window(arguments.during, model.schedule)

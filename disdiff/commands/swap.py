@@ -6,16 +6,17 @@ import torch
 
 from disdiff.commands.common import (
     add_sampler_options,
+    add_units,
     build_parser,
     choose_path,
+    find_units,
     load_image,
     number,
     open_run,
-    parse_units,
     save_picture,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, renew_noise
+from disdiff.editing.units import deterministic, renew_noise
 from disdiff.report.pictures import TITLES, draw_swap
 from disdiff.runs.run_folder import Run
 from ldm.errors import UserError
@@ -24,6 +25,7 @@ from ldm.numbers import FRACTION
 EXAMPLES = """examples:
   disdiff swap pretrained/shapes3d                              eight random pairs, every unit
   disdiff swap pretrained/shapes3d --units 0,3                  these units, and both together
+  disdiff swap pretrained/shapes3d --units "wall hue"           all units of this factor
   disdiff swap pretrained/shapes3d --source 12 --target 70000   two images of the data set
   disdiff swap pretrained/shapes3d --images a.png b.png         two pictures of your own
   disdiff swap pretrained/shapes3d --noise random --steps 100   random noise instead of the source's
@@ -36,7 +38,7 @@ NUM_PAIRS = 8
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to swap (default: all)")
+    add_units(parser, "swap")
     parser.add_argument("--source", type=int, metavar="I", help="index of the source image in the data set")
     parser.add_argument("--target", type=int, metavar="J", help="index of the target image in the data set")
     parser.add_argument("--images", nargs=2, metavar=("SOURCE", "TARGET"), help="two picture files")
@@ -77,8 +79,10 @@ def main(arguments: argparse.Namespace) -> None:
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
-    units = check_units(arguments.units or names.order, model.num_units)
-    swaps = [[unit] for unit in units] + ([units] if arguments.units and len(units) > 1 else [])
+    swaps = [[unit] for unit in names.order]
+    if arguments.units is not None:
+        swaps = find_units(arguments.units, run)
+        swaps += [sum(swaps, [])] if len(swaps) > 1 else []
     device = model.device
     source, target = (image.to(device) for image in choose_pairs(arguments, run))
     z_T = model.infer_noise(source, model.encode(source), sampler.num_steps)

@@ -6,17 +6,18 @@ import torch
 
 from disdiff.commands.common import (
     add_sampler_options,
+    add_units,
     build_parser,
     choose_image,
     choose_path,
+    find_units,
     number,
     open_run,
-    parse_units,
     save_picture,
     several,
     show_progress,
 )
-from disdiff.editing.units import check_units, deterministic, principal_directions
+from disdiff.editing.units import deterministic, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.report.pictures import AMOUNTS, TITLES, draw_traversal, label_amounts
 from ldm.numbers import POSITIVE
@@ -24,6 +25,7 @@ from ldm.numbers import POSITIVE
 EXAMPLES = """examples:
   disdiff traverse pretrained/shapes3d                     a random image, every unit
   disdiff traverse pretrained/shapes3d --units 0,3         these units
+  disdiff traverse pretrained/shapes3d --units "wall hue"  the units of this factor, one row each
   disdiff traverse pretrained/shapes3d --image 70000       an image of the data set
   disdiff traverse pretrained/shapes3d --image photo.png --reach 3 --columns 13
 Writes edits/<run>-traversal.png (the next one is <run>-traversal-2.png); --out PATH changes the path."""
@@ -32,7 +34,7 @@ Writes edits/<run>-traversal.png (the next one is <run>-traversal-2.png); --out 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, EXAMPLES)
-    parser.add_argument("--units", type=parse_units, metavar="K,K", help="units to move (default: all)")
+    add_units(parser, "move")
     parser.add_argument(
         "--image", metavar="I|FILE", help="data set index or picture file (default: a random image)"
     )
@@ -54,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
-    units = check_units(arguments.units or names.order, model.num_units)
+    units = names.order if arguments.units is None else sum(find_units(arguments.units, run), [])
     directions = principal_directions(stack_codes(run.require_codes()))
     image = choose_image(arguments.image, run, arguments.seed)
     amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())

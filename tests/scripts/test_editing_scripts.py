@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from disdiff.runs.run_folder import load_run
 from ldm.data.procedural import ProceduralShapes3D
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -30,6 +31,17 @@ def test_swap_shows_a_row_per_unit_and_one_for_all_together(call):
     every, some = call("swap"), call("swap", "--units", "0,2", "--out", "some.png")
     assert every == Path("edits/tiny-swap.png") and height(every) == height(some)  # 3 units; 2 and both
     assert height(call("swap", "--units", "1", "--out", "one.png")) == height(every) - 2 * 132
+
+
+def test_a_factor_names_all_of_its_units(call, named_run):
+    table = load_run(named_run).unit_table()
+    assert len(table.factor_names) == 6
+    for name in table.factor_names[:2]:
+        numbers = ",".join(map(str, table.find(name)))
+        by_name, by_number = (call("traverse", "--units", each) for each in (name, numbers))
+        assert by_name.read_bytes() == by_number.read_bytes()
+    one, both = (call("swap", "--units", each, "--out", f"{each}.png") for each in (name, f"{name},0"))
+    assert height(both) == height(one) + 2 * 132
 
 
 def test_no_picture_takes_the_place_of_an_earlier_one(call, tmp_path):
@@ -112,7 +124,7 @@ def test_report_is_written_and_pictures_drawn_anew(call, named_run):
         (["sample", "--seed", "-1"], "at least 0 and at most 4294967295"),
         (["sample", "--seed", str(2**32)], "at most 4294967295 and at least 0"),
         (["swap", "--seed", str(2**64)], "at most 4294967295 and at least 0"),
-        (["sample", "--units", "a"], "not a list of units"),
+        (["sample", "--units", "a"], "no unit has the name 'a'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(call, tmp_path, command, says):

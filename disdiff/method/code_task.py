@@ -35,11 +35,15 @@ class CodeTask(StageTask):
         """Fit statistics that the loss needs to training latents (n, C, h, w), before the first step."""
 
     def parameter_groups(self) -> list[dict]:
-        """Two groups, the encoder with its own learning rate and all other parameters."""
+        """Two groups, the encoder with its own learning rate and all other parameters.
+
+        Muon trains the other parameters only; the encoder is then trained by AdamW.
+        """
         encoder = list(self.trained.encoder.parameters())
         own = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in self.trained.parameters() if id(parameter) not in own]
-        return [{"params": encoder, "lr": self.budget.learning_rate * self.encoder_rate}, {"params": rest}]
+        rate = self.budget.learning_rate * self.encoder_rate
+        return [{"params": encoder, "lr": rate, "orthogonal": False}, {"params": rest}]
 
     @property
     def current(self) -> ImageModel:

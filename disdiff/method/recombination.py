@@ -66,10 +66,11 @@ class Recombination(nn.Module):
         self.decoder, self.critic = build_networks(config, num_numbers, z_0.shape[1:])
 
     def parameter_groups(self, rate: float) -> list[dict]:
-        """The small decoder and the critic at a learning rate; the critic has its own betas of Adam."""
+        """The small decoder and the critic at a learning rate, without Muon; the critic has its own betas."""
+        adam = {"lr": rate, "orthogonal": False}
         return [
-            {"params": list(self.decoder.parameters()), "lr": rate},
-            {"params": list(self.critic.parameters()), "lr": rate, "betas": CRITIC_BETAS},
+            {"params": list(self.decoder.parameters()), **adam},
+            {"params": list(self.critic.parameters()), **adam, "betas": CRITIC_BETAS},
         ]
 
     def whiten(self, z_0: Tensor) -> Tensor:
@@ -117,7 +118,8 @@ class Recombination(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of encoder, small decoder and critic, weighted, shape (), and its terms, detached.
 
-        The critic gets gradients of L_C only, and nothing else does.
+        The critic gets gradients of L_C only, and nothing else does. Without a weight of the critic and of
+        recoding nothing is mixed.
 
         Args:
             z_0: latents, shape (B, C, h, w).
@@ -126,6 +128,9 @@ class Recombination(nn.Module):
             step: the training step.
             generator: source of the mixtures.
         """
+        if not (self.config.weight_critic or self.config.weight_recode):
+            error = self.decoding_error(self.decoder(code.flatten(1)), z_0, step)
+            return self.config.weight * error, {"decoded": error.detach()}
         taken = draw_taken(code, generator)
         mixed = mix_units(code, code.roll(1, dims=0), taken)
         decoded, recombined = self.decoder(torch.cat([code, mixed]).flatten(1)).chunk(2)

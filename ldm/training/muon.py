@@ -6,7 +6,8 @@ momentum of its gradient, with all singular values brought near 1 by a few matri
     X <- a X + (b X X^T + c (X X^T)^2) X,    X = momentum / |momentum|,
 
 so that directions of small gradient are learnt as fast as the large ones. All other parameters, and matrices
-with few channels, are trained by AdamW with the same learning rate. Deviation: the root mean square of a step
+with few channels, are trained by AdamW with the same learning rate, and so are parameter groups that set
+`orthogonal` to false. Deviation: the root mean square of a step
 is `STEP_SIZE` times the learning rate whatever the matrix's shape, so that Adam's learning rates serve.
 """
 
@@ -52,7 +53,11 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         pairs = [(group, p) for group in self.param_groups for p in group["params"]]
-        held = [(group, p, p.grad) for group, p in pairs if p.grad is not None and is_matrix(p)]
+        held = [
+            (group, p, p.grad)
+            for group, p in pairs
+            if p.grad is not None and group.get("orthogonal", True) and is_matrix(p)
+        ]
         for _, parameter, _ in held:
             parameter.grad = None  # hidden from AdamW
         super().step()

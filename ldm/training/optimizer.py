@@ -25,6 +25,7 @@ class TrainConfig:
         cuda_batch_factor: on CUDA the batch is this many times larger, the number of steps is divided by this
             factor, and the learning rate is multiplied by its square root.
         optimizer: `adam`, `adamw`, or `muon`: orthogonal steps for the weights of layers, AdamW for the rest.
+            In the stage `code`, `muon` leaves the encoder to AdamW.
         learning_rate: the highest learning rate.
         betas: betas of the optimiser.
         weight_decay: weight decay of the optimiser.

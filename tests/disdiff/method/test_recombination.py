@@ -174,6 +174,18 @@ def test_the_encoder_is_asked_for_images_that_the_critic_takes_for_real(recombin
     assert grad[:, 0, 1].abs().max() < 1e-3 * grad[:, 0, 0].abs().max()
 
 
+def test_without_critic_and_recoding_only_the_small_decoder_learns(recombination, z_0, generator):
+    config, state = recombination.config, generator.get_state()
+    config.weight_recode = config.weight_critic = 0.0
+    code = torch.randn(len(z_0), UNITS, NUMBERS, generator=torch.Generator().manual_seed(1))
+    loss, stats = recombination(z_0, code, lambda z: pytest.fail("read again"), 1, generator)
+    error = (recombination.decoder(code.flatten(1)) - recombination.whiten(z_0)).square().mean()
+    assert set(stats) == {"decoded"} and torch.equal(generator.get_state(), state)
+    torch.testing.assert_close(loss, 2 * error)
+    loss.backward()
+    assert all(weight.grad is None for weight in recombination.critic.parameters())
+
+
 BATCH, STEPS = 4, 6
 
 

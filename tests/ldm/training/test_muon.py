@@ -57,6 +57,18 @@ def test_steps_have_the_stated_size_and_the_rest_moves_as_by_adamw():
         assert torch.equal(parameter, others.get_parameter(name)) == (name != "2.weight")
 
 
+def test_a_group_may_be_left_to_adamw():
+    layers, others = build_layers(), build_layers()
+    groups = [{"params": list(layers.parameters()), "orthogonal": False}]
+    for net, each in (
+        (layers, Muon(groups, lr=0.01, weight_decay=0.0, fused=True)),
+        (others, torch.optim.AdamW(others.parameters(), lr=0.01, weight_decay=0.0, fused=True)),
+    ):
+        backward(net, 0)
+        each.step()
+    assert all(map(torch.equal, layers.parameters(), others.parameters()))
+
+
 def test_weight_decay_shrinks_matrices_too():
     layers, decayed = build_layers(), build_layers()
     for net, decay in ((layers, 0.0), (decayed, 0.5)):

@@ -131,8 +131,8 @@ def build_disdiff(
     numbers, loss = math.prod(latent_space.latent_shape(image_size)), config.code.loss
     if loss.whiten_ridge is not None:
         check_whitened(numbers)
-    if loss.recombination.weight:
-        check_whitened(numbers, "code.loss.recombination.weight")
+    if loss.auxiliary.weight:
+        check_whitened(numbers, "code.loss.auxiliary.weight")
     encoder = build_encoder(config, latent_space, image_size, has_features=True)
     encoder_input = build_encoder_input(config.code.encoder.input, latent_space, denoiser)
     return add_decoder(config, latent_space, denoiser, encoder, encoder_input, kind)

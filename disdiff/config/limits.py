@@ -25,7 +25,7 @@ MAY_BE_ZERO = {
     *("num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "harmonics", "gan_start"),
     *("warmup_steps", "kl_warmup_steps", "freeze_steps", "capacity_steps", "t_min"),
-    *("lead_steps", "anneal_steps"),
+    *("pretrain_steps", "anneal_steps"),
 }
 MAY_NOT_BE_ZERO = {
     "learning_rate",

@@ -19,38 +19,43 @@ MAX_WHITENED = 4096  # entries of a latent whose covariance is inverted
 
 
 @dataclass
-class RecombinationConfig:
-    """Recombination of units (`disdiff.method.recombination`).
+class AuxiliaryConfig:
+    """The auxiliary decoder (`disdiff.method.auxiliary_decoder`).
 
     Attributes:
-        weight: weight of L_rec; 0 switches recombination off.
-        weight_critic: weight of the critic's judgement of mixtures.
-        weight_recode: weight of the error of reading a mixture again.
-        weight_penalty: weight of the critic's gradient penalty.
-        ridge: ridge of the whitening, in units of the latents' covariance; see `code.loss.whiten_ridge`.
-        network: the small decoder and the critic: `mlp`, or `conv`, convolutions at half the latent's size.
+        weight: weight of L_aux; 0 for no auxiliary decoder.
+        pretrain_steps: for so many steps only L_aux, KL and total correlation train; the gradient decoder
+            begins after that.
+        network: the decoder and the critic: `mlp`, or `conv`, convolutions at half the latent's size.
         hidden: width of the hidden linear layers of both.
         channels: channels of `conv`.
-        blur: standard deviation of a blur of the latents, in their pixels: at first the small decoder's error
-            is that of blurred latents, so that large structures and places are learnt first; 0 for none.
+        ridge: ridge of the whitening, in units of the latents' covariance; see `code.loss.whiten_ridge`.
+        blur: standard deviation of a blur of the latents, in their pixels: at first the decoder's error is
+            that of blurred latents, so that large structures and places are learnt first; 0 for none.
         first_price: at first `weight_kl` and `weight_correlation` are so many times larger.
         anneal_steps: over these steps the blur and the first price fade.
-        lead_steps: for so many steps only this loss, KL and total correlation train; the gradient decoder
-            begins after that.
+        weight_critic: weight of the critic's judgement of codes mixed from two images (recombination).
+        weight_recode: weight of the error of reading a mixed code again.
+        weight_penalty: weight of the critic's gradient penalty.
     """
 
     weight: float = 0.0
-    weight_critic: float = 0.5
-    weight_recode: float = 1.0
-    weight_penalty: float = 0.5
-    ridge: float = 1.0
+    pretrain_steps: int = 0
     network: str = "mlp"
     hidden: int = 256
     channels: int = 32
+    ridge: float = 1.0
     blur: float = 0.0
     first_price: float = 1.0
     anneal_steps: int = 0
-    lead_steps: int = 0
+    weight_critic: float = 0.0
+    weight_recode: float = 0.0
+    weight_penalty: float = 0.5
+
+    @property
+    def mixes(self) -> bool:
+        """Whether units of two images are mixed."""
+        return bool(self.weight_critic or self.weight_recode)
 
 
 @dataclass
@@ -82,7 +87,7 @@ class DisDiffLossConfig:
         kl_warmup_steps: `weight_kl` rises linearly over these steps.
         weight_correlation: weight of the total correlation of a Gaussian code's units, in nats
             (`disdiff.method.kl_parts`).
-        recombination: mixtures of the units of two images must show an image.
+        auxiliary: an auxiliary decoder of the code, which can train it alone at first.
     """
 
     norm: str = "l1"
@@ -105,7 +110,7 @@ class DisDiffLossConfig:
     weight_kl: float = 0.0
     kl_warmup_steps: int = 0
     weight_correlation: float = 0.0
-    recombination: RecombinationConfig = field(default_factory=RecombinationConfig)
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
 
 
 def invariant_logits(code_hat_c: Tensor, code_hat: Tensor) -> Tensor:

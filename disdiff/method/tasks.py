@@ -1,11 +1,11 @@
 """Training task of DisDiff and PDAE (Yang et al. 2023, arXiv:2301.13721).
 
-    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL + weight_correlation * TC + L_rec
+    L = L_r + weight_disentangle * w * (L_in + L_va) + weight_kl * KL + weight_correlation * TC + L_aux
 
 L_r is the error of eps_base + training_coefficient * sum_k grad_k. For L_in and L_va the frozen prediction is
-shifted by one sampled unit and encoded again; both are small if the code shows which unit was sampled. L_rec
-is optional: mixtures of the units of two images must show an image (`disdiff.method.recombination`). TC is
-the code's total correlation. L_rec may lead: then only L_rec, KL and TC train for the first steps.
+shifted by one sampled unit and encoded again; both are small if the code shows which unit was sampled. TC is
+the code's total correlation. L_aux is the loss of an optional auxiliary decoder
+(`disdiff.method.auxiliary_decoder`), which can pre-train the code: only L_aux, KL and TC train at first.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
 from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
 from disdiff.method.kl_parts import decompose_kl
@@ -31,7 +32,6 @@ from disdiff.method.losses import (
     whitened_error,
 )
 from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
-from disdiff.method.recombination import Recombination
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_integers, sample_noise
 from ldm.errors import UserError, check_option, look_up
@@ -70,22 +70,22 @@ class DisDiffTask(CodeTask):
     ) -> None:
         super().__init__(model, encoder, settings)
         self.loss = loss
-        self.recombination: Recombination | None = None
-        if loss.recombination.weight and model.networks.encoder.num_units < 2:
+        self.auxiliary: AuxiliaryDecoder | None = None
+        if loss.auxiliary.weight and loss.auxiliary.mixes and model.networks.encoder.num_units < 2:
             raise UserError(
-                "code.loss.recombination mixes units, and this code has one; set its weight to 0, or "
-                "train system=disdiff with several code.num_units"
+                "code.loss.auxiliary mixes units, and this code has one; set its weight_critic and "
+                "weight_recode to 0, or train system=disdiff with several code.num_units"
             )
-        self.lead_steps = loss.recombination.lead_steps if loss.recombination.weight else 0
-        self.trial_step = self.lead_steps  # steps of the lead are cheaper
+        self.pretrain_steps = loss.auxiliary.pretrain_steps if loss.auxiliary.weight else 0
+        self.trial_step = self.pretrain_steps  # steps before it are cheaper
         if loss.weight_correlation and encoder.posterior != "gaussian":
             raise UserError(
                 "code.loss.weight_correlation needs codes with a variance; set "
                 "code.encoder.posterior=gaussian, or the weight to 0"
             )
-        if self.lead_steps >= self.budget.num_steps:
+        if self.pretrain_steps >= self.budget.num_steps:
             raise UserError(
-                f"code.loss.recombination.lead_steps={self.lead_steps} leaves nothing of "
+                f"code.loss.auxiliary.pretrain_steps={self.pretrain_steps} leaves nothing of "
                 f"{self.budget.num_steps} steps; raise code.train.images, or lower it"
             )
         self.keep_frozen(model.latent_space)
@@ -117,36 +117,36 @@ class DisDiffTask(CodeTask):
         self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
 
     def fit_data(self, z_0: Tensor) -> None:
-        """Fit the whitening matrix, if `whiten_ridge` is set, and the networks of recombination, if it has a
-        weight, to latents (n, C, h, w).
+        """Fit the whitening matrix, if `whiten_ridge` is set, and build the auxiliary decoder, if it has a
+        weight, for latents (n, C, h, w).
         """
         if self.loss.whiten_ridge is not None:
             self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
-        if self.loss.recombination.weight:
+        if self.loss.auxiliary.weight:
             numbers = self.trained.encoder.num_units * self.trained.encoder.unit_dim
-            self.recombination = Recombination(self.loss.recombination, z_0, numbers)
+            self.auxiliary = AuxiliaryDecoder(self.loss.auxiliary, z_0, numbers)
 
     def parameter_groups(self) -> list[dict]:
-        """The groups of `CodeTask`, and those of recombination with the encoder's rate.
+        """The groups of `CodeTask`, and those of the auxiliary decoder with the encoder's rate.
 
-        During the lead the encoder has the full learning rate.
+        While it pre-trains the code, the encoder has the full learning rate.
         """
         encoder, rest = super().parameter_groups()
-        if self.lead_steps:
+        if self.pretrain_steps:
             encoder["lr"] = self.budget.learning_rate
-        mixing = [] if self.recombination is None else self.recombination.parameter_groups(encoder["lr"])
-        return [encoder, rest, *mixing]
+        own = [] if self.auxiliary is None else self.auxiliary.parameter_groups(encoder["lr"])
+        return [encoder, rest, *own]
 
     def rate_factors(self, num_groups: int) -> list[Callable[[int], float]]:
-        """Warm-up and decay, once for the lead and once for the rest."""
-        lead, num_steps = self.lead_steps, self.budget.num_steps
-        if not lead:
+        """Warm-up and decay, once for pre-training and once for the rest."""
+        first, num_steps = self.pretrain_steps, self.budget.num_steps
+        if not first:
             return super().rate_factors(num_groups)
 
         def scale(step: int, after: float) -> float:
-            if step < lead:
-                return scale_learning_rate(self.config, step, lead)
-            return after * scale_learning_rate(self.config, step - lead, num_steps - lead)
+            if step < first:
+                return scale_learning_rate(self.config, step, first)
+            return after * scale_learning_rate(self.config, step - first, num_steps - first)
 
         with_encoder, alone = (partial(scale, after=after) for after in (self.encoder_rate, 1.0))
         return [alone if group == 1 else with_encoder for group in range(num_groups)]
@@ -164,12 +164,12 @@ class DisDiffTask(CodeTask):
         code = posterior.sample(generator)
         self.stats = {"code_std": spread(posterior.mean).mean()}
         loss = self.code_loss(posterior, code, step)
-        if step >= self.lead_steps:
+        if step >= self.pretrain_steps:
             loss = loss + self.diffusion_loss(z_0, posterior, code, step, generator)
-        if self.recombination is not None and step >= self.freeze_steps:
-            mixing, terms = self.recombination(z_0, code, partial(self._recode, step=step), step, generator)
+        if self.auxiliary is not None and step >= self.freeze_steps:
+            added, terms = self.auxiliary(z_0, code, partial(self._recode, step=step), step, generator)
             self.stats |= terms
-            loss = loss + mixing
+            loss = loss + added
         self.stats["loss"] = loss.detach()
         return loss
 
@@ -179,8 +179,8 @@ class DisDiffTask(CodeTask):
         if step < self.freeze_steps:
             return loss
         ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
-        if self.recombination is not None:
-            ramp *= self.recombination.price(step)
+        if self.auxiliary is not None:
+            ramp *= self.auxiliary.price(step)
         if self.loss.weight_kl:
             kl = posterior.kl().mean()
             self.stats["kl"] = kl.detach()

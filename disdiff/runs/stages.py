@@ -30,7 +30,7 @@ OF_ONE_RUN = ("code", "latent_dpm")  # stages in the run folder; all others are 
 ADDED_KEYS = {
     *("autoencoder.noise_share", "autoencoder.start"),
     *("conditional.skip_dropout", "conditional.anchors"),
-    *("code.loss.recombination", "code.loss.weight_correlation", "code.encoder.start_reads"),
+    *("code.loss.auxiliary", "code.loss.weight_correlation", "code.encoder.start_reads"),
 }
 
 

@@ -208,7 +208,7 @@ def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, mon
     [
         pytest.param(["autoencoder.kind=identity", "code.encoder.input=image"], id="pixel-space"),
         pytest.param(["autoencoder={kind: noise, noise_share: 0.2}"], id="noise"),
-        pytest.param(["code.loss.recombination={weight: 1.0, hidden: 8}"], id="recombination"),
+        pytest.param(["code.loss.auxiliary={weight: 1.0, hidden: 8, weight_critic: 0.5}"], id="auxiliary"),
         pytest.param(
             [
                 "autoencoder={kind: noise, start: principal}",
@@ -250,10 +250,10 @@ def test_variants_run_and_come_back(build, overrides):
 
 def test_the_code_from_a_random_start_is_learnt_by_its_file(build):
     """It says all that it needs, so that it runs with any preset."""
-    context = build("code.loss.recombination.lead_steps=2", file=CONFIGS / "disdiff" / "learnt.yaml")
+    context = build("code.loss.auxiliary.pretrain_steps=2", file=CONFIGS / "disdiff" / "learnt.yaml")
     run_pipeline(context)
     rows = read_log(context.stages["code"].folder / "log.csv")
-    assert all(float(rows[-1][name]) > 0 for name in ("correlation", "decoded", "recoded", "reconstruction"))
+    assert all(float(rows[-1][name]) > 0 for name in ("correlation", "decoded", "reconstruction"))
 
 
 @pytest.mark.parametrize("system", ["disdiff", "encdiff"])
@@ -276,7 +276,7 @@ def test_start_and_metric_are_fitted_to_training_latents_before_the_first_step(b
 def test_the_paper_losses_run(build):
     """Its 200 million parameters aside: options of the preset that no other preset sets."""
     paper = load_config([SHAPES3D], ["preset=paper"])
-    values = {key: value for key, value in vars(paper.code.loss).items() if key != "recombination"}
+    values = {key: value for key, value in vars(paper.code.loss).items() if key != "auxiliary"}
     loss = [f"code.loss.{key}={value}" for key, value in values.items() if value is not None]
     run_pipeline(
         build(

@@ -52,7 +52,7 @@ def stage(tmp_path):
         ("latent_diffusion.train.ema_decay=0.9", 1),
         ("code.num_units=5", 2),
         ("code.loss.weight_disentangle=0.1", 2),
-        ("code.loss.recombination.weight=0.5", 2),
+        ("code.loss.auxiliary.weight=0.5", 2),
         ("code.encoder.channels=24", 2),
         ("code.decoder.unit_embedding=learned", 2),
         ("seed=1", 2),

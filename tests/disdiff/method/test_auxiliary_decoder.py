@@ -2,23 +2,23 @@ import pytest
 import torch
 from torch import nn
 
+from disdiff.method.auxiliary_decoder import (
+    CRITIC_BETAS,
+    PENALTY_EVERY,
+    AuxiliaryDecoder,
+    build_networks,
+    draw_taken,
+)
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import (
+    AuxiliaryConfig,
     DisDiffLossConfig,
-    RecombinationConfig,
     check_whitened,
     critic_penalty,
     mix_units,
     recode_error,
 )
 from disdiff.method.model import PDAE
-from disdiff.method.recombination import (
-    CRITIC_BETAS,
-    PENALTY_EVERY,
-    Recombination,
-    build_networks,
-    draw_taken,
-)
 from disdiff.method.tasks import DisDiffTask
 from ldm.autoencoder.losses import hinge_discriminator_loss
 from ldm.data.batches import StepSampler, TensorBatches, build_loader
@@ -43,9 +43,11 @@ def z_0(generator):
 
 
 @pytest.fixture
-def recombination(z_0):
+def auxiliary(z_0):
     torch.manual_seed(0)
-    return Recombination(RecombinationConfig(weight=2.0, hidden=8), z_0, UNITS * NUMBERS)
+    return AuxiliaryDecoder(
+        AuxiliaryConfig(weight=2.0, hidden=8, weight_critic=0.5, weight_recode=1.0), z_0, UNITS * NUMBERS
+    )
 
 
 def test_units_are_taken_from_the_other_code(generator):
@@ -84,36 +86,36 @@ def test_the_penalty_is_taken_between_real_and_fake():
     torch.testing.assert_close(penalty, torch.tensor([1.0, 6.25, 16.0]))
 
 
-def test_whitened_latents_have_unit_variance_and_come_back(recombination, z_0):
-    y = recombination.whiten(z_0)
+def test_whitened_latents_have_unit_variance_and_come_back(auxiliary, z_0):
+    y = auxiliary.whiten(z_0)
     torch.testing.assert_close(y.mean(dim=0), torch.zeros(16), atol=1e-4, rtol=0)
     assert y.std().item() == pytest.approx(1, abs=1e-4)
-    torch.testing.assert_close(recombination.unwhiten(y, z_0), z_0, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(auxiliary.unwhiten(y, z_0), z_0, atol=1e-3, rtol=1e-3)
 
 
 def test_blur_and_price_fade(z_0):
-    config = RecombinationConfig(hidden=8, blur=9.0, first_price=4.0, anneal_steps=10)
-    recombination = Recombination(config, z_0, UNITS * NUMBERS)
-    assert [recombination.price(step) for step in (0, 5, 10, 20)] == pytest.approx([4, 2, 1, 1])
+    config = AuxiliaryConfig(hidden=8, blur=9.0, first_price=4.0, anneal_steps=10)
+    auxiliary = AuxiliaryDecoder(config, z_0, UNITS * NUMBERS)
+    assert [auxiliary.price(step) for step in (0, 5, 10, 20)] == pytest.approx([4, 2, 1, 1])
     decoded = torch.zeros(len(z_0), 16)  # the mean of all latents
-    errors = [recombination.decoding_error(decoded, z_0, step).item() for step in (0, 5, 10)]
+    errors = [auxiliary.decoding_error(decoded, z_0, step).item() for step in (0, 5, 10)]
     assert errors == pytest.approx([1, 1, 1], abs=0.02)
-    ripple = recombination.whiten(z_0) + torch.tensor([1.0, -1.0]).repeat(8) @ recombination.whitener
-    errors = [recombination.decoding_error(ripple, z_0, step).item() for step in (0, 10)]
+    ripple = auxiliary.whiten(z_0) + torch.tensor([1.0, -1.0]).repeat(8) @ auxiliary.whitener
+    errors = [auxiliary.decoding_error(ripple, z_0, step).item() for step in (0, 10)]
     assert errors[0] < 0.02 * errors[1]  # a blur as wide as the latent hides what has a mean of zero
 
 
-def test_an_encoder_that_inverts_the_decoder_has_no_error(recombination, z_0, generator):
+def test_an_encoder_that_inverts_the_decoder_has_no_error(auxiliary, z_0, generator):
     """Codes of 16 numbers that are the whitened latents, and a decoder that returns them."""
-    recombination.decoder = nn.Identity()
-    code = recombination.whiten(z_0).unflatten(1, (8, 2))
+    auxiliary.decoder = nn.Identity()
+    code = auxiliary.whiten(z_0).unflatten(1, (8, 2))
 
     def terms(recode):
-        return recombination(z_0, code, recode, 1, generator)[1]
+        return auxiliary(z_0, code, recode, 1, generator)[1]
 
-    exact = terms(lambda z: recombination.whiten(z).unflatten(1, (8, 2)))
+    exact = terms(lambda z: auxiliary.whiten(z).unflatten(1, (8, 2)))
     assert exact["decoded"] < 1e-6 and exact["recoded"] < 1e-6
-    doubled = terms(lambda z: 2 * recombination.whiten(z).unflatten(1, (8, 2)))
+    doubled = terms(lambda z: 2 * auxiliary.whiten(z).unflatten(1, (8, 2)))
     assert doubled["recoded"].item() == pytest.approx(1, abs=0.1)  # the mean square of a code's number
 
 
@@ -124,17 +126,17 @@ def test_the_error_of_recoding_is_a_mean_over_numbers():
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_the_critic_learns_from_its_own_loss_and_nothing_else_does(recombination, z_0, generator, step):
+def test_the_critic_learns_from_its_own_loss_and_nothing_else_does(auxiliary, z_0, generator, step):
     encode = nn.Linear(16, UNITS * NUMBERS)
 
     def recode(z):
         return encode(z.flatten(1)).unflatten(1, (UNITS, NUMBERS))
 
     def gradients(weight):
-        recombination.config.weight = weight
+        auxiliary.config.weight = weight
         generator.manual_seed(1)
-        loss, stats = recombination(z_0, recode(z_0), recode, step, generator)
-        parts = [recombination.critic, recombination.decoder, encode]
+        loss, stats = auxiliary(z_0, recode(z_0), recode, step, generator)
+        parts = [auxiliary.critic, auxiliary.decoder, encode]
         parameters = [list(part.parameters()) for part in parts]
         flat = torch.autograd.grad(loss, sum(parameters, []), allow_unused=True)
         places = (slice(0, 6), slice(6, 12), slice(12, 14))
@@ -150,46 +152,46 @@ def test_the_critic_learns_from_its_own_loss_and_nothing_else_does(recombination
     generator.manual_seed(1)
     code = recode(z_0)
     mixed = mix_units(code, code.roll(1, dims=0), draw_taken(code, generator))
-    real, fake = (recombination.decoder(c.flatten(1)).detach() for c in (code, mixed))
-    loss = recombination.critic_loss(real, fake, step, generator)
+    real, fake = (auxiliary.decoder(c.flatten(1)).detach() for c in (code, mixed))
+    loss = auxiliary.critic_loss(real, fake, step, generator)
     torch.testing.assert_close(loss.detach(), stats["critic"])
-    own = torch.autograd.grad(loss, list(recombination.critic.parameters()))
+    own = torch.autograd.grad(loss, list(auxiliary.critic.parameters()))
     torch.testing.assert_close(torch.cat([g.flatten() for g in own]), critic)
-    plain = hinge_discriminator_loss(recombination.critic(real), recombination.critic(fake))
+    plain = hinge_discriminator_loss(auxiliary.critic(real), auxiliary.critic(fake))
     assert (loss - plain > 1e-5) == (step % PENALTY_EVERY == 0)
 
 
-def test_the_encoder_is_asked_for_images_that_the_critic_takes_for_real(recombination, z_0, generator):
+def test_the_encoder_is_asked_for_images_that_the_critic_takes_for_real(auxiliary, z_0, generator):
     """With a critic that likes large first entries, the encoder's gradient makes them larger."""
-    config = recombination.config
+    config = auxiliary.config
     config.weight_recode, config.weight_critic = 0.0, 1e6
-    recombination.decoder = nn.Identity()
-    recombination.critic = nn.Linear(16, 1)
-    nn.init.zeros_(recombination.critic.weight)
-    recombination.critic.weight.data[0, 0] = 1
-    code = recombination.whiten(z_0).unflatten(1, (8, 2)).requires_grad_()
-    loss, stats = recombination(z_0, code, lambda z: code, 1, generator)
+    auxiliary.decoder = nn.Identity()
+    auxiliary.critic = nn.Linear(16, 1)
+    nn.init.zeros_(auxiliary.critic.weight)
+    auxiliary.critic.weight.data[0, 0] = 1
+    code = auxiliary.whiten(z_0).unflatten(1, (8, 2)).requires_grad_()
+    loss, stats = auxiliary(z_0, code, lambda z: code, 1, generator)
     (grad,) = torch.autograd.grad(loss, code)
     assert (grad[:, 0, 0].sum() / grad[:, 0, 0].abs().sum()) == -1
     assert grad[:, 0, 1].abs().max() < 1e-3 * grad[:, 0, 0].abs().max()
 
 
-def test_without_critic_and_recoding_only_the_small_decoder_learns(recombination, z_0, generator):
-    config, state = recombination.config, generator.get_state()
-    config.weight_recode = config.weight_critic = 0.0
+def test_without_critic_and_recoding_nothing_is_mixed(auxiliary, z_0, generator):
+    auxiliary.config.weight_recode = auxiliary.config.weight_critic = 0.0
+    state = generator.get_state()
     code = torch.randn(len(z_0), UNITS, NUMBERS, generator=torch.Generator().manual_seed(1))
-    loss, stats = recombination(z_0, code, lambda z: pytest.fail("read again"), 1, generator)
-    error = (recombination.decoder(code.flatten(1)) - recombination.whiten(z_0)).square().mean()
+    loss, stats = auxiliary(z_0, code, lambda z: pytest.fail("read again"), 1, generator)
+    error = (auxiliary.decoder(code.flatten(1)) - auxiliary.whiten(z_0)).square().mean()
     assert set(stats) == {"decoded"} and torch.equal(generator.get_state(), state)
     torch.testing.assert_close(loss, 2 * error)
     loss.backward()
-    assert all(weight.grad is None for weight in recombination.critic.parameters())
+    assert all(weight.grad is None for weight in auxiliary.critic.parameters())
 
 
 BATCH, STEPS = 4, 6
 
 
-def build_task(model, weight=1.0, lead_steps=0, weight_correlation=0.0, **encoder):
+def build_task(model, weight=1.0, pretrain_steps=0, weight_correlation=0.0, mixes=True, **encoder):
     config = TrainConfig(
         images=BATCH * STEPS,
         batch_size=BATCH,
@@ -200,8 +202,9 @@ def build_task(model, weight=1.0, lead_steps=0, weight_correlation=0.0, **encode
         checkpoint_seconds=0.0,
     )
     torch.manual_seed(4)
-    mixing = RecombinationConfig(weight=weight, hidden=8, lead_steps=lead_steps)
-    loss = DisDiffLossConfig(recombination=mixing, weight_correlation=weight_correlation)
+    mixing = {"weight_critic": 0.5, "weight_recode": 1.0} if mixes else {}
+    auxiliary = AuxiliaryConfig(weight=weight, hidden=8, pretrain_steps=pretrain_steps, **mixing)
+    loss = DisDiffLossConfig(auxiliary=auxiliary, weight_correlation=weight_correlation)
     return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), resolve_settings(config, 0, "cpu"))
 
 
@@ -223,7 +226,7 @@ def test_without_a_weight_nothing_is_built_or_drawn(build_tiny_disdiff):
     task = build_task(build_tiny_disdiff(), weight=0.0)
     state = torch.get_rng_state()
     statistics = prepare(task)
-    assert task.recombination is None
+    assert task.auxiliary is None
     counts = [len(group["params"]) for group in task.parameter_groups()]
     assert sum(counts) == len(list(task.trained.parameters()))
     assert torch.equal(torch.get_rng_state(), state)
@@ -249,12 +252,12 @@ def test_every_network_is_trained_and_only_the_model_s_are_kept(build_tiny_disdi
     optimizer = task.configure_optimizers()["optimizer"]
     encoder, _, decoder, critic = optimizer.param_groups
     assert decoder["lr"] == critic["lr"] == encoder["lr"]
-    assert {id(p) for p in critic["params"]} == {id(p) for p in task.recombination.critic.parameters()}
+    assert {id(p) for p in critic["params"]} == {id(p) for p in task.auxiliary.critic.parameters()}
     assert critic["betas"] == CRITIC_BETAS != decoder["betas"]
-    before = {name: tensor.clone() for name, tensor in task.recombination.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in task.auxiliary.named_parameters()}
     task.compute_loss({"statistics": statistics[:BATCH]}, 0, task.step_generator(0)).backward()
     optimizer.step()
-    moved = {name for name, p in task.recombination.named_parameters() if not torch.equal(before[name], p)}
+    moved = {name for name, p in task.auxiliary.named_parameters() if not torch.equal(before[name], p)}
     assert moved >= before.keys() - {"critic.4.bias"}  # which the hinge pulls both ways
     assert {name.split(".")[0] for name in task.result.state_dict()} == {"encoder", "decoder"}
 
@@ -284,13 +287,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(build_tiny_disdiff, tmp_path, mo
     with pytest.raises(SystemExit):
         run(tmp_path / "killed", kill_at=3)
     resumed = run(tmp_path / "killed")
-    assert any(name.startswith("recombination.critic") for name in whole)
+    assert any(name.startswith("auxiliary.critic") for name in whole)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_lead_trains_the_code_alone_with_a_schedule_of_its_own(build_tiny_disdiff):
-    task = build_task(build_tiny_disdiff(), lead_steps=2, learning_rate_factor=0.5)
+def test_pretraining_trains_the_code_alone_with_a_schedule_of_its_own(build_tiny_disdiff):
+    task = build_task(build_tiny_disdiff(), pretrain_steps=2, learning_rate_factor=0.5)
     assert task.trial_step == 2
     statistics = prepare(task)
     optimizer = task.configure_optimizers()["optimizer"]
@@ -309,9 +312,9 @@ def test_the_lead_trains_the_code_alone_with_a_schedule_of_its_own(build_tiny_di
     assert [factor(4) for factor in (encoder, rest, *mixing)] == pytest.approx([0.25, 0.5, 0.25, 0.25])
 
 
-def test_a_lead_as_long_as_the_budget_is_refused(build_tiny_disdiff):
-    with pytest.raises(UserError, match=r"lead_steps=6 .* 6 steps"):
-        build_task(build_tiny_disdiff(), lead_steps=STEPS)
+def test_pretraining_as_long_as_the_budget_is_refused(build_tiny_disdiff):
+    with pytest.raises(UserError, match=r"pretrain_steps=6 .* 6 steps"):
+        build_task(build_tiny_disdiff(), pretrain_steps=STEPS)
 
 
 def test_total_correlation_is_priced_by_its_weight(build_tiny_disdiff):
@@ -326,7 +329,7 @@ def test_total_correlation_is_priced_by_its_weight(build_tiny_disdiff):
 
 
 def test_convolutional_networks_have_the_shapes_of_the_linear_ones():
-    config = RecombinationConfig(network="conv", hidden=8, channels=4)
+    config = AuxiliaryConfig(network="conv", hidden=8, channels=4)
     decoder, critic = build_networks(config, 6, torch.Size((3, 4, 6)))
     decoded = decoder(torch.randn(5, 6))
     assert decoded.shape == (5, 72) and critic(decoded).shape == (5, 1)
@@ -335,8 +338,8 @@ def test_convolutional_networks_have_the_shapes_of_the_linear_ones():
 
 
 def test_latents_too_large_to_be_whitened_are_refused():
-    with pytest.raises(UserError, match=r"code\.loss\.recombination\.weight .* 5000; set it to 0"):
-        check_whitened(5000, "code.loss.recombination.weight")
+    with pytest.raises(UserError, match=r"code\.loss\.auxiliary\.weight .* 5000; set it to 0"):
+        check_whitened(5000, "code.loss.auxiliary.weight")
 
 
 def test_a_code_of_one_unit_cannot_be_mixed(build_tiny_disdiff):

@@ -1,21 +1,25 @@
-"""Recombination: a code mixed from the units of two images must show an image, and be read from it again.
+"""The auxiliary decoder: it trains the code to hold the image, at first without the gradient decoder.
+
+    L_aux = |W (A(code) - z_0)|^2 [- weight_critic C(A(mixed)) + weight_recode |E(A(mixed)) - mixed|^2]
+
+A is a small decoder from codes to latents, W whitens the latents, so that small factors count. With the price
+of KL and total correlation, code and A are a beta-TCVAE of latents (Chen et al. 2018, arXiv:1802.04942) whose
+units may be vectors. Its steps are many times cheaper than those of the gradient decoder, and its loss asks
+for all of the image at once, where the noise error at one t asks for little. So it can pre-train the code. It
+exists only while training. With `blur` its error is at first that of blurred latents, of which places and
+large areas are the largest components, and with `first_price` the code is dearer at first.
+
+Recombination, the part in brackets, is optional: a code mixed from the units of two images must show an
+image, and be read from it again.
 
     mixed^k = code'^k with probability s, else code^k;  s ~ U(0, 1) for each image, code' of another image
-    L_rec = |W (A(code) - z_0)|^2 - weight_critic C(A(mixed)) + weight_recode |E(A(mixed)) - mixed|^2
     L_C = hinge(C(A(code)), C(A(mixed))) + weight_penalty |grad C|^2
 
 If units hold factors that combine freely, each mixture is the code of a possible image. If a factor is spread
-over units, a mixture has parts of two of its values, and the critic C tells its image from a decoded code. So
-the encoder E learns units that combine (Hu et al. 2018, "Disentangling Factors of Variation by Mixing Them",
-arXiv:1711.07410). The first term keeps the image in the code. W whitens the latents, so small factors count;
-with `blur` the first term is at first the error of blurred latents, of which places and large areas are the
-largest components, and the code is dearer at first (`first_price`), so that these factors come first.
-
-A is a small decoder from codes to latents. The gradient decoder could decode mixtures, too, but it would take
-another pass for each unit, and its z_t shows an image of its own. A and C exist only while training: they
-change the encoder, and nothing else depends on them. The critic learns in the same step as all others, from
-detached latents. Deviation: the classification of units of Hu et al. is left out; L_in and L_va ask for much
-the same.
+over units, a mixture has parts of two of its values, and the critic C tells its image from a decoded code
+(Hu et al. 2018, "Disentangling Factors of Variation by Mixing Them", arXiv:1711.07410). The critic learns in
+the same step as all others, from detached latents. Deviation: the classification of units of Hu et al. is
+left out; L_in and L_va ask for much the same.
 """
 
 import math
@@ -24,7 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from disdiff.method.losses import RecombinationConfig, critic_penalty, fit_whitener, mix_units, recode_error
+from disdiff.method.losses import AuxiliaryConfig, critic_penalty, fit_whitener, mix_units, recode_error
 from ldm.autoencoder.losses import hinge_discriminator_loss
 from ldm.errors import UserError, check_option
 from ldm.nn.layers import build_norm
@@ -34,8 +38,8 @@ PENALTY_EVERY = 4  # the gradient penalty is computed at every fourth step, four
 NORM_GROUPS = 8
 
 
-class Recombination(nn.Module):
-    """The small decoder A, the critic C and the loss; fitted to training latents when it is built.
+class AuxiliaryDecoder(nn.Module):
+    """The decoder A, the critic C and the loss; fitted to training latents when it is built.
 
     A and C work in whitened latents: centred, flattened, times W, divided by their standard deviation.
 
@@ -48,7 +52,7 @@ class Recombination(nn.Module):
         UserError: the latents are constant, or too large to be whitened.
     """
 
-    def __init__(self, config: RecombinationConfig, z_0: Tensor, num_numbers: int) -> None:
+    def __init__(self, config: AuxiliaryConfig, z_0: Tensor, num_numbers: int) -> None:
         super().__init__()
         self.config = config
         whitener = fit_whitener(z_0, config.ridge)
@@ -63,15 +67,16 @@ class Recombination(nn.Module):
             self.register_buffer("blur_rows", blurs[0], persistent=False)
             self.register_buffer("blur_columns", blurs[1], persistent=False)
             self.blurred_variance = self.blur(z_0.flatten(1) - centre).square().mean().item()
-        self.decoder, self.critic = build_networks(config, num_numbers, z_0.shape[1:])
+        self.decoder, critic = build_networks(config, num_numbers, z_0.shape[1:])
+        self.critic = critic if config.mixes else None
 
     def parameter_groups(self, rate: float) -> list[dict]:
-        """The small decoder and the critic at a learning rate, without Muon; the critic has its own betas."""
+        """The decoder and the critic at a learning rate, without Muon; the critic has its own betas."""
         adam = {"lr": rate, "orthogonal": False}
-        return [
-            {"params": list(self.decoder.parameters()), **adam},
-            {"params": list(self.critic.parameters()), **adam, "betas": CRITIC_BETAS},
-        ]
+        groups = [{"params": list(self.decoder.parameters()), **adam}]
+        if self.critic is not None:
+            groups.append({"params": list(self.critic.parameters()), **adam, "betas": CRITIC_BETAS})
+        return groups
 
     def whiten(self, z_0: Tensor) -> Tensor:
         """Whitened latents (B, P) of latents (B, C, h, w) with P entries."""
@@ -116,10 +121,10 @@ class Recombination(nn.Module):
         step: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of encoder, small decoder and critic, weighted, shape (), and its terms, detached.
+        """The loss of encoder, decoder and critic, weighted, shape (), and its terms, detached.
 
-        The critic gets gradients of L_C only, and nothing else does. Without a weight of the critic and of
-        recoding nothing is mixed.
+        The critic gets gradients of L_C only, and nothing else does. Without weights of critic and recoding
+        nothing is mixed.
 
         Args:
             z_0: latents, shape (B, C, h, w).
@@ -128,7 +133,7 @@ class Recombination(nn.Module):
             step: the training step.
             generator: source of the mixtures.
         """
-        if not (self.config.weight_critic or self.config.weight_recode):
+        if not self.config.mixes:
             error = self.decoding_error(self.decoder(code.flatten(1)), z_0, step)
             return self.config.weight * error, {"decoded": error.detach()}
         taken = draw_taken(code, generator)
@@ -161,9 +166,9 @@ def draw_taken(code: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def build_networks(
-    config: RecombinationConfig, num_numbers: int, shape: torch.Size
+    config: AuxiliaryConfig, num_numbers: int, shape: torch.Size
 ) -> tuple[nn.Module, nn.Module]:
-    """The small decoder, codes (B, N D) => whitened latents (B, P), and the critic, latents => (B, 1).
+    """The decoder, codes (B, N D) => whitened latents (B, P), and the critic, latents => (B, 1).
 
     Args:
         config: kind and sizes.
@@ -173,13 +178,13 @@ def build_networks(
     Raises:
         UserError: the kind is unknown, or `conv` has latents of an odd side.
     """
-    check_option("code.loss.recombination.network", config.network, ("mlp", "conv"))
+    check_option("code.loss.auxiliary.network", config.network, ("mlp", "conv"))
     numbers = math.prod(shape)
     if config.network == "mlp":
         return build_mlp(num_numbers, config.hidden, numbers), build_mlp(numbers, config.hidden, 1)
     if any(side % 2 for side in shape[1:]):
         raise UserError(
-            f"code.loss.recombination.network=conv halves latents, and these have {shape[1]}x{shape[2]} "
+            f"code.loss.auxiliary.network=conv halves latents, and these have {shape[1]}x{shape[2]} "
             "pixels; choose network=mlp"
         )
     return ConvDecoder(config, num_numbers, shape), ConvCritic(config, shape)
@@ -202,7 +207,7 @@ def build_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class ConvDecoder(nn.Sequential):
     """A hidden layer, maps of half the latent's size, a residual block, and 2x2 pixels for each of theirs."""
 
-    def __init__(self, config: RecombinationConfig, num_numbers: int, shape: torch.Size) -> None:
+    def __init__(self, config: AuxiliaryConfig, num_numbers: int, shape: torch.Size) -> None:
         channels, (depth, height, width) = config.channels, shape
         half = (channels, height // 2, width // 2)
         super().__init__(
@@ -215,7 +220,7 @@ class ConvDecoder(nn.Sequential):
 class ConvCritic(nn.Sequential):
     """A convolution to half the latent's size, another, and a hidden layer."""
 
-    def __init__(self, config: RecombinationConfig, shape: torch.Size) -> None:
+    def __init__(self, config: AuxiliaryConfig, shape: torch.Size) -> None:
         channels, (depth, height, width) = config.channels, shape
         wide, slope = 2 * channels, nn.LeakyReLU(0.2)
         super().__init__(

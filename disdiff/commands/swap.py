@@ -16,6 +16,7 @@ from disdiff.commands.common import (
     save_picture,
     show_progress,
 )
+from disdiff.editing.unit_names import name_numbers
 from disdiff.editing.units import deterministic, renew_noise
 from disdiff.report.pictures import TITLES, draw_swap
 from disdiff.runs.run_folder import Run
@@ -89,7 +90,5 @@ def main(arguments: argparse.Namespace) -> None:
     z_T = renew_noise(z_T, arguments.noise, torch.Generator().manual_seed(arguments.seed))
     with show_progress("swapping") as progress:
         grid = draw_swap(model, source, target, swaps, sampler, z_T, progress)
-    labels = [
-        names.labels[unit[0]] if len(unit) == 1 else f"units {', '.join(map(str, unit))}" for unit in swaps
-    ]
+    labels = [names.labels[units[0]] if len(units) == 1 else name_numbers(units) for units in swaps]
     save_picture(out, run, grid, TITLES["swap"], ["source", "target", *labels])

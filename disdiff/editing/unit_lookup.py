@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from disdiff.editing.unit_names import STRONG
+from disdiff.editing.unit_names import find_units_of
 from disdiff.method.model import check_units
 from ldm.errors import UserError
 from ldm.numbers import is_whole, show
@@ -39,8 +39,7 @@ class UnitTable:
         """Find the units that match an index (an integer of any type) or a name, the strongest first.
 
         A text that is a plain integer (`7`, not `007`) is read as an index first. The name of an evaluated
-        factor matches the units that encode it more than any other factor; if there is none, it matches the
-        unit with the highest importance for the factor.
+        factor matches its units (`find_units_of`).
 
         Raises:
             UserError: there is no unit of that index or name, or `unit` has another type.
@@ -60,10 +59,7 @@ class UnitTable:
             if re.fullmatch(r"\d{1,18}", wanted, re.ASCII):
                 return check_units([int(wanted)], self.num_units)
             raise UserError(f"no unit has the name {unit!r}; {self.describe_choice()}")
-        column = np.asarray(self.importance, dtype=float)[:, factors.index(wanted)]
-        own = np.asarray(self.importance).argmax(axis=1) == factors.index(wanted)
-        order = np.argsort(-column, kind="stable").tolist()
-        return [k for k in order if own[k] and column[k] >= STRONG] or order[:1]
+        return find_units_of(self.importance, factors.index(wanted))
 
     def describe_choice(self) -> str:
         """The valid indices and names, as the end of an error message."""

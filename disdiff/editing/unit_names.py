@@ -5,7 +5,7 @@ classifier's feature importance that falls on the unit.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,12 +24,14 @@ class UnitNames:
         order: units by decreasing importance. Without scores they keep their own order, or are sorted by
             decreasing variance if they do not all fit into a picture.
         ranked_by: criterion of the order, "importance" or "variance".
+        of_factors: the units of each factor (`find_units_of`), by the factor's name; empty without scores.
     """
 
     labels: list[str]
     sentences: list[str]
     order: list[int]
     ranked_by: str = "importance"
+    of_factors: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def shown(self) -> list[int]:
@@ -68,7 +70,20 @@ def name_units(
         for unit, pairs in enumerate(carried)
     ]
     sentences = [describe_unit(unit, pairs) for unit, pairs in enumerate(carried)]
-    return UnitNames(labels, sentences, np.argsort(-importance.sum(axis=1), kind="stable").tolist())
+    order = np.argsort(-importance.sum(axis=1), kind="stable").tolist()
+    of_factors = {name: find_units_of(importance, f) for f, name in enumerate(factor_names)}
+    return UnitNames(labels, sentences, order, of_factors=of_factors)
+
+
+def find_units_of(importance: np.ndarray, factor: int) -> list[int]:
+    """The units that encode a factor, the strongest first, by importances (N, F).
+
+    They encode it more than any other factor; if there are none, it is the unit with the highest importance.
+    """
+    column = np.asarray(importance, dtype=float)[:, factor]
+    own = np.asarray(importance).argmax(axis=1) == factor
+    order = np.argsort(-column, kind="stable").tolist()
+    return [k for k in order if own[k] and column[k] >= STRONG] or order[:1]
 
 
 def name_scored_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:
@@ -80,6 +95,11 @@ def name_scored_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -
     )
     factor_names = [str(name) for name in codes.get("factor_names", [])]
     return name_units(array.shape[1], importance, factor_names, variance)
+
+
+def name_numbers(units: list[int]) -> str:
+    """The numbers of units, in words."""
+    return f"unit{'s' * (len(units) > 1)} {', '.join(map(str, units))}"
 
 
 def list_carried(row: np.ndarray, factor_names: list[str]) -> list[tuple[str, float]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.unit_names import UnitNames, name_data, name_scored_units
+from disdiff.editing.unit_names import UnitNames, name_data, name_numbers, name_scored_units
 from disdiff.editing.units import deterministic, draw_samples, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
 from disdiff.method.model import DisDiff
@@ -115,12 +115,14 @@ class Album:
         return [self.names.labels[unit] for unit in self.names.shown]
 
     def write_swap(self) -> None:
-        """`swap.png`."""
-        swaps, ddim = [[unit] for unit in self.names.shown], deterministic(self.sampler)
+        """`swap.png`: a row per factor, with all of its units; without scores a row per unit."""
+        of_factors, ddim = self.names.of_factors, deterministic(self.sampler)
+        swaps = list(of_factors.values()) or [[unit] for unit in self.names.shown]
+        rows = [f"{name} · {name_numbers(units)}" for name, units in of_factors.items()] or self.labels
         grid = draw_swap(
             self.model, self.start, self.target, swaps, ddim, self.z_T, self.progress_of("swap.png")
         )
-        self.save("swap", grid, ["source", "target", *self.labels])
+        self.save("swap", grid, ["source", "target", *rows])
 
     def write_traversal(self) -> None:
         """Write `traversal.png` and `traversal.gif` of one image, and the slider frames of a few images.

@@ -22,7 +22,7 @@ from ldm.data.arrays import silent
 from ldm.diffusion.sampler import SamplerConfig
 
 TITLES = {
-    "swap": "Swaps: the source image with one unit of the target image",
+    "swap": "Swaps: the source image with units of the target image",
     "traversal": "Traversals: one unit moves along its principal direction, the others stay",
     "reconstruction": "Reconstructions: autoencoder, code with random noise, code with inferred noise",
     "samples": "Samples: codes of the data set, random noise",

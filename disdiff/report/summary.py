@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from disdiff.editing.unit_names import name_numbers
+
 SCORES = {  # (metric, key): name
     ("factor_vae", "eval_accuracy"): "FactorVAE score",
     ("dci", "disentanglement"): "DCI disentanglement",
@@ -153,7 +155,7 @@ def describe_together(by_name: dict[str, Any] | None, factor: str) -> str:
     if by_name is None:
         return NOT_MEASURED
     units = by_name["units"][factor]
-    return f"{by_name['success'][factor]:.2f} (units {', '.join(map(str, units))})" if units[1:] else ""
+    return f"{by_name['success'][factor]:.2f} ({name_numbers(units)})" if units[1:] else ""
 
 
 def list_reconstructions(reconstruction: dict[str, Any]) -> Rows:

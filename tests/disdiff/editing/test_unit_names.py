@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from disdiff.editing.unit_names import name_data, name_units
+from disdiff.editing.unit_names import name_data, name_numbers, name_units
 
 FACTORS = ["floor hue", "wall hue", "scale"]
 
@@ -14,6 +14,14 @@ def test_units_are_named_after_what_they_carry():
     assert names.labels[0] == "unit 0 · no factor" and names.sentences[0] == "Unit 0 encodes no factor."
     assert names.sentences[1] == "Unit 1 encodes wall hue (importance 0.91)."
     assert names.order == [3, 1, 2, 0]
+    assert names.of_factors == {"floor hue": [2], "wall hue": [1], "scale": [3]}
+
+
+def test_a_factor_has_all_units_that_encode_it_most_or_else_the_best():
+    importance = np.array([[0.3, 0.2, 0.1], [0.5, 0.0, 0.15], [0.4, 0.5, 0.18], [0.1, 0.0, 0.05]])
+    found = name_units(4, importance, FACTORS).of_factors
+    assert found == {"floor hue": [1, 0], "wall hue": [2], "scale": [2]}
+    assert name_numbers(found["floor hue"]) == "units 1, 0" and name_numbers([2]) == "unit 2"
 
 
 def test_a_unit_may_carry_two_factors_or_a_little_of_one():
@@ -26,6 +34,7 @@ def test_a_unit_may_carry_two_factors_or_a_little_of_one():
 def test_without_scores_units_are_numbers_in_order():
     names = name_units(3, None, [])
     assert names.labels == ["unit 0", "unit 1", "unit 2"] and names.order == [0, 1, 2]
+    assert not names.of_factors
 
 
 @pytest.mark.parametrize(("procedural", "expected"), [(True, "shapes3d (procedural)"), (False, "shapes3d")])

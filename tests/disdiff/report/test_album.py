@@ -43,6 +43,18 @@ def test_the_main_job_leaves_every_picture(model, halves, codes, tmp_path, with_
     assert sorted(frames.units) == [0, 1, 2] and len(frames.amounts) == 13 and frames.num_images == 2
 
 
+def test_swaps_are_of_factors_with_scores_and_of_units_without(model, halves, codes, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        album, "save_grid", lambda path, grid, title, subtitle, rows, columns: saved.append(rows)
+    )
+    importance = [[0.6, 0.1], [0.1, 0.9], [0.7, 0.0]]
+    for scores in ({"dci": {"importance": importance}}, None):
+        make_pictures(model, halves, torch.arange(240), codes, scores, tmp_path, SAMPLER, 0, parts=["swap"])
+    assert saved[0] == ["source", "target", "brightness · units 2, 0", "scale · unit 1"]
+    assert saved[1] == ["source", "target", "unit 0", "unit 1", "unit 2"]
+
+
 def test_parts_can_be_drawn_by_themselves(model, halves, codes, tmp_path):
     arguments = (model, halves, torch.arange(240), codes, None)
     everything, some = tmp_path / "a/run", tmp_path / "b/run"

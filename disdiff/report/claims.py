@@ -178,14 +178,16 @@ BETA_TCVAE = Arm("beta-TCVAE", "configs/beta_tcvae/shapes3d.yaml", minutes=2.0)
 CELEBA_RIVALS = (BETA_VAE, INFOVAE, SIMPLIFIED, INFODIFFUSION)
 WITHOUT_TOKENS = (SIMPLIFIED, BETA_VAE, FACTORVAE, BETA_TCVAE)
 SWAPPED = ("evaluation.num_pairs=100",)
-DISDIFF = Arm("DisDiff", "configs/disdiff/shapes3d.yaml", SWAPPED, minutes=8.0)
+SPECTRAL = "configs/disdiff/ablations/eigenmaps_start.yaml"  # needs no pre-training
+DISDIFF = Arm("DisDiff, eigenmaps start", SPECTRAL, SWAPPED, minutes=8.0)
 CLIP = Arm("DisDiff, guided by CLIP", "configs/disdiff/shapes3d_clip.yaml", SWAPPED, minutes=8.0)
 SHIPPED = Arm("DisDiff, the shipped model", "pretrained/shapes3d")
 
-RANDOM_START = (
-    "code.encoder.start=random",
-    "code.encoder.freeze_steps=0",
+RANDOM_START = (  # DisDiff's own losses from the first step, and many small steps
+    "code.loss.auxiliary.weight=0",
+    "code.loss.weight_correlation=0",
     "code.encoder.learning_rate_factor=1.0",
+    "code.train.batch_size=16",
 )
 DSPRITES = ("data.name=dsprites", "data.root=data/dsprites")
 

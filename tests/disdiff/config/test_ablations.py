@@ -9,33 +9,47 @@ from disdiff.config.schema import CONFIGS, load_config
 
 DISDIFF = CONFIGS / "disdiff" / "shapes3d.yaml"
 ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
+SPECTRAL = {  # the DisDiff of `small` whose start had the scores
+    **{"code.unit_dim": 1, "code.encoder.channels": 128, "code.encoder.initial_logvar": -5.0},
+    **{"code.encoder.freeze_steps": 400, "code.encoder.learning_rate_factor": 0.005},
+    **{"code.loss.weight_kl": 7.0e-4, "code.loss.kl_warmup_steps": 2000},
+    **{"code.loss.weight_correlation": 0.0, "code.loss.auxiliary.weight": 0.0},
+    **{"code.train.images": 160_000, "code.train.batch_size": 16, "code.train.grad_clip": 1.0},
+    **{"code.train.optimizer": "adamw", "sampler.guidance": 1.5},
+}
 DIFFERENCES = {
     "attached_condition": {},  # as released, so `small` and `paper` have it anyway
     "attention_condition": {"code.decoder.modulation": "attention"},
     # found in the denoiser's map
-    "bilinear_start": {
-        "code.encoder.start": "bilinear",
-        "code.encoder.start_reads": "input",
-        "code.encoder.input": "features",
-    },
+    "bilinear_start": {**SPECTRAL, "code.encoder.start": "bilinear", "code.encoder.input": "features"},
     "constant_weighting": {"code.loss.dis_weighting": "constant"},
     "detached_condition": {"code.loss.detach_condition": True},
     # pixels are too many to be whitened
-    "image_space": {"autoencoder.kind": "identity", "code.loss.whiten_ridge": None},
+    "image_space": {
+        "autoencoder.kind": "identity",
+        "code.loss.whiten_ridge": None,
+        "code.loss.auxiliary.weight": 0.0,
+    },
+    "eigenmaps_start": {
+        **SPECTRAL,
+        "code.encoder.start": "eigenmaps",
+        "code.encoder.start_reads": "pixels",
+    },
     # a KL has a price in nats
     "kl": {"autoencoder.kind": "kl", "autoencoder.loss.weight_regulariser": 1.0e-5},
     # the cap is of the weight by change, and of another size than noise errors
     "loss_weighting": {"code.loss.dis_weighting": "loss", "code.loss.change_cap": None},
     "plain_error": {"code.loss.whiten_ridge": None},
     "random_start": {
-        "code.encoder.start": "random",
-        "code.encoder.freeze_steps": 0,
+        "code.loss.auxiliary.weight": 0.0,
+        "code.loss.weight_correlation": 0.0,
         "code.encoder.learning_rate_factor": 1.0,
     },
     "six_units": {"code.num_units": 6},
     "sixteen_units": {"code.num_units": 16},
     # the weight is of the codebook loss then, no longer of the KL
     "vq": {"autoencoder.kind": "vq", "autoencoder.loss.weight_regulariser": 1.0},
+    "without_correlation": {"code.loss.weight_correlation": 0.0},
     "without_detach": {"code.loss.train_evaluator": True},
     "without_l_dis": {"code.loss.weight_disentangle": 0.0},
     "without_l_in": {"code.loss.weight_invariant": 0.0},

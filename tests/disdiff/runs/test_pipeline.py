@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from disdiff.config.schema import CONFIGS, load_config
+from disdiff.config.schema import CONFIGS, load_config, select
 from disdiff.method.code_task import CodeTask
 from disdiff.method.tasks import DisDiffTask
 from disdiff.runs.encoding import encode_training_codes, latent_batches
@@ -248,9 +248,13 @@ def test_variants_run_and_come_back(build, overrides):
     assert build(*overrides).stages["code"].trained
 
 
-def test_the_code_from_a_random_start_is_learnt_by_its_file(build):
-    """It says all that it needs, so that it runs with any preset."""
-    context = build("code.loss.auxiliary.pretrain_steps=2", file=CONFIGS / "disdiff" / "learnt.yaml")
+def test_the_losses_of_small_pretrain_a_code_and_go_on_with_the_decoder(build):
+    small = load_config([SHAPES3D])
+    assert small.code.loss.auxiliary.weight and small.code.encoder.start == "random"
+    auxiliary = [f"loss.auxiliary.{key}" for key in ("weight", "network", "first_price", "anneal_steps")]
+    keys = ("unit_dim", "encoder.posterior", "loss.weight_correlation", "train.optimizer", *auxiliary)
+    values = [f"code.{key}={select(small, f'code.{key}')}" for key in keys]
+    context = build(*values, "code.loss.auxiliary.pretrain_steps=2")
     run_pipeline(context)
     rows = read_log(context.stages["code"].folder / "log.csv")
     assert all(float(rows[-1][name]) > 0 for name in ("correlation", "decoded", "reconstruction"))

@@ -21,7 +21,12 @@ DIFFERENCES = {
     "attached_condition": {},  # as released, so `small` and `paper` have it anyway
     "attention_condition": {"code.decoder.modulation": "attention"},
     # found in the denoiser's map
-    "bilinear_start": {**SPECTRAL, "code.encoder.start": "bilinear", "code.encoder.input": "features"},
+    "bilinear_start": {
+        **SPECTRAL,
+        "code.encoder.start": "bilinear",
+        "code.encoder.start_reads": "input",
+        "code.encoder.input": "features",
+    },
     "constant_weighting": {"code.loss.dis_weighting": "constant"},
     "detached_condition": {"code.loss.detach_condition": True},
     # pixels are too many to be whitened
@@ -30,11 +35,7 @@ DIFFERENCES = {
         "code.loss.whiten_ridge": None,
         "code.loss.auxiliary.weight": 0.0,
     },
-    "eigenmaps_start": {
-        **SPECTRAL,
-        "code.encoder.start": "eigenmaps",
-        "code.encoder.start_reads": "pixels",
-    },
+    "eigenmaps_start": {**SPECTRAL, "code.encoder.start": "eigenmaps"},
     # a KL has a price in nats
     "kl": {"autoencoder.kind": "kl", "autoencoder.loss.weight_regulariser": 1.0e-5},
     # the cap is of the weight by change, and of another size than noise errors

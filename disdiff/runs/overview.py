@@ -65,8 +65,7 @@ def log_overview(context: Context, full: bool) -> None:
         if name not in budgets:
             log.info(f"  {name}: {size}, nothing to train")
             continue
-        budget = budgets[name]
-        seconds = context.step_seconds[name] * budget.num_steps
+        budget, seconds = budgets[name]
         total += seconds
         log.info(
             f"  {name}: {size}, to train: {budget.num_steps} steps of {budget.batch_size}, "
@@ -79,8 +78,8 @@ def log_overview(context: Context, full: bool) -> None:
         )
 
 
-def try_stages(context: Context) -> dict[str, Budget]:
-    """Time some trial steps of every stage to be trained; returns the budgets of these stages by name.
+def try_stages(context: Context) -> dict[str, tuple[Budget, float]]:
+    """Time some trial steps of every stage to be trained; returns their budgets and seconds by name.
 
     Afterwards the process uses the number of threads that minimises the total training time, and
     `context.step_seconds` holds the seconds per step with that number.
@@ -90,26 +89,33 @@ def try_stages(context: Context) -> dict[str, Budget]:
     """
     check_batches(context)
     todo = [n for n, stage in context.stages.items() if not stage.trained and context.has_parameters(n)]
-    budgets, trials, choose = {}, {}, len(context.thread_counts) > 1
+    budgets: dict[str, Budget] = {}
+    step_seconds, stage_seconds, choose = {}, {}, len(context.thread_counts) > 1
     if not todo:
-        return budgets
+        return {}
     screen = screen_counts(context.thread_counts) if choose else {torch.get_num_threads(): 1.0}
     torch.set_num_threads(choose_count(screen))
     for name in todo:
         task = build_task(context, name)
-        budgets[name], trials[name] = task.budget, try_steps(context, name, task, screen)
-    seconds = {
-        count: sum(trial[count] * budgets[name].num_steps for name, trial in trials.items())
-        for count in screen
-    }
+        budgets[name], first = task.budget, task.trial_step
+        trial = try_steps(context, name, task, screen, first)
+        cheap = try_steps(context, name, task, screen, 0) if first else trial
+        step_seconds[name] = trial
+        stage_seconds[name] = {
+            count: cheap[count] * first + trial[count] * (task.budget.num_steps - first) for count in screen
+        }
+    total = {count: sum(each[count] for each in stage_seconds.values()) for count in screen}
     if choose:
-        settle_threads(seconds)
-    context.step_seconds.update({name: trial[choose_count(seconds)] for name, trial in trials.items()})
-    return budgets
+        settle_threads(total)
+    chosen = choose_count(total)
+    context.step_seconds.update({name: trial[chosen] for name, trial in step_seconds.items()})
+    return {name: (budget, stage_seconds[name][chosen]) for name, budget in budgets.items()}
 
 
-def try_steps(context: Context, name: str, task: StageTask, screen: dict[int, float]) -> dict[int, float]:
-    """Seconds per training step of a stage for each number of threads, from a few steps on a small batch.
+def try_steps(
+    context: Context, name: str, task: StageTask, screen: dict[int, float], number: int
+) -> dict[int, float]:
+    """Seconds of the training step `number` of a stage for each number of threads, on a small batch.
 
     The trial uses a copy of the task and restores the random state, so that it does not affect training.
     """
@@ -121,7 +127,7 @@ def try_steps(context: Context, name: str, task: StageTask, screen: dict[int, fl
     def step(size: int) -> None:
         """One forward and backward pass on `size` images."""
         small = {key: value[:size] for key, value in batch.items()}
-        trial.compute_loss(small, trial.trial_step, trial.step_generator(0)).backward()
+        trial.compute_loss(small, number, trial.step_generator(0)).backward()
         if trial.device.type != "cpu":
             torch.accelerator.synchronize()
 

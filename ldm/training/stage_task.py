@@ -38,7 +38,7 @@ class StageTask(pl.LightningModule):
         trained: the module to train.
         stats: losses and statistics of the last step by name, detached, shape ().
         num_parts: number of parts into which a step splits its batch; their gradients are added.
-        trial_step: the step whose time stands for all when a training is estimated.
+        trial_step: the first of the steps that take the most time; earlier ones are estimated by the first.
     """
 
     def __init__(self, trained: nn.Module, settings: TrainSettings) -> None:

@@ -150,6 +150,21 @@ def test_trial_steps_choose_the_threads_of_the_process(build, two_threads_are, s
     )
 
 
+def test_steps_of_pretraining_are_timed_apart(build, monkeypatch):
+    from disdiff.runs import overview
+
+    def take(context, name, task, screen, number):
+        return dict.fromkeys(screen, 0.01 if number == 0 and name == "code" else 1.0)
+
+    monkeypatch.setattr(overview, "try_steps", take)
+    context = build("code.loss.auxiliary={weight: 1.0, hidden: 8, pretrain_steps: 3}", "trainer.threads=1")
+    found = overview.try_stages(context)
+    for name, (budget, seconds) in found.items():
+        slow = budget.num_steps - 3 * (name == "code")
+        assert seconds == pytest.approx(slow + 0.01 * (budget.num_steps - slow)) and slow > 0
+    assert context.step_seconds == dict.fromkeys(context.stages, 1.0)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_fixed_number_of_threads_is_not_tried(build, two_threads_are, said, threads):
     from disdiff.runs.overview import log_overview

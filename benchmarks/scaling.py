@@ -49,6 +49,8 @@ RANDOM_START = [
     "code.encoder.start=random",
     "code.encoder.freeze_steps=0",
     "code.encoder.learning_rate_factor=1",
+    "code.loss.auxiliary.weight=0",
+    "code.loss.weight_correlation=0",
 ]
 SYSTEMS = {  # name: folder of its configuration, and overrides
     "disdiff": ("disdiff", RANDOM_START),

@@ -39,7 +39,10 @@ from ldm.training.stage_task import StageTask
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "disdiff" / "shapes3d.yaml"
 STAGES = ("autoencoder", "latent_diffusion", "code")
 # Weights are random, which does not change the cost. LPIPS is off, because its weights may be missing.
-UNTRAINED = ["data.procedural=always", "stages.pretrained=false", "autoencoder.loss.perceptual=none"]
+UNTRAINED = [
+    *("data.procedural=always", "stages.pretrained=false", "autoencoder.loss.perceptual=none"),
+    *("code.loss.auxiliary.weight=0", "code.loss.weight_correlation=0"),  # the published losses
+]
 
 
 @dataclass

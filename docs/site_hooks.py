@@ -12,6 +12,7 @@ OUTSIDE = (
     "benchmarks/RECIPE.md",
     "benchmarks/COMPARISON.md",
     "benchmarks/history/recipe-log.md",
+    "benchmarks/history/recipe-spectral.md",
     "benchmarks/history/comparison-log.md",
     "benchmarks/steps.png",
     "data/README.md",

@@ -16,9 +16,10 @@ from ldm.files import atomic_path
 
 ANIMATION = "traversal.gif"
 FARTHEST = 2.0  # in standard deviations; the sliders go further
-COLUMNS = 6
+COLUMNS = 5
 MILLISECONDS = 350  # per frame
-COLOURS = 128  # of a frame; a GIF can have 256, and is a quarter larger then
+COLOURS = 192  # of a frame; a GIF can have 256, and is a sixth larger then
+ROUNDS = 2  # of k-means, which fits the colours
 GAP, MARGIN, LABEL, CAPTION = 8, 8, 34, 22  # pixels
 
 
@@ -33,7 +34,7 @@ def save_animation(path: str | Path, frames: Frames, names: UnitNames) -> None:
     order = [i for i, amount in enumerate(frames.amounts) if abs(amount) <= FARTHEST]
     there_and_back = order + order[-2:0:-1]
     drawn = [draw(frames, column, names) for column in there_and_back]
-    pictures = [picture.quantize(COLOURS, dither=Image.Dither.NONE) for picture in drawn]
+    pictures = [picture.quantize(COLOURS, kmeans=ROUNDS, dither=Image.Dither.NONE) for picture in drawn]
     with atomic_path(path) as temporary:
         pictures[0].save(
             temporary, "GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0

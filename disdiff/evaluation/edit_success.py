@@ -81,6 +81,14 @@ class FactorReader:
         found = in_batches(lambda c, z: self.predict(decode(c, z)), code, z_T, progress=progress)
         return found.cpu().transpose(0, 1)
 
+    def read_held_out(self, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """What the probes read from first-stage reconstructions and from originals, and the true factors."""
+        factors = self.source.factors(index)
+        return {
+            "probe_accuracy": (self.read_first_stage(index), factors),
+            "probe_accuracy_originals": (self.read_originals(index), factors),
+        }
+
     def read_originals(self, index: Tensor) -> Tensor:
         """Factors of the images `index` themselves, shape (P, n, F)."""
         return in_batches(lambda part: self.predict(self.images(part)), index).cpu().transpose(0, 1)
@@ -128,10 +136,9 @@ def compute_editing(
         factor and other factor; `unedited`, the agreement for unchanged codes; `probe_accuracy` on
         autoencoder reconstructions and `probe_accuracy_originals` on the images themselves; `*_within_one`
         for the factors in `ORDINAL`, which accept a value off by one. `by_name` has `units`, all that a
-        factor's name finds, and the rates if they are swapped together. The same rates by the probe that was
-        trained on reconstructions, too, are under `with_reconstructions`. `probe` names the training images
-        of the first, and `assigned_unit` is the unit of each factor. A factor that has the same value in all
-        images is not edited.
+        factor's name finds, and the rates of swaps of all. `with_reconstructions` has the same rates by the
+        probe that was trained on reconstructions, too. `probe` names the training images of the first.
+        A factor that has the same value in all images is not edited.
     """
     names, random = source.factor_space.names, torch.Generator().manual_seed(seed)
     data = (cache_folder, model.latent_space, source, eval_index, probe_steps, seed)
@@ -143,26 +150,20 @@ def compute_editing(
     if new_noise:
         z_T = renew_noise(z_T, new_noise, random)
     varying = find_varying(source, eval_index)
-    table = UnitTable(model.num_units, names, np.asarray(importance))
-    alone = {names[f]: [int(table.importance[:, f].argmax())] for f in varying}
-    together = {names[f]: table.find(names[f]) for f in varying}
+    alone, together = assign_units(np.asarray(importance), names, varying)
     edits, edits_by_name = {}, {}
     for f in varying:
         name, target = names[f], draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
         other, report = reader.encode(target), partial(progress, f"editing {name}")
-        seen = reader.read_factors(swap_units(code, other, alone[name]), z_T, report)
-        edits[name] = edits_by_name[name] = seen[:, :, varying], wanted[:, varying]
+        found = reader.read_factors(swap_units(code, other, alone[name]), z_T, report)
+        edits[name] = edits_by_name[name] = found[:, :, varying], wanted[:, varying]
         if together[name] != alone[name]:
-            seen = reader.read_factors(swap_units(code, other, together[name]), z_T, report)
-            edits_by_name[name] = seen[:, :, varying], wanted[:, varying]
-    held_out = eval_index[:NUM_JUDGED]
-    seen = {
-        "unedited": (reader.read_factors(code, z_T), factors),
-        "probe_accuracy": (reader.read_first_stage(held_out), source.factors(held_out)),
-        "probe_accuracy_originals": (reader.read_originals(held_out), source.factors(held_out)),
-    }
+            found = reader.read_factors(swap_units(code, other, together[name]), z_T, report)
+            edits_by_name[name] = found[:, :, varying], wanted[:, varying]
+    held_out = reader.read_held_out(eval_index[:NUM_JUDGED])
+    seen = {"unedited": (reader.read_factors(code, z_T), factors), **held_out}
     strict, lenient = (
         {
             **summarise_edits(judge(edits, p)),
@@ -182,6 +183,15 @@ def compute_editing(
         "probe_steps": probe_steps,
         "seed": seed,
     }
+
+
+def assign_units(
+    importance: np.ndarray, names: Sequence[str], varying: Sequence[int]
+) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """The most important unit of each varying factor, and all units that the factor's name finds, by name."""
+    table = UnitTable(len(importance), names, importance)
+    alone = {names[f]: [int(importance[:, f].argmax())] for f in varying}
+    return alone, {names[f]: table.find(names[f]) for f in varying}
 
 
 def find_probe(

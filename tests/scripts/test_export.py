@@ -162,7 +162,7 @@ def test_names_stay_as_they_are_in_the_card(folder, tmp_path, name):
     save_json(folder / "metrics.json", metrics)
     text = (export_run(folder, tmp_path / "out") / "README.md").read_text()
     cell = name.replace("|", "\\|")
-    assert f"| {cell} | unit 0 | 0.500 | 0.25 ({cell}) |  | not measured |  |" in text
+    assert f"| {cell} | unit 0 | 0.500 | not measured | 0.25 ({cell}) |  | not measured |  |" in text
     assert f"- Unit 0 encodes {name} (importance 0.60)." in text
 
 

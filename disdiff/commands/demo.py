@@ -27,7 +27,7 @@ SHOWN = {
 }
 FRESH, NUM_PAIRS = "fresh_swap.png", 6
 NEXT = """next:
-  disdiff edit pretrained/shapes3d PICTURE --unit "wall hue" --by 2        edit a picture
+  disdiff edit pretrained/shapes3d 12 --unit "wall hue" --toward 70000     the wall of another image
   disdiff train --base configs/disdiff/shapes3d.yaml preset=smoke          the whole training, in miniature
   disdiff train --base configs/disdiff/folder.yaml data.root=PHOTOS        train on your own pictures
   disdiff --help                                                           all commands"""

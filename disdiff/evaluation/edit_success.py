@@ -4,7 +4,7 @@ Each factor is assigned the unit with the highest importance. An edit replaces t
 source image by that of a target image, and samples from the noise inferred from the source. The edit succeeds
 if the factor takes the target's value, and it keeps another factor if that factor still has the source's
 value. The same is measured for all units that encode the factor more than any other factor, which is what an
-edit by the factor's name replaces (`disdiff.editing.unit_lookup`).
+edit by the factor's name replaces (`disdiff.editing.unit_names.find_units_of`).
 
 A probe, an image classifier trained with labels for this evaluation only, reads the factors. Two kinds read
 the same edits (`disdiff.evaluation.probe`): one that was trained on original images, whose rates are the
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disdiff.editing.unit_lookup import UnitTable
+from disdiff.editing.unit_names import find_units_of
 from disdiff.editing.units import decode_code, deterministic, in_batches, reconstruct, renew_noise, swap_units
 from disdiff.evaluation.probe import Probe, train_probe
 from disdiff.method.model import ImageModel
@@ -150,20 +150,20 @@ def compute_editing(
     if new_noise:
         z_T = renew_noise(z_T, new_noise, random)
     varying = find_varying(source, eval_index)
-    alone, together = assign_units(np.asarray(importance), names, varying)
+    alone = {names[f]: [int(np.argmax(importance, axis=0)[f])] for f in varying}
+    together = {names[f]: find_units_of(importance, f) for f in varying}
     edits, edits_by_name = {}, {}
     for f in varying:
         name, target = names[f], draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
         other, report = reader.encode(target), partial(progress, f"editing {name}")
-        found = reader.read_factors(swap_units(code, other, alone[name]), z_T, report)
-        edits[name] = edits_by_name[name] = found[:, :, varying], wanted[:, varying]
-        if together[name] != alone[name]:
-            found = reader.read_factors(swap_units(code, other, together[name]), z_T, report)
-            edits_by_name[name] = found[:, :, varying], wanted[:, varying]
-    held_out = reader.read_held_out(eval_index[:NUM_JUDGED])
-    seen = {"unedited": (reader.read_factors(code, z_T), factors), **held_out}
+        for units, results in ((alone[name], edits), (together[name], edits_by_name)):
+            if results is edits or units != alone[name]:
+                found = reader.read_factors(swap_units(code, other, units), z_T, report)
+            results[name] = found[:, :, varying], wanted[:, varying]
+    seen = reader.read_held_out(eval_index[:NUM_JUDGED])
+    seen["unedited"] = reader.read_factors(code, z_T), factors
     strict, lenient = (
         {
             **summarise_edits(judge(edits, p)),
@@ -183,15 +183,6 @@ def compute_editing(
         "probe_steps": probe_steps,
         "seed": seed,
     }
-
-
-def assign_units(
-    importance: np.ndarray, names: Sequence[str], varying: Sequence[int]
-) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """The most important unit of each varying factor, and all units that the factor's name finds, by name."""
-    table = UnitTable(len(importance), names, importance)
-    alone = {names[f]: [int(importance[:, f].argmax())] for f in varying}
-    return alone, {names[f]: table.find(names[f]) for f in varying}
 
 
 def find_probe(

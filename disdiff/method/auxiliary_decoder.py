@@ -67,8 +67,8 @@ class AuxiliaryDecoder(nn.Module):
             self.register_buffer("blur_rows", blurs[0], persistent=False)
             self.register_buffer("blur_columns", blurs[1], persistent=False)
             self.blurred_variance = self.blur(z_0.flatten(1) - centre).square().mean().item()
-        self.decoder, critic = build_networks(config, num_numbers, z_0.shape[1:])
-        self.critic = critic if config.mixes else None
+        self.decoder = build_decoder(config, num_numbers, z_0.shape[1:])
+        self.critic = build_critic(config, z_0.shape[1:]) if config.mixes else None
 
     def parameter_groups(self, rate: float) -> list[dict]:
         """The decoder and the critic at a learning rate, without Muon; the critic has its own betas."""
@@ -165,10 +165,8 @@ def draw_taken(code: Tensor, generator: torch.Generator) -> Tensor:
     return draws[:, 1:] < draws[:, :1]
 
 
-def build_networks(
-    config: AuxiliaryConfig, num_numbers: int, shape: torch.Size
-) -> tuple[nn.Module, nn.Module]:
-    """The decoder, codes (B, N D) => whitened latents (B, P), and the critic, latents => (B, 1).
+def build_decoder(config: AuxiliaryConfig, num_numbers: int, shape: torch.Size) -> nn.Module:
+    """The decoder, codes (B, N D) => whitened latents (B, P).
 
     Args:
         config: kind and sizes.
@@ -179,15 +177,21 @@ def build_networks(
         UserError: the kind is unknown, or `conv` has latents of an odd side.
     """
     check_option("code.loss.auxiliary.network", config.network, ("mlp", "conv"))
-    numbers = math.prod(shape)
     if config.network == "mlp":
-        return build_mlp(num_numbers, config.hidden, numbers), build_mlp(numbers, config.hidden, 1)
+        return build_mlp(num_numbers, config.hidden, math.prod(shape))
     if any(side % 2 for side in shape[1:]):
         raise UserError(
             f"code.loss.auxiliary.network=conv halves latents, and these have {shape[1]}x{shape[2]} "
             "pixels; choose network=mlp"
         )
-    return ConvDecoder(config, num_numbers, shape), ConvCritic(config, shape)
+    return ConvDecoder(config, num_numbers, shape)
+
+
+def build_critic(config: AuxiliaryConfig, shape: torch.Size) -> nn.Module:
+    """The critic, whitened latents (B, P) => logits (B, 1), of the decoder's kind; `shape` is (C, h, w)."""
+    if config.network == "mlp":
+        return build_mlp(math.prod(shape), config.hidden, 1)
+    return ConvCritic(config, shape)
 
 
 def blur_matrix(side: int, deviation: float) -> Tensor:

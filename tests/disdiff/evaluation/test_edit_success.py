@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,13 @@ def test_a_factor_in_two_units_needs_both(copier, halves, eval_index):
     assert result["success"] == {"brightness": 0.0, "scale": 1.0}
     assert together["success"] == {"brightness": 1.0, "scale": 1.0} and together["kept_min"] == 1.0
     assert set(result["with_reconstructions"]["by_name"]) == set(together)
+
+
+def test_a_factor_may_have_a_number_for_a_name(copier, halves, eval_index, monkeypatch):
+    """A column `7` of a folder's factors.csv is a factor, and no unit 7."""
+    monkeypatch.setattr(halves, "factor_space", replace(halves.factor_space, names=("7", "scale")))
+    result = compute_editing(copier(), halves, eval_index, np.eye(2), SAMPLER, 20, seed=0, probe_steps=60)
+    assert result["by_name"]["units"] == {"7": [0], "scale": [1]}
 
 
 def test_rates_of_edits():

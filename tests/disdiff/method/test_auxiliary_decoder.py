@@ -6,7 +6,8 @@ from disdiff.method.auxiliary_decoder import (
     CRITIC_BETAS,
     PENALTY_EVERY,
     AuxiliaryDecoder,
-    build_networks,
+    build_critic,
+    build_decoder,
     draw_taken,
 )
 from disdiff.method.factor_encoder import FactorEncoderConfig
@@ -186,6 +187,8 @@ def test_without_critic_and_recoding_nothing_is_mixed(auxiliary, z_0, generator)
     torch.testing.assert_close(loss, 2 * error)
     loss.backward()
     assert all(weight.grad is None for weight in auxiliary.critic.parameters())
+    bare = AuxiliaryDecoder(AuxiliaryConfig(weight=1.0), z_0, UNITS * NUMBERS)
+    assert bare.critic is None and len(bare.parameter_groups(1.0)) == 1
 
 
 BATCH, STEPS = 4, 6
@@ -250,7 +253,10 @@ def test_every_network_is_trained_and_only_the_model_s_are_kept(build_tiny_disdi
     task = build_task(build_tiny_disdiff(fields="random"))
     statistics = prepare(task)
     optimizer = task.configure_optimizers()["optimizer"]
-    encoder, _, decoder, critic = optimizer.param_groups
+    encoder, fields, decoder, critic = optimizer.param_groups
+    assert [group.get("orthogonal", True) for group in (encoder, fields, decoder, critic)] == [
+        *(False, True, False, False)  # Muon is for the gradient decoder
+    ]
     assert decoder["lr"] == critic["lr"] == encoder["lr"]
     assert {id(p) for p in critic["params"]} == {id(p) for p in task.auxiliary.critic.parameters()}
     assert critic["betas"] == CRITIC_BETAS != decoder["betas"]
@@ -330,11 +336,12 @@ def test_total_correlation_is_priced_by_its_weight(build_tiny_disdiff):
 
 def test_convolutional_networks_have_the_shapes_of_the_linear_ones():
     config = AuxiliaryConfig(network="conv", hidden=8, channels=4)
-    decoder, critic = build_networks(config, 6, torch.Size((3, 4, 6)))
+    shape = torch.Size((3, 4, 6))
+    decoder, critic = build_decoder(config, 6, shape), build_critic(config, shape)
     decoded = decoder(torch.randn(5, 6))
     assert decoded.shape == (5, 72) and critic(decoded).shape == (5, 1)
     with pytest.raises(UserError, match="network=mlp"):
-        build_networks(config, 6, torch.Size((3, 5, 6)))
+        build_decoder(config, 6, torch.Size((3, 5, 6)))
 
 
 def test_latents_too_large_to_be_whitened_are_refused():

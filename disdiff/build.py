@@ -128,14 +128,18 @@ def build_disdiff(
     Raises:
         UserError: an option is unknown, sizes do not fit, or latents are too large to be whitened.
     """
-    numbers, loss = math.prod(latent_space.latent_shape(image_size)), config.code.loss
-    if loss.whiten_ridge is not None:
-        check_whitened(numbers)
-    if loss.auxiliary.weight:
-        check_whitened(numbers, "code.loss.auxiliary.weight")
+    if config.code.loss.whiten_ridge is not None:
+        check_whitened(math.prod(latent_space.latent_shape(image_size)))
+    check_auxiliary(config, latent_space, image_size)
     encoder = build_encoder(config, latent_space, image_size, has_features=True)
     encoder_input = build_encoder_input(config.code.encoder.input, latent_space, denoiser)
     return add_decoder(config, latent_space, denoiser, encoder, encoder_input, kind)
+
+
+def check_auxiliary(config: Config, latent_space: LatentSpace, image_size: int) -> None:
+    """Raise UserError if there is an auxiliary decoder, and latents are too large to be whitened for it."""
+    if config.code.loss.auxiliary.weight:
+        check_whitened(math.prod(latent_space.latent_shape(image_size)), "code.loss.auxiliary.weight")
 
 
 def add_decoder(
@@ -188,6 +192,7 @@ def build_conditional(
     code = config.code
     check_prior(config.prior, code.encoder.posterior, code.num_units * code.unit_dim)
     check_start(config)
+    check_auxiliary(config, latent_space, image_size)
     if config.conditional.anchors.shift and code.unit_dim != 1:
         raise UserError(
             f"conditional.anchors.shift needs units of one number, and code.unit_dim={code.unit_dim}; set "
@@ -283,10 +288,10 @@ def build_conditional_task(config: Config, model: ConditionalDiffusion, device: 
     """The task of EncDiff, DyGA, Diff-AE and InfoDiffusion."""
     from disdiff.baselines.tasks import ConditionalTask
 
-    options = config.conditional
-    settings = resolve_settings(config.code.train, config.seed, device)
-    anchors = Anchors(options.anchors, config.code.num_units) if options.anchors.shift else None
-    return ConditionalTask(model, options.norm, config.prior, config.code.encoder, settings, anchors)
+    options, code = config.conditional, config.code
+    settings = resolve_settings(code.train, config.seed, device)
+    anchors = Anchors(options.anchors, code.num_units) if options.anchors.shift else None
+    return ConditionalTask(model, options.norm, config.prior, code.encoder, code.loss, settings, anchors)
 
 
 def build_vae_task(
@@ -328,7 +333,10 @@ CONDITIONAL = System(
     ("autoencoder", "code"),
     build_conditional,
     build_conditional_task,
-    ("trunk", "conditional", "prior", "latent_diffusion.unet", "latent_diffusion.schedule"),
+    (
+        *("trunk", "conditional", "prior", "latent_diffusion.unet", "latent_diffusion.schedule"),
+        *("code.loss.auxiliary", "code.loss.weight_correlation"),
+    ),
     ("decoder", "loss"),
 )
 VARIATIONAL = System(

@@ -11,6 +11,7 @@ from disdiff.baselines.total_correlation import BetaTCVAETerm, FactorVAETerm
 from disdiff.baselines.vae import VAE, normalise_beta, reconstruction_loss
 from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import FactorEncoderConfig
+from disdiff.method.losses import DisDiffLossConfig
 from ldm.data.source import to_float
 from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import q_sample, sample_integers, sample_noise
@@ -20,7 +21,10 @@ from ldm.training.stage_task import StageTask, spread
 
 
 class ConditionalTask(CodeTask):
-    """Trains a `ConditionalDiffusion`: noise error at uniformly drawn t, plus the prior terms."""
+    """Trains a `ConditionalDiffusion`: noise error at uniformly drawn t, plus the prior terms.
+
+    The code may be pre-trained as that of `DisDiffTask` is; the denoiser then begins after that.
+    """
 
     model: ConditionalDiffusion
 
@@ -30,32 +34,37 @@ class ConditionalTask(CodeTask):
         norm: str,
         prior: PriorConfig,
         encoder: FactorEncoderConfig,
+        loss: DisDiffLossConfig,
         settings: TrainSettings,
         anchors: Anchors | None = None,
     ) -> None:
-        super().__init__(model, encoder, settings)
+        super().__init__(model, encoder, settings, loss.auxiliary, loss.weight_correlation)
         self.norm, self.prior, self.anchors = norm, prior, anchors
         self.keep_frozen(model.latent_space)
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:
-        """Mean error of the predicted noise plus the weighted prior terms."""
-        schedule = self.model.schedule
+        """Mean error of the predicted noise plus the weighted prior terms and those of pre-training."""
         z_0 = sample_latents(self.model.latent_space, batch["statistics"], generator)
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
+        self.stats = {"code_std": spread(posterior.mean).mean()}
+        loss = self.code_loss(z_0, posterior, code, step)
+        if step >= self.pretrain_steps:
+            loss = loss + self.noise_error(z_0, code, step, generator)
+        held, terms = prior_loss(self.prior, posterior, code, step, generator)
+        loss = loss + self.price(step) * held
+        self.stats |= {**terms, "loss": loss.detach()}
+        return loss
+
+    def noise_error(self, z_0: Tensor, code: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        """Mean error of the predicted noise of latents (B, C, h, w), given their codes, shape ()."""
+        schedule = self.model.schedule
         t, eps = sample_integers(0, schedule.num_steps, z_0, generator), sample_noise(z_0, generator)
         read = code if self.anchors is None else self.anchors(code, step)
         eps_hat = self.trained(q_sample(schedule, z_0, t, eps), t, read)
-        reconstruction = denoising_error(eps_hat, eps, self.norm).mean()
-        held, stats = prior_loss(self.prior, posterior, code, step, generator)
-        loss = reconstruction + held
-        self.stats = {
-            "reconstruction": reconstruction.detach(),
-            "code_std": spread(posterior.mean).mean(),
-            **stats,
-            "loss": loss.detach(),
-        }
-        return loss
+        error = denoising_error(eps_hat, eps, self.norm).mean()
+        self.stats["reconstruction"] = error.detach()
+        return error
 
 
 class VAETask(CodeTask):

@@ -3,27 +3,73 @@
 The encoder may start training later and have a smaller learning rate than the other networks. Without this,
 an encoder with an initial code (`code.encoder.start`) loses it: at first the other networks cannot use the
 code yet, and their gradients are uninformative.
+
+The code may also be learnt before the other networks: an auxiliary decoder
+(`disdiff.method.auxiliary_decoder`) and the price of KL and total correlation train it alone for
+`pretrain_steps`.
 """
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig
+from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
+from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
+from disdiff.method.kl_parts import decompose_kl
+from disdiff.method.losses import AuxiliaryConfig
 from disdiff.method.model import ImageModel
 from ldm.diffusion.process import sample_noise
 from ldm.diffusion.sampler import sample_ddim
+from ldm.errors import UserError
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
-from ldm.training.optimizer import TrainSettings
+from ldm.training.optimizer import TrainSettings, scale_learning_rate
 from ldm.training.stage_task import StageTask
 
 
 class CodeTask(StageTask):
-    """Trains `model.networks`; their encoder is frozen for `freeze_steps` and has its own learning rate."""
+    """Trains `model.networks`; their encoder is frozen for `freeze_steps` and has its own learning rate.
 
-    def __init__(self, model: ImageModel, encoder: FactorEncoderConfig, settings: TrainSettings) -> None:
+    Args:
+        model: the model to train.
+        encoder: options of its encoder.
+        settings: optimiser, budget and seed.
+        auxiliary: the auxiliary decoder; without a weight there is none.
+        weight_correlation: price of a nat of total correlation of the code's units.
+
+    Raises:
+        UserError: pre-training leaves no step, or total correlation has a price but codes have no variance.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        encoder: FactorEncoderConfig,
+        settings: TrainSettings,
+        auxiliary: AuxiliaryConfig | None = None,
+        weight_correlation: float = 0.0,
+    ) -> None:
         super().__init__(model.networks, settings)
         self.model = model
         self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
+        auxiliary = auxiliary or AuxiliaryConfig()
+        self.auxiliary_config = auxiliary
+        self.auxiliary: AuxiliaryDecoder | None = None  # built by `fit_data`
+        self.pretrain_steps = auxiliary.pretrain_steps if auxiliary.weight else 0
+        self.trial_step = self.pretrain_steps  # steps before it are cheaper
+        self.weight_correlation = weight_correlation
+        if weight_correlation and encoder.posterior != "gaussian":
+            raise UserError(
+                "code.loss.weight_correlation needs codes with a variance; set "
+                "code.encoder.posterior=gaussian, or the weight to 0"
+            )
+        if self.pretrain_steps >= self.budget.num_steps:
+            raise UserError(
+                f"code.loss.auxiliary.pretrain_steps={self.pretrain_steps} leaves nothing of "
+                f"{self.budget.num_steps} steps; raise code.train.images, or lower it"
+            )
 
     def encode(self, seen: Tensor, step: int) -> CodePosterior:
         """Encode `seen` at a training step; without gradients while the encoder is frozen."""
@@ -32,18 +78,60 @@ class CodeTask(StageTask):
             return self.trained.encoder.posterior(seen)
 
     def fit_data(self, z_0: Tensor) -> None:
-        """Fit statistics that the loss needs to training latents (n, C, h, w), before the first step."""
+        """Fit what the loss needs to training latents (n, C, h, w), before the first step."""
+        if self.auxiliary_config.weight:
+            numbers = self.trained.encoder.num_units * self.trained.encoder.unit_dim
+            self.auxiliary = AuxiliaryDecoder(self.auxiliary_config, z_0, numbers)
+
+    def price(self, step: int) -> float:
+        """Factor on the weights of KL and total correlation at a step; 1 without an auxiliary decoder."""
+        return 1.0 if self.auxiliary is None else self.auxiliary.price(step)
+
+    def code_loss(self, z_0: Tensor, posterior: CodePosterior, code: Tensor, step: int) -> Tensor:
+        """Weighted L_aux and total correlation of `code` (B, N, D), a sample of the posterior, shape ().
+
+        Their values go to `self.stats`. Both are left out while the encoder is frozen.
+        """
+        loss = code.new_zeros(())
+        if step < self.freeze_steps:
+            return loss
+        if self.weight_correlation:
+            gaussian = cast(Posterior, posterior)  # as the encoder's option says, see __init__
+            correlation = decompose_kl(gaussian, code).total_correlation
+            self.stats["correlation"] = correlation.detach()
+            loss = loss + self.price(step) * self.weight_correlation * correlation
+        if self.auxiliary is not None:
+            error = self.auxiliary(z_0, code, step)
+            self.stats["decoded"] = error.detach()
+            loss = loss + self.auxiliary.config.weight * error
+        return loss
 
     def parameter_groups(self) -> list[dict]:
-        """Two groups, the encoder with its own learning rate and all other parameters.
+        """The encoder with its own learning rate, all other networks, and the auxiliary decoder, if any.
 
-        Muon trains the other parameters only; the encoder is then trained by AdamW.
+        Muon trains the other networks only; the encoder is then trained by AdamW. While the code is
+        pre-trained, the encoder has the full learning rate. The auxiliary decoder has the encoder's.
         """
         encoder = list(self.trained.encoder.parameters())
         own = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in self.trained.parameters() if id(parameter) not in own]
-        rate = self.budget.learning_rate * self.encoder_rate
-        return [{"params": encoder, "lr": rate, "orthogonal": False}, {"params": rest}]
+        rate = self.budget.learning_rate * (1.0 if self.pretrain_steps else self.encoder_rate)
+        groups = [{"params": encoder, "lr": rate, "orthogonal": False}, {"params": rest}]
+        return groups if self.auxiliary is None else [*groups, self.auxiliary.parameter_group(rate)]
+
+    def rate_factors(self, num_groups: int) -> list[Callable[[int], float]]:
+        """Warm-up and decay, once for pre-training and once for the rest."""
+        first, num_steps = self.pretrain_steps, self.budget.num_steps
+        if not first:
+            return super().rate_factors(num_groups)
+
+        def scale(step: int, after: float) -> float:
+            if step < first:
+                return scale_learning_rate(self.config, step, first)
+            return after * scale_learning_rate(self.config, step - first, num_steps - first)
+
+        with_encoder, alone = (partial(scale, after=after) for after in (self.encoder_rate, 1.0))
+        return [alone if group == 1 else with_encoder for group in range(num_groups)]
 
     @property
     def current(self) -> ImageModel:

@@ -24,19 +24,16 @@ class AuxiliaryConfig:
 
     Attributes:
         weight: weight of L_aux; 0 for no auxiliary decoder.
-        pretrain_steps: for so many steps only L_aux, KL and total correlation train; the gradient decoder
-            begins after that.
-        network: the decoder and the critic: `mlp`, or `conv`, convolutions at half the latent's size.
-        hidden: width of the hidden linear layers of both.
+        pretrain_steps: for so many steps only L_aux, KL and total correlation train; the networks that read
+            the code begin after that.
+        network: `mlp`, or `conv`, convolutions at half the latent's size.
+        hidden: width of the hidden linear layers.
         channels: channels of `conv`.
         ridge: ridge of the whitening, in units of the latents' covariance; see `code.loss.whiten_ridge`.
         blur: standard deviation of a blur of the latents, in their pixels: at first the decoder's error is
             that of blurred latents, so that large structures and places are learnt first; 0 for none.
-        first_price: at first `weight_kl` and `weight_correlation` are so many times larger.
+        first_price: at first KL and total correlation have weights so many times larger.
         anneal_steps: over these steps the blur and the first price fade.
-        weight_critic: weight of the critic's judgement of codes mixed from two images (recombination).
-        weight_recode: weight of the error of reading a mixed code again.
-        weight_penalty: weight of the critic's gradient penalty.
     """
 
     weight: float = 0.0
@@ -48,14 +45,6 @@ class AuxiliaryConfig:
     blur: float = 0.0
     first_price: float = 1.0
     anneal_steps: int = 0
-    weight_critic: float = 0.0
-    weight_recode: float = 0.0
-    weight_penalty: float = 0.5
-
-    @property
-    def mixes(self) -> bool:
-        """Whether units of two images are mixed."""
-        return bool(self.weight_critic or self.weight_recode)
 
 
 @dataclass
@@ -144,32 +133,6 @@ def variant_loss(
     """
     logits = variant_logits(code_hat_c, code_hat, code) / temperature
     return F.cross_entropy(logits, unit, reduction="none")
-
-
-def mix_units(code: Tensor, other: Tensor, taken: Tensor) -> Tensor:
-    """`code` (B, N, D) with the units that are True in `taken` (B, N) replaced by those of `other`."""
-    return torch.where(taken[..., None], other, code)
-
-
-def recode_error(recoded: Tensor, mixed: Tensor) -> Tensor:
-    """Squared error of a mixed code read again from its latent, mean over all N D numbers, shape (B,)."""
-    return (recoded - mixed).square().flatten(1).mean(dim=1)
-
-
-def critic_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
-    """|grad C|^2 of each row's point between `real` and `fake` (B, P), shape (B,), to train the critic by.
-
-    A gradient near zero keeps the critic smooth (Thanh-Tung et al. 2019, arXiv:1902.03984).
-
-    Args:
-        critic: rows (B, P) => logits (B,).
-        real: detached rows.
-        fake: detached rows.
-        share: share of `real` in each point, shape (B, 1), in [0, 1].
-    """
-    point = torch.lerp(fake, real, share).requires_grad_()
-    (grad,) = torch.autograd.grad(critic(point).sum(), point, create_graph=True)
-    return grad.square().sum(dim=1)
 
 
 def change_weight(before: Tensor, after: Tensor) -> Tensor:

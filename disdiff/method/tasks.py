@@ -11,15 +11,12 @@ the code's total correlation. L_aux is the loss of an optional auxiliary decoder
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
 from disdiff.method.code_task import CodeTask
-from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
-from disdiff.method.kl_parts import decompose_kl
+from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig
 from disdiff.method.losses import (
     DisDiffLossConfig,
     change_weight,
@@ -36,7 +33,7 @@ from ldm.diffusion.loss import denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_integers, sample_noise
 from ldm.errors import UserError, check_option, look_up
 from ldm.tasks import sample_latents
-from ldm.training.optimizer import TrainSettings, scale_learning_rate
+from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import spread
 
 
@@ -68,26 +65,8 @@ class DisDiffTask(CodeTask):
     def __init__(
         self, model: DisDiff, loss: DisDiffLossConfig, encoder: FactorEncoderConfig, settings: TrainSettings
     ) -> None:
-        super().__init__(model, encoder, settings)
+        super().__init__(model, encoder, settings, loss.auxiliary, loss.weight_correlation)
         self.loss = loss
-        self.auxiliary: AuxiliaryDecoder | None = None
-        if loss.auxiliary.weight and loss.auxiliary.mixes and model.networks.encoder.num_units < 2:
-            raise UserError(
-                "code.loss.auxiliary mixes units, and this code has one; set its weight_critic and "
-                "weight_recode to 0, or train system=disdiff with several code.num_units"
-            )
-        self.pretrain_steps = loss.auxiliary.pretrain_steps if loss.auxiliary.weight else 0
-        self.trial_step = self.pretrain_steps  # steps before it are cheaper
-        if loss.weight_correlation and encoder.posterior != "gaussian":
-            raise UserError(
-                "code.loss.weight_correlation needs codes with a variance; set "
-                "code.encoder.posterior=gaussian, or the weight to 0"
-            )
-        if self.pretrain_steps >= self.budget.num_steps:
-            raise UserError(
-                f"code.loss.auxiliary.pretrain_steps={self.pretrain_steps} leaves nothing of "
-                f"{self.budget.num_steps} steps; raise code.train.images, or lower it"
-            )
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
         self.keep_frozen(model.encoder_input)
@@ -117,39 +96,10 @@ class DisDiffTask(CodeTask):
         self.register_buffer("sampling_coefficient", sampling_coefficient(model.schedule), persistent=False)
 
     def fit_data(self, z_0: Tensor) -> None:
-        """Fit the whitening matrix, if `whiten_ridge` is set, and build the auxiliary decoder, if it has a
-        weight, for latents (n, C, h, w).
-        """
+        """Fit the auxiliary decoder and the whitening matrix, if they are used, to latents (n, C, h, w)."""
+        super().fit_data(z_0)
         if self.loss.whiten_ridge is not None:
             self.whitener = fit_whitener(z_0, self.loss.whiten_ridge).to(self.t_weight)
-        if self.loss.auxiliary.weight:
-            numbers = self.trained.encoder.num_units * self.trained.encoder.unit_dim
-            self.auxiliary = AuxiliaryDecoder(self.loss.auxiliary, z_0, numbers)
-
-    def parameter_groups(self) -> list[dict]:
-        """The groups of `CodeTask`, and those of the auxiliary decoder with the encoder's rate.
-
-        While it pre-trains the code, the encoder has the full learning rate.
-        """
-        encoder, rest = super().parameter_groups()
-        if self.pretrain_steps:
-            encoder["lr"] = self.budget.learning_rate
-        own = [] if self.auxiliary is None else self.auxiliary.parameter_groups(encoder["lr"])
-        return [encoder, rest, *own]
-
-    def rate_factors(self, num_groups: int) -> list[Callable[[int], float]]:
-        """Warm-up and decay, once for pre-training and once for the rest."""
-        first, num_steps = self.pretrain_steps, self.budget.num_steps
-        if not first:
-            return super().rate_factors(num_groups)
-
-        def scale(step: int, after: float) -> float:
-            if step < first:
-                return scale_learning_rate(self.config, step, first)
-            return after * scale_learning_rate(self.config, step - first, num_steps - first)
-
-        with_encoder, alone = (partial(scale, after=after) for after in (self.encoder_rate, 1.0))
-        return [alone if group == 1 else with_encoder for group in range(num_groups)]
 
     def noise_error(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
         """Noise error of each image, shape (B,), before its weight; whitened if `fit_data` set a whitener."""
@@ -163,34 +113,20 @@ class DisDiffTask(CodeTask):
         posterior = self.encode(self.model.encoder_input.from_batch(batch, z_0), step)
         code = posterior.sample(generator)
         self.stats = {"code_std": spread(posterior.mean).mean()}
-        loss = self.code_loss(posterior, code, step)
+        loss = self.kl_term(posterior, step) + self.code_loss(z_0, posterior, code, step)
         if step >= self.pretrain_steps:
             loss = loss + self.diffusion_loss(z_0, posterior, code, step, generator)
-        if self.auxiliary is not None and step >= self.freeze_steps:
-            added, terms = self.auxiliary(z_0, code, partial(self._recode, step=step), step, generator)
-            self.stats |= terms
-            loss = loss + added
         self.stats["loss"] = loss.detach()
         return loss
 
-    def code_loss(self, posterior: CodePosterior, code: Tensor, step: int) -> Tensor:
-        """The price of a Gaussian code, shape (): weighted KL and total correlation of its sample `code`."""
-        loss = code.new_zeros(())
-        if step < self.freeze_steps:
-            return loss
+    def kl_term(self, posterior: CodePosterior, step: int) -> Tensor:
+        """Weighted KL of the code, shape (); 0 while the encoder is frozen."""
+        if not self.loss.weight_kl or step < self.freeze_steps:
+            return self.t_weight.new_zeros(())
         ramp = min(1.0, (step + 1) / self.loss.kl_warmup_steps) if self.loss.kl_warmup_steps else 1.0
-        if self.auxiliary is not None:
-            ramp *= self.auxiliary.price(step)
-        if self.loss.weight_kl:
-            kl = posterior.kl().mean()
-            self.stats["kl"] = kl.detach()
-            loss = loss + ramp * self.loss.weight_kl * kl
-        if self.loss.weight_correlation:
-            gaussian = cast(Posterior, posterior)  # as the encoder's option says, see __init__
-            correlation = decompose_kl(gaussian, code).total_correlation
-            self.stats["correlation"] = correlation.detach()
-            loss = loss + ramp * self.loss.weight_correlation * correlation
-        return loss
+        kl = posterior.kl().mean()
+        self.stats["kl"] = kl.detach()
+        return self.price(step) * ramp * self.loss.weight_kl * kl
 
     def diffusion_loss(
         self, z_0: Tensor, posterior: CodePosterior, code: Tensor, step: int, generator: torch.Generator
@@ -218,10 +154,6 @@ class DisDiffTask(CodeTask):
             terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
         return loss
-
-    def _recode(self, z_0: Tensor, step: int) -> Tensor:
-        """Codes (B, N, D) that the encoder reads from decoded latents (B, C, h, w)."""
-        return self.encode(self.model.encoder_input.from_latent(z_0), step).mean
 
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""

@@ -124,7 +124,7 @@ def test_training_moves_every_weight_and_nothing_frozen(path):
     optimizer = task.configure_optimizers()["optimizer"]
     for step in range(4):
         optimizer.zero_grad()
-        loss_at(task, step).backward()
+        loss_at(task, task.pretrain_steps + step).backward()
         optimizer.step()
     assert all(map(torch.equal, frozen, task.model.latent_space.parameters()))
     unmoved = [name for name, p in task.trained.named_parameters() if torch.equal(p, before[name])]
@@ -417,3 +417,21 @@ def test_pixels_of_large_images_are_too_many_to_be_whitened():
     space = build_latent_space(config)
     with pytest.raises(UserError, match="whiten_ridge.*12288"):
         build_model(config, space, build_denoiser(config, space), 64)
+
+
+def test_encdiff_pretrains_its_code_as_disdiff_does():
+    """Before `pretrain_steps` no gradient reaches the denoiser, and KL and total correlation are dearer."""
+    task = build_task(CONFIGS / "encdiff" / "learnt_code.yaml", "preset=small")
+    batch = build_batch(task.model)
+    z_0 = sample_latents(task.model.latent_space, batch["statistics"], None)
+    task.fit_data(z_0)
+    loss = task.compute_loss(batch, 0, task.step_generator(0))
+    parts = task.stats
+    assert "reconstruction" not in parts
+    code = 0.001 * parts["kl"] + 0.015 * parts["correlation"]
+    torch.testing.assert_close(loss.detach(), parts["decoded"] + 2 * code)  # `first_price`
+    loss.backward()
+    assert all(p.grad is None for p in task.trained.denoiser.parameters())
+    assert any(p.grad is not None for p in task.trained.encoder.parameters())
+    task.compute_loss(batch, task.pretrain_steps, task.step_generator(0))
+    assert {"reconstruction", "decoded", "kl", "correlation"} <= task.stats.keys()

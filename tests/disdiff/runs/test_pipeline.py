@@ -223,7 +223,7 @@ def test_training_is_watched_where_there_is_a_choice(build, two_threads_are, mon
     [
         pytest.param(["autoencoder.kind=identity", "code.encoder.input=image"], id="pixel-space"),
         pytest.param(["autoencoder={kind: noise, noise_share: 0.2}"], id="noise"),
-        pytest.param(["code.loss.auxiliary={weight: 1.0, hidden: 8, weight_critic: 0.5}"], id="auxiliary"),
+        pytest.param(["code.loss.auxiliary={weight: 1.0, hidden: 8}"], id="auxiliary"),
         pytest.param(
             [
                 "autoencoder={kind: noise, start: principal}",

@@ -47,7 +47,7 @@ DIFFERENCES = {
         "code.encoder.learning_rate_factor": 1.0,
     },
     "six_units": {"code.num_units": 6},
-    "sixteen_units": {"code.num_units": 16},
+    "ten_units": {"code.num_units": 10},
     # the weight is of the codebook loss then, no longer of the KL
     "vq": {"autoencoder.kind": "vq", "autoencoder.loss.weight_regulariser": 1.0},
     "without_correlation": {"code.loss.weight_correlation": 0.0},

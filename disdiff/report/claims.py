@@ -183,7 +183,8 @@ DISDIFF = Arm("DisDiff, eigenmaps start", SPECTRAL, SWAPPED, minutes=8.0)
 CLIP = Arm("DisDiff, guided by CLIP", "configs/disdiff/shapes3d_clip.yaml", SWAPPED, minutes=8.0)
 SHIPPED = Arm("DisDiff, the shipped model", "pretrained/shapes3d")
 
-RANDOM_START = (  # DisDiff's own losses from the first step, and many small steps
+RANDOM_START = (  # DisDiff's own losses from the first step, and many small steps; ten units as published
+    "code.num_units=10",
     "code.loss.auxiliary.weight=0",
     "code.loss.weight_correlation=0",
     "code.encoder.learning_rate_factor=1.0",

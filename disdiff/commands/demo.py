@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
     factor_vae, dci = scores["factor_vae"]["eval_accuracy"], scores["dci"]["disentanglement"]
     print(f"{name_data(run.source.name, run.source.procedural)}: FactorVAE {factor_vae:.3f}, DCI {dci:.3f}")
     print("units, named after the factors that they encode according to the scores:")
-    print(*(f"  {names.labels[k]}" for k in names.order), sep="\n")
+    print(*(f"  {names.labels[k]}" for k in names.shown), sep="\n")
     shown = {**SHOWN, FRESH: f"new: {factor} swapped between {NUM_PAIRS} pairs of images"}
     width = max(len(str(arguments.out / name)) for name in shown)
     print("", *(f"{str(arguments.out / name):<{width}}  {text}" for name, text in shown.items()), sep="\n")

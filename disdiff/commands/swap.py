@@ -80,7 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
-    swaps = [[unit] for unit in names.order]
+    swaps = [[unit] for unit in names.used]
     if arguments.units is not None:
         swaps = find_units(arguments.units, run)
         swaps += [sum(swaps, [])] if len(swaps) > 1 else []

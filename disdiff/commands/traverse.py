@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     run, sampler = open_run(arguments)
     model, sampler = run.model, deterministic(sampler)
     names = run.unit_names()
-    units = names.order if arguments.units is None else sum(find_units(arguments.units, run), [])
+    units = names.used if arguments.units is None else sum(find_units(arguments.units, run), [])
     directions = principal_directions(stack_codes(run.require_codes()))
     image = choose_image(arguments.image, run, arguments.seed)
     amounts = tuple(torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist())

@@ -12,6 +12,7 @@ import numpy as np
 STRONG = 0.2  # from this importance on, a unit is said to encode a factor
 WEAK = 0.05  # below this importance, a unit is said to encode no factor
 MAX_ROWS = 32  # largest number of units in one picture; some systems have hundreds of units
+IDLE = 0.05  # a unit with less than this share of the largest standard deviation over the data is unused
 
 
 @dataclass
@@ -25,6 +26,7 @@ class UnitNames:
             decreasing variance if they do not all fit into a picture.
         ranked_by: criterion of the order, "importance" or "variance".
         of_factors: the units of each factor (`find_units_of`), by the factor's name; empty without scores.
+        idle: units that hardly vary over the data; pictures leave them out.
     """
 
     labels: list[str]
@@ -32,18 +34,26 @@ class UnitNames:
     order: list[int]
     ranked_by: str = "importance"
     of_factors: dict[str, list[int]] = field(default_factory=dict)
+    idle: list[int] = field(default_factory=list)
+
+    @property
+    def used(self) -> list[int]:
+        """The units of `order` that vary over the data."""
+        return [unit for unit in self.order if unit not in self.idle]
 
     @property
     def shown(self) -> list[int]:
-        """The first units of `order`, as many as fit into a picture."""
-        return self.order[:MAX_ROWS]
+        """The first units in use, as many as fit into a picture."""
+        return self.used[:MAX_ROWS]
 
     @property
     def left_out(self) -> str:
         """Which units pictures show, in words; empty if they show all units."""
-        if len(self.order) <= MAX_ROWS:
-            return ""
-        return f"the {MAX_ROWS} of {len(self.order)} units with the highest {self.ranked_by}"
+        if len(self.used) > MAX_ROWS:
+            return f"the {MAX_ROWS} of {len(self.order)} units with the highest {self.ranked_by}"
+        if self.idle:
+            return f"the {len(self.used)} of {len(self.order)} units that vary over the data"
+        return ""
 
 
 def name_units(
@@ -51,8 +61,11 @@ def name_units(
 ) -> UnitNames:
     """Name N units by their importance for the F factors, shape (N, F); without it, by their numbers.
 
-    `variance` (N,) over the data sorts units without importance that do not all fit into a picture.
+    `variance` (N,) over the data tells which units are idle, and sorts units without importance that do not
+    all fit into a picture.
     """
+    spread = np.sqrt(np.ones(num_units) if variance is None else variance)
+    idle = np.flatnonzero(spread < IDLE * spread.max(initial=0.0)).tolist()
     if importance is None:
         order = list(range(num_units))
         if num_units > MAX_ROWS and variance is not None:
@@ -62,6 +75,7 @@ def name_units(
             [f"Unit {unit} has no name, because there are no scores." for unit in range(num_units)],
             order,
             "variance",
+            idle=idle,
         )
     importance = np.asarray(importance, dtype=float)
     carried = [list_carried(row, factor_names) for row in importance]
@@ -72,7 +86,7 @@ def name_units(
     sentences = [describe_unit(unit, pairs) for unit, pairs in enumerate(carried)]
     order = np.argsort(-importance.sum(axis=1), kind="stable").tolist()
     of_factors = {name: find_units_of(importance, f) for f, name in enumerate(factor_names)}
-    return UnitNames(labels, sentences, order, of_factors=of_factors)
+    return UnitNames(labels, sentences, order, of_factors=of_factors, idle=idle)
 
 
 def find_units_of(importance: np.ndarray, factor: int) -> list[int]:

@@ -10,6 +10,7 @@ from disdiff.config.schema import CONFIGS, load_config
 DISDIFF = CONFIGS / "disdiff" / "shapes3d.yaml"
 ABLATIONS = sorted((CONFIGS / "disdiff" / "ablations").glob("*.yaml"))
 SPECTRAL = {  # the DisDiff of `small` whose start had the scores
+    "code.num_units": 10,
     **{"code.encoder.channels": 128, "code.encoder.initial_logvar": -5.0},
     **{"code.encoder.freeze_steps": 400, "code.encoder.learning_rate_factor": 0.005},
     **{"code.loss.weight_kl": 7.0e-4, "code.loss.kl_warmup_steps": 2000},

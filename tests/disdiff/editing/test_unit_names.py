@@ -37,6 +37,16 @@ def test_without_scores_units_are_numbers_in_order():
     assert not names.of_factors
 
 
+def test_units_that_hardly_vary_are_left_out_of_pictures():
+    names = name_units(4, None, [], np.array([1.0, 0.0024, 0.0026, 0.0]))  # 5% of a deviation is 0.0025 here
+    assert names.order == [0, 1, 2, 3] and names.shown == names.used == [0, 2]
+    assert names.left_out == "the 2 of 4 units that vary over the data"
+    assert name_units(2, None, [], np.zeros(2)).shown == [0, 1] and not name_units(2, None, []).left_out
+    many = name_units(40, None, [], np.array([0.0, *range(1, 40)]) ** 2 + 1e3)
+    assert many.shown == list(range(39, 7, -1))
+    assert many.left_out == "the 32 of 40 units with the highest variance"
+
+
 @pytest.mark.parametrize(("procedural", "expected"), [(True, "shapes3d (procedural)"), (False, "shapes3d")])
 def test_procedural_data_are_named_so(procedural, expected):
     assert name_data("shapes3d", procedural) == expected

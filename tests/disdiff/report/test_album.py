@@ -77,7 +77,7 @@ def test_a_system_of_hundreds_of_units_shows_those_that_vary_most(
         save(path, grid, title, subtitle, rows, columns)
 
     monkeypatch.setattr(album, "save_grid", record)
-    codes["codes"] = codes["codes"] * np.array([1.0, 0.1, 3.0], np.float32)[:, None]
+    codes["codes"] = codes["codes"] * np.array([1.0, 0.5, 3.0], np.float32)[:, None]
     make_pictures(model, halves, torch.arange(240), codes, None, tmp_path, SAMPLER, 0)
     assert widths[:3] == [("swap", 2 + 2), ("traversal", 2), ("fields", 1 + 2)]
     assert all("the 2 of 3 units with the highest variance" in title for title in titles[:3])

@@ -282,12 +282,12 @@ CLAIMS = (
         number="5",
         text="PDAE trains more efficiently than Diff-AE.",
         made=f"{PDAE_PAPER}, experiments",
-        reading="With the same encoder and images: higher PSNR from random noise, more images per second. "
-        "The frozen model's own training is not counted.",
+        reading="With the same encoder and images: higher PSNR from random noise. The frozen model's own "
+        "training is not counted. Speed is shown but not judged, because the core had other jobs.",
         decides=EQUAL,
         arms=(PDAE, SAME_ENCODER),
         rows=(RANDOM, SPEED, PARAMETERS),
-        checks=tuple(Check(PDAE, row, "above", SAME_ENCODER) for row in (RANDOM, SPEED)),
+        checks=(Check(PDAE, RANDOM, "above", SAME_ENCODER),),
     ),
     Claim(
         number="6, Shapes3D",

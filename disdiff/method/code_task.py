@@ -116,7 +116,7 @@ class CodeTask(StageTask):
         own = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in self.trained.parameters() if id(parameter) not in own]
         rate = self.budget.learning_rate * (1.0 if self.pretrain_steps else self.encoder_rate)
-        groups = [{"params": encoder, "lr": rate, "orthogonal": False}, {"params": rest}]
+        groups: list[dict] = [{"params": encoder, "lr": rate, "orthogonal": False}, {"params": rest}]
         return groups if self.auxiliary is None else [*groups, self.auxiliary.parameter_group(rate)]
 
     def rate_factors(self, num_groups: int) -> list[Callable[[int], float]]:

@@ -118,7 +118,7 @@ class Anchors(nn.Module):
 
     def forward(self, code: Tensor, step: int) -> Tensor:
         """Remember `code` (B, N, 1), refit the mixtures if it is time, and return the shifted code."""
-        self.observe(code.detach()[..., 0].float(), step)
+        self.remember(code.detach()[..., 0].float(), step)
         return self.shift(code)
 
     def shift(self, code: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Anchors(nn.Module):
         return torch.where(several, code + self.config.shift * (anchor - code), code)
 
     @torch.no_grad()
-    def observe(self, x: Tensor, step: int) -> None:
+    def remember(self, x: Tensor, step: int) -> None:
         """Remember numbers `x` (B, N); every `every` steps, once the memory is full, refit to it."""
         places = (self.num_seen + torch.arange(len(x), device=x.device)) % len(self.memory)
         self.memory[places] = x

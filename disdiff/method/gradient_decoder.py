@@ -190,7 +190,7 @@ class GradientDecoder(nn.Module):
         cond = self.condition(code, units).flatten(0, 1)
         if self.num_tokens is not None:
             cond = cond.unflatten(1, (self.num_tokens, -1))
-        if cpu_kernels.lays_channels_last(features.bottleneck):
+        if cpu_kernels.prefers_channels_last(features.bottleneck):
             features = features.channels_last()
         grad = self.decoder(features, emb, cond)
         return grad.unflatten(0, (batch, count))

@@ -59,7 +59,7 @@ def open_celeba(
                 "or leave them out with data.corrupt=skip"
             )
         store.leave_out({name: f"it has no row in {PARTITION}" for name in bare})
-        store.keep([position for position, name in enumerate(store.names) if parts[name] == wanted])
+        store.select([position for position, name in enumerate(store.names) if parts[name] == wanted])
         table = {name: values for name, values in table.items() if parts.get(name) == wanted}
         if not store.names:
             raise UserError(

@@ -78,7 +78,7 @@ class FolderStore:
         contents.save()
         return digest_texts(digest or "cannot be read" for digest in digests)
 
-    def keep(self, positions: Sequence[int]) -> None:
+    def select(self, positions: Sequence[int]) -> None:
         """Remove all pictures except those at `positions`."""
         self.names = [self.names[position] for position in positions]
         self._paths = [self._paths[position] for position in positions]
@@ -86,7 +86,7 @@ class FolderStore:
     def leave_out(self, reasons: dict[str, str]) -> None:
         """Remove the pictures named in `reasons` and add the reasons to `left_out`."""
         self.left_out.update(reasons)
-        self.keep([position for position, name in enumerate(self.names) if name not in reasons])
+        self.select([position for position, name in enumerate(self.names) if name not in reasons])
 
 
 def read_attributes(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -3,8 +3,9 @@
 Both operators make large intermediate tensors: attention its weights, and a norm with modulation and
 activation several maps of the input's size. Here a few images at a time go through buffers that are reused.
 Only input, output and statistics are saved for the backward pass, which recomputes the rest. The results
-equal those of PyTorch's operators up to rounding. `attends`, `normalises` and `lays_channels_last` tell when
-these versions are faster; they are not used on other devices, in other number formats or in `torch.compile`.
+equal those of PyTorch's operators up to rounding. `prefers_attend`, `prefers_normalise` and
+`prefers_channels_last` tell when these versions are faster; they are not used on other devices, in other
+number formats or in `torch.compile`.
 """
 
 import math
@@ -23,26 +24,26 @@ CHANNELS = 128  # fewest channels of the bottleneck at which a decoder is faster
 LOG2_E = 1 / math.log(2)
 
 
-def takes(x: Tensor) -> bool:
+def supports(x: Tensor) -> bool:
     """Whether this module can work on tensors such as `x` (device, dtype, no autocast, no compilation)."""
     plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     return plain and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
-def attends(qkv: Tensor, num_heads: int) -> bool:
+def prefers_attend(qkv: Tensor, num_heads: int) -> bool:
     """Whether `attend` is faster than PyTorch's attention for `qkv` (B, M, 3 C)."""
     pixels, channels = qkv.shape[1], qkv.shape[2] // (3 * num_heads)
-    return takes(qkv) and channels <= WIDTH and pixels >= PIXELS and num_heads * pixels**2 <= PAIRS
+    return supports(qkv) and channels <= WIDTH and pixels >= PIXELS and num_heads * pixels**2 <= PAIRS
 
 
-def lays_channels_last(bottleneck: Tensor) -> bool:
+def prefers_channels_last(bottleneck: Tensor) -> bool:
     """Whether a decoder with this `bottleneck` (B, C, H, W) is faster in channels-last layout."""
-    return takes(bottleneck) and bottleneck.shape[1] >= CHANNELS
+    return supports(bottleneck) and bottleneck.shape[1] >= CHANNELS
 
 
-def normalises(h: Tensor) -> bool:
+def prefers_normalise(h: Tensor) -> bool:
     """Whether `normalise` is faster than PyTorch's GroupNorm for `h` (B, C, H, W)."""
-    return takes(h) and h.is_contiguous(memory_format=torch.channels_last)
+    return supports(h) and h.is_contiguous(memory_format=torch.channels_last)
 
 
 def attend(qkv: Tensor, num_heads: int) -> Tensor:

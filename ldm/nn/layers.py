@@ -98,7 +98,7 @@ def normalise(
     """
     weight, bias = norm.weight[part], norm.bias[part]
     num_groups = norm.num_groups * h.shape[1] // norm.num_channels
-    if cpu_kernels.normalises(h):
+    if cpu_kernels.prefers_normalise(h):
         if modulation is not None:
             scale, shift = modulation
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
@@ -125,7 +125,7 @@ class SelfAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Attend within each map of `h` (B, C, H, W); heads are contiguous blocks of [q, k, v] channels."""
         qkv = map_tokens(to_tokens(normalise(h, self.norm, activate=False)), self.qkv)
-        if cpu_kernels.attends(qkv, self.num_heads):
+        if cpu_kernels.prefers_attend(qkv, self.num_heads):
             attended = cpu_kernels.attend(qkv, self.num_heads)
         else:
             # PyTorch's fused attention needs contiguous channels; otherwise it uses plain matrix products.

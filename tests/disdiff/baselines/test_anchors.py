@@ -21,7 +21,7 @@ def settle(centres, fits=12, **options):
     """Anchors after several fits to numbers near `centres`."""
     anchors = Anchors(AnchorsConfig(shift=0.5, memory=1000, every=1, **options), len(centres))
     for step in range(fits):
-        anchors.observe(draw(centres, 1000, seed=step), step)
+        anchors.remember(draw(centres, 1000, seed=step), step)
     return anchors
 
 
@@ -45,7 +45,7 @@ def test_there_are_never_more_than_allowed():
 def test_clusters_that_vanish_lose_their_anchor(settled):
     settled = settle([[-2.0, 0.0, 1.0, 3.0]])
     for step in range(12):
-        settled.observe(draw([[-2.0, 3.0]], 1000, seed=step), step)
+        settled.remember(draw([[-2.0, 3.0]], 1000, seed=step), step)
     assert (settled.share > 0).sum() == 2
 
 
@@ -68,8 +68,8 @@ def test_codes_stay_until_the_memory_is_full():
 
 def test_the_memory_holds_the_latest_codes():
     anchors = Anchors(AnchorsConfig(memory=4, every=100), 1)
-    anchors.observe(torch.tensor([[1.0], [2.0], [3.0]]), 0)
-    anchors.observe(torch.tensor([[4.0], [5.0]]), 1)
+    anchors.remember(torch.tensor([[1.0], [2.0], [3.0]]), 0)
+    anchors.remember(torch.tensor([[4.0], [5.0]]), 1)
     assert sorted(anchors.memory[:, 0].tolist()) == [2, 3, 4, 5]
 
 

@@ -97,24 +97,24 @@ def test_the_layout_decides_how_not_what(part):
     h, modulation = draw_map(3, 8, 4, 4)[:, part].contiguous(memory_format=torch.channels_last), None
     if part == slice(None):
         modulation = torch.randn(3, 8).double(), torch.randn(3, 8).double()
-    assert cpu_kernels.normalises(h) and not cpu_kernels.normalises(h.contiguous())
+    assert cpu_kernels.prefers_normalise(h) and not cpu_kernels.prefers_normalise(h.contiguous())
     pieces, plain = (normalise(x, norm, part, modulation) for x in (h, h.contiguous()))
     assert difference(pieces, plain) <= 1e-12
 
 
 def test_only_where_it_is_the_better_one():
     narrow = torch.randn(1, 256, 3 * 64)
-    assert cpu_kernels.attends(narrow, 8)
-    assert not cpu_kernels.attends(narrow, 4)  # heads of 16 channels
-    assert not cpu_kernels.attends(narrow[:, :64], 8)  # few pixels
-    assert not cpu_kernels.attends(narrow.bfloat16(), 8)
-    assert not cpu_kernels.attends(narrow.to("meta"), 8)
+    assert cpu_kernels.prefers_attend(narrow, 8)
+    assert not cpu_kernels.prefers_attend(narrow, 4)  # heads of 16 channels
+    assert not cpu_kernels.prefers_attend(narrow[:, :64], 8)  # few pixels
+    assert not cpu_kernels.prefers_attend(narrow.bfloat16(), 8)
+    assert not cpu_kernels.prefers_attend(narrow.to("meta"), 8)
     wide = torch.randn(1, 256, 2, 2)
-    assert cpu_kernels.lays_channels_last(wide)
-    assert not cpu_kernels.lays_channels_last(wide[:, :64])
-    assert not cpu_kernels.lays_channels_last(wide.to("meta"))
+    assert cpu_kernels.prefers_channels_last(wide)
+    assert not cpu_kernels.prefers_channels_last(wide[:, :64])
+    assert not cpu_kernels.prefers_channels_last(wide.to("meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not cpu_kernels.takes(narrow)
+        assert not cpu_kernels.supports(narrow)
 
 
 def test_self_attention_takes_either(monkeypatch, randomise):

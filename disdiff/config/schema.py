@@ -161,7 +161,8 @@ class CodeConfig:
         unit_dim: D, the numbers per unit.
         encoder: the encoder from its input to the code.
         decoder: the gradient decoder (DisDiff and PDAE only).
-        loss: loss terms and weights (DisDiff and PDAE only; other systems have their own sections).
+        loss: loss terms and weights of DisDiff and PDAE; EncDiff, DyGA, Diff-AE and InfoDiffusion read
+            `auxiliary` and `weight_correlation` of it.
         train: optimisation.
     """
 

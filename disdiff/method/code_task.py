@@ -54,8 +54,7 @@ class CodeTask(StageTask):
         super().__init__(model.networks, settings)
         self.model = model
         self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
-        auxiliary = auxiliary or AuxiliaryConfig()
-        self.auxiliary_config = auxiliary
+        self.auxiliary_config = auxiliary = auxiliary or AuxiliaryConfig()
         self.auxiliary: AuxiliaryDecoder | None = None  # built by `fit_data`
         self.pretrain_steps = auxiliary.pretrain_steps if auxiliary.weight else 0
         self.trial_step = self.pretrain_steps  # steps before it are cheaper
@@ -103,7 +102,7 @@ class CodeTask(StageTask):
         if self.auxiliary is not None:
             error = self.auxiliary(z_0, code, step)
             self.stats["decoded"] = error.detach()
-            loss = loss + self.auxiliary.config.weight * error
+            loss = loss + self.auxiliary_config.weight * error
         return loss
 
     def parameter_groups(self) -> list[dict]:

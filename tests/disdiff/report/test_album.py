@@ -64,6 +64,20 @@ def test_parts_can_be_drawn_by_themselves(model, halves, codes, tmp_path):
     assert (some / "fields.png").read_bytes() == (everything / "fields.png").read_bytes()
 
 
+def test_units_that_hardly_vary_have_no_row(model, halves, codes, tmp_path, monkeypatch):
+    rows = {}
+    monkeypatch.setattr(
+        album,
+        "save_grid",
+        lambda path, grid, title, subtitle, names=None, columns=None: rows.update({path.stem: names}),
+    )
+    codes["codes"] = codes["codes"] * np.array([1.0, 0.01, 3.0], np.float32)[:, None]
+    make_pictures(model, halves, torch.arange(240), codes, None, tmp_path, SAMPLER, 0)
+    assert rows["swap"] == ["source", "target", "unit 0", "unit 2"]
+    assert not any("unit 1" in label for label in rows["traversal"] + rows["fields"])
+    assert load_frames(tmp_path).units == [0, 2]
+
+
 def test_a_system_of_hundreds_of_units_shows_those_that_vary_most(
     model, halves, codes, tmp_path, monkeypatch
 ):

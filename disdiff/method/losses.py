@@ -169,16 +169,24 @@ def fit_whitener(z_0: Tensor, ridge: float) -> Tensor:
     """
     x = z_0.flatten(1).double()
     check_whitened(x.shape[1])
-    variance, directions = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
-    variance = variance.clamp_min(0)
+    if len(x) > x.shape[1]:
+        variance, directions = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
+        variance = variance.clamp_min(0)
+    else:  # all other directions have no variance
+        _, singular, rows = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)
+        variance, directions = singular.square() / max(len(x) - 1, 1), rows.T
     if not variance.sum() > 0:
         raise UserError(
             "the latents are constant over the training images and cannot be whitened: either all images "
             "are the same, or the autoencoder has collapsed; use other images, or train it longer"
         )
     gain = 1 / (variance + ridge)
-    gain = gain * variance.sum() / (variance * gain).sum()
-    return ((directions * gain.sqrt()) @ directions.T).to(z_0)
+    scale = variance.sum() / (variance * gain).sum()
+    whitener = (directions * (scale * gain).sqrt()) @ directions.T
+    if len(x) <= x.shape[1]:
+        rest = torch.eye(x.shape[1]).to(x) - directions @ directions.T
+        whitener += (scale / ridge).sqrt() * rest
+    return whitener.to(z_0)
 
 
 def whitened_error(eps_hat: Tensor, eps: Tensor, whitener: Tensor) -> Tensor:

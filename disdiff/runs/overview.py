@@ -11,6 +11,7 @@ from disdiff.runs.context import Context
 from disdiff.runs.encoding import example_batch
 from disdiff.runs.pipeline import check_batches, check_images
 from disdiff.runs.training import build_task
+from ldm.tasks import sample_latents
 from ldm.training.log import format_duration
 from ldm.training.optimizer import Budget
 from ldm.training.stage_task import StageTask
@@ -97,6 +98,7 @@ def try_stages(context: Context) -> dict[str, tuple[Budget, float]]:
     torch.set_num_threads(choose_count(screen))
     for name in todo:
         task = build_task(context, name)
+        fit_example(context, name, task)
         budgets[name], first = task.budget, task.trial_step
         trial = try_steps(context, name, task, screen, first)
         cheap = try_steps(context, name, task, screen, 0) if first else trial
@@ -110,6 +112,14 @@ def try_stages(context: Context) -> dict[str, tuple[Budget, float]]:
     chosen = choose_count(total)
     context.step_seconds.update({name: trial[chosen] for name, trial in step_seconds.items()})
     return {name: (budget, stage_seconds[name][chosen]) for name, budget in budgets.items()}
+
+
+def fit_example(context: Context, name: str, task: StageTask) -> None:
+    """Fit what the loss of stage `code` needs to example latents, so that a trial step does all its work."""
+    if name == "code" and "autoencoder" in context.stages:
+        statistics = example_batch(context, name, TRIAL_BATCHES[1])["statistics"]
+        with torch.random.fork_rng(), torch.no_grad():
+            task.fit_data(sample_latents(context.latent_space, statistics, None))
 
 
 def try_steps(

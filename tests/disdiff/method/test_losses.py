@@ -149,6 +149,17 @@ def test_the_whitener_by_hand(latents, ridge):
     assert torch.equal(whitener, whitener.T)
 
 
+@pytest.mark.parametrize("num", [2, 5, 6])
+def test_the_whitener_of_fewer_latents_than_entries(num):
+    """By definition: s (S + ridge I)^(-1/2), from all eigenvectors of the covariance."""
+    x = torch.randn(num, 6, 1, 1, generator=torch.Generator().manual_seed(num), dtype=torch.float64)
+    covariance = torch.cov(x.flatten(1).T)
+    variance, directions = torch.linalg.eigh(covariance)
+    root = (directions / (variance + 0.5).sqrt()) @ directions.T
+    scale = (covariance.trace() / (root @ covariance @ root).trace()).sqrt()
+    assert torch.allclose(fit_whitener(x, 0.5), scale * root, atol=1e-12)
+
+
 def test_under_a_large_ridge_the_whitened_error_is_the_plain_one(latents):
     generator = torch.Generator().manual_seed(0)
     eps_hat, eps = torch.randn(2, 5, 2, 1, 1, generator=generator, dtype=torch.float64)

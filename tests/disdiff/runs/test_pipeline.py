@@ -165,6 +165,15 @@ def test_steps_of_pretraining_are_timed_apart(build, monkeypatch):
     assert context.step_seconds == dict.fromkeys(context.stages, 1.0)
 
 
+def test_trial_steps_do_all_of_the_work(build):
+    from disdiff.runs import overview
+
+    context = build("code.loss={whiten_ridge: 1.0, auxiliary: {weight: 1.0, pretrain_steps: 3}}")
+    task = overview.build_task(context, "code")
+    overview.fit_example(context, "code", task)
+    assert task.auxiliary is not None and task.whitener is not None
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_fixed_number_of_threads_is_not_tried(build, two_threads_are, said, threads):
     from disdiff.runs.overview import log_overview

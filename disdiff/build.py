@@ -335,7 +335,7 @@ CONDITIONAL = System(
     build_conditional_task,
     (
         *("trunk", "conditional", "prior", "latent_diffusion.unet", "latent_diffusion.schedule"),
-        *("code.loss.auxiliary", "code.loss.weight_correlation"),
+        *("code.loss.auxiliary", "code.loss.weight_correlation", "code.loss.correlation_memory"),
     ),
     ("decoder", "loss"),
 )

@@ -25,7 +25,7 @@ MAY_BE_ZERO = {
     *("num_workers", "num_pairs"),
     *("num_res_blocks", "attention_levels", "hidden", "harmonics", "gan_start"),
     *("warmup_steps", "kl_warmup_steps", "freeze_steps", "capacity_steps", "t_min"),
-    *("pretrain_steps", "anneal_steps"),
+    *("pretrain_steps", "anneal_steps", "correlation_memory"),
 }
 MAY_NOT_BE_ZERO = {
     "learning_rate",
@@ -42,7 +42,7 @@ LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # required lengths of lists
 
 
 OF_NAME = {
-    **dict.fromkeys(("eta", "shift"), FRACTION),
+    **dict.fromkeys(("eta", "shift", "contradiction"), FRACTION),
     **dict.fromkeys(("seed", "stage_seed", "nuisance_seed"), SEED),
     **dict.fromkeys(MAY_NOT_BE_ZERO, POSITIVE),
     **dict.fromkeys(BELOW_ONE, FRACTION_BELOW_ONE),

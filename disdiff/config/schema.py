@@ -162,7 +162,7 @@ class CodeConfig:
         encoder: the encoder from its input to the code.
         decoder: the gradient decoder (DisDiff and PDAE only).
         loss: loss terms and weights of DisDiff and PDAE; EncDiff, DyGA, Diff-AE and InfoDiffusion read
-            `auxiliary` and `weight_correlation` of it.
+            `auxiliary`, `weight_correlation` and `correlation_memory` of it.
         train: optimisation.
     """
 

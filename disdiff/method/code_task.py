@@ -18,7 +18,7 @@ from torch import Tensor
 
 from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
-from disdiff.method.kl_parts import decompose_kl
+from disdiff.method.kl_parts import PosteriorMemory, total_correlation
 from disdiff.method.losses import AuxiliaryConfig
 from disdiff.method.model import ImageModel
 from ldm.diffusion.process import sample_noise
@@ -27,6 +27,8 @@ from ldm.errors import UserError
 from ldm.tasks import PREVIEW_IMAGES, PREVIEW_STEPS, sample_latents
 from ldm.training.optimizer import TrainSettings, scale_learning_rate
 from ldm.training.stage_task import StageTask
+
+ENCODED_AT_ONCE = 64
 
 
 class CodeTask(StageTask):
@@ -38,6 +40,7 @@ class CodeTask(StageTask):
         settings: optimiser, budget and seed.
         auxiliary: the auxiliary decoder; without a weight there is none.
         weight_correlation: price of a nat of total correlation of the code's units.
+        correlation_memory: number of earlier images whose posteriors help to estimate total correlation.
 
     Raises:
         UserError: pre-training leaves no step, or total correlation has a price but codes have no variance.
@@ -50,6 +53,7 @@ class CodeTask(StageTask):
         settings: TrainSettings,
         auxiliary: AuxiliaryConfig | None = None,
         weight_correlation: float = 0.0,
+        correlation_memory: int = 0,
     ) -> None:
         super().__init__(model.networks, settings)
         self.model = model
@@ -59,6 +63,8 @@ class CodeTask(StageTask):
         self.pretrain_steps = auxiliary.pretrain_steps if auxiliary.weight else 0
         self.trial_step = self.pretrain_steps  # steps before it are cheaper
         self.weight_correlation = weight_correlation
+        self.memory_size = correlation_memory if weight_correlation else 0
+        self.memory: PosteriorMemory | None = None  # built by `fit_data`
         if weight_correlation and encoder.posterior != "gaussian":
             raise UserError(
                 "code.loss.weight_correlation needs codes with a variance; set "
@@ -81,6 +87,20 @@ class CodeTask(StageTask):
         if self.auxiliary_config.weight:
             numbers = self.trained.encoder.num_units * self.trained.encoder.unit_dim
             self.auxiliary = AuxiliaryDecoder(self.auxiliary_config, z_0, numbers)
+        if self.memory_size:
+            first = z_0[torch.arange(self.memory_size) % len(z_0)]
+            self.memory = PosteriorMemory(self.encode_first(first))
+
+    @torch.no_grad()
+    def encode_first(self, z_0: Tensor) -> Posterior:
+        """Posteriors of latents (n, C, h, w) by the encoder as it is now, shapes (n, N, D)."""
+        encoder = self.trained.encoder
+        training = encoder.training
+        encoder.eval()
+        seen = [self.model.encoder_input.from_latent(part) for part in z_0.split(ENCODED_AT_ONCE)]
+        found = [cast(Posterior, encoder.posterior(part)) for part in seen]
+        encoder.train(training)
+        return Posterior(*(torch.cat(part) for part in zip(*found, strict=True)))
 
     def price(self, step: int) -> float:
         """Factor on the weights of KL and total correlation at a step; 1 without an auxiliary decoder."""
@@ -96,7 +116,8 @@ class CodeTask(StageTask):
             return loss
         if self.weight_correlation:
             gaussian = cast(Posterior, posterior)  # as the encoder's option says, see __init__
-            correlation = decompose_kl(gaussian, code).total_correlation
+            known = gaussian if self.memory is None else self.memory.add(gaussian)
+            correlation = total_correlation(known, code)
             self.stats["correlation"] = correlation.detach()
             loss = loss + self.price(step) * self.weight_correlation * correlation
         if self.auxiliary is not None:

@@ -56,6 +56,9 @@ class DisDiffLossConfig:
         whiten_ridge: ridge for whitening the noise error by the latents' covariance (`whitened_error`, with
             `l2` only), in units of that covariance; null for the plain error.
         t_min, t_max: training draws t uniformly from t_min .. t_max - 1; a null t_max is the number of steps.
+        contradiction: share of images whose z_t is made of another image's latent, mixed into their own by a
+            weight that is uniform in [0, 1]. The target stays the own latent, so that fields learn to draw
+            what the code says where z_t shows something else, as in edits and from random noise.
         weighting: weight of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the
             weight of an error of z0_hat, capped; with `l1` its square root).
         snr_gamma: gamma of `snr`.
@@ -76,6 +79,8 @@ class DisDiffLossConfig:
         kl_warmup_steps: `weight_kl` rises linearly over these steps.
         weight_correlation: weight of the total correlation of a Gaussian code's units, in nats
             (`disdiff.method.kl_parts`).
+        correlation_memory: number of earlier images with whose posteriors total correlation is estimated,
+            beside those of the batch; the batch alone is enough only for codes of few nats.
         auxiliary: an auxiliary decoder of the code, which can train it alone at first.
     """
 
@@ -83,6 +88,7 @@ class DisDiffLossConfig:
     whiten_ridge: float | None = None
     t_min: int = 0
     t_max: int | None = None
+    contradiction: float = 0.0
     weighting: str = "none"
     snr_gamma: float = 0.1
     clean_cap: float = 20.0
@@ -99,6 +105,7 @@ class DisDiffLossConfig:
     weight_kl: float = 0.0
     kl_warmup_steps: int = 0
     weight_correlation: float = 0.0
+    correlation_memory: int = 0
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
 
 

@@ -65,7 +65,9 @@ class DisDiffTask(CodeTask):
     def __init__(
         self, model: DisDiff, loss: DisDiffLossConfig, encoder: FactorEncoderConfig, settings: TrainSettings
     ) -> None:
-        super().__init__(model, encoder, settings, loss.auxiliary, loss.weight_correlation)
+        super().__init__(
+            model, encoder, settings, loss.auxiliary, loss.weight_correlation, loss.correlation_memory
+        )
         self.loss = loss
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)
@@ -134,7 +136,11 @@ class DisDiffTask(CodeTask):
         """L_r and weighted L_dis, means over the batch, shape ()."""
         t = sample_integers(*self.t_range, z_0, generator)
         eps = sample_noise(z_0, generator)
-        z_t = q_sample(self.model.schedule, z_0, t, eps)
+        if self.loss.contradiction:
+            z_t = q_sample(self.model.schedule, self.contradict(z_0, generator), t, eps)
+            eps = predict_eps(self.model.schedule, z_t, t, z_0)
+        else:
+            z_t = q_sample(self.model.schedule, z_0, t, eps)
         eps_base, features = self.model.predict_base(z_t, t)
         grad = self.trained.decoder(features, code)
 
@@ -154,6 +160,12 @@ class DisDiffTask(CodeTask):
             terms = self.disentangling_loss(parts, chosen, posterior.mean.detach(), unit)
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
         return loss
+
+    def contradict(self, z_0: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents (B, C, h, w), a share of them mixed with that of the image before; see `contradiction`."""
+        drawn, weight = torch.rand(2, len(z_0), generator=generator, device=generator.device).to(z_0)
+        weight = weight * (drawn < self.loss.contradiction)
+        return torch.lerp(z_0, z_0.roll(1, dims=0), weight[:, None, None, None])
 
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""

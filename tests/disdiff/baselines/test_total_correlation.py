@@ -16,7 +16,7 @@ from disdiff.baselines.total_correlation import (
     permute_units,
 )
 from disdiff.method.factor_encoder import Posterior
-from disdiff.method.kl_parts import decompose_kl, log_normal
+from disdiff.method.kl_parts import PosteriorMemory, decompose_kl, log_normal, total_correlation
 
 
 @pytest.fixture
@@ -66,6 +66,52 @@ def test_a_code_without_information_has_the_kl_of_its_units_only(generator):
     assert max(abs(p.mutual_information) + abs(p.total_correlation) for p in parts) < 1e-5
     mean = torch.stack([p.dimension_wise for p in parts]).mean().item()
     assert mean == pytest.approx(3 * 0.7**2 / 2, rel=0.05)
+
+
+def correlated(num, generator, rho=0.8):
+    """Posteriors of little noise around normal means of correlation `rho`, of which TC is known."""
+    first, second = torch.randn(2, num, generator=generator)
+    return posterior_at(torch.stack([first, rho * first + (1 - rho**2) ** 0.5 * second], dim=1), 0.2)
+
+
+def test_total_correlation_needs_more_images_than_a_batch(generator):
+    """Mean of squares 1 + 0.04, product 0.8: TC = -log(1 - r^2) / 2 with r = 0.8 / 1.04."""
+    exact = -0.5 * math.log(1 - (0.8 / 1.04) ** 2)
+    batch = correlated(32, generator)
+    memory = PosteriorMemory(correlated(8192, generator))
+    code = batch.sample(generator)
+    assert total_correlation(memory.add(batch), code).item() == pytest.approx(exact, abs=0.15)
+    assert total_correlation(batch, code).item() > 1.5 * exact
+
+
+def test_the_memory_keeps_the_newest_posteriors_without_gradients(generator):
+    memory = PosteriorMemory(posterior_at(torch.zeros(5, 1), 1.0))
+    for value in (1.0, 2.0):
+        batch = posterior_at(torch.full((2, 1), value), 0.5)
+        batch.mean.requires_grad_()
+        known = memory.add(batch)
+        assert known.mean.flatten()[:2].tolist() == [value] * 2 and not known.mean.requires_grad
+    assert memory.mean.flatten().tolist() == [2, 2, 1, 1, 0]
+    torch.testing.assert_close(memory.logvar.flatten().exp(), torch.tensor([0.25] * 4 + [1.0]))
+    code = batch.sample(generator)
+    total_correlation(known, code).backward()
+    assert batch.mean.grad is not None
+
+
+def test_the_gradient_through_the_code_alone_is_that_of_the_estimate_on_average(generator):
+    """The rest of the derivative is zero in expectation; means scaled by s have another TC."""
+    parts = []
+    for detached in (False, True):
+        scale, total = torch.ones((), requires_grad=True), 0.0
+        for _ in range(300):
+            base = correlated(256, generator)
+            posterior = Posterior(base.mean * scale, base.logvar)
+            code = posterior.sample(generator)
+            mixture = Posterior(posterior.mean.detach(), posterior.logvar) if detached else posterior
+            total = total + total_correlation(mixture, code) / 300
+        total.backward()
+        parts.append(scale.grad.item())
+    assert parts[1] == pytest.approx(parts[0], rel=0.15)
 
 
 def test_a_beta_tcvae_of_ones_adds_nothing(generator):

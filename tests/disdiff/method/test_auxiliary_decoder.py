@@ -73,7 +73,7 @@ def test_the_loss_is_the_squared_error_of_whitened_latents(auxiliary, z_0, gener
 BATCH, STEPS = 4, 6
 
 
-def build_task(model, weight=1.0, pretrain_steps=0, weight_correlation=0.0, **encoder):
+def build_task(model, weight=1.0, pretrain_steps=0, weight_correlation=0.0, memory=0, **encoder):
     config = TrainConfig(
         images=BATCH * STEPS,
         batch_size=BATCH,
@@ -85,7 +85,9 @@ def build_task(model, weight=1.0, pretrain_steps=0, weight_correlation=0.0, **en
     )
     torch.manual_seed(4)
     auxiliary = AuxiliaryConfig(weight=weight, hidden=8, pretrain_steps=pretrain_steps)
-    loss = DisDiffLossConfig(auxiliary=auxiliary, weight_correlation=weight_correlation)
+    loss = DisDiffLossConfig(
+        auxiliary=auxiliary, weight_correlation=weight_correlation, correlation_memory=memory
+    )
     return DisDiffTask(model, loss, FactorEncoderConfig(**encoder), resolve_settings(config, 0, "cpu"))
 
 
@@ -144,7 +146,8 @@ def test_every_network_is_trained_and_only_the_model_s_are_kept(build_tiny_disdi
 
 def test_a_resumed_run_is_the_uninterrupted_one(build_tiny_disdiff, tmp_path, monkeypatch):
     def run(folder, kill_at=None):
-        task = build_task(build_tiny_disdiff(posterior="gaussian"))
+        options = {"weight_correlation": 0.1, "memory": 6, "posterior": "gaussian"}
+        task = build_task(build_tiny_disdiff(posterior="gaussian"), **options)
         statistics, compute = prepare(task), task.compute_loss
 
         def stop(batch, step, generator):
@@ -167,7 +170,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(build_tiny_disdiff, tmp_path, mo
     with pytest.raises(SystemExit):
         run(tmp_path / "killed", kill_at=3)
     resumed = run(tmp_path / "killed")
-    assert any(name.startswith("auxiliary.decoder") for name in whole)
+    assert {"auxiliary", "memory"} <= {name.split(".")[0] for name in whole}
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -206,6 +209,17 @@ def test_total_correlation_is_priced_by_its_weight(build_tiny_disdiff):
     torch.testing.assert_close(loss, expected + 3 * task.stats["correlation"])
     with pytest.raises(UserError, match=r"posterior=gaussian"):
         build_task(build_tiny_disdiff(), weight_correlation=1.0)
+
+
+def test_total_correlation_is_estimated_with_earlier_images(build_tiny_disdiff):
+    model = build_tiny_disdiff(posterior="gaussian")
+    task = build_task(model, 0.0, weight_correlation=3.0, memory=30, posterior="gaussian")
+    statistics = prepare(task)  # of 12 images, which fill the memory more than once
+    first = task.memory.mean.clone()
+    assert torch.equal(first[:6], first[12:18]) and torch.equal(first[:6], first[24:])
+    task.compute_loss({"statistics": statistics[:BATCH]}, 0, task.step_generator(0))
+    assert torch.equal(task.memory.mean[BATCH:], first[:-BATCH])
+    assert build_task(model, 0.0, memory=30).memory_size == 0  # without a price there is nothing to estimate
 
 
 def test_a_convolutional_decoder_has_the_shape_of_the_linear_one():

@@ -5,8 +5,11 @@ import torch
 
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import DisDiffLossConfig, change_weight, fit_whitener, snr_weight, whitened_error
+from disdiff.method.model import DisDiff
 from disdiff.method.tasks import DisDiffTask, encode_frozen
+from ldm.diffusion.process import predict_z0
 from ldm.errors import UserError
+from ldm.tasks import sample_latents
 from ldm.training.optimizer import Budget, TrainConfig, TrainSettings
 
 LEARNS = FactorEncoderConfig()
@@ -366,6 +369,40 @@ def test_the_noise_error_is_whitened_once_the_data_are_seen(build_tiny_disdiff):
     by_hand = whitened_error(eps_hat, eps, fit_whitener(z_0, 0.5))
     assert torch.allclose(white.noise_error(eps_hat, eps), by_hand)
     assert not torch.isclose(loss_at(white), expected)
+
+
+def test_contradicted_images_show_another_one_and_aim_at_their_own(build_tiny_disdiff, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        DisDiffTask, "noise_error", lambda task, eps_hat, eps: seen.append(eps) or (eps_hat - eps)[:, 0, 0, 0]
+    )
+    frozen = DisDiff.predict_base
+    monkeypatch.setattr(DisDiff, "predict_base", lambda *given: seen.append(given[1:]) or frozen(*given))
+    task = build_task(build_tiny_disdiff(fields="random"), contradiction=1.0, weight_disentangle=0.0)
+    batch = build_batch(task.model)
+    loss_at(task)
+    (z_t, t), eps, _ = seen
+    z_0 = sample_latents(task.model.latent_space, batch["statistics"], task.step_generator(0))
+    torch.testing.assert_close(predict_z0(task.model.schedule, z_t, t, eps), z_0, rtol=1e-3, atol=1e-3)
+    assert (eps.flatten(1).std(dim=1) - 1).abs().max() > 0.2  # not the noise alone
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_images_is_mixed_with_the_one_before(build_tiny_disdiff, share):
+    task = build_task(build_tiny_disdiff(), contradiction=share)
+    z_0 = torch.arange(4000.0).view(-1, 1, 1, 1) ** 2
+    weight = (
+        (z_0 - task.contradict(z_0, torch.Generator().manual_seed(0))) / (z_0 - z_0.roll(1, 0))
+    ).flatten()
+    assert (weight > 1e-3).float().mean().item() == pytest.approx(share, abs=0.03)
+    assert weight.min() > -1e-3 and weight.max() < 1.001
+    assert weight.mean().item() == pytest.approx(share / 2, abs=0.02)
+
+
+def test_images_that_are_all_the_same_cannot_contradict(build_tiny_disdiff):
+    task = build_task(build_tiny_disdiff(), contradiction=1.0)
+    z_0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(BATCH, -1, -1, -1)
+    assert torch.equal(task.contradict(z_0, torch.Generator().manual_seed(1)), z_0)
 
 
 def test_only_a_squared_error_is_whitened(build_tiny_disdiff):

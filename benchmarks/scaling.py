@@ -51,6 +51,8 @@ RANDOM_START = [
     "code.encoder.learning_rate_factor=1",
     "code.loss.auxiliary.weight=0",
     "code.loss.weight_correlation=0",
+    "code.loss.correlation_memory=0",
+    "code.loss.contradiction=0",
 ]
 SYSTEMS = {  # name: folder of its configuration, and overrides
     "disdiff": ("disdiff", RANDOM_START),

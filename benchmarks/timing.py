@@ -41,7 +41,8 @@ STAGES = ("autoencoder", "latent_diffusion", "code")
 # Weights are random, which does not change the cost. LPIPS is off, because its weights may be missing.
 UNTRAINED = [
     *("data.procedural=always", "stages.pretrained=false", "autoencoder.loss.perceptual=none"),
-    *("code.loss.auxiliary.weight=0", "code.loss.weight_correlation=0"),  # the published losses
+    # the published losses
+    *("code.loss.auxiliary.weight=0", "code.loss.weight_correlation=0", "code.loss.contradiction=0"),
 ]
 
 

@@ -187,6 +187,9 @@ RANDOM_START = (  # DisDiff's own losses from the first step, and many small ste
     "code.num_units=10",
     "code.loss.auxiliary.weight=0",
     "code.loss.weight_correlation=0",
+    "code.loss.correlation_memory=0",
+    "code.loss.contradiction=0",
+    "code.loss.t_max=800",
     "code.encoder.learning_rate_factor=1.0",
     "code.train.batch_size=16",
 )

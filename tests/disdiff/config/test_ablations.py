@@ -15,6 +15,7 @@ SPECTRAL = {  # the DisDiff of `small` whose start had the scores
     **{"code.encoder.freeze_steps": 400, "code.encoder.learning_rate_factor": 0.005},
     **{"code.loss.weight_kl": 7.0e-4, "code.loss.kl_warmup_steps": 2000},
     **{"code.loss.weight_correlation": 0.0, "code.loss.auxiliary.weight": 0.0},
+    **{"code.loss.correlation_memory": 0, "code.loss.contradiction": 0.0, "code.loss.t_max": 800},
     **{"code.train.images": 160_000, "code.train.batch_size": 16, "code.train.grad_clip": 1.0},
     **{"code.train.optimizer": "adamw", "sampler.guidance": 1.5},
 }
@@ -45,17 +46,21 @@ DIFFERENCES = {
     "random_start": {
         "code.loss.auxiliary.weight": 0.0,
         "code.loss.weight_correlation": 0.0,
+        "code.loss.correlation_memory": 0,
+        "code.loss.contradiction": 0.0,
         "code.encoder.learning_rate_factor": 1.0,
     },
     "six_units": {"code.num_units": 6},
     "ten_units": {"code.num_units": 10},
     # the weight is of the codebook loss then, no longer of the KL
     "vq": {"autoencoder.kind": "vq", "autoencoder.loss.weight_regulariser": 1.0},
+    "without_contradiction": {"code.loss.contradiction": 0.0, "code.loss.t_max": 800},
     "without_correlation": {"code.loss.weight_correlation": 0.0},
     "without_detach": {"code.loss.train_evaluator": True},
     "without_l_dis": {"code.loss.weight_disentangle": 0.0},
     "without_l_in": {"code.loss.weight_invariant": 0.0},
     "without_l_va": {"code.loss.weight_variant": 0.0},
+    "without_memory": {"code.loss.correlation_memory": 0},
     "without_orthogonality": {"code.decoder.unit_embedding": "learned"},
     # condition networks of each unit's own would still tell the units apart
     "without_unit_embedding": {

@@ -92,6 +92,12 @@ class DisDiffTask(CodeTask):
                 f"code.loss.whiten_ridge needs squared errors, but code.loss.norm={loss.norm}; "
                 "set norm=l2, or whiten_ridge=null"
             )
+        if loss.contradiction and loss.weighting != "clean":
+            raise UserError(
+                f"code.loss.contradiction={loss.contradiction} needs code.loss.weighting=clean, because the "
+                "noise that leads to another image has no limit at small t; set weighting=clean, or "
+                "contradiction=0"
+            )
         self.register_buffer("whitener", None, persistent=False)
         self.register_buffer("t_weight", weight, persistent=False)
         self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)

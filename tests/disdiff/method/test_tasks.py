@@ -378,7 +378,9 @@ def test_contradicted_images_show_another_one_and_aim_at_their_own(build_tiny_di
     )
     frozen = DisDiff.predict_base
     monkeypatch.setattr(DisDiff, "predict_base", lambda *given: seen.append(given[1:]) or frozen(*given))
-    task = build_task(build_tiny_disdiff(fields="random"), contradiction=1.0, weight_disentangle=0.0)
+    task = build_task(
+        build_tiny_disdiff(fields="random"), contradiction=1.0, weighting="clean", weight_disentangle=0.0
+    )
     batch = build_batch(task.model)
     loss_at(task)
     (z_t, t), eps, _ = seen
@@ -389,7 +391,7 @@ def test_contradicted_images_show_another_one_and_aim_at_their_own(build_tiny_di
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_images_is_mixed_with_the_one_before(build_tiny_disdiff, share):
-    task = build_task(build_tiny_disdiff(), contradiction=share)
+    task = build_task(build_tiny_disdiff(), contradiction=share, weighting="clean")
     z_0 = torch.arange(4000.0).view(-1, 1, 1, 1) ** 2
     weight = (
         (z_0 - task.contradict(z_0, torch.Generator().manual_seed(0))) / (z_0 - z_0.roll(1, 0))
@@ -400,9 +402,14 @@ def test_a_share_of_the_images_is_mixed_with_the_one_before(build_tiny_disdiff, 
 
 
 def test_images_that_are_all_the_same_cannot_contradict(build_tiny_disdiff):
-    task = build_task(build_tiny_disdiff(), contradiction=1.0)
+    task = build_task(build_tiny_disdiff(), contradiction=1.0, weighting="clean")
     z_0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(BATCH, -1, -1, -1)
     assert torch.equal(task.contradict(z_0, torch.Generator().manual_seed(1)), z_0)
+
+
+def test_contradiction_needs_an_error_of_clean_latents(build_tiny_disdiff):
+    with pytest.raises(UserError, match=r"contradiction=0.5 needs .*weighting=clean"):
+        build_task(build_tiny_disdiff(), contradiction=0.5)
 
 
 def test_only_a_squared_error_is_whitened(build_tiny_disdiff):

@@ -47,7 +47,6 @@ DIFFERENCES = {
         "code.loss.auxiliary.weight": 0.0,
         "code.loss.weight_correlation": 0.0,
         "code.loss.correlation_memory": 0,
-        "code.loss.contradiction": 0.0,
         "code.encoder.learning_rate_factor": 1.0,
     },
     "six_units": {"code.num_units": 6},

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
-from disdiff.method.kl_parts import PosteriorMemory, total_correlation
+from disdiff.method.kl_parts import PosteriorMemory, correlation_of_code, total_correlation
 from disdiff.method.losses import AuxiliaryConfig
 from disdiff.method.model import ImageModel
 from ldm.diffusion.process import sample_noise
@@ -116,8 +116,11 @@ class CodeTask(StageTask):
             return loss
         if self.weight_correlation:
             gaussian = cast(Posterior, posterior)  # as the encoder's option says, see __init__
-            known = gaussian if self.memory is None else self.memory.add(gaussian)
-            correlation = total_correlation(known, code)
+            correlation = (
+                total_correlation(gaussian, code)
+                if self.memory is None
+                else correlation_of_code(self.memory.add(gaussian), code)
+            )
             self.stats["correlation"] = correlation.detach()
             loss = loss + self.price(step) * self.weight_correlation * correlation
         if self.auxiliary is not None:

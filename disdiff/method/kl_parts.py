@@ -61,6 +61,41 @@ def total_correlation(posterior: Posterior, code: Tensor) -> Tensor:
     return (log_joint - log_product).mean()
 
 
+def correlation_of_code(posterior: Posterior, code: Tensor) -> Tensor:
+    """`total_correlation` of which only `code` has a gradient, in less than half of the time.
+
+    The gradient is found by hand in the same pass: with z^k in the mixture's units, and w_j the posterior
+    share of part j, that of log q(z^k) is sum_j w_j (m_j^k - z^k) / variance_j^k. As the squares are expanded
+    (z^2 - 2 z m + m^2), log-densities are exact to about 1e-7 z^2 / variance only.
+    """
+    value, gradient = _correlate(posterior, code.detach())
+    return value + ((code - code.detach()) * gradient).sum()
+
+
+@torch.no_grad()
+def _correlate(posterior: Posterior, code: Tensor) -> tuple[Tensor, Tensor]:
+    """TC, shape (), and its gradient with respect to `code`, shape (B, N, D)."""
+    mean, logvar = posterior
+    precision, dim = (-logvar).exp(), code.shape[2]
+    rest = (mean.square() * precision + logvar + math.log(2 * math.pi)).sum(dim=2, keepdim=True)
+    parts = torch.cat([-0.5 * precision, mean * precision, -0.5 * rest], dim=2).permute(1, 2, 0)
+    powers = torch.cat([code.square(), code, torch.ones_like(code[..., :1])], dim=2).transpose(0, 1)
+    pairs = powers @ parts  # log q(z_i^k | x_j) at [k, i, j], shape (N, B, M)
+
+    joint = pairs.sum(dim=0)
+    log_joint, joint_share = joint.logsumexp(dim=1), joint.softmax(dim=1)
+    largest = pairs.amax(dim=2, keepdim=True)
+    share = pairs.sub_(largest).exp_()  # in place: M is large
+    total = share.sum(dim=2, keepdim=True)
+    log_product = (total.log() + largest).sum(dim=(0, 2))
+
+    log_count, num_codes, num_units = math.log(len(mean)), len(code), code.shape[1]
+    value = (log_joint - log_product).mean() + (num_units - 1) * log_count
+    pull = (joint_share @ parts.mT - share @ parts.mT / total).transpose(0, 1)
+    gradient = 2 * code * pull[..., :dim] + pull[..., dim : 2 * dim]
+    return value, gradient / num_codes
+
+
 class PosteriorMemory(nn.Module):
     """The posteriors of the last M images, for estimates of their mixture from more images than a batch has.
 

@@ -183,8 +183,8 @@ DISDIFF = Arm("DisDiff, eigenmaps start", SPECTRAL, SWAPPED, minutes=8.0)
 CLIP = Arm("DisDiff, guided by CLIP", "configs/disdiff/shapes3d_clip.yaml", SWAPPED, minutes=8.0)
 SHIPPED = Arm("DisDiff, the shipped model", "pretrained/shapes3d")
 
-# DisDiff's own losses from the first step, and many small steps; ten units as published. Contradiction stays as
-# in `small`: without it codes of two seeds in three collapsed in so few steps.
+# DisDiff's own losses from the first step, and many small steps; ten units as published. Contradiction stays
+# as in `small`: without it codes of two seeds in three collapsed in so few steps.
 RANDOM_START = (
     "code.num_units=10",
     "code.loss.auxiliary.weight=0",

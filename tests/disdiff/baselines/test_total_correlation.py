@@ -16,7 +16,13 @@ from disdiff.baselines.total_correlation import (
     permute_units,
 )
 from disdiff.method.factor_encoder import Posterior
-from disdiff.method.kl_parts import PosteriorMemory, decompose_kl, log_normal, total_correlation
+from disdiff.method.kl_parts import (
+    PosteriorMemory,
+    correlation_of_code,
+    decompose_kl,
+    log_normal,
+    total_correlation,
+)
 
 
 @pytest.fixture
@@ -112,6 +118,21 @@ def test_the_gradient_through_the_code_alone_is_that_of_the_estimate_on_average(
         total.backward()
         parts.append(scale.grad.item())
     assert parts[1] == pytest.approx(parts[0], rel=0.15)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_the_fast_estimate_is_the_plain_one(generator, dim):
+    mixture = Posterior(
+        torch.randn(50, 4, dim, generator=generator), torch.randn(50, 4, dim, generator=generator) - 2
+    )
+    plain, fast = (
+        torch.randn(7, 4, dim, generator=generator.manual_seed(1)).requires_grad_() for _ in range(2)
+    )
+    values = total_correlation(mixture, plain), correlation_of_code(mixture, fast)
+    torch.testing.assert_close(*values)
+    for value in values:
+        (3 * value).backward()
+    torch.testing.assert_close(plain.grad, fast.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_a_beta_tcvae_of_ones_adds_nothing(generator):

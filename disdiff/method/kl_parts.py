@@ -68,7 +68,8 @@ def correlation_of_code(posterior: Posterior, code: Tensor) -> Tensor:
     share of part j, that of log q(z^k) is sum_j w_j (m_j^k - z^k) / variance_j^k. As the squares are expanded
     (z^2 - 2 z m + m^2), log-densities are exact to about 1e-7 z^2 / variance only.
     """
-    value, gradient = _correlate(posterior, code.detach())
+    with torch.autocast(code.device.type, enabled=False):  # half precision has too few digits for the squares
+        value, gradient = _correlate(Posterior(*(part.float() for part in posterior)), code.detach().float())
     return value + ((code - code.detach()) * gradient).sum()
 
 

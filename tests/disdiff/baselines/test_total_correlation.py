@@ -135,6 +135,14 @@ def test_the_fast_estimate_is_the_plain_one(generator, dim):
     torch.testing.assert_close(plain.grad, fast.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_the_fast_estimate_is_made_in_full_precision(generator):
+    posterior = posterior_at(torch.randn(20, 4, generator=generator), 0.05)
+    code = posterior.sample(generator)
+    expected = correlation_of_code(posterior, code)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(correlation_of_code(posterior, code), expected)
+
+
 def test_a_beta_tcvae_of_ones_adds_nothing(generator):
     posterior = Posterior(torch.randn(8, 3, 1), torch.randn(8, 3, 1))
     code = posterior.sample(generator)

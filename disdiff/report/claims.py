@@ -191,7 +191,6 @@ RANDOM_START = (
     "code.loss.weight_correlation=0",
     "code.loss.correlation_memory=0",
     "code.encoder.learning_rate_factor=1.0",
-    "sampler.guidance=2.0",
     "code.train.batch_size=16",
 )
 DSPRITES = ("data.name=dsprites", "data.root=data/dsprites")

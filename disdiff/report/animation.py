@@ -18,7 +18,7 @@ ANIMATION = "traversal.gif"
 FARTHEST = 2.0  # in standard deviations; the sliders go further
 COLUMNS = 5
 MILLISECONDS = 350  # per frame
-COLOURS = 192  # of a frame; a GIF can have 256, and is a sixth larger then
+COLOURS = 160  # of a frame; a GIF can have 256, and is a quarter larger then
 ROUNDS = 2  # of k-means, which fits the colours
 GAP, MARGIN, LABEL, CAPTION = 8, 8, 34, 22  # pixels
 

@@ -52,7 +52,6 @@ RANDOM_START = [
     "code.loss.auxiliary.weight=0",
     "code.loss.weight_correlation=0",
     "code.loss.correlation_memory=0",
-    "code.loss.contradiction=0",
 ]
 SYSTEMS = {  # name: folder of its configuration, and overrides
     "disdiff": ("disdiff", RANDOM_START),

@@ -38,9 +38,7 @@ class ConditionalTask(CodeTask):
         settings: TrainSettings,
         anchors: Anchors | None = None,
     ) -> None:
-        super().__init__(
-            model, encoder, settings, loss.auxiliary, loss.weight_correlation, loss.correlation_memory
-        )
+        super().__init__(model, encoder, settings, loss)
         self.norm, self.prior, self.anchors = norm, prior, anchors
         self.keep_frozen(model.latent_space)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig, Posterior
 from disdiff.method.kl_parts import PosteriorMemory, correlation_of_code, total_correlation
-from disdiff.method.losses import AuxiliaryConfig
+from disdiff.method.losses import DisDiffLossConfig
 from disdiff.method.model import ImageModel
 from ldm.diffusion.process import sample_noise
 from ldm.diffusion.sampler import sample_ddim
@@ -38,9 +38,7 @@ class CodeTask(StageTask):
         model: the model to train.
         encoder: options of its encoder.
         settings: optimiser, budget and seed.
-        auxiliary: the auxiliary decoder; without a weight there is none.
-        weight_correlation: price of a nat of total correlation of the code's units.
-        correlation_memory: number of earlier images whose posteriors help to estimate total correlation.
+        loss: gives the auxiliary decoder, and weight and memory of total correlation; None for neither.
 
     Raises:
         UserError: pre-training leaves no step, or total correlation has a price but codes have no variance.
@@ -51,21 +49,20 @@ class CodeTask(StageTask):
         model: ImageModel,
         encoder: FactorEncoderConfig,
         settings: TrainSettings,
-        auxiliary: AuxiliaryConfig | None = None,
-        weight_correlation: float = 0.0,
-        correlation_memory: int = 0,
+        loss: DisDiffLossConfig | None = None,
     ) -> None:
         super().__init__(model.networks, settings)
+        loss = loss or DisDiffLossConfig()
         self.model = model
         self.freeze_steps, self.encoder_rate = encoder.freeze_steps, encoder.learning_rate_factor
-        self.auxiliary_config = auxiliary = auxiliary or AuxiliaryConfig()
+        self.auxiliary_config = auxiliary = loss.auxiliary
         self.auxiliary: AuxiliaryDecoder | None = None  # built by `fit_data`
         self.pretrain_steps = auxiliary.pretrain_steps if auxiliary.weight else 0
         self.trial_step = self.pretrain_steps  # steps before it are cheaper
-        self.weight_correlation = weight_correlation
-        self.memory_size = correlation_memory if weight_correlation else 0
+        self.weight_correlation = loss.weight_correlation
+        self.memory_size = loss.correlation_memory if loss.weight_correlation else 0
         self.memory: PosteriorMemory | None = None  # built by `fit_data`
-        if weight_correlation and encoder.posterior != "gaussian":
+        if loss.weight_correlation and encoder.posterior != "gaussian":
             raise UserError(
                 "code.loss.weight_correlation needs codes with a variance; set "
                 "code.encoder.posterior=gaussian, or the weight to 0"

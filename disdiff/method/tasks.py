@@ -65,9 +65,7 @@ class DisDiffTask(CodeTask):
     def __init__(
         self, model: DisDiff, loss: DisDiffLossConfig, encoder: FactorEncoderConfig, settings: TrainSettings
     ) -> None:
-        super().__init__(
-            model, encoder, settings, loss.auxiliary, loss.weight_correlation, loss.correlation_memory
-        )
+        super().__init__(model, encoder, settings, loss)
         self.loss = loss
         self.keep_frozen(model.latent_space)
         self.keep_frozen(model.denoiser)

@@ -165,13 +165,19 @@ def test_steps_of_pretraining_are_timed_apart(build, monkeypatch):
     assert context.step_seconds == dict.fromkeys(context.stages, 1.0)
 
 
-def test_trial_steps_do_all_of_the_work(build):
+def test_trial_steps_do_all_of_the_work(build, monkeypatch):
     from disdiff.runs import overview
 
-    context = build("code.loss={whiten_ridge: 1.0, auxiliary: {weight: 1.0, pretrain_steps: 3}}")
-    task = overview.build_task(context, "code")
-    overview.fit_example(context, "code", task)
-    assert task.auxiliary is not None and task.whitener is not None
+    tried = {}
+
+    def take(context, name, task, screen, number):
+        tried[name] = task
+        return dict.fromkeys(screen, 1.0)
+
+    monkeypatch.setattr(overview, "try_steps", take)
+    loss = "code.loss={whiten_ridge: 1.0, auxiliary: {weight: 1.0, pretrain_steps: 3}}"
+    overview.try_stages(build(loss, "trainer.threads=1"))
+    assert tried["code"].auxiliary is not None and tried["code"].whitener is not None
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -52,6 +52,7 @@ RANDOM_START = [
     "code.loss.auxiliary.weight=0",
     "code.loss.weight_correlation=0",
     "code.loss.correlation_memory=0",
+    "code.loss.contradict_by=latent",
 ]
 SYSTEMS = {  # name: folder of its configuration, and overrides
     "disdiff": ("disdiff", RANDOM_START),

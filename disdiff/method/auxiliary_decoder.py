@@ -45,9 +45,9 @@ class AuxiliaryDecoder(nn.Module):
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("whitener", whitener, persistent=False)
         self.shape = z_0.shape[1:]
+        unwhitener = torch.linalg.inv(whitener.double()).to(whitener)
+        self.register_buffer("unwhitener", unwhitener, persistent=False)
         if config.blur:
-            unwhitener = torch.linalg.inv(whitener.double()).to(whitener)
-            self.register_buffer("unwhitener", unwhitener, persistent=False)
             blurs = [blur_matrix(side, config.blur).to(centre) for side in self.shape[1:]]
             self.register_buffer("blur_rows", blurs[0], persistent=False)
             self.register_buffer("blur_columns", blurs[1], persistent=False)
@@ -61,6 +61,10 @@ class AuxiliaryDecoder(nn.Module):
     def whiten(self, z_0: Tensor) -> Tensor:
         """Whitened latents (B, P) of latents (B, C, h, w) with P entries."""
         return (z_0.flatten(1) - self.centre) @ self.whitener
+
+    def draw(self, code: Tensor) -> Tensor:
+        """Latents (B, C, h, w) that the decoder draws of `code` (B, N, D)."""
+        return (self.decoder(code.flatten(1)) @ self.unwhitener + self.centre).unflatten(1, self.shape)
 
     def blur(self, x: Tensor) -> Tensor:
         """Flat latents (B, P), blurred along both axes of each channel, shape (B, P)."""

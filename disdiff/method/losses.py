@@ -59,6 +59,8 @@ class DisDiffLossConfig:
         contradiction: share of images whose z_t is made of another image's latent, mixed into their own by a
             weight that is uniform in [0, 1]. The target stays the own latent, so that fields learn to draw
             what the code says where z_t shows something else, as in edits and from random noise.
+        contradict_by: what of the other image is mixed in: its `latent`, or some of its `units`: the own
+            latent, shifted as the auxiliary decoder draws a swap of units; how many is random, too.
         weighting: weight of the noise error over t: `none` (DisDiff), `snr` (PDAE's lambda_t) or `clean` (the
             weight of an error of z0_hat, capped; with `l1` its square root).
         snr_gamma: gamma of `snr`.
@@ -89,6 +91,7 @@ class DisDiffLossConfig:
     t_min: int = 0
     t_max: int | None = None
     contradiction: float = 0.0
+    contradict_by: str = "latent"
     weighting: str = "none"
     snr_gamma: float = 0.1
     clean_cap: float = 20.0

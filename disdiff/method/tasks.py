@@ -11,10 +11,12 @@ the code's total correlation. L_aux is the loss of an optional auxiliary decoder
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from disdiff.method.auxiliary_decoder import AuxiliaryDecoder
 from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import CodePosterior, FactorEncoderConfig
 from disdiff.method.losses import (
@@ -96,6 +98,12 @@ class DisDiffTask(CodeTask):
                 "noise that leads to another image has no limit at small t; set weighting=clean, or "
                 "contradiction=0"
             )
+        check_option("code.loss.contradict_by", loss.contradict_by, ("latent", "units"))
+        if loss.contradiction and loss.contradict_by == "units" and not loss.auxiliary.weight:
+            raise UserError(
+                "code.loss.contradict_by=units needs an auxiliary decoder, which draws the swapped units; set "
+                "code.loss.auxiliary.weight=1, or contradict_by=latent"
+            )
         self.register_buffer("whitener", None, persistent=False)
         self.register_buffer("t_weight", weight, persistent=False)
         self.register_buffer("training_coefficient", training_coefficient(model.schedule), persistent=False)
@@ -141,7 +149,7 @@ class DisDiffTask(CodeTask):
         t = sample_integers(*self.t_range, z_0, generator)
         eps = sample_noise(z_0, generator)
         if self.loss.contradiction:
-            z_t = q_sample(self.model.schedule, self.contradict(z_0, generator), t, eps)
+            z_t = q_sample(self.model.schedule, self.contradict(z_0, code.detach(), generator), t, eps)
             eps = predict_eps(self.model.schedule, z_t, t, z_0)
         else:
             z_t = q_sample(self.model.schedule, z_0, t, eps)
@@ -165,11 +173,28 @@ class DisDiffTask(CodeTask):
             loss = loss + self.loss.weight_disentangle * self.loss.every * terms.mean()
         return loss
 
-    def contradict(self, z_0: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents (B, C, h, w), a share of them mixed with that of the image before; see `contradiction`."""
+    @torch.no_grad()
+    def contradict(self, z_0: Tensor, code: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents (B, C, h, w), a share of them moved towards those of other images; see `contradiction`.
+
+        The other image is the one before, or, for `contradict_by=units`, the own with units of the one before.
+
+        Args:
+            z_0: latents, shape (B, C, h, w).
+            code: their codes, shape (B, N, D).
+            generator: source of the shares and units.
+        """
         drawn, weight = torch.rand(2, len(z_0), generator=generator, device=generator.device).to(z_0)
         weight = weight * (drawn < self.loss.contradiction)
-        return torch.lerp(z_0, z_0.roll(1, dims=0), weight[:, None, None, None])
+        if self.loss.contradict_by == "units":
+            numbers = torch.rand(len(code), code.shape[1] + 1, generator=generator, device=generator.device)
+            swapped = numbers[:, 1:] < numbers[:, :1]
+            other = torch.where(swapped[..., None].to(code.device), code.roll(1, dims=0), code)
+            draw = cast(AuxiliaryDecoder, self.auxiliary).draw
+            shift = draw(other) - draw(code)
+        else:
+            shift = z_0.roll(1, dims=0) - z_0
+        return z_0 + weight[:, None, None, None] * shift
 
     def _chosen_grad(self, parts: Step, features: object, unit: Tensor) -> Tensor:
         """Gradient field of each image's sampled unit, shape (B, C, h, w)."""

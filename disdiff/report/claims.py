@@ -183,14 +183,18 @@ DISDIFF = Arm("DisDiff, eigenmaps start", SPECTRAL, SWAPPED, minutes=8.0)
 CLIP = Arm("DisDiff, guided by CLIP", "configs/disdiff/shapes3d_clip.yaml", SWAPPED, minutes=8.0)
 SHIPPED = Arm("DisDiff, the shipped model", "pretrained/shapes3d")
 
-# DisDiff's own losses from the first step, and many small steps; ten units as published. Contradiction stays
-# as in `small`: without it codes of two seeds in three collapsed in so few steps.
+# DisDiff's own losses from the first step, and many small steps; ten units as published. Contradiction is
+# that of `small` until 2026-12-01: without it codes of two seeds in three collapsed in so few steps.
 RANDOM_START = (
     "code.num_units=10",
     "code.loss.auxiliary.weight=0",
     "code.loss.weight_correlation=0",
     "code.loss.correlation_memory=0",
     "code.encoder.learning_rate_factor=1.0",
+    "code.loss.t_min=400",
+    "code.loss.clean_cap=400",
+    "code.loss.contradiction=0.5",
+    "code.loss.contradict_by=latent",
     "code.train.batch_size=16",
 )
 DSPRITES = ("data.name=dsprites", "data.root=data/dsprites")

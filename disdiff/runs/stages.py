@@ -31,7 +31,7 @@ ADDED_KEYS = {
     *("autoencoder.noise_share", "autoencoder.start"),
     *("conditional.skip_dropout", "conditional.anchors"),
     *("code.loss.auxiliary", "code.loss.weight_correlation", "code.encoder.start_reads"),
-    *("code.loss.correlation_memory", "code.loss.contradiction"),
+    *("code.loss.correlation_memory", "code.loss.contradiction", "code.loss.contradict_by"),
 }
 
 

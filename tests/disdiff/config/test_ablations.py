@@ -16,6 +16,7 @@ SPECTRAL = {  # the DisDiff of `small` whose start had the scores
     **{"code.loss.weight_kl": 7.0e-4, "code.loss.kl_warmup_steps": 2000},
     **{"code.loss.weight_correlation": 0.0, "code.loss.auxiliary.weight": 0.0},
     **{"code.loss.correlation_memory": 0, "code.loss.contradiction": 0.0, "code.loss.t_max": 800},
+    **{"code.loss.contradict_by": "latent", "code.loss.t_min": 400, "code.loss.clean_cap": 400.0},
     **{"code.train.images": 160_000, "code.train.batch_size": 16, "code.train.grad_clip": 1.0},
     **{"code.train.optimizer": "adamw", "sampler.guidance": 1.5},
 }
@@ -30,11 +31,13 @@ DIFFERENCES = {
         "code.encoder.input": "features",
     },
     "constant_weighting": {"code.loss.dis_weighting": "constant"},
+    "contradiction_by_latents": {"code.loss.contradict_by": "latent"},
     "detached_condition": {"code.loss.detach_condition": True},
     # pixels are too many to be whitened
     "image_space": {
         "autoencoder.kind": "identity",
         "code.loss.whiten_ridge": None,
+        "code.loss.contradict_by": "latent",
         "code.loss.auxiliary.weight": 0.0,
     },
     "eigenmaps_start": {**SPECTRAL, "code.encoder.start": "eigenmaps"},
@@ -44,6 +47,7 @@ DIFFERENCES = {
     "loss_weighting": {"code.loss.dis_weighting": "loss", "code.loss.change_cap": None},
     "plain_error": {"code.loss.whiten_ridge": None},
     "random_start": {
+        "code.loss.contradict_by": "latent",
         "code.loss.auxiliary.weight": 0.0,
         "code.loss.weight_correlation": 0.0,
         "code.loss.correlation_memory": 0,

@@ -1,10 +1,18 @@
+import itertools
 import math
 
 import pytest
 import torch
 
 from disdiff.method.factor_encoder import FactorEncoderConfig
-from disdiff.method.losses import DisDiffLossConfig, change_weight, fit_whitener, snr_weight, whitened_error
+from disdiff.method.losses import (
+    AuxiliaryConfig,
+    DisDiffLossConfig,
+    change_weight,
+    fit_whitener,
+    snr_weight,
+    whitened_error,
+)
 from disdiff.method.model import DisDiff
 from disdiff.method.tasks import DisDiffTask, encode_frozen
 from ldm.diffusion.process import predict_z0
@@ -394,7 +402,7 @@ def test_a_share_of_the_images_is_mixed_with_the_one_before(build_tiny_disdiff, 
     task = build_task(build_tiny_disdiff(), contradiction=share, weighting="clean")
     z_0 = torch.arange(4000.0).view(-1, 1, 1, 1) ** 2
     weight = (
-        (z_0 - task.contradict(z_0, torch.Generator().manual_seed(0))) / (z_0 - z_0.roll(1, 0))
+        (z_0 - task.contradict(z_0, z_0, torch.Generator().manual_seed(0))) / (z_0 - z_0.roll(1, 0))
     ).flatten()
     assert (weight > 1e-3).float().mean().item() == pytest.approx(share, abs=0.03)
     assert weight.min() > -1e-3 and weight.max() < 1.001
@@ -404,7 +412,40 @@ def test_a_share_of_the_images_is_mixed_with_the_one_before(build_tiny_disdiff, 
 def test_images_that_are_all_the_same_cannot_contradict(build_tiny_disdiff):
     task = build_task(build_tiny_disdiff(), contradiction=1.0, weighting="clean")
     z_0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(BATCH, -1, -1, -1)
-    assert torch.equal(task.contradict(z_0, torch.Generator().manual_seed(1)), z_0)
+    assert torch.equal(task.contradict(z_0, z_0, torch.Generator().manual_seed(1)), z_0)
+
+
+def test_swapped_units_contradict_as_the_auxiliary_decoder_draws_them(build_tiny_disdiff):
+    model = build_tiny_disdiff()
+    task = build_task(
+        model,
+        contradiction=1.0,
+        contradict_by="units",
+        weighting="clean",
+        auxiliary=AuxiliaryConfig(weight=1.0),
+    )
+    z_0 = torch.randn(800, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    task.fit_data(z_0)
+    code = torch.randn(800, 3, 2, generator=torch.Generator().manual_seed(1))
+    shift = task.contradict(z_0, code, torch.Generator().manual_seed(2)) - z_0
+    ways = []  # all subsets of the three units
+    for subset in itertools.product([False, True], repeat=3):
+        other = torch.where(torch.tensor(subset)[:, None], code.roll(1, 0), code)
+        ways.append(task.auxiliary.draw(other) - task.auxiliary.draw(code))
+    cosine = torch.stack([torch.cosine_similarity(shift.flatten(1), way.flatten(1)) for way in ways])
+    moves = shift.flatten(1).norm(dim=1) > 1e-4
+    best, way = cosine[:, moves].max(dim=0)
+    assert best.min() > 0.999
+    count = torch.bincount(way, minlength=8) / len(z_0)
+    count[0] = 1 - moves.float().mean()
+    size = torch.tensor([sum(subset) for subset in itertools.product([0, 1], repeat=3)])
+    by_size = [count[size == k].sum().item() for k in range(4)]
+    assert by_size == pytest.approx([0.25] * 4, abs=0.05)  # as many of one unit as of all
+
+
+def test_swapped_units_need_an_auxiliary_decoder(build_tiny_disdiff):
+    with pytest.raises(UserError, match=r"contradict_by=units needs an auxiliary decoder"):
+        build_task(build_tiny_disdiff(), contradiction=0.5, contradict_by="units", weighting="clean")
 
 
 def test_contradiction_needs_an_error_of_clean_latents(build_tiny_disdiff):

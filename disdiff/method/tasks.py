@@ -101,8 +101,8 @@ class DisDiffTask(CodeTask):
         check_option("code.loss.contradict_by", loss.contradict_by, ("latent", "units"))
         if loss.contradiction and loss.contradict_by == "units" and not loss.auxiliary.weight:
             raise UserError(
-                "code.loss.contradict_by=units needs an auxiliary decoder, which draws the swapped units; set "
-                "code.loss.auxiliary.weight=1, or contradict_by=latent"
+                "code.loss.contradict_by=units needs an auxiliary decoder, which draws the swapped units; "
+                "set code.loss.auxiliary.weight=1, or contradict_by=latent"
             )
         self.register_buffer("whitener", None, persistent=False)
         self.register_buffer("t_weight", weight, persistent=False)
@@ -177,7 +177,7 @@ class DisDiffTask(CodeTask):
     def contradict(self, z_0: Tensor, code: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (B, C, h, w), a share of them moved towards those of other images; see `contradiction`.
 
-        The other image is the one before, or, for `contradict_by=units`, the own with units of the one before.
+        The other image is the one before, or, for `contradict_by=units`, the own with units of that one.
 
         Args:
             z_0: latents, shape (B, C, h, w).

@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-t", "--train", action="store_true", help="train; without -t nothing is trained or written"
     )
+    train.add_best_of(parser)
     return parser
 
 

@@ -14,7 +14,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from growth import train_first_stages
 from torch import Tensor
 
 from disdiff.commands.terminal import run_script
@@ -30,7 +29,7 @@ from disdiff.runs.context import Context, open_context
 from disdiff.runs.encoding import code_batches, initial_latents
 from disdiff.runs.results import encode_codes, progress_bar
 from disdiff.runs.stages import shared_folder
-from disdiff.runs.training import build_task
+from disdiff.runs.training import build_task, train_first_stages
 from ldm.errors import UserError
 from ldm.files import save_json
 from ldm.training.checkpoint import LAST, count_steps, read_checkpoint

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from growth import Point, add_point, draw_curve, load_points, tell_point, train_first_stages
+from growth import Point, add_point, draw_curve, load_points, tell_point
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from timing import (
@@ -61,7 +61,7 @@ from worker import Worker
 from disdiff.commands.terminal import begin_parser, run_script
 from disdiff.config.schema import load_config
 from disdiff.runs.context import Context, open_context
-from disdiff.runs.training import train_stage
+from disdiff.runs.training import train_first_stages, train_stage
 from ldm.device import resolve_device
 from ldm.errors import UserError
 from ldm.files import atomic_path, load_json, save_json

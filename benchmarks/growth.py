@@ -40,16 +40,6 @@ CURVE = "curve.json"
 Point = dict[str, Any]
 
 
-def train_first_stages(context: Context) -> None:
-    """Load the stages before `code`, after training those that are missing."""
-    for name, stage in context.stages.items():
-        if name == "code":
-            return
-        if not stage.trained:
-            train_stage(context, name)
-        stage.load(context.modules[name])
-
-
 def load_points(folder: Path) -> list[Point]:
     """The points of the run in `folder`, in order of their images; empty before the first."""
     path = folder / CURVE

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from growth import Point, add_point, draw_curve, load_points, tell_point, train_first_stages
+from growth import Point, add_point, draw_curve, load_points, tell_point
 from matplotlib.figure import Figure
 from timing import describe_machine
 
@@ -40,6 +40,7 @@ from disdiff.config.schema import CONFIGS, load_config
 from disdiff.metrics.protocols import PROTOCOLS
 from disdiff.runs.context import open_context
 from disdiff.runs.pipeline import open_run_folder
+from disdiff.runs.training import train_first_stages
 from ldm.errors import UserError
 from ldm.files import atomic_path, save_json
 from ldm.training.log import format_duration

@@ -112,12 +112,12 @@ def find_units(text: str, run: Run) -> list[list[int]]:
     return groups
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Parse the value of `--seeds`, such as `0,1,2`."""
+def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
+    """Parse the value of an option that has seeds, such as `0,1,2`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and SEED.holds(int(part)) for part in parts):
         raise UserError(
-            f"--seeds {text} is not a list of seeds from 0 to {SEED.most}; write for example 0,1,2"
+            f"{option} {text} is not a list of seeds from 0 to {SEED.most}; write for example 0,1,2"
         )
     return [int(part) for part in parts]
 

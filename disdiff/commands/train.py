@@ -6,8 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from disdiff.commands.terminal import Parser, begin_parser, interruptible, log_to_terminal
+
+if TYPE_CHECKING:
+    from disdiff.runs.context import Context
 
 EXAMPLES = """examples:
   disdiff train --base configs/disdiff/shapes3d.yaml
@@ -19,6 +23,8 @@ EXAMPLES = """examples:
       run the whole pipeline in about a minute, as a check of the installation
   disdiff train --base configs/disdiff/shapes3d.yaml preset=paper trainer.device=cuda
       train the published sizes on a GPU
+  disdiff train --base configs/disdiff/shapes3d.yaml --best-of 0,1,2
+      pre-train the code with three seeds, and go on with the one of the lowest loss
   disdiff train --base configs/disdiff/shapes3d.yaml seed=1 code.num_units=6 run.name=six-units
       override any configuration key; a misspelt key is an error
 
@@ -71,22 +77,47 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-t", "--train", action="store_true", help="no effect; accepted because main.py has it"
     )
+    add_best_of(parser)
     return parser
+
+
+def add_best_of(parser: argparse.ArgumentParser) -> None:
+    """Add `--best-of` to the parser of a run."""
+    parser.add_argument(
+        "--best-of",
+        metavar="SEED,SEED",
+        help="pre-train the code with each seed, and go on with that of the lowest loss; uses no labels",
+    )
+
+
+def open_run(arguments: argparse.Namespace) -> "Context":
+    """Open the run that the arguments describe; with `--best-of`, the best one after pre-training all."""
+    from disdiff.commands.common import parse_seeds  # after the arguments, so that --help is immediate
+    from disdiff.config.schema import load_config
+    from disdiff.runs.best_seed import choose_seed
+    from disdiff.runs.context import open_context
+
+    if arguments.dry_run or not arguments.best_of:
+        return open_context(load_config(arguments.base, arguments.overrides))
+    seeds = parse_seeds(arguments.best_of, "--best-of")
+    configs = [load_config(arguments.base, [*arguments.overrides, f"seed={seed}"]) for seed in seeds]
+    if len({config.run.name for config in configs}) < len(configs):  # a name was given
+        for config in configs:
+            config.run.name = f"{config.run.name}-s{config.seed}"
+    return choose_seed(configs)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Train, or show what would be trained; an interrupt ends with exit status 130."""
     if arguments.dry_run and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `disdiff show --base FILE | head` ends quietly
-    from disdiff.config.schema import load_config  # after the arguments, so that --help is immediate
-    from disdiff.runs.context import open_context
     from disdiff.runs.overview import log_overview
     from disdiff.runs.pipeline import run_pipeline
     from ldm.training.ranks import read_ranks
 
     with interruptible():
         log_to_terminal(sys.stdout, logging.INFO if read_ranks().is_main else logging.ERROR)
-        context = open_context(load_config(arguments.base, arguments.overrides))
+        context = open_run(arguments)
         log_overview(context, full=arguments.dry_run)
         if not arguments.dry_run:
             run_pipeline(context)

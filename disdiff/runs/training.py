@@ -62,6 +62,16 @@ def train_stage(context: Context, name: str) -> None:
     trainers[name](context, context.stages[name])
 
 
+def train_first_stages(context: Context) -> None:
+    """Load the stages before `code`, after training those that are missing."""
+    for name, stage in context.stages.items():
+        if name == "code":
+            return
+        if not stage.trained:
+            train_stage(context, name)
+        stage.load(context.modules[name])
+
+
 def train_autoencoder(context: Context, stage: Stage) -> None:
     """Train stage 1, then fit the standardisation of its latents on the training images."""
     latent_space = context.latent_space

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from disdiff.method.model import Generation
-from disdiff.runs.training import train_stage
+from disdiff.runs.training import train_first_stages, train_stage
 from ldm.data.source import to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.training.checkpoint import Paused
@@ -16,7 +16,7 @@ from ldm.training.checkpoint import Paused
 @pytest.fixture
 def interrupt(load_benchmark, tiny_system, noise_images, tmp_path, monkeypatch):
     """Return a function that opens a tiny run after one step of its last stage, and gives its arguments."""
-    growth, bound = load_benchmark("growth"), load_benchmark("code_bound")
+    bound = load_benchmark("code_bound")
     monkeypatch.setattr(bound, "TRAIN", 200)
     monkeypatch.setattr(bound, "TEST", 100)
     short = [f"{stage}.train.images=64" for stage in ("autoencoder", "latent_diffusion")]
@@ -27,7 +27,7 @@ def interrupt(load_benchmark, tiny_system, noise_images, tmp_path, monkeypatch):
         arguments = ["--base", "configs/disdiff/shapes3d.yaml", *words, "run.name=run", *overrides]
         parsed = bound.make_parser().parse_args(arguments)
         context = bound.open_context(bound.load_config(parsed.base, parsed.overrides))
-        growth.train_first_stages(context)
+        train_first_stages(context)
         return context, parsed
 
     return bound, open_run

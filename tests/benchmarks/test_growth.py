@@ -4,6 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from disdiff.runs.training import train_first_stages
+
 
 @pytest.fixture
 def growth(load_benchmark):
@@ -40,7 +42,7 @@ def test_points_are_those_of_one_run(growth, open_tiny, scored):
     for name, counts in (("straight", [48]), ("in-parts", [16, 37, 48])):
         for images in counts:
             context = open_tiny(name)
-            growth.train_first_stages(context)
+            train_first_stages(context)
             growth.add_point(context, images, "fast", never)
     straight, parts = (growth.load_points(context.folder.parent / name) for name in ("straight", "in-parts"))
     assert [point["images"] for point in parts] == [16, 32, 48] and [p["steps"] for p in straight] == [6]
@@ -53,7 +55,7 @@ def test_points_are_those_of_one_run(growth, open_tiny, scored):
 
 def test_a_point_is_made_once_and_scored_once_per_protocol(growth, open_tiny, scored, monkeypatch):
     context = open_tiny("run")
-    growth.train_first_stages(context)
+    train_first_stages(context)
     first = growth.add_point(context, 16, "fast", never)
     monkeypatch.setattr(growth, "train_stage", None)
     assert growth.add_point(context, 16, "fast", never) == first
@@ -63,7 +65,7 @@ def test_a_point_is_made_once_and_scored_once_per_protocol(growth, open_tiny, sc
 
 def test_a_point_is_made_where_training_is_stopped_or_already_is(growth, open_tiny, scored):
     context = open_tiny("run")
-    growth.train_first_stages(context)
+    train_first_stages(context)
     assert growth.add_point(context, 400, "fast", lambda step: step == 3)["images"] == 24
     assert growth.add_point(context, 16, "fast", never)["images"] == 24  # no weights of step 2 are left
     assert len(growth.load_points(context.folder)) == len(scored) == 1

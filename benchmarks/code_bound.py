@@ -82,7 +82,7 @@ def load_model(context: Context) -> AuxiliaryModel:
             key.removeprefix(prefix): w for key, w in saved["state_dict"].items() if key.startswith(prefix)
         }
         module.load_state_dict(state)
-    return cast(AuxiliaryModel, AuxiliaryModel(context.model, task.auxiliary).eval())
+    return AuxiliaryModel(context.model, task.auxiliary).eval()
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -99,7 +99,7 @@ def open_run(arguments: argparse.Namespace) -> "Context":
 
     if arguments.dry_run or not arguments.best_of:
         return open_context(load_config(arguments.base, arguments.overrides))
-    seeds = parse_seeds(arguments.best_of, "--best-of")
+    seeds = sorted(set(parse_seeds(arguments.best_of, "--best-of")))
     configs = [load_config(arguments.base, [*arguments.overrides, f"seed={seed}"]) for seed in seeds]
     if len({config.run.name for config in configs}) < len(configs):  # a name was given
         for config in configs:

@@ -51,7 +51,7 @@ def pretrain(context: Context) -> float:
     """Train a run to the end of its code's pre-training, unless it is there; its mean loss at the end.
 
     Raises:
-        UserError: there is no pre-training.
+        UserError: there is no pre-training, or the run folder belongs to another configuration.
     """
     task = build_task(context, "code") if "code" in context.stages else None
     steps = task.pretrain_steps if isinstance(task, CodeTask) else 0
@@ -60,13 +60,13 @@ def pretrain(context: Context) -> float:
             "--best-of compares losses of pre-training, and this run has none; give one seed as seed=N, or "
             "set code.loss.auxiliary.weight and code.loss.auxiliary.pretrain_steps"
         )
+    check_images(context)
+    check_batches(context)
+    open_run_folder(context)
     stage = context.stages["code"]
     checkpoint = stage.folder / "resume.ckpt"
     done = count_steps(read_checkpoint(checkpoint)) if checkpoint.exists() else 0
     if not stage.trained and done < steps:
-        check_images(context)
-        check_batches(context)
-        open_run_folder(context)
         train_first_stages(context)
         with suppress(Paused):
             train_stage(replace(context, pause=lambda count: count == steps), "code")

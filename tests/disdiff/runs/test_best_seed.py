@@ -58,6 +58,12 @@ def test_a_given_name_gets_the_seed(open_run):
     assert open_run("--best-of", "3,4", "run.name=mine").folder.name in ("mine-s3", "mine-s4")
 
 
+def test_what_another_configuration_left_does_not_count(open_run):
+    open_run("--best-of", "3,3,4", "run.name=mine")
+    with pytest.raises(UserError, match="mine-s3 belongs to another configuration"):
+        open_run("--best-of", "3,4", "run.name=mine", "code.loss.weight_kl=0.5")
+
+
 def test_it_needs_pretraining_and_seeds(open_run):
     with pytest.raises(UserError, match="this run has none"):
         open_run("--best-of", "3,4", "code.loss.auxiliary.weight=0")

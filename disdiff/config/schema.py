@@ -85,7 +85,8 @@ class DataConfig(DataOptions):
             is missing, `always` renders it, `never` requires the file.
         num_train: number of training images, a fixed random subset; null for all.
         num_workers: number of processes that read images.
-        image_size: side of the images in pixels; null for the data set's default.
+        image_size: side of the images in pixels; null for the data set's default. Pictures are resampled to
+            it; images of array data sets, such as Shapes3D, are averaged to a whole fraction of their size.
         crop: how pictures are made square: `center`, `squash`, `pad`, and for CelebA `d2c128`, `center148` or
             `center178`; null for the data set's default.
         corrupt: `stop` with an error at an unreadable picture, or `skip` it. With an attributes file, `skip`

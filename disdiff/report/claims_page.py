@@ -29,8 +29,8 @@ page, from the runs' records in `benchmarks/claims`.
   and does not hold if one does not; each part is marked yes, no or open. A difference counts if it is more
   than twice its standard error over seeds, with at least {FEWEST_SEEDS} seeds a side. "Not lower" holds
   unless such a difference says otherwise.
-- ± is the standard deviation over seeds, dividing by n - 1. All runs of a claim have the same data, protocol
-  and number of training images.
+- ± is the standard deviation over seeds, dividing by n - 1. All runs of a claim have the same data and
+  protocol and, unless it says otherwise, the same number of training images.
 - Data called procedural are drawn by this package; a verdict on them says nothing about the published files.
 - What is small here: networks and budgets, of minutes of one core. Verdicts are meant at this size, and each
   row says what the size can decide.

@@ -25,6 +25,7 @@ from ldm.data.pictures import Pictures, Preparation
 from ldm.data.procedural import ProceduralShapes3D
 from ldm.data.procedural_dsprites import ProceduralDSprites
 from ldm.data.procedural_nonlinear import NonlinearShapes3D
+from ldm.data.reduced import ReducedImages
 from ldm.data.shapes3d import Shapes3D, find_shapes3d
 from ldm.data.smallnorb import find_smallnorb, open_smallnorb
 from ldm.data.source import ImageSource
@@ -196,7 +197,7 @@ DATA_SETS = {
 
 
 def open_data(options: DataOptions, progress: Progress = silent) -> ImageSource:
-    """Open a data set: its files, or its procedural stand-in.
+    """Open a data set at its own or a smaller size: its files, or its procedural stand-in.
 
     `progress` is called with (images done, total images) if the first opening takes long.
 
@@ -207,6 +208,14 @@ def open_data(options: DataOptions, progress: Progress = silent) -> ImageSource:
     data_set = look_up("data.name", options.name, DATA_SETS)
     check_option("data.procedural", options.procedural, ("auto", "always", "never"))
     check_options(options, data_set)
+    source = open_or_draw(options, data_set, progress)
+    if options.image_size in (None, source.image_size):
+        return source
+    return ReducedImages(source, options.image_size)
+
+
+def open_or_draw(options: DataOptions, data_set: DataSet, progress: Progress) -> ImageSource:
+    """The files of a data set, or its procedural stand-in; UserError as `open_data`."""
     if options.procedural != "never" and data_set.draw is not None:
         if (
             data_set.open is None
@@ -245,7 +254,7 @@ def is_default(root: Path) -> bool:
 
 def check_options(options: DataOptions, data_set: DataSet) -> None:
     """Raise UserError, naming the option, if an option does not apply to the data set."""
-    for key in ("image_size", "crop", "attributes", "factors"):
+    for key in ("crop", "attributes", "factors"):
         if getattr(options, key) is not None and data_set.pictures is None:
             raise UserError(f"data.{key} only applies to picture files, not to {options.name}; leave it out")
     if options.name == "celeba" and (options.attributes is not None or options.factors is not None):

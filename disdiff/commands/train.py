@@ -23,8 +23,8 @@ EXAMPLES = """examples:
       run the whole pipeline in about a minute, as a check of the installation
   disdiff train --base configs/disdiff/shapes3d.yaml preset=paper trainer.device=cuda
       train the published sizes on a GPU
-  disdiff train --base configs/disdiff/shapes3d.yaml --best-of 0,1,2
-      pre-train the code with three seeds, and go on with the one of the lowest loss
+  disdiff train --base configs/disdiff/shapes3d.yaml --best-of 0,1,2,3,4,5
+      begin to pre-train the code with six seeds, and go on with the one of the lowest loss
   disdiff train --base configs/disdiff/shapes3d.yaml seed=1 code.num_units=6 run.name=six-units
       override any configuration key; a misspelt key is an error
 
@@ -86,12 +86,13 @@ def add_best_of(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best-of",
         metavar="SEED,SEED",
-        help="pre-train the code with each seed, and go on with that of the lowest loss; uses no labels",
+        help="pre-train the code with each seed for a third of its steps, and go on with that of the lowest "
+        "loss; uses no labels",
     )
 
 
 def open_run(arguments: argparse.Namespace) -> "Context":
-    """Open the run that the arguments describe; with `--best-of`, the best one after pre-training all."""
+    """Open the run that the arguments describe; with `--best-of`, the best one of all seeds."""
     from disdiff.commands.common import parse_seeds  # after the arguments, so that --help is immediate
     from disdiff.config.schema import load_config
     from disdiff.runs.best_seed import choose_seed

@@ -1,10 +1,12 @@
-"""Choose among seeds without labels: pre-train the code with each, and go on with that of the lowest loss.
+"""Choose among seeds without labels: begin to pre-train the code with each, go on with the lowest loss.
 
-Codes of other seeds may share a unit between factors, and then their loss is higher. This was seen where
-losses differ, on procedural Shapes3D (benchmarks/RECIPE.md); equal losses say nothing.
+Codes of other seeds may share a unit between factors, and then their loss is higher, already after a third
+of pre-training. This was seen where losses differ, on procedural Shapes3D (benchmarks/RECIPE.md); equal
+losses say nothing.
 """
 
 import logging
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,15 +19,17 @@ from disdiff.runs.pipeline import check_batches, check_images, open_run_folder
 from disdiff.runs.training import build_task, train_first_stages, train_stage
 from ldm.errors import UserError
 from ldm.training.checkpoint import Paused, count_steps, read_checkpoint
+from ldm.training.fit import LOG_EVERY
 from ldm.training.log import read_log
 from ldm.training.ranks import read_ranks
 
 log = logging.getLogger(__name__)
-LAST_STEPS = 500  # of pre-training, whose losses are averaged
+SHARE = 3  # seeds are compared after one part in so many of pre-training
+LAST_STEPS = 500  # before that, whose losses are averaged
 
 
 def choose_seed(configs: Iterable[Config]) -> Context:
-    """The run of the lowest loss at the end of pre-training, of configurations that differ in their seeds.
+    """The run of the lowest loss after a third of pre-training, of configurations that differ in their seeds.
 
     Each has a run folder of its own, and what is there already is not trained again.
 
@@ -37,9 +41,9 @@ def choose_seed(configs: Iterable[Config]) -> Context:
     found: list[tuple[float, Context]] = []
     for config in configs:
         context = open_context(config)
-        loss = pretrain(context)
+        loss, steps = begin(context)
         found.append((loss, context))
-        log.info(f"seed {config.seed}: loss {loss:.4f} after pre-training")
+        log.info(f"seed {config.seed}: loss {loss:.4f} after {steps} steps")
     loss, best = min(found, key=lambda pair: pair[0])
     others = [str(context.folder) for _, context in found if context is not best]
     rest = f"; not needed any more: {', '.join(others)}" if others else ""
@@ -47,19 +51,23 @@ def choose_seed(configs: Iterable[Config]) -> Context:
     return open_context(best.config)  # as if it were the only one
 
 
-def pretrain(context: Context) -> float:
-    """Train a run to the end of its code's pre-training, unless it is there; its mean loss at the end.
+def begin(context: Context) -> tuple[float, int]:
+    """Train a run for a third of its code's pre-training, unless it is there.
+
+    Returns:
+        The mean loss at the end of these steps, and their number.
 
     Raises:
         UserError: there is no pre-training, or the run folder belongs to another configuration.
     """
     task = build_task(context, "code") if "code" in context.stages else None
-    steps = task.pretrain_steps if isinstance(task, CodeTask) else 0
-    if not steps:
+    whole = task.pretrain_steps if isinstance(task, CodeTask) else 0
+    if not whole:
         raise UserError(
             "--best-of compares losses of pre-training, and this run has none; give one seed as seed=N, or "
             "set code.loss.auxiliary.weight and code.loss.auxiliary.pretrain_steps"
         )
+    steps = min(whole, math.ceil(whole / SHARE / LOG_EVERY) * LOG_EVERY)  # a step of which the log has a row
     check_images(context)
     check_batches(context)
     open_run_folder(context)
@@ -70,7 +78,7 @@ def pretrain(context: Context) -> float:
         train_first_stages(context)
         with suppress(Paused):
             train_stage(replace(context, pause=lambda count: count == steps), "code")
-    return read_loss(stage.folder / "log.csv", steps)
+    return read_loss(stage.folder / "log.csv", steps), steps
 
 
 def read_loss(path: Path, steps: int) -> float:

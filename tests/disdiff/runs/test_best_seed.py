@@ -1,5 +1,7 @@
 """The best of several seeds: chosen by the loss of pre-training, trained as if it were the only one."""
 
+from statistics import mean
+
 import pytest
 
 from disdiff.commands import train
@@ -10,7 +12,7 @@ from ldm.errors import UserError
 from ldm.training.log import read_log
 
 SHAPES3D = str(CONFIGS / "disdiff" / "shapes3d.yaml")
-PRETRAINED = "code.loss.auxiliary={weight: 1.0, hidden: 8, pretrain_steps: 12}"
+PRETRAINED = "code.loss.auxiliary={weight: 1.0, hidden: 8, pretrain_steps: 160}"
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def open_run(tiny_system, noise_images, tmp_path, said):
     short = [
         f"{stage}.train={{images: 128, batch_size: 64}}" for stage in ("autoencoder", "latent_diffusion")
     ]
-    few = ["data.num_train=64", "evaluation.num_images=64", "code.train={images: 128, batch_size: 8}"]
+    few = ["data.num_train=64", "evaluation.num_images=64", "code.train={images: 1312, batch_size: 8}"]
     words = [*tiny_system, *short, *few, PRETRAINED, f"run.root={tmp_path}", "trainer.device=cpu"]
 
     def call(*more):
@@ -38,12 +40,12 @@ def finish(context):
 
 def test_the_seed_of_the_lowest_loss_goes_on_as_if_it_were_the_only_one(open_run, said, monkeypatch):
     best = open_run("--best-of", "3,4,5")
-    losses = {
-        seed: float(read_log(folder / "stages" / "code" / "log.csv")[-1]["loss"])
-        for seed, folder in (
-            (seed, best.folder.parent / f"disdiff-shapes3d-smoke-s{seed}") for seed in (3, 4, 5)
-        )
+    logs = {
+        seed: read_log(best.folder.parent / f"disdiff-shapes3d-smoke-s{seed}" / "stages/code/log.csv")
+        for seed in (3, 4, 5)
     }
+    assert {rows[-1]["step"] for rows in logs.values()} == {"100"}  # a third of pre-training, rounded up
+    losses = {seed: mean(float(row["loss"]) for row in rows) for seed, rows in logs.items()}
     assert best.config.seed == min(losses, key=losses.get)
     assert f"seed {best.config.seed} has the lowest loss; not needed any more: " in said()[-1]
     with monkeypatch.context() as patch:

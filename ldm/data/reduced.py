@@ -7,7 +7,7 @@ from torch import Tensor
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 
-LEAST_SIZE = 8
+LEAST_SIZE = 8  # to which score controls average images
 
 
 class ReducedImages:

@@ -437,7 +437,10 @@ def select(config: Config, key: str) -> Any:
 
 
 def name_config(file: Path) -> str:
-    """Name of a configuration file in run names: `disdiff-shapes3d` for configs/disdiff/shapes3d.yaml."""
-    file = file.resolve().with_suffix("")
-    parts = file.relative_to(CONFIGS).parts if file.is_relative_to(CONFIGS) else (file.name,)
-    return "-".join(parts)
+    """Name of a configuration file in run names: `disdiff-shapes3d` for .../configs/disdiff/shapes3d.yaml.
+
+    It is the path below the last folder `configs`, that of this package or of any checkout; else the file's.
+    """
+    *folders, name = file.resolve().with_suffix("").parts
+    below = folders[len(folders) - folders[::-1].index("configs") :] if "configs" in folders else []
+    return "-".join([*below, name])

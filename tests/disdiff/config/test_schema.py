@@ -1,6 +1,7 @@
 import ast
 import re
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 import yaml
@@ -148,6 +149,12 @@ def test_the_run_is_named_after_file_preset_and_seed(write):
     assert load_config([SHAPES3D], ["seed=3"]).run.name == "disdiff-shapes3d-small-s3"
     assert load_config([SHAPES3D], ["run.name=mine"]).run.name == "mine"
     assert name_config(write("my-own.yaml", {})) == "my-own"
+
+
+def test_the_name_does_not_depend_on_where_the_package_is_installed():
+    """In a checkout the package may be installed elsewhere (`pip install .`)."""
+    assert name_config(Path("/checkout/configs/disdiff/shapes3d.yaml")) == name_config(SHAPES3D)
+    assert name_config(Path("/configs/old/configs/mine.yaml")) == "mine"
 
 
 @pytest.mark.parametrize(

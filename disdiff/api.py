@@ -45,6 +45,7 @@ from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
 from ldm.data.catalog import choose_crop
+from ldm.data.pictures import name_some
 from ldm.device import resolve_device
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample
@@ -350,7 +351,7 @@ class Model:
         return model.latent_space.decode(torch.cat(made)).clamp(-1, 1)
 
     def move_attribute(
-        self, image: Images, name: str, value: int, strengths: Sequence[float], steps: int | None = None
+        self, image: Images, name: str, value: int | str, strengths: Sequence[float], steps: int | None = None
     ) -> Tensor:
         """Move one image towards the attribute `factor name == value`, along the normal of a linear
         classifier that is fitted to the run's codes.
@@ -358,7 +359,7 @@ class Model:
         Args:
             image: a single image.
             name: name of the factor.
-            value: index of the factor's value.
+            value: the factor's value as in `factors.csv`; in other data sets its number, from 0.
             strengths: A step lengths, usually 0.1 to 0.3; negative ones move away from the attribute.
             steps: number of DDIM steps; None for the run's own.
 
@@ -373,12 +374,23 @@ class Model:
         names = [str(each) for each in arrays.get("factor_names", [])]
         if name not in names or "factors" not in arrays:
             raise UserError(f"there is no factor {name!r}; this run has: {', '.join(names) or 'none'}")
-        labels = np.asarray(arrays["factors"])[:, names.index(name)] == as_whole(value, "value")
+        column = names.index(name)
+        labels = np.asarray(arrays["factors"])[:, column] == self._number_of(value, name)
         attribute = fit_attribute(stack_codes(arrays), torch.from_numpy(labels))
         read = self._read_one(image)
         code = self._encode(read)
         moved = torch.cat([attribute.move(code.cpu(), strength) for strength in numbers])
         return self.decode(moved, repeat(self._infer_noise(read, code, steps), len(moved)), steps=steps)
+
+    def _number_of(self, value: int | str, factor: str) -> int:
+        """Number of a factor's value, which is given by its text where values have texts."""
+        space = self.run.source.factor_space
+        if space is None or factor not in space.names or not space.values:
+            return as_whole(value, "value")
+        texts = space.values[space.names.index(factor)]
+        if str(value) not in texts:
+            raise UserError(f"{factor} has no value {value!r}; choose one of {name_some(texts)}")
+        return texts.index(str(value))
 
     @cached_property
     def _table(self) -> UnitTable:

@@ -69,3 +69,8 @@ def digest_file(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def digest_json(content: Any, num_digits: int = 12) -> str:
+    """The first digits of the SHA-256 of `content` as JSON with sorted keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:num_digits]

@@ -14,10 +14,11 @@ from ldm.autoencoder.losses import (
     pixel_loss,
 )
 from ldm.data.source import to_float
-from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.loss import KINDS, denoising_error
 from ldm.diffusion.process import q_sample, sample_integers, sample_noise, sample_noise_shape
 from ldm.diffusion.sampler import sample_ddim
 from ldm.diffusion.schedule import Schedule
+from ldm.errors import check_option
 from ldm.nn.unet import UNet
 from ldm.training.optimizer import TrainSettings, build_optimizer, scale_learning_rate
 from ldm.training.stage_task import StageTask, spread
@@ -133,6 +134,7 @@ class LatentDiffusionTask(StageTask):
     ) -> None:
         super().__init__(denoiser, settings)
         self.latent_space = self.keep_frozen(latent_space)
+        check_option("latent_diffusion.loss", loss, KINDS)
         self.schedule, self.loss = schedule, loss
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:

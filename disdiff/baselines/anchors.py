@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ldm.nn.unet import Features
 
 EM_STEPS = 10  # per refit
+LEAST_VARIANCE = 1e-12  # of a unit, so that a constant one has a mixture, too
 FLOOR = 1e-4  # smallest variance of a Gaussian, relative to that of its unit
 NUM_PARAMETERS = 3  # of a Gaussian of the mixture: share, mean and variance
 
@@ -62,7 +63,7 @@ class Mixture(NamedTuple):
 
     def refit(self, x: Tensor) -> "Mixture":
         """The mixture after `EM_STEPS` steps of EM on numbers `x` (M, N)."""
-        mixture, floor = self, FLOOR * x.var(dim=0, correction=0)[:, None].clamp(min=1e-12)
+        mixture, floor = self, FLOOR * x.var(dim=0, correction=0)[:, None].clamp(min=LEAST_VARIANCE)
         for _ in range(EM_STEPS):
             belongs = mixture.log_joint(x).softmax(dim=-1)
             total = belongs.sum(dim=0)
@@ -139,7 +140,8 @@ class Anchors(nn.Module):
             return
         if not self.share.any():
             self.share[:, 0] = 1.0
-            self.mean[:, 0], self.variance[:, 0] = self.memory.mean(dim=0), self.memory.var(dim=0)
+            self.mean[:, 0] = self.memory.mean(dim=0)
+            self.variance[:, 0] = self.memory.var(dim=0).clamp(min=FLOOR * LEAST_VARIANCE)
         best = self.mixture.refit(self.memory)
         for other in (best.split().refit(self.memory), best.drop().refit(self.memory)):
             best = best.where(other.bic(self.memory) < best.bic(self.memory), other)

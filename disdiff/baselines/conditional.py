@@ -129,9 +129,7 @@ class ConditionalNetworks(nn.Module):
 class ConditionalDiffusion(DiffusionModel):
     """A latent space, an encoder and a denoiser conditioned on the whole code."""
 
-    def eps_fn(
-        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
-    ) -> EpsFunction:
+    def eps_fn(self, code: Tensor, units: list[int] | None = None) -> EpsFunction:
         """The noise predictor for `code` (B, N, D)."""
         refuse_units(units)
         cond = self.networks.condition(code)

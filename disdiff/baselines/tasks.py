@@ -13,8 +13,9 @@ from disdiff.method.code_task import CodeTask
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import DisDiffLossConfig
 from ldm.data.source import to_float
-from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.loss import KINDS, denoising_error
 from ldm.diffusion.process import q_sample, sample_integers, sample_noise
+from ldm.errors import check_option
 from ldm.tasks import PREVIEW_IMAGES, sample_latents
 from ldm.training.optimizer import TrainSettings
 from ldm.training.stage_task import StageTask, spread
@@ -39,6 +40,7 @@ class ConditionalTask(CodeTask):
         anchors: Anchors | None = None,
     ) -> None:
         super().__init__(model, encoder, settings, loss)
+        check_option("conditional.norm", norm, KINDS)
         self.norm, self.prior, self.anchors = norm, prior, anchors
         self.keep_frozen(model.latent_space)
 
@@ -123,6 +125,7 @@ class LatentDPMTask(StageTask):
 
     def __init__(self, latent_dpm: LatentDPM, norm: str, settings: TrainSettings) -> None:
         super().__init__(latent_dpm, settings)
+        check_option("latent_dpm.loss", norm, KINDS)
         self.norm = norm
 
     def compute_loss(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> Tensor:

@@ -40,8 +40,8 @@ class ClipDescription:
 
     Attributes:
         name: such as `ViT-B-32 (laion2b_s34b_b79k)` or `tiny CLIP trained on captions`.
-        model: architecture or folder, as configured.
-        weights: tag, file or `random`.
+        model: architecture, or name of the folder.
+        weights: tag, name of the file or folder, or `random`.
         fingerprint: fingerprint of the weights and the normalisation.
         trained_on: training images of a tiny CLIP; None if unknown.
         zero_shot: accuracy of a tiny CLIP on held-out images; None for other CLIPs.
@@ -147,7 +147,8 @@ def load_clip(config: ClipConfig, allow_download: bool = False) -> Clip:
         else f"{shown} ({config.pretrained if tag else path.name})"
     )
     preprocessing = tag or ({} if path is None else shared_preprocessing(config))
-    description = ClipDescription(name, config.model, str(config.pretrained), "")
+    weights = str(config.pretrained) if path is None or tag else path.name
+    description = ClipDescription(name, config.model, weights, "")
     return assemble(config, net, tokenizer, preprocessing, architecture["embed_dim"], description)
 
 
@@ -174,7 +175,7 @@ def load_folder(config: ClipConfig, folder: Path) -> Clip:
             tokenizer = build_tokenizer(architecture, record["words"])
     except Exception as error:  # torch, safetensors and open_clip raise many exception types
         raise UserError(f"open_clip cannot read {folder} ({error}); get the folder again") from error
-    description = ClipDescription(f"open_clip model {folder.name}", config.model, str(folder), "")
+    description = ClipDescription(f"open_clip model {folder.name}", LOCAL + folder.name, folder.name, "")
     if record is not None:
         description.name, description.trained_on, description.zero_shot = (
             record["name"],

@@ -96,7 +96,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="instead of --toward: standard deviations to move",
         **more,
     )
-    parser.add_argument("--attribute", metavar="NAME=VALUE", help="move towards this factor value")
+    parser.add_argument(
+        "--attribute",
+        metavar="NAME=VALUE",
+        help="move towards a factor's value (its number, or as in factors.csv)",
+    )
     parser.add_argument(
         "--reach",
         type=number(POSITIVE),
@@ -171,12 +175,13 @@ def main(arguments: argparse.Namespace) -> None:
         columns = ["start", *places, "end"]
     else:
         factor, _, value = arguments.attribute.partition("=")
-        if not value.isdecimal():
+        if not value:
             raise UserError(
-                f"--attribute {arguments.attribute} is not valid; write NAME=NUMBER, for example shape=0"
+                f"--attribute {arguments.attribute} is not valid; write NAME=VALUE, for example shape=0"
             )
+        wanted_value = int(value) if value.isdecimal() else value
         strengths = torch.linspace(-arguments.reach, arguments.reach, arguments.columns).tolist()
-        made = model.move_attribute(to_uint8(image), factor, int(value), strengths, arguments.steps)
+        made = model.move_attribute(to_uint8(image), factor, wanted_value, strengths, arguments.steps)
         grid, title = torch.cat([image.to(made), made]), f"Away from and towards {arguments.attribute}"
         columns = ["image", *(f"{strength:+.2f}" for strength in strengths)]
     save_picture(out, model.run, grid[None], title, columns=columns)

@@ -14,6 +14,7 @@ from ldm.numbers import (
     FINITE,
     FRACTION,
     FRACTION_BELOW_ONE,
+    LARGEST,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
@@ -42,6 +43,7 @@ LENGTHS = {"betas": 2, "mean": 3, "std": 3}  # required lengths of lists
 
 
 OF_NAME = {
+    "probe_steps": Range(whole=True, least=10, most=LARGEST),  # fewer are no schedule of learning rates
     **dict.fromkeys(("eta", "shift", "contradiction"), FRACTION),
     **dict.fromkeys(("seed", "stage_seed", "nuisance_seed"), SEED),
     **dict.fromkeys(MAY_NOT_BE_ZERO, POSITIVE),

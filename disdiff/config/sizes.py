@@ -6,6 +6,7 @@ Every level of a network halves the resolution, so the image size limits the num
 from disdiff.config.schema import Config
 from disdiff.method.model import DiffusionModel, ImageModel
 from ldm.autoencoder.networks import NetworkConfig
+from ldm.data.reduced import LEAST_SIZE
 from ldm.errors import UserError
 
 LEAST_IMAGES = 2  # one image gives a single code, which no metric can score
@@ -29,6 +30,15 @@ def check_sizes(config: Config, image_size: int, denoises: bool) -> None:
             f"of {image_size} pixels through autoencoder.network) allow at most "
             f"{most}; remove levels, change data.image_size, or give autoencoder.network.channel_mult fewer "
             "levels"
+        )
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise UserError if images are too small to be scored."""
+    if image_size < LEAST_SIZE:
+        raise UserError(
+            f"images of {image_size} pixels are too small: SSIM, by which reconstructions are scored, needs "
+            f"{LEAST_SIZE}; choose a larger data.image_size"
         )
 
 

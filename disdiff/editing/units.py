@@ -1,11 +1,11 @@
 """Edit images through units: sampling with a subset S of the units, inversion, and edited codes.
 
-    eps_hat^S(z_t, t) = eps_base(z_t, t) - sqrt(1 - alpha_bar_t) * sum_{k in S} w_k grad_k(z_t, code_k, t)
+    eps_hat^S(z_t, t) = eps_base(z_t, t) - sqrt(1 - alpha_bar_t) * w sum_{k in S} grad_k(z_t, code_k, t)
 
-This is a noise prediction like any other, so every sampler can use it and DDIM can be inverted with it. With
-all units in S it is conditional sampling; with fewer units it is the composition z^S of DisDiff (Yang et al.
-2023, arXiv:2301.13721). Swaps, traversals and interpolations use the same sampler and differ only in the
-code.
+with the guidance w. This is a noise prediction like any other, so every sampler can use it and DDIM can be
+inverted with it. With all units in S it is conditional sampling; with fewer it is the composition z^S of
+DisDiff (Yang et al. 2023, arXiv:2301.13721). Swaps, traversals and interpolations use the same sampler and
+differ only in the code.
 """
 
 import math

@@ -11,8 +11,6 @@ the same edits (`disdiff.evaluation.probe`): one that was trained on original im
 headline, and one that was trained on autoencoder reconstructions, too.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,9 +28,10 @@ from disdiff.metrics.image_quality import compare_images
 from ldm.autoencoder.latent_space import LatentSpace
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.arrays import silent
-from ldm.data.source import ImageSource, to_float
+from ldm.data.source import ImageSource, identify_labelled, to_float
 from ldm.diffusion.sampler import SamplerConfig
 from ldm.errors import UserError
+from ldm.files import digest_json
 from ldm.training.weight_files import WEIGHTS, fingerprint, load_weights, save_weights
 
 Report = Callable[[str, float], None]
@@ -205,8 +204,8 @@ def find_probe(
     if cache_folder is None:
         return train()
     trained_on = fingerprint(latent_space) if with_reconstructions else "originals"
-    facts = [trained_on, source.identity, eval_index.tolist(), num_steps, seed]
-    folder = cache_folder / f"probe-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
+    facts = [trained_on, identify_labelled(source), eval_index.tolist(), num_steps, seed]
+    folder = cache_folder / f"probe-{digest_json(facts)}"
     if not (folder / WEIGHTS).exists():
         probe = train()
         save_weights(folder / WEIGHTS, probe)

@@ -5,8 +5,6 @@ It holds one file per `PART` rows. A later call loads the existing parts and com
 interrupted command continues where it stopped.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.files import atomic_path, save_json
+from ldm.files import atomic_path, digest_json, save_json
 
 PART = 64
 Identity = dict[str, Any]
@@ -65,8 +63,7 @@ class RowCache:
         return np.concatenate(results)
 
     def _open(self, identity: Identity) -> Path:
-        text = json.dumps(identity, sort_keys=True)
-        place = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        place = self.folder / digest_json(identity, 16)
         if not (place / "identity.json").exists():
             save_json(place / "identity.json", identity)
         return place

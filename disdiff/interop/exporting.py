@@ -155,7 +155,9 @@ def make_portable(config: Config, place: Path) -> Config:
     return replace(
         config,
         run=RunConfig(name=config.run.name),
-        data=replace(config.data, root=f"data/{config.data.name}", attributes=None, num_workers=0),
+        data=replace(
+            config.data, root=f"data/{config.data.name}", attributes=None, factors=None, num_workers=0
+        ),
         clip=rebase_paths(config.clip, bring) if get_system(config).depends_on("clip") else ClipConfig(),
         weights=WeightsConfig(),
         trainer=TrainerConfig(),

@@ -41,7 +41,8 @@ class CodeTask(StageTask):
         loss: gives the auxiliary decoder, and weight and memory of total correlation; None for neither.
 
     Raises:
-        UserError: pre-training leaves no step, or total correlation has a price but codes have no variance.
+        UserError: pre-training leaves no step or has a frozen encoder, or total correlation has a price but
+            codes have no variance.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class CodeTask(StageTask):
             raise UserError(
                 "code.loss.weight_correlation needs codes with a variance; set "
                 "code.encoder.posterior=gaussian, or the weight to 0"
+            )
+        if self.freeze_steps and self.pretrain_steps:
+            raise UserError(
+                f"code.encoder.freeze_steps={self.freeze_steps} leaves nothing to train in the "
+                f"{self.pretrain_steps} steps of code.loss.auxiliary.pretrain_steps; set one of them to 0"
             )
         if self.pretrain_steps >= self.budget.num_steps:
             raise UserError(

@@ -102,7 +102,7 @@ class PosteriorMemory(nn.Module):
 
     They have no gradients: the gradient of TC passes through the sampled code only, which is enough, since
     the expected derivative of log q(z) with respect to the parameters of q is zero. With several processes
-    each one has its own memory.
+    all use the one of process 0, as DDP copies its buffers to the others.
 
     Args:
         posterior: posteriors to begin with, shapes (M, N, D).

@@ -140,16 +140,12 @@ class DiffusionModel(ImageModel):
         self.schedule = schedule
 
     @abstractmethod
-    def eps_fn(
-        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
-    ) -> EpsFunction:
+    def eps_fn(self, code: Tensor, units: list[int] | None = None) -> EpsFunction:
         """Return the noise predictor for a code, or for some of its units.
 
         Args:
             code: codes of the batch to sample, shape (B, N, D).
             units: the units to use; None for all, an empty list for the frozen model only.
-            weights: factor on the gradient field of each unit in `units`, shape (K,), in addition to the
-                guidance; None for 1.
 
         Returns:
             (z_t (B, C, h, w), t (B,)) => eps_hat (B, C, h, w).
@@ -187,7 +183,8 @@ def sampling_coefficient(schedule: Schedule) -> Tensor:
 
 def shift_eps(eps_base: Tensor, coefficient: Tensor, t: Tensor, grad: Tensor) -> Tensor:
     """eps_base + coefficient_t * grad; eps_base and grad (B, C, h, w), coefficient (T,), t (B,)."""
-    return eps_base + gather(coefficient, t, eps_base) * grad
+    eps = eps_base.to(torch.promote_types(eps_base.dtype, torch.float32))  # bf16 would lose a small shift
+    return eps + gather(coefficient, t, eps) * grad.to(eps)
 
 
 @dataclass
@@ -243,9 +240,7 @@ class DisDiff(DiffusionModel):
             features = self.denoiser.features(z_t, t)
             return self.denoiser.decode(features), features
 
-    def eps_fn(
-        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
-    ) -> EpsFunction:
+    def eps_fn(self, code: Tensor, units: list[int] | None = None) -> EpsFunction:
         """The frozen prediction, shifted by the gradient fields of `units` times `guidance`.
 
         Only the gradient fields of `units` are computed.
@@ -254,7 +249,6 @@ class DisDiff(DiffusionModel):
         chosen = check_units(list(range(count)) if units is None else units, count)
         index = torch.tensor(chosen, dtype=torch.int64, device=code.device)
         part, coefficient = code[:, index], sampling_coefficient(self.schedule)
-        scale = self.guidance * (part.new_ones(len(chosen)) if weights is None else weights.to(part))
 
         def predict_eps(z_t: Tensor, t: Tensor) -> Tensor:
             """The frozen prediction for z_t (B, C, h, w) at t (B,), shifted by the gradient fields."""
@@ -262,7 +256,7 @@ class DisDiff(DiffusionModel):
             if not chosen:
                 return eps_base
             grad = self.networks.decoder(features, part, index)  # (B, K, C, h, w)
-            return shift_eps(eps_base, coefficient, t, torch.einsum("bkchw,k->bchw", grad, scale))
+            return shift_eps(eps_base, coefficient, t, self.guidance * grad.sum(dim=1))
 
         return predict_eps
 
@@ -290,12 +284,10 @@ class PDAE(DisDiff):
         refuse_units(units)
         return super().predict(z_t, t, code.transpose(1, 2))
 
-    def eps_fn(
-        self, code: Tensor, units: list[int] | None = None, weights: Tensor | None = None
-    ) -> EpsFunction:
+    def eps_fn(self, code: Tensor, units: list[int] | None = None) -> EpsFunction:
         """The frozen prediction shifted by the whole code (B, D, 1)."""
         refuse_units(units)
-        return super().eps_fn(code.transpose(1, 2), None, weights)
+        return super().eps_fn(code.transpose(1, 2))
 
 
 def refuse_units(units: list[int] | Tensor | None) -> None:

@@ -31,7 +31,7 @@ from disdiff.method.losses import (
     whitened_error,
 )
 from disdiff.method.model import DisDiff, sampling_coefficient, shift_eps, training_coefficient
-from ldm.diffusion.loss import denoising_error
+from ldm.diffusion.loss import KINDS, denoising_error
 from ldm.diffusion.process import predict_eps, predict_z0, q_sample, sample_integers, sample_noise
 from ldm.errors import UserError, check_option, look_up
 from ldm.tasks import sample_latents
@@ -85,6 +85,7 @@ class DisDiffTask(CodeTask):
             "clean": lambda snr: clean_weight(snr, loss.clean_cap) ** (0.5 if loss.norm == "l1" else 1.0),
         }
         weight = look_up("code.loss.weighting", loss.weighting, weightings)(model.schedule.snr)
+        check_option("code.loss.norm", loss.norm, KINDS)
         check_option("code.loss.dis_weighting", loss.dis_weighting, ("change", "constant", "loss"))
         check_option("code.loss.change_space", loss.change_space, ("z", "image"))
         if loss.whiten_ridge is not None and loss.norm != "l2":
@@ -184,7 +185,9 @@ class DisDiffTask(CodeTask):
             code: their codes, shape (B, N, D).
             generator: source of the shares and units.
         """
-        drawn, weight = torch.rand(2, len(z_0), generator=generator, device=generator.device).to(z_0)
+        drawn, weight = (
+            torch.rand(len(z_0), generator=generator, device=generator.device).to(z_0) for _ in range(2)
+        )
         weight = weight * (drawn < self.loss.contradiction)
         if self.loss.contradict_by == "units":
             numbers = torch.rand(len(code), code.shape[1] + 1, generator=generator, device=generator.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.errors import UserError
+from ldm.errors import UserError, check_option
 
 Result = dict[str, Any]
 Progress = Callable[[float], None]
@@ -148,8 +148,7 @@ def unit_scalars(codes: np.ndarray, mode: str = "pca1") -> np.ndarray:
     Returns:
         float64 array of shape (n, N), or (n, N * D) for "all".
     """
-    if mode not in UNIT_MODES:
-        raise UserError(f"unit mode {mode!r} is unknown: choose one of {', '.join(UNIT_MODES)}")
+    check_option("unit_mode", mode, UNIT_MODES)
     codes = check_codes(codes)
     if codes.ndim == 2:
         return codes.astype(np.float64)

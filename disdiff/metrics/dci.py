@@ -24,7 +24,7 @@ from sklearn.ensemble import RandomForestClassifier
 from disdiff.metrics._classifiers import find_parallel, fit_boosting
 from disdiff.metrics._inputs import Progress, Result, check_inputs
 from disdiff.metrics._sampling import split_rows
-from ldm.errors import UserError
+from ldm.errors import UserError, check_option
 
 ROUNDS = {"gradient_boosting": 100, "gradient_boosting_20_rounds": 20}
 ESTIMATORS = {
@@ -67,8 +67,7 @@ def compute_dci(
         UserError: bad arrays, fewer rows than `num_train + num_test`, an unknown estimator, or a factor
             that has a single value among the training rows.
     """
-    if estimator not in ESTIMATORS:
-        raise UserError(f"DCI estimator {estimator!r} is unknown: choose one of {', '.join(ESTIMATORS)}")
+    check_option("estimator", estimator, ESTIMATORS)
     codes, factors = check_inputs(codes, factors, num_train + num_test)
     train, test = split_rows(np.random.RandomState(seed), len(codes), num_train, num_test)
     constant = np.flatnonzero(np.ptp(factors[train], axis=0) == 0).tolist()

@@ -6,7 +6,7 @@ new `RandomState(seed)`, as in the released code, so a metric's score does not d
 are computed.
 
 Data sets with fewer images than a protocol's rows have a protocol of their own, whose name says so: its rows
-are drawn with replacement, training and test rows from different images.
+are drawn with replacement, training and test rows from different images. InfoMEC takes every image once.
 """
 
 from collections.abc import Callable, Collection
@@ -38,7 +38,7 @@ from disdiff.metrics.modularity import compute_explicitness, compute_modularity
 from disdiff.metrics.sap import compute_sap
 from disdiff.metrics.tad import compute_tad, compute_tad_binarised, compute_tad_eleven_thresholds
 from disdiff.metrics.unsupervised import compute_unsupervised
-from ldm.errors import UserError
+from ldm.errors import UserError, look_up
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ LEAST_IMAGES = 30  # from which rows are drawn with replacement
 
 def get_protocol(name: str) -> Protocol:
     """The protocol of a name; UserError if it is unknown."""
-    if name not in PROTOCOLS:
-        raise UserError(f"protocol {name!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    return look_up("protocol", name, PROTOCOLS)
 
 
 def compute_scores(
@@ -117,12 +115,15 @@ def compute_scores(
             " encode more images or choose the protocol 'fast'"
         )
     codes = unit_scalars(codes, units)
-    if few:
-        check_enough(len(codes), LEAST_IMAGES)
-        rows = repeat_rows(len(codes), seed, chosen.num_train, chosen.num_test)
-        codes, factors, num_images = codes[rows], factors[rows], len(codes)
     report = progress or (lambda name, share: None)
     metrics = build_metrics(chosen, lambda share: report("dci", share))
+    if few:
+        check_enough(len(codes), LEAST_IMAGES)
+        rows, num_images = repeat_rows(len(codes), seed, chosen.num_train, chosen.num_test), len(codes)
+        # among repeated rows the nearest neighbours of a row would be its copies
+        once = partial(compute_infomec, codes, factors, num_train=num_images)
+        metrics["infomec"] = lambda _codes, _factors, seed: once(seed=seed)
+        codes, factors = codes[rows], factors[rows]
     wanted = {name: metric for name, metric in metrics.items() if only is None or name in only}
     scores = collect_scores(
         {name: partial(metric, codes, factors, seed=seed) for name, metric in wanted.items()}, report

@@ -4,8 +4,6 @@ All values come from `metrics.json`. All runs of a table have the same data set 
 same protocol.
 """
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from disdiff.editing.unit_names import name_data
 from disdiff.report.published import PUBLISHED
 from disdiff.report.summary import PSNR_ROWS, list_values
 from ldm.errors import UserError
-from ldm.files import load_json
+from ldm.files import digest_json, load_json
 from ldm.training.optimizer import WITHOUT_EFFECT
 
 SPEED = "Images per second, own stage"
@@ -224,7 +222,7 @@ def identify_method(folder: Path) -> str:
             return node
         return {key: keep(value) for key, value in node.items() if key not in OF_NO_METHOD}
 
-    return hashlib.sha256(json.dumps(keep(tree), sort_keys=True).encode()).hexdigest()[:12]
+    return digest_json(keep(tree))
 
 
 def describe_supervision(metrics: dict[str, Any]) -> str:

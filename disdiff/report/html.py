@@ -43,8 +43,9 @@ from ldm.training.log import format_duration, read_log
 PICTURES = {
     "swap": (
         "Swaps",
-        "First row: source. Second row: target. Every further row shows the source with one unit taken from "
-        "the target. A unit that encodes one factor changes only that factor, to the target's value.",
+        "First row: source. Second row: target. Every further row shows the source with the units of one "
+        "factor taken from the target, or with a single unit if there are no labels. Only that factor should "
+        "change, to the target's value.",
     ),
     "traversal": (
         "Traversals",

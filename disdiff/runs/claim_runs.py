@@ -4,8 +4,6 @@ Of every finished run a record stays, a small JSON with its values. Records outl
 page can be written and continued where the runs are gone.
 """
 
-import hashlib
-import json
 import shlex
 import subprocess
 import sys
@@ -31,7 +29,7 @@ from disdiff.runs.results import describe_evaluation
 from disdiff.runs.stages import list_stages
 from ldm.data.source import describe_source
 from ldm.errors import UserError
-from ldm.files import load_json, save_json
+from ldm.files import digest_json, load_json, save_json
 
 Values = dict[str, float]
 
@@ -97,7 +95,7 @@ class ClaimRun:
         else:
             stages = {stage.name: stage.hash for stage in self.job.stages}
             content = [stages, describe_evaluation(self.job.config), describe_source(self.job.source)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return digest_json(content)
 
     @property
     def record_file(self) -> Path:

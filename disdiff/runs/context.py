@@ -18,7 +18,7 @@ from disdiff.build import (
     get_system,
 )
 from disdiff.config.schema import Config
-from disdiff.config.sizes import check_channels, check_sampler
+from disdiff.config.sizes import check_channels, check_image_size, check_sampler
 from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import get_protocol
 from disdiff.runs.stages import Stage, list_stages
@@ -53,6 +53,7 @@ class Context:
         denoiser: stage 2.
         model: the system on these stages; None for a system that consists of shared stages only.
         latent_dpm: diffusion model of the codes; None without `model`.
+        random_state: PyTorch's random state when the networks were built; from it further ones are drawn.
         thread_counts: candidate numbers of CPU threads.
         step_seconds: seconds per training step by stage, filled in by the trial of `disdiff.runs.overview`.
         pause: where training stops for now, see `ldm.training.fit.fit`; None to train to the end.
@@ -70,6 +71,7 @@ class Context:
     denoiser: UNet
     model: ImageModel | None
     latent_dpm: LatentDPM | None
+    random_state: torch.Tensor
     thread_counts: list[int]
     step_seconds: dict[str, float] = field(default_factory=dict)
     pause: Pause | None = None
@@ -102,6 +104,7 @@ def open_context(config: Config) -> Context:
     configure_process(machine, config.trainer.threads)
     source = build_source(config.data)
     check_channels(config, source.channels)
+    check_image_size(source.image_size)
     skipped = describe_source(source).get("skipped", [])
     if skipped:
         log.info(f"note: {len(skipped)} pictures cannot be read and are left out: {name_some(skipped)}")
@@ -129,5 +132,6 @@ def open_context(config: Config) -> Context:
         denoiser,
         model,
         latent_dpm,
+        torch.get_rng_state(),
         list_counts(config.trainer.threads, machine.device, read_ranks().size),
     )

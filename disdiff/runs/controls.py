@@ -13,8 +13,6 @@ have the same controls, so their scores are kept in the folder that runs share.
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -33,9 +31,9 @@ from disdiff.method.model import ImageModel
 from disdiff.metrics.protocols import compute_scores, get_protocol, name_protocol
 from disdiff.runs.stages import shared_folder
 from ldm.data.arrays import silent
-from ldm.data.source import ImageSource, split_indices, to_float
+from ldm.data.source import ImageSource, identify_labelled, split_indices, to_float
 from ldm.errors import UserError
-from ldm.files import load_json, save_json
+from ldm.files import digest_json, load_json, save_json
 from ldm.training.weight_files import fingerprint
 
 HEADLINES = {"factor_vae": "eval_accuracy", "dci": "disentanglement"}  # metric: its published number
@@ -245,10 +243,9 @@ def score_controls(
 def score_once(material: Material, control: Control, factors: np.ndarray) -> dict[str, Any]:
     """`score_headlines` of a control, read from the folder that runs share if it has been scored before."""
     data, evaluation = material.config.data, material.config.evaluation
-    images = [material.source.identity, data.num_train, evaluation.num_images]
+    images = [identify_labelled(material.source), data.num_train, evaluation.num_images]
     of = [control.name, control.identity, images, material.protocol, evaluation.seed]
-    name = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
-    path = shared_folder(material.config) / f"control-{name}.json"
+    path = shared_folder(material.config) / f"control-{digest_json(of)}.json"
     if not path.exists():
         try:
             scores = score_headlines(control.encode(), factors, material.protocol, evaluation.seed)

@@ -131,7 +131,7 @@ class Discovery:
             return {**result, "units": [each.to_json() for each in self.findings], "groups": groups}
         self.findings = name_displacements(units, found.moved, directions, self.reference, self.generator)
         result |= {
-            "prompts": str(prompts),
+            "prompts": Path(prompts).name,
             "chance": RANDOM_DIRECTIONS,
             "num_draws": NUM_DRAWS,
             "units": [each.to_json() for each in self.findings],

@@ -18,10 +18,11 @@ from ldm.data.batches import ImageBatches, TensorBatches
 from ldm.data.latents import LatentCache, encode_to_cache
 from ldm.data.source import to_float
 from ldm.tasks import sample_latents
+from ldm.training.machine import on_device
 from ldm.training.ranks import main_first
 from ldm.training.weight_files import fingerprint
 
-BATCH = 256
+BATCH = 256  # images of 64x64 pixels to encode at once
 INITIAL_IMAGES = 16384  # largest number of images to which the initial code is fitted
 INITIAL_NUMBERS = 2**26  # largest number of values in their latents
 
@@ -73,14 +74,13 @@ def initial_latents(context: Context, batches: TensorBatches) -> Tensor:
 def encode_training_codes(context: Context) -> Tensor:
     """Codes of the training images, shape (n, N, D); the means if the encoder is Gaussian."""
     batches, model, device, codes = code_batches(context), context.model, context.machine.device, []
-    model.to(device).eval()
-    positions = torch.arange(len(batches)).split(BATCH)
-    for part in tqdm(positions, desc="codes", unit="batch", dynamic_ncols=True):
-        batch = {name: tensor.to(device) for name, tensor in batches[part].items()}
-        latents = "statistics" in batch
-        z_0 = sample_latents(model.latent_space, batch["statistics"], None) if latents else None
-        codes.append(model.encode_input(model.encoder_input.from_batch(batch, z_0)).cpu())
-    model.to("cpu")
+    positions = torch.arange(len(batches)).split(batch_size(context.source.image_size))
+    with on_device(device, model.eval()):
+        for part in tqdm(positions, desc="codes", unit="batch", dynamic_ncols=True):
+            batch = {name: tensor.to(device) for name, tensor in batches[part].items()}
+            latents = "statistics" in batch
+            z_0 = sample_latents(model.latent_space, batch["statistics"], None) if latents else None
+            codes.append(model.encode_input(model.encoder_input.from_batch(batch, z_0)).cpu())
     return torch.cat(codes)
 
 
@@ -127,10 +127,11 @@ def encode_images(
         """Encode images (B, 3, H, W) uint8 on the run's device."""
         return view(to_float(images.to(context.machine.device))).float().cpu()
 
-    module.to(context.machine.device).eval()
-    with torch.no_grad(), bar:
-        cache = encode_to_cache(
-            encode, context.source, context.train_index, path, key, BATCH, show_on(bar), with_images
-        )
-    module.to("cpu")
-    return cache
+    size, index = batch_size(context.source.image_size), context.train_index
+    with torch.no_grad(), bar, on_device(context.machine.device, module.eval()):
+        return encode_to_cache(encode, context.source, index, path, key, size, show_on(bar), with_images)
+
+
+def batch_size(image_size: int) -> int:
+    """Number of images to encode at once: `BATCH`, of larger images as many pixels, 8 at least."""
+    return max(8, min(BATCH, BATCH * 64**2 // image_size**2))

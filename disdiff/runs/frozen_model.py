@@ -20,7 +20,6 @@ from disdiff.runs.results import progress_bar
 from disdiff.runs.stages import SAMPLES
 from ldm.data.source import to_float
 from ldm.diffusion.schedule import Schedule
-from ldm.training.ranks import read_ranks
 
 NUM_SAMPLES = 256
 NUM_SHOWN = 32
@@ -44,10 +43,9 @@ def measure_frozen(context: Context, denoiser: nn.Module, folder: Path) -> dict[
         made = draw_unconditional(
             denoiser, schedule, space, tuple(z_0.shape), config.sampler, generator, show
         )
-    if read_ranks().is_main:
-        title = "Samples of the frozen diffusion model, without a code"
-        data = name_data(context.source.name, context.source.procedural)
-        save_grid(folder / SAMPLES, as_grid(made[:NUM_SHOWN]), title, data)
+    title = "Samples of the frozen diffusion model, without a code"
+    data = name_data(context.source.name, context.source.procedural)
+    save_grid(folder / SAMPLES, as_grid(made[:NUM_SHOWN]), title, data)
     scores = {f"z0_error_{step}": error for step, error in errors.items()}
     if len(image) - half <= NUM_COMPONENTS:
         return scores

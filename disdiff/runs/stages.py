@@ -5,8 +5,6 @@ with the same first stages share them. A stage counts as trained once its folder
 written last.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from disdiff.build import get_system, list_stage_names
 from disdiff.config.places import PRETRAINED
 from disdiff.config.schema import Config, select
 from ldm.data.source import ImageSource
-from ldm.files import atomic_path, load_json, save_json
+from ldm.files import atomic_path, digest_json, load_json, save_json
 from ldm.training.optimizer import WITHOUT_EFFECT
 from ldm.training.weight_files import WEIGHTS, load_weights, save_weights
 
@@ -130,7 +128,7 @@ def hash_stage(name: str, section: dict, data: dict, seed: int, below: str | Non
     """Hash (12 hexadecimal digits) of everything that the stage's weights depend on."""
     train = {key: value for key, value in section["train"].items() if key not in WITHOUT_EFFECT}
     content = [name, {**section, "train": train}, data, seed, below]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return digest_json(content)
 
 
 def copy_stage(stage: Stage, folder: Path) -> None:

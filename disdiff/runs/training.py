@@ -4,13 +4,13 @@ import logging
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from disdiff.build import build_autoencoder_task, build_latent_diffusion_task, build_latent_dpm_task
+from disdiff.editing.units import in_batches
 from disdiff.runs.context import Context
 from disdiff.runs.encoding import (
-    BATCH,
     code_batches,
     encode_latents,
     encode_training_codes,
@@ -25,6 +25,7 @@ from ldm.data.source import to_float
 from ldm.files import remove_partial
 from ldm.training.fit import fit
 from ldm.training.log import format_duration, format_scores
+from ldm.training.machine import on_device
 from ldm.training.ranks import main_first, read_ranks
 from ldm.training.stage_task import StageTask
 from ldm.training.thread_watch import ThreadWatch
@@ -32,6 +33,7 @@ from ldm.training.weight_files import count_parameters
 
 log = logging.getLogger(__name__)
 FIRST_IMAGES = 2048  # to which the first stage is fitted before training
+NUM_MEASURED = 256  # images of which the first stage is measured
 
 
 def build_task(context: Context, name: str) -> StageTask:
@@ -87,7 +89,9 @@ def train_autoencoder(context: Context, stage: Stage) -> None:
     moments = measure_latents(latent_space.autoencoder, chunks)
     per_channel = context.config.autoencoder.standardise == "channel"
     latent_space.set_standardisation(*fit_standardisation(moments, per_channel=per_channel))
-    scores = {**measure_reconstruction(context), "noisy_channels": len(moments.noisy_channels)}
+    with main_first() as first, on_device(context.machine.device, latent_space):
+        scores = measure_reconstruction(context) if first else {}
+    scores["noisy_channels"] = len(moments.noisy_channels)
     save_stage(context, stage, latent_space, task, seconds, scores)
     if moments.noisy_channels and context.config.preset != "smoke":  # whose few steps say nothing yet
         log.info(moments.describe_noise())
@@ -99,12 +103,15 @@ def train_latent_diffusion(context: Context, stage: Stage) -> None:
 
     task = build_task(context, stage.name)
     seconds = fit_stage(context, stage, task, latent_batches(context))
-    save_stage(context, stage, task.result, task, seconds, measure_frozen(context, task.result, stage.folder))
+    with main_first() as first, on_device(context.machine.device, context.latent_space, task.result):
+        scores = measure_frozen(context, task.result, stage.folder) if first else {}
+    save_stage(context, stage, task.result, task, seconds, scores)
 
 
 def train_code(context: Context, stage: Stage) -> None:
     """Train the stage `code`."""
     batches = code_batches(context)
+    torch.set_rng_state(context.random_state)  # so that stages trained in the same run change nothing
     latents = initial_latents(context, batches) if "autoencoder" in context.stages else None
     if latents is not None:
         context.model.eval().fit_start(latents)
@@ -176,9 +183,17 @@ def save_stage(
 
 @torch.no_grad()
 def measure_reconstruction(context: Context) -> dict[str, float]:
-    """MSE and PSNR of the autoencoder on evaluation images, and statistics of its bottleneck."""
+    """MSE and PSNR of the autoencoder on evaluation images, and means of its statistics of batches."""
     autoencoder = context.latent_space.autoencoder.eval()
-    image = to_float(context.source.images(context.eval_index[:BATCH]))
-    reconstruction = autoencoder.reconstruct(image)
-    scores = reconstruction_scores(autoencoder.decode(autoencoder.encode(image)), image)
-    return {**scores, **{name: float(value) for name, value in reconstruction.stats.items()}}
+    image = to_float(context.source.images(context.eval_index[:NUM_MEASURED]))
+    stats: list[dict[str, Tensor]] = []
+
+    def reconstruct(part: Tensor) -> Tensor:
+        """Reconstructions of one batch, whose statistics are kept."""
+        reconstruction = autoencoder.reconstruct(part.to(context.machine.device))
+        stats.append(reconstruction.stats)
+        return reconstruction.image_hat.cpu()
+
+    scores = reconstruction_scores(in_batches(reconstruct, image), image)
+    means = {name: float(torch.stack([part[name] for part in stats]).mean()) for name in stats[0]}
+    return {**scores, **means}

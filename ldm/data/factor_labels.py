@@ -1,11 +1,12 @@
 """Factor labels of the pictures in a folder, from a CSV file: people bring their own factors.
 
-The file has a header: the file name, then one column per factor. Values are integers, which keep their order,
+The file has a header: the file name, then one column per factor. Values are numbers, which keep their order,
 or names of categories, which are sorted. Each column's values are numbered from 0; which value has which
-number is in `FactorLabels.values`. The pictures need not be all combinations of values.
+number is in `FactorSpace.values`. The pictures need not be all combinations of values.
 """
 
-import re
+import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ldm.data.image_folder import FolderStore, check_names, match_attributes, re
 from ldm.data.pictures import name_some
 from ldm.errors import UserError
 
+log = logging.getLogger(__name__)
 FACTORS = "factors.csv"  # read if it is in the folder
 
 
@@ -42,16 +44,35 @@ def read_factors(path: str | Path, store: FolderStore, skip: bool) -> FactorLabe
             f"{path}: {name_some(own)} has another value for every picture, so it is no factor; "
             "remove the column"
         )
-    space = FactorSpace(tuple(names), tuple(map(len, values)))
-    return FactorLabels(space, np.stack([numbers for _, numbers in columns], axis=1), values)
+    for name, found in zip(names, values, strict=True):
+        numbers = [text for text in found if read_number(text) is not None]
+        if 0 < len(numbers) < len(found):
+            odd = name_some([text for text in found if text not in numbers])
+            log.info(f"note: {path}: values of {name!r} are taken for names, because {odd} is no number")
+    space = FactorSpace(tuple(names), tuple(map(len, values)), values)
+    return FactorLabels(space, np.stack([numbers for _, numbers in columns], axis=1))
 
 
 def number_values(texts: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Number the values (n,) of a factor: integers by size, other texts in alphabetical order.
+    """Number the values (n,) of a factor: numbers by size, other texts in alphabetical order.
 
     Returns:
         The values in order, and the number of each entry, shape (n,) int64.
     """
-    whole = all(re.fullmatch(r"[+-]?\d+", text) for text in texts)
-    found, numbers = np.unique(texts.astype(np.int64) if whole else texts, return_inverse=True)
-    return tuple(map(str, found.tolist())), numbers.astype(np.int64)
+    found, numbers = np.unique(texts, return_inverse=True)
+    amounts = [read_number(text) for text in found.tolist()]
+    known = [amount for amount in amounts if amount is not None]
+    if len(known) < len(found):
+        return tuple(found.tolist()), numbers.astype(np.int64)
+    by_size, order = np.unique(known, return_inverse=True)  # 1, +1 and 1.0 are one value
+    names = (str(int(amount)) if amount.is_integer() else str(amount) for amount in by_size.tolist())
+    return tuple(names), order[numbers].astype(np.int64)
+
+
+def read_number(text: str) -> float | None:
+    """The finite number that a text is, such as -3 or 0.25; None if it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -15,10 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FactorSpace:
-    """Names and sizes of the factors; its length is the number of combinations."""
+    """Names and sizes of the factors; its length is the number of combinations.
+
+    Attributes:
+        names: names of the factors.
+        sizes: number of values of each.
+        values: texts of each factor's values, in the order of their numbers; empty where there are none.
+    """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    values: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.sizes) or len(set(self.names)) != len(self.names):
@@ -62,19 +69,17 @@ class FactorLabels:
     """Factors of single images, which need not be all combinations.
 
     Attributes:
-        space: names of the factors and numbers of their values.
+        space: names of the factors and of their values.
         numbers: value of each factor of each image, shape (n, F) int64.
-        values: texts of each factor's values, in the order of their numbers.
     """
 
     space: FactorSpace
     numbers: np.ndarray
-    values: tuple[tuple[str, ...], ...]
 
     @property
     def sha256(self) -> str:
         """Hash of names, values and numbers."""
-        digest = hashlib.sha256(f"{self.space.names}{self.values}".encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256(f"{self.space.names}{self.space.values}".encode("utf-8", "surrogateescape"))
         digest.update(self.numbers.tobytes())
         return digest.hexdigest()
 

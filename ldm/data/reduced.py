@@ -7,7 +7,7 @@ from torch import Tensor
 from ldm.data.source import ImageSource
 from ldm.errors import UserError
 
-LEAST_SIZE = 8  # to which score controls average images
+LEAST_SIZE = 11  # SSIM, which scores reconstructions, needs as many
 
 
 class ReducedImages:
@@ -19,7 +19,7 @@ class ReducedImages:
         """Reduce `images` to `image_size` pixels a side.
 
         Raises:
-            UserError: this is not a whole fraction of their size, or is less than 8.
+            UserError: this is not a whole fraction of their size, or is less than 11.
         """
         own = images.image_size
         if own % image_size or image_size < LEAST_SIZE:

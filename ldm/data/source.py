@@ -70,6 +70,12 @@ def describe_source(source: ImageSource) -> dict[str, Any]:
     return facts
 
 
+def identify_labelled(source: ImageSource) -> str:
+    """Like `source.identity`, but it also depends on factors that users give beside their images."""
+    labels = getattr(source, "factors_sha256", None)
+    return f"{source.identity}-{labels}" if labels else source.identity
+
+
 def to_float(images: Tensor) -> Tensor:
     """Map uint8 images in [0, 255] to float32 in [-1, 1], same shape."""
     return images.float() / 127.5 - 1

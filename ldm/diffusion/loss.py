@@ -7,7 +7,7 @@ caller weights the steps and takes the mean over the batch.
 
 from torch import Tensor
 
-from ldm.errors import UserError
+from ldm.errors import check_option
 
 KINDS = ("l1", "l2")
 
@@ -23,8 +23,7 @@ def denoising_error(eps_hat: Tensor, eps: Tensor, kind: str) -> Tensor:
     """
     if eps_hat.shape != eps.shape:
         raise ValueError(f"expected eps_hat of shape {tuple(eps.shape)} like eps, got {tuple(eps_hat.shape)}")
+    check_option("norm", kind, KINDS)
     if kind == "l1":
         return (eps_hat - eps).abs().flatten(1).mean(1)
-    if kind == "l2":
-        return (eps_hat - eps).square().flatten(1).mean(1)
-    raise UserError(f"unknown denoising loss '{kind}'; choose one of: {', '.join(KINDS)}")
+    return (eps_hat - eps).square().flatten(1).mean(1)

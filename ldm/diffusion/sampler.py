@@ -30,7 +30,7 @@ from torch import Tensor
 from ldm.diffusion.grid import log_snr_grid, time_grid, walk
 from ldm.diffusion.process import posterior, predict_z0, sample_noise
 from ldm.diffusion.schedule import Level, Schedule
-from ldm.errors import UserError
+from ldm.errors import UserError, check_option
 
 EpsFunction = Callable[[Tensor, Tensor], Tensor]
 SAMPLERS = ("ddim", "ddpm", "dpm_solver")
@@ -59,13 +59,12 @@ def sample(
     Raises:
         UserError: the sampler is unknown, or a setting is out of range.
     """
+    check_option("sampler.name", config.name, SAMPLERS)
     if config.name == "ddim":
         return sample_ddim(eps_fn, schedule, z_T, config.num_steps, config.eta, generator)
     if config.name == "ddpm":
         return sample_ddpm(eps_fn, schedule, z_T, generator)
-    if config.name == "dpm_solver":
-        return sample_dpm_solver(eps_fn, schedule, z_T, config.num_steps)
-    raise UserError(f"unknown sampler '{config.name}'; choose one of: {', '.join(SAMPLERS)}")
+    return sample_dpm_solver(eps_fn, schedule, z_T, config.num_steps)
 
 
 def sample_ddpm(eps_fn: EpsFunction, schedule: Schedule, z_T: Tensor, generator: torch.Generator) -> Tensor:

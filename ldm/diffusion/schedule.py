@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, check_option
 
 CLEAN = -1
 KINDS = ("scaled_linear", "linear")
@@ -130,11 +130,10 @@ def compute_beta(config: ScheduleConfig) -> Tensor:
             f"a noise schedule needs 0 < beta_start <= beta_end < 1, got {start} and {end}; "
             "use e.g. 0.0015 and 0.0155"
         )
+    check_option("schedule.kind", config.kind, KINDS)
     if config.kind == "linear":
         return torch.linspace(start, end, config.num_steps, dtype=torch.float64)
-    if config.kind == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, config.num_steps, dtype=torch.float64) ** 2
-    raise UserError(f"unknown noise schedule '{config.kind}'; choose one of: {', '.join(KINDS)}")
+    return torch.linspace(start**0.5, end**0.5, config.num_steps, dtype=torch.float64) ** 2
 
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:

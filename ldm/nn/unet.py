@@ -250,7 +250,7 @@ class UNet(nn.Module):
     """Predicts the noise in z_t; conditional on `cond` if built with `cond_dim`.
 
     Raises:
-        UserError: levels of different widths have no residual block to change from one to the next.
+        UserError: the width is odd, or levels of different widths have no residual block between them.
     """
 
     def __init__(
@@ -265,6 +265,11 @@ class UNet(nn.Module):
             raise UserError(
                 f"unet.num_res_blocks=0 needs levels of one width, and channel_mult is "
                 f"{config.channel_mult}; choose 1 or more"
+            )
+        if config.channels % 2:
+            raise UserError(
+                f"unet.channels={config.channels} is odd, and the time embedding is of sines and cosines; "
+                "choose an even number"
             )
         self.config = config
         blocks = BlockFactory(config, config.emb_dim, cond_dim, cond_affine)

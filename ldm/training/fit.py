@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
@@ -37,7 +37,7 @@ class Preview(pl.Callback):
         """Lightning's hook."""
         if (step + 1) % self.every and step + 1 != self.num_steps:
             return
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(task):
             rows = task.preview(batch, torch.Generator(task.device).manual_seed(0))
         if rows is None:
             return
@@ -46,6 +46,17 @@ class Preview(pl.Callback):
             save_image((images + 1) / 2, temporary, nrow=rows.shape[1], normalize=False)
         for logger in trainer.loggers:
             log_picture(logger, self.path.stem, self.path, step + 1)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Context in which `module` is in eval mode; afterwards each of its parts is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield module.eval()
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def fit(

@@ -6,6 +6,8 @@ BatchNorm, which then see only a part of the batch.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from ldm.device import resolve_device
 from ldm.errors import UserError, check_option, look_up
 from ldm.memory import keep_freed_memory
 from ldm.training.loggers import check_logger
-from ldm.training.ranks import read_ranks
+from ldm.training.ranks import read_ranks, take_own_gpu
 
 RESIDENT_SHARE = 0.25  # largest fraction of the device's free memory for latents kept there
 COMPILATIONS = {"none": None, "default": "default", "cuda_graphs": "reduce-overhead"}
@@ -65,6 +67,8 @@ def resolve_machine(device: str, precision: str, **options: Any) -> Machine:
         raise UserError(f"trainer.precision={precision} is not for mps; use trainer.precision=float32 there")
     if device == "mps" and read_ranks().size > 1:
         raise UserError("several processes cannot share trainer.device=mps; start one, without torchrun")
+    if device == "cuda":
+        take_own_gpu()
     machine = Machine(device, name, tf32=precision == "tf32", **options)
     check_option("trainer.compile", machine.compile, COMPILATIONS)
     check_option("trainer.resident", machine.resident, ("auto", "always", "never"))
@@ -101,6 +105,18 @@ def prepare(task: nn.Module, machine: Machine) -> None:
     for module in task.modules():
         if module is not task and module not in average and is_network(module):
             module.compile(mode=mode)
+
+
+@contextmanager
+def on_device(device: str, *modules: nn.Module) -> Iterator[None]:
+    """Context in which `modules` are on a device; afterwards they are on the CPU."""
+    for module in modules:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.to("cpu")
 
 
 def release(task: nn.Module) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, check_option, look_up
 from ldm.training.muon import Muon
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
@@ -104,9 +104,7 @@ def build_optimizer(
     Raises:
         UserError: the optimiser is unknown.
     """
-    if config.optimizer not in OPTIMIZERS:
-        raise UserError(f"unknown optimizer {config.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-    make = OPTIMIZERS[config.optimizer]
+    make = look_up("train.optimizer", config.optimizer, OPTIMIZERS)
     betas = tuple(config.betas)
     return make(parameters, lr=learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True)
 
@@ -130,7 +128,6 @@ def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
 
 def scale_learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     """Factor on the learning rate at `step` of `num_steps`, in [0, 1]: linear warm-up times the decay."""
-    if config.decay not in DECAYS:
-        raise UserError(f"unknown decay {config.decay!r}; choose one of {', '.join(DECAYS)}")
+    check_option("train.decay", config.decay, DECAYS)
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return warm * (0.5 * (1 + math.cos(math.pi * step / num_steps)) if config.decay == "cosine" else 1.0)

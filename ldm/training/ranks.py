@@ -2,8 +2,9 @@
 
 The configured batch size B is that of all R processes together. Process r reads the rows r B/R, ...,
 (r + 1) B/R - 1. It draws the random numbers of the whole batch and keeps those of its rows, so noise depends
-on (seed, step, row) and not on R. If the loss is a mean over the batch, the gradient equals that of one
-process with the whole batch, and the learning rate need not change. Only process 0 writes files. Gradient
+on (seed, step, row) and not on R; the first axis of every draw must therefore be the batch. If the loss is a
+mean over the batch, the gradient equals that of one process with the whole batch, and the learning rate need
+not change. Only process 0 writes files. Gradient
 accumulation uses the same mechanism: a process takes its rows in parts and adds their gradients.
 """
 
@@ -84,6 +85,12 @@ def read_ranks() -> Ranks:
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+
+
+def take_own_gpu() -> None:
+    """Make "cuda" mean this process's GPU, if `torchrun` started several processes."""
+    if read_ranks().size > 1:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 class SharedBatchDDP(DDPStrategy):
@@ -185,8 +192,6 @@ def wait_for_all() -> None:
 
 @cache
 def _waiting_group() -> dist.ProcessGroup:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,14 @@ def test_every_system_encodes_edits_and_decodes(tmp_path, randomise, images, sys
     torch.testing.assert_close(model.swap(images, images, 0), made, atol=1e-5, rtol=0)
     assert model.traverse(images, 1, (-2, 2)).shape == (2, 2, 3, SIZE, SIZE)
     assert model.interpolate(images[0], images[1], 2).shape == (2, 3, SIZE, SIZE)
-    assert model.move_attribute(images[0], "scale", 1, [-0.3]).shape == (1, 3, SIZE, SIZE)
+    moved = model.move_attribute(images[0], "scale", 1, [-0.3])
+    assert moved.shape == (1, 3, SIZE, SIZE)
+    space = model.run.source.factor_space
+    texts = tuple(tuple(f"value {place}" for place in range(size)) for size in space.sizes)
+    model.run.source.factor_space = replace(space, values=texts)
+    assert torch.equal(model.move_attribute(images[0], "scale", "value 1", [-0.3]), moved)
+    with pytest.raises(UserError, match="scale has no value 1; choose one of value 0, value 1"):
+        model.move_attribute(images[0], "scale", 1, [-0.3])
     exported = disdiff.load(export_run(tmp_path / system, tmp_path / "exported"), "cpu")
     assert torch.equal(exported.encode(images), codes) and exported.image_size == SIZE
     if system in ("disdiff", "pdae"):

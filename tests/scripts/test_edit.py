@@ -89,7 +89,7 @@ def test_attributes_and_walks(call, tmp_path):
         (["photo.png", "--by", "1"], "--by must follow the --unit"),
         (["missing.png", "--unit", "0", "--by", "1"], "cannot read the picture missing.png"),
         (["photo.png", "--unit", "0", "--toward", "runs/tiny/config.yaml"], "cannot read the picture"),
-        (["12", "--attribute", "shape"], "write NAME=NUMBER"),
+        (["12", "--attribute", "shape"], "write NAME=VALUE"),
         (["12", "--attribute", "colour=1"], "there is no factor 'colour'"),
         (["12", "--walk", "480000"], "images 0 to 479999"),
     ],

@@ -108,6 +108,9 @@ def test_it_gives_the_run_back_bit_for_bit_from_anywhere(call, folder, tmp_path,
 
 
 def test_nothing_of_this_machine_or_of_the_users_files_goes_along(folder, tmp_path):
+    config = OmegaConf.load(folder / "config.yaml")
+    config.data.factors = str(tmp_path / "home" / "bob" / "labels.csv")
+    OmegaConf.save(config, folder / "config.yaml")
     target = export_run(folder, tmp_path / "out")
     for path in target.rglob("*"):
         if path.suffix in (".json", ".yaml", ".md"):
@@ -115,7 +118,7 @@ def test_nothing_of_this_machine_or_of_the_users_files_goes_along(folder, tmp_pa
             assert str(tmp_path) not in text and "vgg.pth" not in text and "bob" not in text
     old, new = (merge([OmegaConf.load(place / "config.yaml")]) for place in (folder, target))
     assert new.data.root == "data/shapes3d" and new.run.root == "runs" and new.trainer.threads is None
-    same = {"run": old.run, "data": replace(old.data, root=new.data.root)}
+    same = {"run": old.run, "data": replace(old.data, root=new.data.root, factors=None)}
     assert replace(new, **same) == replace(old, **same, weights=new.weights, trainer=new.trainer)
     metrics, noted = load_json(folder / "metrics.json"), load_json(target / "metrics.json")
     assert noted.pop("dataset") == {**metrics.pop("dataset"), "skipped": "2 pictures"} and noted == metrics

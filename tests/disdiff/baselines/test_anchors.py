@@ -101,3 +101,12 @@ def test_whole_skips_are_dropped_at_the_rate():
         torch.testing.assert_close(h[:, 0].unique(), torch.tensor([0, 4 / 3]))
         assert (h[:, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert not torch.equal(kept[0][:, 0], kept[1][:, 0])
+
+
+def test_a_unit_that_was_constant_gets_its_anchors_later():
+    anchors = Anchors(AnchorsConfig(shift=0.5, memory=1000, every=1), 1)
+    anchors.remember(torch.full((1000, 1), 0.3), 0)
+    assert anchors.mean[0, 0] == pytest.approx(0.3) and torch.isfinite(torch.cat([*anchors.mixture])).all()
+    for step in range(12):
+        anchors.remember(draw([[-1.0, 1.0]], 1000, seed=step), step + 1)
+    assert (anchors.share > 0).sum() == 2

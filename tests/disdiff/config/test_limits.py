@@ -19,6 +19,7 @@ SHAPES3D = CONFIGS / "disdiff" / "shapes3d.yaml"
         ("trainer.accumulate=0", "at least 1"),
         ("data.num_train=0", "at least 1"),
         ("evaluation.num_images=0", "at least 1"),
+        ("evaluation.probe_steps=9", "at least 10"),
         ("code.num_units=0", "at least 1"),
         ("code.unit_dim=0", "at least 1"),
         ("code.loss.every=0", "at least 1"),

@@ -71,7 +71,7 @@ def test_a_missing_configuration_is_named_as_it_was_given(empty):
 def test_a_guided_run_finds_its_clip_and_prompts(empty):
     config = load_config(["configs/disdiff/shapes3d_clip.yaml"])
     assert read_prompts(config.clip.prompts).factors
-    assert load_clip(config.clip).description.model == "local-dir:pretrained/tiny_clip"
+    assert load_clip(config.clip).description.model == "local-dir:tiny_clip"
     weights = "pretrained/tiny_clip/open_clip_model.safetensors"
     assert find(weights).is_file()
     (empty / "exported").mkdir()

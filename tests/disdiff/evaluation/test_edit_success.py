@@ -249,3 +249,12 @@ def test_edits_start_from_the_share_of_new_noise(copier, halves, eval_index, mon
     for z_T in seen:
         correlation = torch.corrcoef(torch.stack([z_T.flatten(), inferred.flatten()]))[0, 1]
         assert correlation == pytest.approx(kept, abs=0.03) and z_T.std() == pytest.approx(1, abs=0.03)
+
+
+def test_other_labels_of_the_same_images_have_a_probe_of_their_own(copier, halves, eval_index, tmp_path):
+    for labels in ("first", "first", "second"):
+        halves.factors_sha256 = labels
+        compute_editing(
+            copier(), halves, eval_index, np.eye(2), SAMPLER, 4, seed=0, probe_steps=10, cache_folder=tmp_path
+        )
+    assert len(list(tmp_path.glob("probe-*"))) == 4  # two probes each

@@ -198,6 +198,8 @@ def test_pretraining_trains_the_code_alone_with_a_schedule_of_its_own(build_tiny
 def test_pretraining_as_long_as_the_budget_is_refused(build_tiny_disdiff):
     with pytest.raises(UserError, match=r"pretrain_steps=6 .* 6 steps"):
         build_task(build_tiny_disdiff(), pretrain_steps=STEPS)
+    with pytest.raises(UserError, match="freeze_steps=2 leaves nothing to train"):
+        build_task(build_tiny_disdiff(), pretrain_steps=2, freeze_steps=2)
 
 
 def test_total_correlation_is_priced_by_its_weight(build_tiny_disdiff):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from disdiff.method.factor_encoder import FactorEncoderConfig
 from disdiff.method.losses import (
@@ -13,12 +14,13 @@ from disdiff.method.losses import (
     snr_weight,
     whitened_error,
 )
-from disdiff.method.model import DisDiff
+from disdiff.method.model import DisDiff, shift_eps
 from disdiff.method.tasks import DisDiffTask, encode_frozen
 from ldm.diffusion.process import predict_z0
 from ldm.errors import UserError
 from ldm.tasks import sample_latents
 from ldm.training.optimizer import Budget, TrainConfig, TrainSettings
+from ldm.training.ranks import DRAWS
 
 LEARNS = FactorEncoderConfig()
 TRAIN = TrainConfig(optimizer="adam", weight_decay=0.0, learning_rate=1e-2, ema_decay=0.9)
@@ -472,3 +474,39 @@ def test_a_held_encoder_gets_no_gradient_and_then_learns_at_its_own_rate(build_t
             learns
         ] * len(encoder["params"])
         assert all(parameter.grad is not None for parameter in task.trained.decoder.parameters())
+
+
+class Draws(TorchFunctionMode):
+    """Records the shapes that are drawn from generators."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        drawn = func(*args, **(kwargs or {}))
+        if func in DRAWS and (kwargs or {}).get("generator") is not None:
+            self.shapes.append(tuple(drawn.shape))
+        return drawn
+
+
+@pytest.mark.parametrize("by", ["latent", "units"])
+def test_the_first_axis_of_every_draw_is_the_batch(build_tiny_disdiff, by):
+    """So each process draws the numbers of its own rows, see `ldm.training.ranks`."""
+    loss = dict(contradiction=0.5, contradict_by=by, weighting="clean", auxiliary=AuxiliaryConfig(weight=1.0))
+    task = build_task(build_tiny_disdiff("latent", reads="z"), **loss)
+    task.fit_data(sample_latents(task.model.latent_space, build_batch(task.model)["statistics"], None))
+    with Draws() as draws:
+        loss_at(task)
+    assert len(draws.shapes) > 4 and {shape[0] for shape in draws.shapes} == {BATCH}
+
+
+def test_an_unknown_norm_is_refused_by_its_key(build_tiny_disdiff):
+    with pytest.raises(UserError, match="code.loss.norm=l3 is unknown; choose one of l1, l2"):
+        build_task(build_tiny_disdiff(), norm="l3")
+
+
+def test_half_precision_does_not_lose_a_small_shift():
+    base, grad = torch.ones(2, 1, 4, 4), torch.full((2, 1, 4, 4), 1e-3)
+    half = shift_eps(base.bfloat16(), torch.ones(3), torch.tensor([0, 2]), grad.bfloat16())
+    torch.testing.assert_close(half, base + grad, atol=1e-5, rtol=0)

@@ -155,7 +155,7 @@ def test_another_estimator_has_its_own_name(rotated, factors):
     result = score(rotated, factors, estimator="random_forest")
     assert result["estimator"] == "random_forest"
     assert result["settings"] == {"model": "sklearn.RandomForestClassifier, defaults"}
-    with pytest.raises(UserError, match="estimator 'gbt' is unknown"):
+    with pytest.raises(UserError, match="estimator=gbt is unknown"):
         score(rotated, factors, estimator="gbt")
 
 

@@ -89,7 +89,7 @@ def test_unit_scalars_keep_scalar_units_and_flatten_on_request(identity):
     assert (unit_scalars(identity) == identity).all()
     vectors = np.stack([identity, -identity], axis=2)
     assert unit_scalars(vectors, "all").tolist() == vectors.reshape(len(identity), -1).tolist()
-    with pytest.raises(UserError, match="unit mode 'pca2' is unknown"):
+    with pytest.raises(UserError, match="unit_mode=pca2 is unknown"):
         unit_scalars(identity, "pca2")
 
 

@@ -167,6 +167,7 @@ def test_few_images_are_drawn_with_replacement_where_that_is_asked_for(factors):
     right = compute_scores(few.astype(float), few, "fast", 0, replacement=True)
     assert right["sampling"]["rows"] == "with replacement from 120 images"
     assert right["factor_vae"]["eval_accuracy"] == 1 and right["dci"]["disentanglement"] > 0.95
+    assert right["infomec"]["infom"] > 0.9 and right["infomec"]["sizes"] == {"train": 120}
     random = np.random.RandomState(0).rand(120, 3)
     wrong = compute_scores(random, few, "fast", 0, replacement=True)
     chance = np.mean([np.bincount(column).max() / 120 for column in few.T])
@@ -183,5 +184,5 @@ def test_enough_images_are_drawn_without_replacement(identity, factors):
 
 
 def test_an_unknown_protocol_is_named(identity, factors):
-    with pytest.raises(UserError, match="protocol 'papr' is unknown: choose one of paper, fast"):
+    with pytest.raises(UserError, match="protocol=papr is unknown; choose one of paper, fast"):
         compute_scores(identity, factors, "papr", 0)

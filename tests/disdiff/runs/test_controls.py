@@ -81,6 +81,9 @@ def test_run_and_controls_are_scored_alike_once(context, monkeypatch):
     score, calls = controls.compute_scores, []
     monkeypatch.setattr(controls, "compute_scores", lambda *a, **k: calls.append(1) or score(*a, **k))
     assert score_controls(*shared)["fast"] == scored and len(calls) == 1  # of the run; controls are kept
+    context.source.factors_sha256 = "of other labels"
+    score_controls(*shared)
+    assert len(calls) == 1 + 1 + len(names)
 
 
 def test_few_images_are_drawn_with_replacement_and_named_so(context):

@@ -531,3 +531,13 @@ def test_the_frozen_model_is_looked_at(build):
     assert 0 < scores["z0_error_50"] < scores["z0_error_450"]
     stages = (context.stages["latent_diffusion"].folder, context.folder / "stages" / "latent_diffusion")
     assert all((folder / "samples.png").stat().st_size > 1000 for folder in stages)
+
+
+def test_first_stages_trained_before_change_nothing_of_the_code(build):
+    """The auxiliary decoder starts at the same weights whether first stages were just trained or not."""
+    auxiliary = "code.loss.auxiliary={weight: 1.0, hidden: 8, pretrain_steps: 2}"
+    both = [build(auxiliary, f"run.name={name}") for name in ("trains", "loads")]
+    for context in both:
+        run_pipeline(context)
+    trained, loaded = (weights(context)["code"] for context in both)
+    assert trained == loaded

@@ -50,11 +50,21 @@ def test_columns_become_factors(folder):
     assert torch.equal(source.factors(torch.tensor([3, 3, 0])), factors[[3, 3, 0]])
 
 
-def test_integers_keep_their_order_and_names_are_sorted():
+def test_numbers_keep_their_order_and_names_are_sorted():
     values, numbers = number_values(np.array(["10", "9", "-1", "9"]))
     assert values == ("-1", "9", "10") and numbers.tolist() == [2, 1, 0, 1]
+    values, numbers = number_values(np.array(["10.5", "9", "-1.25", "+9", "9.0"]))
+    assert values == ("-1.25", "9", "10.5") and numbers.tolist() == [2, 1, 0, 1, 1]
     values, numbers = number_values(np.array(["10", "9", "b"]))
     assert values == ("10", "9", "b") and numbers.tolist() == [0, 1, 2]
+
+
+def test_a_value_that_is_no_number_among_numbers_is_said(folder, caplog):
+    caplog.set_level("INFO", "ldm")
+    write(folder, "file,colour,size", *ROWS[:-1], f"{NAMES[-1]},blue,ten")
+    assert open_folder(folder).factor_space.values[1] == ("10", "2", "ten")
+    assert "values of 'size' are taken for names, because ten is no number" in caplog.text
+    assert "'colour'" not in caplog.text
 
 
 def test_the_results_depend_on_the_labels_and_the_stages_do_not(folder):

@@ -8,7 +8,7 @@ INDEX = torch.tensor([7, 470_000, 7, 12])
 
 
 @pytest.mark.parametrize("name", ["shapes3d", "shapes3d_nonlinear", "dsprites_color", "glyphs"])
-@pytest.mark.parametrize("size", [32, 8])
+@pytest.mark.parametrize("size", [32, 16])
 def test_a_pixel_is_the_average_of_a_square(name, size):
     whole = open_data(DataOptions(name, f"data/{name}", "always"))
     small = open_data(DataOptions(name, f"data/{name}", "always", image_size=size))

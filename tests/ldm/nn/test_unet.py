@@ -130,3 +130,8 @@ def test_no_blocks_need_levels_of_one_width(tiny_unet, mult):
         UNet(replace(tiny_unet, num_res_blocks=0, channel_mult=mult), in_channels=3)
     unet = UNet(replace(tiny_unet, num_res_blocks=0, channel_mult=[1, 1], attention_levels=[]), in_channels=3)
     assert unet(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long)).shape == (1, 3, 8, 8)
+
+
+def test_an_odd_width_is_refused():
+    with pytest.raises(UserError, match="unet.channels=15 is odd"):
+        UNet(UNetConfig(channels=15, channel_mult=[1], num_groups=5, num_heads=1), 3)

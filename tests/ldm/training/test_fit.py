@@ -1,12 +1,15 @@
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from ldm.errors import UserError
 from ldm.training.checkpoint import Paused, count_steps, read_checkpoint
 from ldm.training.ema import EMA
+from ldm.training.fit import Preview, evaluating
 from ldm.training.log import read_log
 from ldm.training.machine import resolve_machine
 
@@ -211,3 +214,18 @@ def test_an_interrupt_reaches_the_caller(tmp_path, run, tiny_task, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # Lightning switches the interrupt off for good
     with pytest.raises(KeyboardInterrupt):
         run(task, tmp_path)
+
+
+def test_a_preview_leaves_what_is_trained_as_it_is(tmp_path):
+    """BatchNorm counts no batch of a preview, though weights are not averaged."""
+    task = nn.Module()
+    task.norm, task.frozen, task.device = nn.BatchNorm1d(3), nn.Dropout().eval(), torch.device("cpu")
+    task.preview = lambda batch, generator: task.norm(batch["x"])[None, :, :, None, None].clamp(-1, 1)
+    with pytest.raises(RuntimeError), evaluating(task):
+        assert not task.norm.training
+        raise RuntimeError("a preview failed")
+    Preview(tmp_path / "preview.png", 1, 9).on_train_batch_end(
+        SimpleNamespace(loggers=[]), task, None, {"x": torch.randn(4, 3) + 5}, 0
+    )
+    assert task.norm.num_batches_tracked == 0 and task.norm.training and not task.frozen.training
+    assert (tmp_path / "preview.png").exists()

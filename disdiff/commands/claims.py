@@ -1,11 +1,10 @@
 """Write the page of claims from finished runs; --train makes the missing runs and measurements first."""
 
 import argparse
-import signal
 from pathlib import Path
 
 from disdiff.commands.common import parse_seeds
-from disdiff.commands.terminal import begin_parser, interruptible
+from disdiff.commands.terminal import begin_parser, end_with, many_runs
 from disdiff.report.claims import CLAIMS, Claim
 from disdiff.report.claims_page import write_page
 from disdiff.runs.campaign import train_campaign
@@ -63,9 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
     with atomic_path(arguments.out) as temporary:
         temporary.write_text(write_page(CLAIMS, trials), encoding="utf-8")
     print(arguments.out)
-    if failures:
-        print("failed:", *(f"  {name}: {reason}" for name, reason in failures.items()), sep="\n")
-        raise SystemExit(1)
+    end_with(failures)
 
 
 def choose_claims(only: str | None) -> list[Claim]:
@@ -97,8 +94,7 @@ def make_missing(
         for claim in claims:
             runs = (of_seed[arm.name] for arm in claim.arms)
             lacking |= {run.name: run.job for run in runs if run.job and run.lacks(claim.measures)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM, too, a run saves its state
-    with interruptible():
+    with many_runs():
         failures = train_campaign(list(lacking.values()), root / "logs")
         for claim in claims:
             failures |= measure_runs(claim, planned, pictures, lambda said: print(said, flush=True))

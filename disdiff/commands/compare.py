@@ -1,12 +1,11 @@
 """Compare runs in one table, averaged over seeds, with published values marked; --train trains runs first."""
 
 import argparse
-import signal
 from pathlib import Path
 from typing import Any
 
 from disdiff.commands.common import count, parse_seeds
-from disdiff.commands.terminal import begin_parser, interruptible
+from disdiff.commands.terminal import begin_parser, end_with, many_runs
 from disdiff.config.places import find
 from ldm.errors import UserError
 from ldm.files import atomic_path, expand_home
@@ -87,9 +86,7 @@ def main(arguments: argparse.Namespace) -> None:
     runs = [*arguments.runs, *(run for run in commands if run.name not in failures)]
     if runs and not arguments.dry_run:
         compare(arguments, runs, commands, failures)
-    if failures:
-        print("failed:", *(f"  {name}: {reason}" for name, reason in failures.items()), sep="\n")
-        raise SystemExit(1)
+    end_with(failures)
 
 
 def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str]]:
@@ -114,8 +111,7 @@ def train(arguments: argparse.Namespace) -> tuple[dict[Path, str], dict[str, str
     kinds = ["systems" * bool(systems), "configs" * bool(arguments.configs)]
     name = "-".join(filter(None, [*kinds, "+".join(data), arguments.preset]))
     arguments.out = arguments.out or Path(campaign.jobs[0].config.run.root) / "_comparisons" / name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM, too, the run saves its state
-    with interruptible():
+    with many_runs():
         failures = train_campaign(campaign.jobs, arguments.out / "logs")
     return {job.folder: job.command for job in campaign.jobs}, failures
 

@@ -52,10 +52,16 @@ def main(arguments: argparse.Namespace) -> None:
     out = choose_path(arguments, NAME)
     numbers = data_path(out, ".json")
     run, num = load_named_run(arguments), arguments.num
-    if not NUM_COMPONENTS < num <= len(run.eval_index) // 2:
+    most = len(run.eval_index) // 2
+    if most <= NUM_COMPONENTS:
+        raise UserError(
+            f"the run has {len(run.eval_index)} evaluation images, too few for this distance; it needs "
+            f"{2 * NUM_COMPONENTS + 2}: raise evaluation.num_images, or add images"
+        )
+    if not NUM_COMPONENTS < num <= most:
         raise UserError(
             f"--num {num} does not fit; give more than {NUM_COMPONENTS} and at most "
-            f"{len(run.eval_index) // 2}, half of the run's evaluation images"
+            f"{most}, half of the run's evaluation images"
         )
     image, reference = to_float(run.source.images(run.eval_index[: 2 * num])).chunk(2)
     samples = {}

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,21 @@ def interruptible(
     except KeyboardInterrupt:
         print(message, file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def many_runs() -> Iterator[None]:
+    """Like `interruptible`, for commands that train several runs; on SIGTERM, too, a run saves its state."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with interruptible():
+        yield
+
+
+def end_with(failures: dict[str, str]) -> None:
+    """Print the reasons of failed runs, by name, and end with status 1, if there are any."""
+    if failures:
+        print("failed:", *(f"  {name}: {reason}" for name, reason in failures.items()), sep="\n")
+        raise SystemExit(1)
 
 
 def word_error(message: str, arguments: argparse.Namespace) -> str:

@@ -62,7 +62,10 @@ def read_labelled_codes(path: str | Path, labels: Sequence[str]) -> dict[str, np
     label = next((name for name in labels if name in held), None)
     if "codes" not in held or label is None:
         wanted = " or ".join(repr(name) for name in labels)
-        raise UserError(f"{path} must hold the array 'codes' and an array {wanted}, but holds {sorted(held)}")
+        raise UserError(
+            f"{path} must hold the array 'codes' and an array {wanted}, but holds {sorted(held)}; data "
+            "without labels have no such scores"
+        )
     return read_codes(path, ("codes", label, NAMES[label]))
 
 

@@ -35,6 +35,7 @@ from ldm.files import digest_json
 from ldm.training.weight_files import WEIGHTS, fingerprint, load_weights, save_weights
 
 Report = Callable[[str, float], None]
+Edits = tuple[Tensor, Tensor]  # factors that P probes read, (P, n, F), or one (n, F), and those wanted
 # neighbouring values look alike, so results within one value are reported too
 ORDINAL = ("scale", "orientation")
 NUM_JUDGED = 500  # held-out images on which the probes are tested
@@ -80,7 +81,7 @@ class FactorReader:
         found = in_batches(lambda c, z: self.predict(decode(c, z)), code, z_T, progress=progress)
         return found.cpu().transpose(0, 1)
 
-    def read_held_out(self, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def read_held_out(self, index: Tensor) -> dict[str, Edits]:
         """What the probes read from first-stage reconstructions and from originals, and the true factors."""
         factors = self.source.factors(index)
         return {
@@ -151,16 +152,22 @@ def compute_editing(
     varying = find_varying(source, eval_index)
     alone = {names[f]: [int(np.argmax(importance, axis=0)[f])] for f in varying}
     together = {names[f]: find_units_of(importance, f) for f in varying}
-    edits, edits_by_name = {}, {}
+    edits: dict[str, Edits] = {}
+    edits_by_name: dict[str, Edits] = {}
     for f in varying:
         name, target = names[f], draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
-        other, report = reader.encode(target), partial(progress, f"editing {name}")
-        for units, results in ((alone[name], edits), (together[name], edits_by_name)):
-            if results is edits or units != alone[name]:
-                found = reader.read_factors(swap_units(code, other, units), z_T, report)
-            results[name] = found[:, :, varying], wanted[:, varying]
+        other = reader.encode(target)
+
+        def swap(units: list[int], other: Tensor = other, wanted: Tensor = wanted, name: str = name) -> Edits:
+            """What the probes read of swaps of `units`, and what they should read."""
+            report = partial(progress, f"editing {name}")
+            found = reader.read_factors(swap_units(code, other, units), z_T, report)
+            return found[:, :, varying], wanted[:, varying]
+
+        edits[name] = swap(alone[name])
+        edits_by_name[name] = edits[name] if together[name] == alone[name] else swap(together[name])
     seen = reader.read_held_out(eval_index[:NUM_JUDGED])
     seen["unedited"] = reader.read_factors(code, z_T), factors
     strict, lenient = (
@@ -216,12 +223,12 @@ def find_probe(
     return probe.eval().requires_grad_(False)
 
 
-def judge(edits: dict[str, tuple[Tensor, Tensor]], probe: int) -> dict[str, tuple[Tensor, Tensor]]:
+def judge(edits: dict[str, Edits], probe: int) -> dict[str, Edits]:
     """What one probe read, and the desired factors, of edits that P probes read, (P, n, F) and (n, F)."""
     return {name: (found[probe], wanted) for name, (found, wanted) in edits.items()}
 
 
-def summarise_edits(edits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:
+def summarise_edits(edits: dict[str, Edits]) -> dict[str, object]:
     """Compute the rates of success and of kept factors.
 
     `edits` has, per edited factor, the factors that the probe read and the desired ones, shapes (n, F).

@@ -74,6 +74,8 @@ def read_weights_file(path: str | Path) -> WeightsFile:
         if head[8:9] == b"{":
             return read_safetensors(path)
         return sort_content(path, read_legacy(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give a file of weights") from error
     except Refused as error:
         raise UserError(f"{path} cannot be read as weights: {error}; no code in it was executed") from error
     except (OSError, ValueError, struct.error, zipfile.BadZipFile, SafetensorError) as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 from disdiff.editing.unit_names import UnitNames, name_data, name_numbers, name_scored_units
 from disdiff.editing.units import deterministic, draw_samples, principal_directions
 from disdiff.evaluation.codes_file import stack_codes
-from disdiff.method.model import DisDiff
+from disdiff.method.model import ImageModel
 from disdiff.report.animation import ANIMATION, save_animation
 from disdiff.report.fields import compute_fields, draw_fields
 from disdiff.report.grids import as_grid, save_grid
@@ -44,7 +44,7 @@ NUM_SAMPLES = 32
 
 @torch.no_grad()
 def make_pictures(
-    model: DisDiff,
+    model: ImageModel,
     source: ImageSource,
     eval_index: Tensor,
     codes: Mapping[str, np.ndarray],
@@ -97,7 +97,7 @@ def make_pictures(
 class Album:
     """Some images of a run, their inferred noise, and a method for every entry of `PARTS`."""
 
-    model: DisDiff
+    model: ImageModel
     start: Tensor  # (B, 3, H, W)
     target: Tensor  # (B, 3, H, W)
     z_T: Tensor  # of `start`, (B, C, h, w)

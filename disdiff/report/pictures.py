@@ -15,7 +15,7 @@ from disdiff.editing.units import (
     swap_units,
     traverse_code,
 )
-from disdiff.method.model import DisDiff
+from disdiff.method.model import ImageModel
 from disdiff.report.sliders import label_amount
 from ldm.autoencoder.losses import reconstruction_scores
 from ldm.data.arrays import silent
@@ -34,7 +34,7 @@ FRAME_AMOUNTS = (-3.0, -2.5, *AMOUNTS, 2.5, 3.0)  # positions of the report's sl
 
 
 def draw_swap(
-    model: DisDiff,
+    model: ImageModel,
     image_source: Tensor,
     image_target: Tensor,
     swaps: list[list[int]],
@@ -58,7 +58,7 @@ def draw_swap(
 
 
 def draw_traversal(
-    model: DisDiff,
+    model: ImageModel,
     image: Tensor,
     units: list[int],
     directions: Directions,
@@ -85,7 +85,7 @@ def draw_traversal(
 
 
 def draw_frames(
-    model: DisDiff,
+    model: ImageModel,
     image: Tensor,
     units: list[int],
     directions: Directions,
@@ -116,7 +116,7 @@ def draw_frames(
 
 
 def draw_reconstruction(
-    model: DisDiff, image: Tensor, sampler: SamplerConfig, generator: torch.Generator
+    model: ImageModel, image: Tensor, sampler: SamplerConfig, generator: torch.Generator
 ) -> tuple[Tensor, list[str]]:
     """Draw images (B, 3, H, W) and their reconstructions by the autoencoder and from their codes.
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from disdiff.config.places import INSTALLED, ROOT
 from disdiff.config.schema import Config, EvaluationConfig
+from disdiff.editing.unit_names import name_scored_units
 from disdiff.evaluation.codes_file import save_codes
 from disdiff.evaluation.edit_success import compute_editing, compute_reconstruction
 from disdiff.method.model import ImageModel
@@ -120,6 +121,19 @@ def write_results(context: Context, seconds: float) -> None:
     log.info(summarise(metrics))
     for protocol, scored in (controls or {}).items():
         log.info(describe_controls(protocol, scored))
+    if note := advise_units(config, name_scored_units(codes, scores).idle):
+        log.info(note)
+
+
+def advise_units(config: Config, idle: list[int]) -> str:
+    """A note if unneeded units would be empty, and none is among the `idle` ones; else an empty text."""
+    number = config.code.num_units
+    if idle or not config.code.loss.weight_correlation or config.preset == "smoke":
+        return ""
+    return (
+        f"note: all {number} units are in use, so factors may share some; with more of them, such as "
+        f"code.num_units={number * 3 // 2}, factors may part"
+    )
 
 
 def results_are_complete(context: Context) -> bool:

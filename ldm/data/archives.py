@@ -105,7 +105,12 @@ def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except KeyError as error:
+        raise UserError(
+            f"{path} is not the file of this data set ({_reason(error)}); get the right one, or save your "
+            "own images as pictures in a folder (data.name=folder)"
+        ) from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} is not an npz file, or is truncated or incomplete ({_reason(error)}); get it again"
         ) from error

@@ -121,7 +121,10 @@ def open_environment(path: Path) -> Any:
         try:
             environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
-            raise UserError(f"{path} is not an LMDB ({error}); get it again") from error
+            raise UserError(
+                f"{path} is neither a folder of pictures nor an LMDB ({error}); give such a folder, "
+                "or, if it should be an LMDB, get it again"
+            ) from error
         size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if state.st_size < size:
             environment.close()

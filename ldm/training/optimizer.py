@@ -89,7 +89,9 @@ def resolve_budget(config: TrainConfig, device: str) -> Budget:
     batch_size = config.batch_size * factor
     num_steps = config.images // batch_size
     if num_steps < 1:
-        raise UserError(f"train.images={config.images} is less than one batch of {batch_size}; raise it")
+        raise UserError(
+            f"a stage's train.images={config.images} is less than one batch of {batch_size}; raise it"
+        )
     return Budget(batch_size, num_steps, config.learning_rate * math.sqrt(factor))
 
 

@@ -44,6 +44,12 @@ def load_weights(path: Path, module: nn.Module) -> None:
     except Exception as error:  # safetensors raises its own exception type for damaged files
         message = f"cannot read the weights {path} ({error}); delete their folder to train that stage again"
         raise UserError(message) from error
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"cannot use the weights {path}: {broken[0]} has NaN or infinity; delete their folder to train "
+            "that stage again"
+        )
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

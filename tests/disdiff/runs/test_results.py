@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disdiff.config.schema import Config, EvaluationConfig
+from disdiff.config.schema import CONFIGS, Config, EvaluationConfig, load_config
 from disdiff.report.album import PARTS
 from disdiff.runs import results
 from disdiff.runs.results import FILES, SCORES, describe_evaluation, results_are_complete, score_once
@@ -135,3 +135,12 @@ def test_controls_are_for_runs_with_factors(monkeypatch, scores, wanted, called)
     monkeypatch.setattr(results, "score_controls", lambda *_, progress: found)
     context = SimpleNamespace(config=Config(evaluation=EvaluationConfig(controls=wanted)), source=None)
     assert results.measure_controls(context, None, {}, scores) == (found if called else None)
+
+
+def test_more_units_are_advised_where_none_is_empty():
+    config = load_config([CONFIGS / "disdiff" / "glyphs.yaml"])
+    assert "all 14 units are in use" in results.advise_units(config, [])
+    assert "code.num_units=21" in results.advise_units(config, [])
+    assert not results.advise_units(config, [3])
+    config.code.loss.weight_correlation = 0.0  # without a price no unit stays empty
+    assert not results.advise_units(config, [])

@@ -212,6 +212,14 @@ def test_unreadable_weights_are_named(tmp_path, damage):
         load_weights(path, nn.Linear(30, 30))
 
 
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    broken = nn.Linear(3, 2)
+    broken.bias.data[1] = float("nan")
+    save_weights(tmp_path / WEIGHTS, broken)
+    with pytest.raises(UserError, match="model.safetensors: bias has NaN or infinity"):
+        load_weights(tmp_path / WEIGHTS, nn.Linear(3, 2))
+
+
 @pytest.mark.parametrize(
     "module", [nn.Linear(2, 4), nn.Linear(2, 3, bias=False), nn.Sequential(nn.Linear(2, 3))]
 )

@@ -51,7 +51,7 @@ def test_a_file_is_preferred_to_its_stand_in(tmp_path, shapes3d):
         ({"name": "shapes4d"}, "data.name=shapes4d is unknown; choose one of shapes3d"),
         ({"name": "shapes3d", "procedural": "maybe"}, "data.procedural=maybe is unknown"),
         ({"name": "cars3d", "procedural": "always"}, "no procedural cars3d; .* with shapes3d, .*glyphs"),
-        ({"name": "shapes3d", "image_size": 24}, "data.image_size=24 does not fit.*choose 8, 16, 32,"),
+        ({"name": "shapes3d", "image_size": 24}, "data.image_size=24 does not fit.*choose 16, 32,"),
         ({"name": "shapes3d", "image_size": 4}, "data.image_size=4 does not fit shapes3d"),
         ({"name": "shapes3d", "image_size": 128}, "data.image_size=128 does not fit"),
         ({"name": "mpi3d_toy", "crop": "pad"}, "data.crop only applies to picture files"),

@@ -128,6 +128,9 @@ class TestMPI3D:
         np.savez(path, images=images[:-1])
         with pytest.raises(UserError, match=f"has {len(images) - 1} images, expected {len(images)}"):
             open_mpi3d("mpi3d_toy", tmp_path)
+        np.savez(path, pictures=images)
+        with pytest.raises(UserError, match="mpi3d_toy.npz is not the file of this data set"):
+            open_mpi3d("mpi3d_toy", tmp_path)
         np.savez(path, images=images)
         path.write_bytes(path.read_bytes()[:-5000])
         with pytest.raises(UserError, match="mpi3d_toy.npz is not an npz file, or is truncated"):

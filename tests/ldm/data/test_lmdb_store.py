@@ -96,7 +96,7 @@ class TestBadInput:
 
     def test_no_database(self, tmp_path, write):
         (tmp_path / "data.mdb").write_bytes(bytes(10_000))
-        with pytest.raises(UserError, match="data.mdb is not an LMDB"):
+        with pytest.raises(UserError, match="data.mdb is neither a folder of pictures nor an LMDB"):
             LmdbStore(tmp_path, 16)
 
     def test_fewer_pictures_than_it_says(self, tmp_path, write):

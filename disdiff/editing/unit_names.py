@@ -92,12 +92,13 @@ def name_units(
 def find_units_of(importance: np.ndarray, factor: int) -> list[int]:
     """The units that encode a factor, the strongest first, by importances (N, F).
 
-    They encode it more than any other factor; if there are none, it is the unit with the highest importance.
+    They encode it more than any other factor, be it weakly: a hue needs all of its units. If there are none,
+    it is the unit with the highest importance.
     """
     column = np.asarray(importance, dtype=float)[:, factor]
     own = np.asarray(importance).argmax(axis=1) == factor
     order = np.argsort(-column, kind="stable").tolist()
-    return [k for k in order if own[k] and column[k] >= STRONG] or order[:1]
+    return [k for k in order if own[k] and column[k] >= WEAK] or order[:1]
 
 
 def name_scored_units(codes: Mapping[str, np.ndarray], scores: Mapping | None) -> UnitNames:

@@ -99,7 +99,7 @@ def decide(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
     """Verdict on `ours` having the higher mean, with the reason if it is undecided; one value per seed."""
     seeds = min(len(ours), len(theirs))
     if seeds < FEWEST_SEEDS:
-        return UNDECIDED, f"{seeds} seeds where {FEWEST_SEEDS} are needed"
+        return UNDECIDED, f"there are too few seeds, {FEWEST_SEEDS} are needed"
     error = math.sqrt(sum(stdev(values) ** 2 / len(values) for values in (ours, theirs)))
     gap = mean(ours) - mean(theirs)
     if abs(gap) <= 2 * error:

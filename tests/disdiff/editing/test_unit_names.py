@@ -20,8 +20,8 @@ def test_units_are_named_after_what_they_carry():
 def test_a_factor_has_all_units_that_encode_it_most_or_else_the_best():
     importance = np.array([[0.3, 0.2, 0.1], [0.5, 0.0, 0.15], [0.4, 0.5, 0.18], [0.1, 0.0, 0.05]])
     found = name_units(4, importance, FACTORS).of_factors
-    assert found == {"floor hue": [1, 0], "wall hue": [2], "scale": [2]}
-    assert name_numbers(found["floor hue"]) == "units 1, 0" and name_numbers([2]) == "unit 2"
+    assert found == {"floor hue": [1, 0, 3], "wall hue": [2], "scale": [2]}
+    assert name_numbers(found["floor hue"]) == "units 1, 0, 3" and name_numbers([2]) == "unit 2"
 
 
 def test_a_unit_may_carry_two_factors_or_a_little_of_one():

@@ -46,7 +46,7 @@ def test_a_difference_counts_beyond_twice_its_error_with_three_seeds(relation, s
 def test_a_verdict_says_its_numbers():
     above = Check(ONE, "DCI", "above", TWO)
     assert above.judge(runs(*FAR)).outcome == "DCI: one 0.82 ± 0.02, two 0.52 ± 0.02 (yes)"
-    assert "2 seeds where 3" in above.judge(runs([0.1, 0.2], [0.3, 0.4])).reason
+    assert "too few seeds, 3 are" in above.judge(runs([0.1, 0.2], [0.3, 0.4])).reason
 
 
 def test_a_bound_and_an_order_within_a_run():
@@ -151,4 +151,4 @@ class TestPage:
         assert judge(claim, Trial(runs(*FAR))).word == HOLDS
 
     def test_an_undecided_claim_says_why(self):
-        assert re.search(rf"{UNDECIDED}, because 1 seeds where 3 are needed \|", self.write(*FEW))
+        assert re.search(rf"{UNDECIDED}, because there are too few seeds, 3 are needed \|", self.write(*FEW))

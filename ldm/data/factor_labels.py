@@ -6,7 +6,7 @@ number is in `FactorSpace.values`. The pictures need not be all combinations of 
 """
 
 import logging
-import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ldm.data.pictures import name_some
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
 FACTORS = "factors.csv"  # read if it is in the folder
 
 
@@ -70,9 +71,5 @@ def number_values(texts: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def read_number(text: str) -> float | None:
-    """The finite number that a text is, such as -3 or 0.25; None if it is none."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    """The number that a text is, such as -3, 0.25 or 1e-4; None if it is none."""
+    return float(text) if NUMBER.fullmatch(text) else None

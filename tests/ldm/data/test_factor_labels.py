@@ -55,6 +55,8 @@ def test_numbers_keep_their_order_and_names_are_sorted():
     assert values == ("-1", "9", "10") and numbers.tolist() == [2, 1, 0, 1]
     values, numbers = number_values(np.array(["10.5", "9", "-1.25", "+9", "9.0"]))
     assert values == ("-1.25", "9", "10.5") and numbers.tolist() == [2, 1, 0, 1, 1]
+    for text in ("1_2", "nan", "inf", "0x1", "1e", "."):
+        assert text in number_values(np.array(["10", "9", text]))[0]
     values, numbers = number_values(np.array(["10", "9", "b"]))
     assert values == ("10", "9", "b") and numbers.tolist() == [0, 1, 2]
 

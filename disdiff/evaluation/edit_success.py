@@ -152,22 +152,16 @@ def compute_editing(
     varying = find_varying(source, eval_index)
     alone = {names[f]: [int(np.argmax(importance, axis=0)[f])] for f in varying}
     together = {names[f]: find_units_of(importance, f) for f in varying}
-    edits: dict[str, Edits] = {}
-    edits_by_name: dict[str, Edits] = {}
+    edits, edits_by_name = {}, {}
     for f in varying:
         name, target = names[f], draw_targets(source, eval_index, f, factors[:, f], random)
         wanted = factors.clone()
         wanted[:, f] = source.factors(target)[:, f]
-        other = reader.encode(target)
-
-        def swap(units: list[int], other: Tensor = other, wanted: Tensor = wanted, name: str = name) -> Edits:
-            """What the probes read of swaps of `units`, and what they should read."""
-            report = partial(progress, f"editing {name}")
-            found = reader.read_factors(swap_units(code, other, units), z_T, report)
-            return found[:, :, varying], wanted[:, varying]
-
-        edits[name] = swap(alone[name])
-        edits_by_name[name] = edits[name] if together[name] == alone[name] else swap(together[name])
+        other, report = reader.encode(target), partial(progress, f"editing {name}")
+        several = together[name] != alone[name]
+        swaps = [swap_units(code, other, units) for units in (alone[name], together[name])[: 1 + several]]
+        found = [reader.read_factors(swap, z_T, report)[:, :, varying] for swap in swaps]
+        edits[name], edits_by_name[name] = ((each, wanted[:, varying]) for each in (found[0], found[-1]))
     seen = reader.read_held_out(eval_index[:NUM_JUDGED])
     seen["unedited"] = reader.read_factors(code, z_T), factors
     strict, lenient = (

@@ -108,7 +108,9 @@ def list_cells(claim: Claim, trial: Trial, verdict: Verdict) -> list[str]:
     if trial.seconds:
         seeds = sorted({len(values) for values in trial.results.values()})
         counts = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-        kind = "draws of test images" if all(arm.ships for arm in claim.arms) else "seeds"
+        kind = (
+            "draws of test images" if all(arm.ships for arm in claim.arms) else "seed" + "s" * (counts != "1")
+        )
         budget = f"{trial.data}; {counts} {kind}; {budget}"
         if spent := mean(trial.seconds):
             budget += f", {format_duration(spent)}"

@@ -34,8 +34,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "PHOTOS").mkdir()
     for k in range(20):
         Image.new("RGB", (80, 64), (10 * k, 100, 200)).save(tmp_path / "PHOTOS" / f"{k}.png")
-    for name in ("photo.png", "other.png"):
-        Image.new("RGB", (80, 64), (200, 100, 50)).save(tmp_path / name)
+    for name in ("PICTURE", "photo.png", "other.png"):
+        Image.new("RGB", (80, 64), (200, 100, 50)).save(tmp_path / name, "PNG")
     return tmp_path
 
 

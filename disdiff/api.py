@@ -22,7 +22,7 @@ from torch import Tensor
 
 from disdiff.baselines.conditional import interpolate_predictions
 from disdiff.config.advice import add_settings_hint
-from disdiff.editing.attributes import fit_attribute
+from disdiff.editing.attributes import find_value, fit_attribute
 from disdiff.editing.edits import Edit, Edited, repeat
 from disdiff.editing.image_input import Images, to_images
 from disdiff.editing.unit_lookup import UnitTable
@@ -45,7 +45,6 @@ from disdiff.method.model import DiffusionModel, DisDiff
 from disdiff.runs.run_folder import Run, load_run
 from disdiff.runs.stages import RECORD
 from ldm.data.catalog import choose_crop
-from ldm.data.pictures import name_some
 from ldm.device import resolve_device
 from ldm.diffusion.process import q_sample, sample_noise
 from ldm.diffusion.sampler import SamplerConfig, sample
@@ -374,23 +373,13 @@ class Model:
         names = [str(each) for each in arrays.get("factor_names", [])]
         if name not in names or "factors" not in arrays:
             raise UserError(f"there is no factor {name!r}; this run has: {', '.join(names) or 'none'}")
-        column = names.index(name)
-        labels = np.asarray(arrays["factors"])[:, column] == self._number_of(value, name)
+        number = find_value(self.run.source.factor_space, name, value)
+        labels = np.asarray(arrays["factors"])[:, names.index(name)] == number
         attribute = fit_attribute(stack_codes(arrays), torch.from_numpy(labels))
         read = self._read_one(image)
         code = self._encode(read)
         moved = torch.cat([attribute.move(code.cpu(), strength) for strength in numbers])
         return self.decode(moved, repeat(self._infer_noise(read, code, steps), len(moved)), steps=steps)
-
-    def _number_of(self, value: int | str, factor: str) -> int:
-        """Number of a factor's value, which is given by its text where values have texts."""
-        space = self.run.source.factor_space
-        if space is None or factor not in space.names or not space.values:
-            return as_whole(value, "value")
-        texts = space.values[space.names.index(factor)]
-        if str(value) not in texts:
-            raise UserError(f"{factor} has no value {value!r}; choose one of {name_some(texts)}")
-        return texts.index(str(value))
 
     @cached_property
     def _table(self) -> UnitTable:

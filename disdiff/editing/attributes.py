@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.data.factor_space import FactorSpace
+from ldm.data.pictures import name_some
 from ldm.errors import UserError
+from ldm.numbers import as_whole
 
 ITERATIONS = 100
 
@@ -71,3 +74,13 @@ def fit_attribute(codes: Tensor, labels: Tensor, weight_decay: float = 1e-3) -> 
     with torch.enable_grad():
         optimizer.step(closure)
     return Attribute(mean, std, weight.detach(), bias.detach())
+
+
+def find_value(space: FactorSpace | None, factor: str, value: int | str) -> int:
+    """Number of a factor's value, which is given by its text where values have texts; else UserError."""
+    if space is None or factor not in space.names or not space.values:
+        return as_whole(value, "value")
+    texts = space.values[space.names.index(factor)]
+    if str(value) not in texts:
+        raise UserError(f"{factor} has no value {value!r}; choose one of {name_some(texts)}")
+    return texts.index(str(value))

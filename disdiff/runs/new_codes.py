@@ -89,8 +89,8 @@ def find_unconditional(run: Run) -> EpsFunction:
     if not stage.trained:
         raise UserError(
             f"there is no unconditional model of these latents ({stage.folder}); train it: "
-            f"disdiff train --base configs/latent_diffusion/{run.config.data.name}.yaml "
-            f"preset={run.config.preset}"
+            f"disdiff train --base {run.folder / 'config.yaml'} system=latent_diffusion "
+            "run.name=unconditional"
         )
     denoiser = build_denoiser(run.config, run.model.latent_space)
     stage.load(denoiser)

@@ -37,6 +37,7 @@ def test_it_leaves_findings_a_picture_and_a_section_of_the_report(discover, run_
     assert status == 0 and "p (Holm)" in said and f"CLIP model: {NAME}" in said
     result = load_json(run_folder / "discovery.json")
     assert [unit["unit"] for unit in result["units"]] == [0, 1, 2]
+    assert result["prompts"] == PROMPTS.name and str(run_folder.parent) not in str(result["clip"])
     assert result["clip"]["name"] == NAME and result["judged"]["num_factors"] == 6
     unit = result["units"][0]
     assert 0 <= unit["score"] <= 1 and unit["second"] != unit["name"] and 0 < unit["p_corrected"] <= 1

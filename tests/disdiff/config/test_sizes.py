@@ -3,7 +3,13 @@ import torch
 
 from disdiff.build import build_autoencoder_task, build_denoiser, build_latent_space, build_model, get_system
 from disdiff.config.schema import CONFIGS, PRESETS, load_config
-from disdiff.config.sizes import check_channels, check_discriminator, check_probe, reduce_size
+from disdiff.config.sizes import (
+    check_channels,
+    check_discriminator,
+    check_image_size,
+    check_probe,
+    reduce_size,
+)
 from disdiff.initialisation.eigenmaps import EigenmapCoordinates
 from ldm.autoencoder.networks import NetworkConfig
 from ldm.data.source import to_float
@@ -163,3 +169,11 @@ def test_channels_that_the_images_do_not_have_are_refused():
     check_channels(config, 1)
     with pytest.raises(UserError, match="in_channels=1 does not fit shapes3d, .* 3 channels; set it to 3"):
         check_channels(config, 3)
+
+
+def test_images_that_cannot_be_scored_are_refused(build_on_noise, make_noise):
+    check_image_size(11)
+    tiny = make_noise()
+    tiny.image_size = 10
+    with pytest.raises(UserError, match="images of 10 pixels are too small"):
+        build_on_noise(CONFIGS / "beta_vae" / "shapes3d.yaml", source=tiny)

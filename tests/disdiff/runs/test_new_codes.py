@@ -53,7 +53,7 @@ def test_two_phases_begin_with_the_shared_stage_and_end_with_the_code(
 ):
     run = load("infodiffusion", "prior.kind=mixture")
     code = draw_codes(run, "prior", 2, generator)
-    with pytest.raises(UserError, match="configs/latent_diffusion/shapes3d.yaml preset=smoke"):
+    with pytest.raises(UserError, match=r"--base .*config.yaml system=latent_diffusion run.name="):
         find_unconditional(run)
     stages = new_codes.list_stages(
         load_config(

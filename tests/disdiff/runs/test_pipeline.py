@@ -536,8 +536,9 @@ def test_the_frozen_model_is_looked_at(build):
 def test_first_stages_trained_before_change_nothing_of_the_code(build):
     """The auxiliary decoder starts at the same weights whether first stages were just trained or not."""
     auxiliary = "code.loss.auxiliary={weight: 1.0, hidden: 8, pretrain_steps: 2}"
-    both = [build(auxiliary, f"run.name={name}") for name in ("trains", "loads")]
-    for context in both:
+    found = []
+    for name in ("trains", "loads"):
+        context = build(auxiliary, f"run.name={name}")
         run_pipeline(context)
-    trained, loaded = (weights(context)["code"] for context in both)
-    assert trained == loaded
+        found.append(weights(context)["code"])
+    assert found[0] == found[1]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ldm.errors import UserError
+from ldm.training import ranks
 from ldm.training.checkpoint import Paused, count_steps, read_checkpoint
 from ldm.training.ema import EMA
 from ldm.training.fit import Preview, evaluating
@@ -199,6 +200,17 @@ def test_cuda_is_taken_with_bf16_where_it_is(monkeypatch):
     machine = resolve_machine("auto", "auto")
     assert (machine.device, machine.precision) == ("cuda", "bf16-mixed")
     assert resolve_machine("auto", "float32").precision == "32-true"
+
+
+def test_each_process_has_a_gpu_of_its_own_from_the_start(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    resolve_machine("cuda", "auto")
+    monkeypatch.setattr(ranks, "read_ranks", lambda: ranks.Ranks(5, 8, 4))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    resolve_machine("cuda", "auto")
+    assert taken == [1]
 
 
 def test_an_interrupt_reaches_the_caller(tmp_path, run, tiny_task, monkeypatch):
